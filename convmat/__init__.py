@@ -1,0 +1,45 @@
+"""convmat: a convolutional layer as the fully connected layer it equals.
+
+The public names load when first used, so that importing the package, or asking the command for help, does
+not wait for NumPy.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convmat.engine import convolve as convolve
+    from convmat.errors import ConvmatError as ConvmatError
+    from convmat.geometry import ConvGeometry as ConvGeometry
+    from convmat.patches import flatten_filters as flatten_filters
+    from convmat.patches import unroll as unroll
+    from convmat.verification import Report as Report
+    from convmat.verification import verify as verify
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ConvGeometry": "geometry",
+    "ConvmatError": "errors",
+    "Report": "verification",
+    "convolve": "engine",
+    "flatten_filters": "patches",
+    "unroll": "patches",
+    "verify": "verification",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'convmat' has no attribute {name!r}")
+    value = getattr(import_module(f"convmat.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

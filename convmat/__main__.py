@@ -1,0 +1,5 @@
+"""`python -m convmat`."""
+
+from convmat.cli import main
+
+main()

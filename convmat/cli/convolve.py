@@ -1,0 +1,71 @@
+"""`convmat convolve`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from convmat.cli import options
+
+
+@click.command("convolve", cls=options.Command)
+@options.inputs_argument()
+@options.layer_options
+@options.output_option
+@options.report_options
+def command(
+    inputs: tuple[str, ...],
+    layout: str,
+    output: str | None,
+    as_json: bool,
+    quiet: bool,
+    **layer: Any,
+) -> None:
+    """Convolve image(s) with kernels as X_col · W_col, in blocks: X_col is never held whole.
+
+    \b
+    Example:
+      convmat convolve sample_images/scene.png --kernel sobel-x --depthwise -o edges.png
+      convmat convolve sample_images/digit.png --kernel sample_images/strokes_2x7x7x1.npy --stride 7
+
+    FILE ending in .png, .jpg, .bmp, .gif, .tif, .webp, .pgm or .ppm is a picture, of one filter (gray) or
+    three (RGB): values within 0..255 from an 8-bit input are rounded and kept; all others are stretched,
+    the smallest to 0, the largest to 255. Any other FILE is Y as .npy, (N, H_out, W_out, K).
+    """
+    from convmat.cli.inputs import open_layer
+    from convmat.cli.output import collect, drain, progress, report
+    from convmat.engine import prepare, stream
+    from convmat.files.npy import write_npy
+    from convmat.layouts import from_batch
+    from convmat.report.facts import Fact, Seen, input_fact, layer_facts, rows_grid
+
+    batch, arguments = open_layer(inputs, layout=layout, **layer)
+    todo = prepare(batch.read(), **arguments)
+    plan, dtype = todo.plan, todo.plan.arithmetic.result
+    rows = plan.geometry.matrix_shape[0]
+    seen = Seen(stream(todo), (rows, plan.filters))
+    blocks = progress(seen, rows, quiet)
+    notes = []
+    if output is None:
+        drain(blocks)
+    elif output != "-" and _is_picture(output):
+        from convmat.files.images import write_picture
+
+        note = write_picture(output, collect(blocks, plan.output_shape, dtype), batch.dtype == "uint8")
+        notes.append(Fact("picture", "picture", note, note))
+    elif layout == "nhwc":
+        write_npy(output, plan.output_shape, dtype, blocks)
+    else:
+        y = from_batch(collect(blocks, plan.output_shape, dtype), layout)
+        write_npy(output, y.shape, dtype, y)
+    facts = [input_fact(inputs), *layer_facts(todo), seen.fact(), *notes]
+    grids = [rows_grid(plan.geometry, "Y", seen.whole)] if seen.whole is not None else []
+    report(facts, grids, output=output, as_json=as_json, quiet=quiet)
+
+
+def _is_picture(output: str) -> bool:
+    from convmat.files.outputs import PICTURE_FORMATS
+
+    return os.path.splitext(output)[1].lower() in PICTURE_FORMATS

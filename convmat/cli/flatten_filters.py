@@ -1,0 +1,48 @@
+"""`convmat flatten-filters`."""
+
+from __future__ import annotations
+
+import click
+
+from convmat.cli import options
+
+
+@click.command("flatten-filters", cls=options.Command)
+@click.argument("kernels", metavar="KERNELS")
+@options.kernel_layout_option
+@options.order_option
+@options.groups_option
+@options.dims_option
+@options.output_option
+@options.report_options
+def command(
+    kernels: str,
+    kernel_layout: str,
+    order: str,
+    groups: int,
+    dims: int | None,
+    output: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Flatten kernels into the weight matrix W_col: one column a filter.
+
+    \b
+    Example:
+      convmat flatten-filters sample_images/edges_8x3x3x3.npy
+
+    KERNELS is an .npy file, - or a name such as sobel-x. Two axes are one filter, three (K, kh, kw) are
+    single-channel filters, four are K filters with channels in --kernel-layout.
+    """
+    from convmat.cli.inputs import read_kernels
+    from convmat.cli.output import report
+    from convmat.files.npy import write_npy
+    from convmat.patches import flatten_filters
+    from convmat.report.facts import filters_grid, kernel_facts
+
+    filters = read_kernels(kernels, dims or 2, kernel_layout)
+    w_col = flatten_filters(filters, groups, order=order)
+    if output:
+        write_npy(output, w_col.shape, w_col.dtype, [w_col])
+    grids = [filters_grid(filters, w_col, order)]
+    report(kernel_facts(kernels, filters, w_col, groups), grids, output=output, as_json=as_json, quiet=quiet)

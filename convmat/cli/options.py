@@ -1,0 +1,196 @@
+"""Every option that commands share, once; and the command class that names options in errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from convmat.errors import ConvmatError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# What the library calls its parameters, and what a command may call them, the first that it has.
+_OPTION_OF = {
+    "kernel_size": ("--k", "--kernel"),
+    "filters": ("--kernel", "KERNELS"),
+    "input": ("INPUT", "SIZE"),
+    "input_shape": ("INPUT", "SIZE"),
+    "output": ("--output",),
+}
+
+
+class Command(click.Command):
+    """A command that tells errors about parameters in the words of its own options and arguments."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConvmatError as error:
+            subject = self._subject(ctx, error.subject)
+            if subject is None:
+                raise
+            raise type(error)(subject, error.problem) from error
+
+    def _subject(self, ctx: click.Context, subject: str) -> str | None:
+        for wanted in _OPTION_OF.get(subject, (f"--{subject.replace('_', '-')}",)):
+            for parameter in self.params:
+                if wanted in parameter.opts:
+                    return wanted
+                if isinstance(parameter, click.Argument) and wanted == parameter.human_readable_name:
+                    given = ctx.params.get(parameter.name or "")
+                    names = [given] if isinstance(given, str) else list(given or [])
+                    return names[0] if len(names) == 1 and names[0] != "-" else wanted
+        return None
+
+
+class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """`7`, or one number for each axis: `3,5`."""
+
+    name = "sizes"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "N[,N]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            numbers = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no size; write 7, or one for each axis: 3,5", param, ctx)
+        return numbers[0] if len(numbers) == 1 else numbers
+
+
+class PaddingType(Sizes):
+    """A rule's name, or numbers."""
+
+    name = "padding"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "RULE|N[,N]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from convmat.geometry import PADDING_NAMES
+
+        if value in PADDING_NAMES:
+            return value
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            rules = ", ".join(PADDING_NAMES)
+            self.fail(f"{value!r} is no padding; give {rules}, or numbers: 1 or 1,2 or 1,2,1,2", param, ctx)
+
+
+def inputs_argument(required: bool = True) -> Callable[[F], F]:
+    return click.argument("inputs", metavar="INPUT", nargs=-1, required=required)
+
+
+k_option = click.option(
+    "--k", "-k", "kernel_size", type=Sizes(), required=True, help="Kernel size: 7 or 3,5."
+)
+stride_option = click.option(
+    "--stride", "-s", type=Sizes(), default=1, show_default=True, help="Pixels from patch to patch."
+)
+padding_option = click.option(
+    "--padding",
+    "-p",
+    type=PaddingType(),
+    default="valid",
+    show_default=True,
+    help="valid, same, same-lower, half, full; or pixels: 1, per axis 1,2, per side (top first) 1,2,0,1.",
+)
+padding_mode_option = click.option(
+    "--padding-mode",
+    type=click.Choice(["zeros", "reflect", "replicate", "circular"]),
+    default="zeros",
+    show_default=True,
+    help="What the padding is filled with.",
+)
+dilation_option = click.option(
+    "--dilation", "-d", type=Sizes(), default=1, show_default=True, help="Pixels from tap to tap."
+)
+groups_option = click.option(
+    "--groups", "-g", type=int, default=1, show_default=True, help="Groups of channels filtered apart."
+)
+layout_option = click.option(
+    "--layout",
+    type=click.Choice(["nhwc", "nchw"]),
+    default="nhwc",
+    show_default=True,
+    help="Axis order of arrays in and out; images have their channels last.",
+)
+kernel_layout_option = click.option(
+    "--kernel-layout",
+    type=click.Choice(["ohwi", "oihw", "hwio"]),
+    default="ohwi",
+    show_default=True,
+    help="Axis order of kernels with channels: ohwi is (K, kh, kw, C), oihw PyTorch's, hwio TensorFlow's.",
+)
+order_option = click.option(
+    "--order",
+    type=click.Choice(["hwc", "chw"]),
+    default="hwc",
+    show_default=True,
+    help="Order within a patch: kernel row, column, channel; or chw as in PyTorch's unfold.",
+)
+dims_option = click.option(
+    "--dims", type=click.IntRange(1, 3), help="Spatial axes of arrays.  [default: as many as --k has, or 2]"
+)
+output_option = click.option(
+    "--output", "-o", metavar="FILE", help="Write here; - is .npy bytes on standard output."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, not a table.")
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+
+kernel_option = click.option(
+    "--kernel",
+    metavar="FILE|NAME",
+    help="Kernels as .npy, or sobel-x, sobel-y, laplacian, sharpen, box:5, gaussian:5.",
+)
+bias_option = click.option("--bias", metavar="FILE", help="Bias as .npy, one number for each filter.")
+flip_option = click.option(
+    "--flip", is_flag=True, help="Reverse the filters along each axis: true convolution."
+)
+depthwise_option = click.option(
+    "--depthwise", is_flag=True, help="Filter each channel alone, by its own filters or by one for all."
+)
+
+
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, in the order of the help."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+patch_options = together(stride_option, padding_option, padding_mode_option, dilation_option)
+layer_options = together(
+    kernel_option,
+    bias_option,
+    patch_options,
+    groups_option,
+    depthwise_option,
+    flip_option,
+    layout_option,
+    kernel_layout_option,
+    dims_option,
+)
+report_options = together(json_option, quiet_option)
+
+
+def axes_of(dims: int | None, *sizes: Any) -> int:
+    """The number of spatial axes: as said, as many as a size has numbers, or 2."""
+    return dims or max((len(s) for s in sizes if isinstance(s, tuple)), default=2)
+
+
+def pads_of(padding: Any, dims: int) -> Any:
+    """`1,2,0,1` as (before, after) for each of `dims` axes; any other padding as it is."""
+    if isinstance(padding, tuple) and len(padding) == 2 * dims:
+        return tuple(zip(padding[::2], padding[1::2], strict=True))
+    return padding

@@ -1,0 +1,91 @@
+"""Where a command's findings go: tables and JSON to the right stream, bars only where someone watches."""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from convmat.report.facts import Fact, Grid
+
+T = TypeVar("T")
+
+
+def report(
+    facts: Sequence[Fact],
+    grids: Sequence[Grid] = (),
+    *,
+    output: str | None = None,
+    as_json: bool = False,
+    quiet: bool = False,
+    facts_last: bool = False,
+) -> None:
+    """Print findings, facts before grids or after: on standard output, unless that carries the data."""
+    if quiet:
+        return
+    stream = sys.stdout
+    if output == "-":
+        _stop_if_unread()
+        stream = sys.stderr
+    if stream is None:
+        return
+    from convmat.report.tables import show_json, show_tables
+
+    if as_json:
+        show_json(facts, stream)
+    else:
+        show_tables([*grids, facts] if facts_last else [facts, *grids], stream)
+
+
+def warn(text: str, quiet: bool = False) -> None:
+    """Print a warning on standard error."""
+    if not quiet:
+        click.echo(f"convmat: warning: {text}", err=True)
+
+
+def progress(blocks: Iterable[T], total: int, quiet: bool = False) -> Iterator[T]:
+    """`blocks`, with a bar on a terminal once they take longer than a second; `total` of their lengths."""
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield from blocks
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="row", unit_scale=True, delay=1, leave=False) as bar:
+        for block in blocks:
+            yield block
+            bar.update(len(block))  # type: ignore[arg-type]
+
+
+def drain(blocks: Iterable[object]) -> None:
+    """Do the work of a stream whose data nobody asked for."""
+    deque(blocks, maxlen=0)
+
+
+def collect(blocks: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A stream's rows as one array."""
+    import numpy as np
+
+    whole = np.empty((math.prod(shape[:-1]), shape[-1]), dtype)
+    start = 0
+    for block in blocks:
+        whole[start : start + len(block)] = block
+        start += len(block)
+    return whole.reshape(shape)
+
+
+def _stop_if_unread() -> None:
+    """A reader that has seen enough is the end of the work, also where all of it fitted in the pipe."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if any(event & select.POLLERR for _, event in poll.poll(0)):
+        raise BrokenPipeError(os.strerror(32))

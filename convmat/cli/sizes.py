@@ -1,0 +1,50 @@
+"""`convmat sizes`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from convmat.cli import options
+
+
+@click.command("sizes", cls=options.Command)
+@click.argument("size", metavar="SIZE", type=options.Sizes())
+@options.k_option
+@options.stride_option
+@options.dilation_option
+@click.option("--padding", "-p", type=options.PaddingType(), help="Pixels of your own, as a further line.")
+@options.dims_option
+@options.report_options
+def command(
+    size: Any,
+    kernel_size: Any,
+    stride: Any,
+    dilation: Any,
+    padding: Any,
+    dims: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Output sizes under every padding rule, with the formula filled in.
+
+    \b
+    Example:
+      convmat sizes 224 --k 7 --stride 2
+      convmat sizes 224,320 --k 3,5 --padding 1,2
+
+    SIZE is one number, or one for each spatial axis.
+    """
+    from convmat.cli.output import report
+    from convmat.geometry import ConvGeometry, under_every_rule
+    from convmat.report.facts import sizes_facts, sizes_grid
+
+    axes = options.axes_of(dims or 1, size, kernel_size, stride, dilation)
+    shape = (1, *(size if isinstance(size, tuple) else (size,) * axes), 1)
+    rules = under_every_rule(shape, kernel_size, stride, dilation)
+    full = ConvGeometry(shape, kernel_size, stride, "full", dilation)
+    if padding is not None and padding not in rules:
+        pads = options.pads_of(padding, axes)
+        rules["yours"] = ConvGeometry(shape, kernel_size, stride, pads, dilation)
+    report(sizes_facts(full, rules), [sizes_grid(rules)], as_json=as_json, quiet=quiet)

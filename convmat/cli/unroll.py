@@ -1,0 +1,78 @@
+"""`convmat unroll`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from convmat.cli import options
+
+
+@click.command("unroll", cls=options.Command)
+@options.inputs_argument()
+@options.k_option
+@options.patch_options
+@options.order_option
+@options.layout_option
+@options.dims_option
+@click.option("--per-image", is_flag=True, help="Write N × P × (kh·kw·C), a matrix for each image.")
+@click.option("--dry-run", is_flag=True, help="Read headers only and write nothing; print what would be.")
+@options.output_option
+@options.report_options
+def command(
+    inputs: tuple[str, ...],
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    padding_mode: str,
+    dilation: Any,
+    order: str,
+    layout: str,
+    dims: int | None,
+    per_image: bool,
+    dry_run: bool,
+    output: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Unroll image(s) into the patch matrix X_col: one row a patch, one column a tap and channel.
+
+    \b
+    Example:
+      convmat unroll sample_images/digit.png --k 7 --stride 7
+      convmat unroll sample_images/scene.png --k 3 --padding same -o x_col.npy
+
+    Several images of one size make a batch. Without -o the table is the output.
+    """
+    from convmat.cli.inputs import open_batch
+    from convmat.cli.output import progress, report, warn
+    from convmat.files.npy import write_npy
+    from convmat.geometry import ConvGeometry
+    from convmat.patches import unroll_stream
+    from convmat.report.facts import PREVIEW_ELEMENTS, geometry_facts, input_fact, matrix_facts, rows_grid
+
+    axes = options.axes_of(dims, kernel_size, stride)
+    batch = open_batch(inputs, axes, layout)
+    pads = options.pads_of(padding, axes)
+    geometry = ConvGeometry(batch.shape, kernel_size, stride, pads, dilation)
+    rows, columns = geometry.matrix_shape
+    grids = []
+    if not dry_run and (output or 0 < rows * columns <= PREVIEW_ELEMENTS):
+        x = batch.read()
+        if output:
+            shape = (geometry.batch, geometry.patches, columns) if per_image else (rows, columns)
+            blocks = unroll_stream(x, geometry, padding_mode, order)
+            write_npy(output, shape, batch.dtype, progress(blocks, rows, quiet))
+        if 0 < rows * columns <= PREVIEW_ELEMENTS:
+            whole = next(unroll_stream(x, geometry, padding_mode, order))
+            grids.append(rows_grid(geometry, "X_col", whole))
+    facts = [input_fact(inputs), *geometry_facts(geometry, padding_mode)]
+    facts += matrix_facts(geometry, batch.dtype, per_image)
+    report(facts, grids, output=output, as_json=as_json, quiet=quiet)
+    uncovered = geometry.coverage().uncovered
+    if uncovered:
+        warn(
+            f"{uncovered} pixels of each image are in no patch; another --stride or --padding covers them",
+            quiet,
+        )

@@ -1,0 +1,68 @@
+"""`convmat verify`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from convmat.cli import options
+
+
+@click.command("verify", cls=options.Command)
+@options.inputs_argument(required=False)
+@options.layer_options
+@click.option("--expected", metavar="FILE", help="Your own result as .npy, to judge in place of convmat's.")
+@options.report_options
+def command(
+    inputs: tuple[str, ...],
+    expected: str | None,
+    layout: str,
+    as_json: bool,
+    quiet: bool,
+    **layer: Any,
+) -> None:
+    """Prove that the FC form equals the definition of convolution, or that your result does.
+
+    \b
+    Example:
+      convmat verify
+      convmat verify sample_images/digit.png --kernel sample_images/strokes_2x7x7x1.npy --stride 7
+
+    Alone it checks itself, over geometries, dtypes and layouts. With INPUT and --kernel it compares the
+    engine with the definition on them; with --expected it compares your Y instead, (N, H_out, W_out, K) or
+    the rows of X_col · W_col. Integers must be equal; floats must be within each element's error bound.
+
+    Exit status: 0 equal, 1 different, 2 trouble.
+    """
+    from convmat.cli.output import report
+
+    ctx = click.get_current_context()
+    if not inputs:
+        if layer["kernel"] is not None or expected is not None:
+            raise click.UsageError("Missing argument 'INPUT'; name the image or array that the kernel is for")
+        from convmat.report.facts import checks_facts, checks_grid
+        from convmat.verification import self_check
+
+        checks = list(self_check())
+        grids = [checks_grid(checks)]
+        report(checks_facts(checks), grids, as_json=as_json, quiet=quiet, facts_last=True)
+        ctx.exit(0 if all(checks) else 1)
+
+    from convmat.cli.inputs import open_layer, read_expected
+    from convmat.engine import filter_geometry
+    from convmat.report.facts import geometry_facts, input_fact, verification_facts
+    from convmat.verification import verify
+
+    batch, arguments = open_layer(inputs, layout=layout, expected=expected, **layer)
+    x, filters = batch.read(), arguments["filters"]
+    geometry = filter_geometry(
+        batch.shape, filters.shape, *(arguments[key] for key in ("stride", "padding", "dilation", "groups"))
+    )
+    result = None
+    if expected is not None:
+        result = read_expected(expected, (geometry.matrix_shape[0], len(filters)), batch.dims, layout)
+    found = verify(x, expected=result, **arguments)
+    facts = [input_fact(inputs), *geometry_facts(geometry, arguments["padding_mode"])]
+    report([*facts, *verification_facts(found)], as_json=as_json, quiet=quiet)
+    ctx.exit(0 if found else 1)

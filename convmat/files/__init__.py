@@ -1,0 +1,1 @@
+"""Files in and out: .npy arrays, images, and outputs that appear whole or not at all."""

@@ -1,0 +1,169 @@
+"""Images as arrays and back; Pillow stays in here.
+
+| image | array (H, W, C) |
+|---|---|
+| 1-bit | uint8, 0 and 255, C = 1 |
+| gray 8-bit, 16-bit, 32-bit, float | uint8, uint16, int32, float32, C = 1 |
+| gray with alpha | uint8, C = 2 |
+| RGB, RGBA | uint8, C = 3, 4 |
+| palette | the colours, as RGB, or RGBA where any is transparent |
+
+EXIF rotation is applied, so that the array is what viewers show. Refused, because an array could only hold
+part of what the file says: animations and pages, 16-bit colour, CMYK and other colour spaces.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from convmat.errors import ConvmatError, FileError, ShapeError
+from convmat.files.outputs import PICTURE_FORMATS, open_output, reading
+
+PIXEL_LIMIT = 89_478_485
+"""Pixels of the largest image that is opened: where Pillow begins to suspect a decompression bomb."""
+
+_MODES = {
+    "1": ("L", np.uint8, 1),
+    "L": ("L", np.uint8, 1),
+    "LA": ("LA", np.uint8, 2),
+    "La": ("LA", np.uint8, 2),
+    "I;16": ("I;16", np.uint16, 1),
+    "I;16L": ("I;16", np.uint16, 1),
+    "I;16B": ("I;16B", np.uint16, 1),
+    "I;16N": ("I;16N", np.uint16, 1),
+    "I": ("I", np.int32, 1),
+    "F": ("F", np.float32, 1),
+    "RGB": ("RGB", np.uint8, 3),
+    "RGBX": ("RGB", np.uint8, 3),
+    "RGBA": ("RGBA", np.uint8, 4),
+    "RGBa": ("RGBA", np.uint8, 4),
+}
+_ROTATED = range(5, 9)  # EXIF orientations that exchange height and width
+_ORIENTATION = 0x0112
+
+
+class ImageInput:
+    """An image whose header has been read and whose pixels have not.
+
+    Raises:
+        FileError: no such file, no image, or one that is refused (see the module).
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        with self._open() as image:
+            _, dtype, channels = self._kind(image)
+            width, height = image.size
+            if image.getexif().get(_ORIENTATION) in _ROTATED:
+                width, height = height, width
+        self.shape = (height, width, channels)
+        self.dtype = np.dtype(dtype)
+
+    def read(self) -> NDArray[Any]:
+        """The pixels, (H, W, C)."""
+        with self._open() as image:
+            mode, dtype, _ = self._kind(image)
+            upright = image
+            if image.getexif().get(_ORIENTATION, 1) != 1:
+                from PIL import ImageOps
+
+                upright = ImageOps.exif_transpose(image)
+            pixels = np.asarray(upright if upright.mode == mode else upright.convert(mode))
+            return pixels.astype(dtype, copy=False).reshape(self.shape)
+
+    @contextmanager
+    def _open(self) -> Iterator[Image.Image]:
+        """The image, with what Pillow may raise at any time told in one line."""
+        try:
+            # Pillow only warns of what we refuse below; told twice would be once too often.
+            with warnings.catch_warnings(), reading(self.name), open(self.name, "rb") as stream:
+                warnings.simplefilter("ignore")
+                if not stream.peek(1):
+                    raise FileError(self.name, "is empty; expected an image or an .npy array")
+                with Image.open(stream) as image:
+                    yield image
+        except FileError as error:
+            if isinstance(error.__cause__, UnidentifiedImageError):
+                raise FileError(self.name, "is neither an image nor an .npy array") from None
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno is None:
+                raise FileError(self.name, f"is a damaged image: {error.__cause__}") from None
+            raise
+        except Image.DecompressionBombError:
+            raise FileError(self.name, _too_large("")) from None
+        except (ConvmatError, MemoryError):
+            raise
+        except Exception as error:  # a decoder fed with nonsense may raise anything
+            raise FileError(self.name, f"is a damaged image: {error}") from None
+
+    def _kind(self, image: Image.Image) -> tuple[str, type, int]:
+        """(mode to convert to, dtype, channels), or a refusal."""
+        if image.width * image.height > PIXEL_LIMIT:
+            raise FileError(self.name, _too_large(f"{image.width} × {image.height} pixels"))
+        # A camera's MPO is a JPEG with previews of itself behind it.
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        if frames != 1:
+            raise FileError(self.name, f"has {frames} frames; give an image of one, or the frames as .npy")
+        # What each tile is decoded from: the file's own depth, which the mode may have lost.
+        deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+        if deep and image.mode == "I":  # Pillow before 11 widens 16-bit gray
+            return "I", np.uint16, 1
+        if deep and not image.mode.startswith("I;16"):
+            raise FileError(self.name, "has 16 bits a colour, of which only 8 would be read; save it as .npy")
+        if image.mode in ("P", "PA"):
+            transparent = image.mode == "PA" or "transparency" in image.info
+            return _MODES["RGBA" if transparent else "RGB"]
+        if image.mode not in _MODES:
+            raise FileError(self.name, f"is a {image.mode} image; convert it to RGB or gray first")
+        return _MODES[image.mode]
+
+
+def _too_large(size: str) -> str:
+    return f"is too large{size and f': {size}'}; expected at most {PIXEL_LIMIT} pixels, or an .npy array"
+
+
+def to_pixels(values: NDArray[Any], keep: bool) -> tuple[NDArray[np.uint8], str]:
+    """Numbers as 8-bit pixels, and a sentence that says how.
+
+    With `keep`, for results in the scale of the 8-bit image they came from, values that all lie within
+    0..255 are rounded and kept. All others are stretched: the smallest becomes 0, the largest 255.
+
+    Raises:
+        ShapeError: complex, NaN or infinite values.
+    """
+    if values.dtype.kind == "c" or not np.isfinite(values).all():
+        raise ShapeError("output", "complex, NaN or infinite values have no pixels; write .npy instead")
+    low, high = values.min(), values.max()
+    if keep and low >= 0 and high <= 255:
+        return np.rint(values).astype(np.uint8), "values kept, rounded to 0..255"
+    span = float(high) - float(low)
+    scaled = (values.astype(np.float64) - float(low)) * (255 / span if span else 0)
+    return np.rint(scaled).astype(np.uint8), f"values {low:.6g} .. {high:.6g} stretched to 0..255"
+
+
+def write_picture(name: str, y: NDArray[Any], keep: bool) -> str:
+    """Write one image's result, (1, H_out, W_out, K) with K = 1 (gray) or 3 (RGB), as a picture.
+
+    The name's suffix says the format. Returns how `to_pixels` made numbers into pixels.
+
+    Raises:
+        ShapeError: more images, other numbers of filters or axes. FileError: the output cannot be written;
+            nothing is left of it.
+    """
+    if y.ndim != 4 or len(y) != 1 or y.shape[-1] not in (1, 3):
+        raise ShapeError(
+            "output",
+            f"has shape {y.shape}, a picture shows (1, H, W, 1) or (1, H, W, 3); write .npy instead",
+        )
+    pixels, how = to_pixels(y[0], keep)
+    with open_output(name) as stream:
+        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        picture.save(stream, format=PICTURE_FORMATS[os.path.splitext(name)[1].lower()])
+    return how

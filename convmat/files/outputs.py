@@ -1,0 +1,98 @@
+"""Outputs that appear whole or not at all: a temporary file beside the target, renamed when complete."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO
+
+from convmat.errors import FileError
+
+PICTURE_FORMATS = {
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".pgm": "PPM",
+    ".png": "PNG",
+    ".ppm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
+"""The outputs that are pictures, by suffix, and Pillow's names of their formats."""
+
+
+@contextmanager
+def open_output(name: str) -> Iterator[IO[bytes]]:
+    """A stream to write to: standard output for "-", else the file of exactly that name.
+
+    A regular file is replaced in one step when the block ends well, keeping its mode and what links point to
+    it; when the block fails nothing has changed. Pipes and devices are written to directly.
+
+    Raises:
+        FileError: the output cannot be written. BrokenPipeError: its reader has gone.
+    """
+    if name == "-":
+        with writing("standard output"):
+            yield _standard_output()
+            sys.stdout.flush()
+        return
+    with writing(name):
+        target = os.path.realpath(name)
+        old = os.stat(target) if os.path.exists(target) else None
+        if old is not None and stat.S_ISDIR(old.st_mode):
+            raise FileError(name, "is a folder; name a file")
+        if old is not None and not os.access(target, os.W_OK):
+            raise FileError(name, "is write-protected; name another file")
+        if old is not None and not stat.S_ISREG(old.st_mode):
+            with open(target, "wb") as stream:
+                yield stream
+            return
+        # The default mode obeys the umask, where a mkstemp file would be private.
+        partial = os.path.join(os.path.dirname(target), f".convmat-{os.urandom(8).hex()}.tmp")
+        try:
+            with open(partial, "xb") as stream:
+                yield stream
+                stream.flush()
+                if old is not None:
+                    os.fchmod(stream.fileno(), stat.S_IMODE(old.st_mode))
+                os.fsync(stream.fileno())
+            os.replace(partial, target)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(partial)
+            raise
+
+
+def _standard_output() -> IO[bytes]:
+    if sys.stdout is None:
+        raise FileError("standard output", "is closed; name a file with -o")
+    if sys.stdout.isatty():
+        raise FileError("standard output", "is a terminal; send .npy bytes to a pipe, or name a file with -o")
+    return sys.stdout.buffer
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Errors of the system while reading, with the name of the file they are about."""
+    try:
+        yield
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(name, f"cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def writing(name: str) -> Iterator[None]:
+    """Errors of the system while writing, with the name of the file they are about."""
+    try:
+        yield
+    except (FileError, BrokenPipeError):
+        raise
+    except OSError as error:
+        raise FileError(name, f"cannot be written: {error.strerror or error}") from error

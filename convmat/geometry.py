@@ -1,0 +1,414 @@
+"""The geometry of a convolution: padding rules, output size, and the index mapping; pure integers.
+
+Symbols are those of Ma & Lu (2017), "An Equivalence of Fully Connected Layer and Convolutional Layer":
+H, W, C the input's size; kh, kw the kernel; S stride, D dilation, P padding; N images. Everything is a
+tuple over the spatial axes, so one, two and three axes are the same code.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, SupportsIndex
+
+from convmat.errors import GeometryError, MappingIndexError
+
+Sizes = SupportsIndex | Sequence[SupportsIndex]
+"""One number for every spatial axis, or one for each."""
+
+Padding = str | SupportsIndex | Sequence[SupportsIndex | Sequence[SupportsIndex]]
+"""A name of `PADDING_NAMES`, one number, a number for each axis, or (before, after) for each axis."""
+
+PADDING_NAMES = ("valid", "same", "same-lower", "half", "full")
+AXIS_NAMES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+POSITION_NAMES = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}
+LINE_NAMES = {"depth": "slices", "height": "rows", "width": "columns"}
+SIDE_NAMES = {"depth": ("front", "back"), "height": ("top", "bottom"), "width": ("left", "right")}
+
+
+def kernel_extent(k: int, dilation: int) -> int:
+    """Input pixels from the first tap to the last, both included: D·(k − 1) + 1."""
+    return dilation * (k - 1) + 1
+
+
+def output_length(size: int, pads: tuple[int, int], extent: int, stride: int) -> int:
+    """Positions of the kernel along one axis (Eq. 5-6), floor((H + P − extent) / S) + 1; 0 if none."""
+    return max((size + sum(pads) - extent) // stride + 1, 0)
+
+
+def named_pads(rule: str, size: int, extent: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after one axis under a padding rule.
+
+    - `valid`: none.
+    - `same`: as few as give ceil(H / S) outputs, the odd one at the end; `same-lower`: at the start.
+    - `half`: floor(extent / 2) on both sides (keeps the size for odd kernels at stride 1).
+    - `full`: extent − 1 on both sides, every overlap of kernel and input (Eq. 7 of a full convolution).
+    """
+    if rule == "valid":
+        return 0, 0
+    if rule == "half":
+        return extent // 2, extent // 2
+    if rule == "full":
+        return extent - 1, extent - 1
+    total = max((math.ceil(size / stride) - 1) * stride + extent - size, 0)
+    less, more = total // 2, total - total // 2
+    return (less, more) if rule == "same" else (more, less)
+
+
+class Coverage(NamedTuple):
+    """How often an input's pixels appear in X_col."""
+
+    mean: float
+    """Times each pixel is repeated, on average over all pixels (pixels never covered count as 0)."""
+    uncovered: int
+    """Pixels of one image that no patch holds."""
+    pixels: int
+    """Pixels of one image, H·W."""
+
+
+class Block(NamedTuple):
+    """Consecutive rows of X_col that form a box of output positions."""
+
+    rows: range
+    """Rows of X_col."""
+    positions: tuple[range, ...]
+    """The same rows as ranges over (n, *output position)."""
+
+
+@dataclass(frozen=True, init=False)
+class ConvGeometry:
+    """Shapes and index mapping of one convolution; immutable, comparable, printable.
+
+    Args:
+        input_shape: (N, *spatial, C), channels last, with 1 to 3 spatial axes; N may be 0.
+        kernel_size, stride, dilation: an int, or one for each spatial axis.
+        padding: a name of `PADDING_NAMES`, an int, one for each spatial axis, or (before, after) for each.
+        groups: divides C.
+
+    Raises:
+        GeometryError: a size below 1, a wrong number of axes, a kernel larger than the padded input,
+            groups that do not divide C.
+    """
+
+    input_shape: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: str | None
+    """The padding rule's name where it was given by name."""
+    pads: tuple[tuple[int, int], ...]
+    """Zeros (before, after) each spatial axis: ((P_top, P_bottom), (P_left, P_right)) for images."""
+    dilation: tuple[int, ...]
+    groups: int
+    extent: tuple[int, ...]
+    """Input pixels that the kernel spans along each spatial axis."""
+    output_size: tuple[int, ...]
+    """(H_out, W_out), Eq. 5-6."""
+
+    def __init__(
+        self,
+        input_shape: Sequence[SupportsIndex],
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: Padding = "valid",
+        dilation: Sizes = 1,
+        groups: SupportsIndex = 1,
+    ) -> None:
+        shape = _input_shape(input_shape)
+        size, axes = shape[1:-1], len(shape) - 2
+        kernel = _per_axis("kernel_size", kernel_size, axes)
+        strides = _per_axis("stride", stride, axes)
+        dilations = _per_axis("dilation", dilation, axes)
+        extent = tuple(map(kernel_extent, kernel, dilations))
+        if isinstance(padding, str):
+            if padding not in PADDING_NAMES:
+                names = ", ".join(PADDING_NAMES)
+                raise GeometryError("padding", f"unknown name {padding!r}; give one of {names}")
+            pads = tuple(map(named_pads, (padding,) * axes, size, extent, strides))
+        else:
+            pads = _explicit_pads(padding, axes)
+        for name, h, (before, after), reach in zip(AXIS_NAMES[axes], size, pads, extent, strict=True):
+            if reach > h + before + after:
+                raise GeometryError(
+                    "kernel_size",
+                    f"the kernel spans {reach} pixels of {name}, the padded input has "
+                    f"{h} + {before} + {after} = {h + before + after}; "
+                    "use a smaller kernel or dilation, or more padding",
+                )
+        group_count = _whole("groups", groups)
+        if group_count < 1 or shape[-1] % group_count:
+            raise GeometryError(
+                "groups",
+                f"{group_count} does not divide the input's {shape[-1]} channels; "
+                f"give a divisor of {shape[-1]}",
+            )
+        values: dict[str, Any] = {
+            "input_shape": shape,
+            "kernel_size": kernel,
+            "stride": strides,
+            "padding": padding if isinstance(padding, str) else None,
+            "pads": pads,
+            "dilation": dilations,
+            "groups": group_count,
+            "extent": extent,
+            "output_size": tuple(map(output_length, size, pads, extent, strides)),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def batch(self) -> int:
+        """N, images."""
+        return self.input_shape[0]
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """(H, W), the spatial axes of the input."""
+        return self.input_shape[1:-1]
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.input_shape[-1]
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """Names of the spatial axes, for people: ("height", "width")."""
+        return AXIS_NAMES[len(self.kernel_size)]
+
+    @property
+    def patches(self) -> int:
+        """P = H_out·W_out, patches of one image."""
+        return math.prod(self.output_size)
+
+    @property
+    def terms(self) -> int:
+        """n = kh·kw·C/groups, products summed for one output value."""
+        return math.prod(self.kernel_size) * self.channels // self.groups
+
+    @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Shape of X_col, (N·H_out·W_out, kh·kw·C)."""
+        return self.batch * self.patches, math.prod(self.kernel_size) * self.channels
+
+    def output_formula(self, axis: int) -> str:
+        """Eq. 5-6 with this geometry's numbers filled in, for one spatial axis."""
+        k, d, s = self.kernel_size[axis], self.dilation[axis], self.stride[axis]
+        reach = f"{k}" if d == 1 else f"({d}*({k} - 1) + 1)"
+        before, after = self.pads[axis]
+        return (
+            f"floor(({self.input_size[axis]} + {before} + {after} - {reach}) / {s}) + 1"
+            f" = {self.output_size[axis]}"
+        )
+
+    def patch_position(self, row: SupportsIndex) -> tuple[int, ...]:
+        """The patch that is row `row` of X_col: (n, y, x).
+
+        Raises:
+            MappingIndexError: no such row.
+        """
+        return _unravel("row", row, (self.batch, *self.output_size))
+
+    def input_index(self, row: SupportsIndex, col: SupportsIndex) -> tuple[int, ...] | None:
+        """The input element that X_col[row, col] holds (Eq. 8), as (n, *pixel, c); None in the padding.
+
+        row = (n·H_out + y)·W_out + x and column = (i·kw + j)·C + c; the element is
+        input[n, y·S_h + i·D_h − P_top, x·S_w + j·D_w − P_left, c].
+
+        Raises:
+            MappingIndexError: `row` or `col` outside `matrix_shape`.
+        """
+        n, *position = self.patch_position(row)
+        *tap, c = _unravel("column", col, (*self.kernel_size, self.channels))
+        pixel = [
+            y * s + i * d - before
+            for y, s, i, d, (before, _) in zip(
+                position, self.stride, tap, self.dilation, self.pads, strict=True
+            )
+        ]
+        inside = all(0 <= p < h for p, h in zip(pixel, self.input_size, strict=True))
+        return (n, *pixel, c) if inside else None
+
+    def matrix_indices(
+        self, n: SupportsIndex, pixel: Sequence[SupportsIndex], c: SupportsIndex
+    ) -> list[tuple[int, int]]:
+        """Every (row, column) of X_col that holds input[n, *pixel, c]: the inverse of Eq. 8, in row order.
+
+        One-to-many: a pixel appears once for each patch that covers it, or never.
+
+        Raises:
+            MappingIndexError: an element outside the input.
+        """
+        element = (operator.index(n), *map(operator.index, pixel), operator.index(c))
+        if len(element) != len(self.input_shape) or not all(
+            0 <= e < size for e, size in zip(element, self.input_shape, strict=True)
+        ):
+            raise MappingIndexError(
+                "pixel", f"{element} is not in the input, whose shape is {self.input_shape}"
+            )
+        per_axis = [
+            [(t // s, i) for i in range(k) if (t := p + before - i * d) % s == 0 and 0 <= t // s < out]
+            for p, k, s, d, (before, _), out in zip(
+                element[1:-1],
+                self.kernel_size,
+                self.stride,
+                self.dilation,
+                self.pads,
+                self.output_size,
+                strict=True,
+            )
+        ]
+        found = []
+        for hits in itertools.product(*per_axis):
+            row = _ravel((element[0], *(y for y, _ in hits)), (self.batch, *self.output_size))
+            taps = (*(i for _, i in hits), element[-1])
+            found.append((row, _ravel(taps, (*self.kernel_size, self.channels))))
+        return sorted(found)
+
+    def block_shape(self, max_rows: int) -> tuple[int, ...]:
+        """The largest box over (n, *output position) of at most `max_rows` rows that are consecutive."""
+        shape: list[int] = []
+        room = max(max_rows, 1)
+        for size in reversed((self.batch, *self.output_size)):
+            take = max(min(size, room), 1)
+            # Past the first axis that is cut, one step of an outer axis at a time keeps rows consecutive.
+            room = room // take if take == size else 1
+            shape.append(take)
+        return tuple(reversed(shape))
+
+    def blocks(self, max_rows: int) -> Iterator[Block]:
+        """Boxes of at most `max_rows` rows that cover X_col once, in row order."""
+        sizes, steps = (self.batch, *self.output_size), self.block_shape(max_rows)
+        cuts = (
+            [range(a, min(a + step, size)) for a in range(0, size, step)]
+            for size, step in zip(sizes, steps, strict=True)
+        )
+        start = 0
+        for positions in itertools.product(*cuts):
+            stop = start + math.prod(map(len, positions))
+            yield Block(range(start, stop), positions)
+            start = stop
+
+    def coverage(self) -> Coverage:
+        """How often pixels appear in X_col; counted per axis, since patches are boxes."""
+        repeats, covered = 1, 1
+        for axis, size in enumerate(self.input_size):
+            seen = bytearray(size)
+            s, d = self.stride[axis], self.dilation[axis]
+            count = 0
+            for i in range(self.kernel_size[axis]):
+                offset = i * d - self.pads[axis][0]
+                # Outputs y whose tap i falls inside the input: 0 <= y·S + offset < size.
+                first = max(-(offset // s), 0)
+                end = min((size - 1 - offset) // s + 1, self.output_size[axis])
+                if end > first:
+                    count += end - first
+                    start, stop = first * s + offset, (end - 1) * s + offset + 1
+                    seen[start:stop:s] = b"\1" * (end - first)
+            repeats *= count
+            covered *= sum(seen)
+        pixels = math.prod(self.input_size)
+        return Coverage(repeats / pixels, pixels - covered, pixels)
+
+
+def under_every_rule(
+    input_shape: Sequence[SupportsIndex], kernel_size: Sizes, stride: Sizes = 1, dilation: Sizes = 1
+) -> dict[str, ConvGeometry | None]:
+    """The geometry under each rule of `PADDING_NAMES`; None where the kernel does not fit.
+
+    Raises:
+        GeometryError: sizes that are wrong under any padding.
+    """
+    # Under `full` every kernel fits, so what it refuses is wrong under each.
+    full = ConvGeometry(input_shape, kernel_size, stride, "full", dilation)
+    found: dict[str, ConvGeometry | None] = {}
+    for rule in PADDING_NAMES:
+        try:
+            found[rule] = ConvGeometry(input_shape, kernel_size, stride, rule, dilation)
+        except GeometryError:
+            found[rule] = None
+    return found | {"full": full}
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise GeometryError(name, f"expected a whole number, got {value!r}; give an int") from None
+
+
+def _per_axis(name: str, value: Any, axes: int, least: int = 1) -> tuple[int, ...]:
+    """`value` as one int for each spatial axis, none below `least`."""
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        sizes = tuple(_whole(name, v) for v in value)
+        if len(sizes) != axes:
+            raise GeometryError(
+                name,
+                f"got {len(sizes)} numbers {sizes} for {axes} spatial "
+                f"{'axis' if axes == 1 else 'axes'}; give one, or one for each axis",
+            )
+    else:
+        sizes = (_whole(name, value),) * axes
+    if min(sizes) < least:
+        got = sizes[0] if len(set(sizes)) == 1 else sizes
+        raise GeometryError(
+            name, f"must be at least {least} along every axis, got {got}; give {least} or more"
+        )
+    return sizes
+
+
+def _explicit_pads(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
+    """Padding by number, per axis or per side, as (before, after) for each axis."""
+    if isinstance(padding, Sequence) and any(isinstance(p, Sequence) for p in padding):
+        pairs = [p if isinstance(p, Sequence) else (p, p) for p in padding]
+        if len(pairs) != axes or any(isinstance(p, str) or len(p) != 2 for p in pairs):
+            raise GeometryError(
+                "padding",
+                f"got {padding!r}; give a (before, after) pair for each of {axes} spatial axes",
+            )
+        before, after = zip(*pairs, strict=True)
+    else:
+        before = after = padding
+    return tuple(
+        zip(
+            _per_axis("padding", before, axes, least=0),
+            _per_axis("padding", after, axes, least=0),
+            strict=True,
+        )
+    )
+
+
+def _input_shape(input_shape: Sequence[SupportsIndex]) -> tuple[int, ...]:
+    shape = tuple(_whole("input_shape", v) for v in input_shape)
+    if len(shape) - 2 not in AXIS_NAMES:
+        raise GeometryError(
+            "input_shape",
+            f"{shape} has {len(shape)} axes; expected (N, *spatial, C) with 1 to 3 spatial axes",
+        )
+    if shape[0] < 0 or min(shape[1:]) < 1:
+        raise GeometryError(
+            "input_shape",
+            f"{shape} is empty; spatial sizes and channels must be at least 1 (only N may be 0)",
+        )
+    return shape
+
+
+def _unravel(what: str, index: SupportsIndex, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The digits of `index` in the mixed radix `sizes`, most significant first."""
+    rest, end = operator.index(index), math.prod(sizes)
+    if not 0 <= rest < end:
+        raise MappingIndexError(what, f"{rest} is outside X_col, which has {end}; give 0 to {end - 1}")
+    digits = []
+    for size in reversed(sizes):
+        rest, digit = divmod(rest, size)
+        digits.append(digit)
+    return tuple(reversed(digits))
+
+
+def _ravel(digits: tuple[int, ...], sizes: tuple[int, ...]) -> int:
+    index = 0
+    for digit, size in zip(digits, sizes, strict=True):
+        index = index * size + digit
+    return index

@@ -1,0 +1,106 @@
+"""Axis orders: other frameworks' arrays to and from the one layout used inside, channels last."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat.errors import GeometryError, ShapeError
+
+LAYOUTS = ("nhwc", "nchw")
+KERNEL_LAYOUTS = ("ohwi", "oihw", "hwio")
+ORDERS = ("hwc", "chw")
+
+
+def to_batch(array: NDArray[Any], dims: int, layout: str = "nhwc") -> NDArray[Any]:
+    """An image, an image with channels, or a batch of them, as (N, *spatial, C); a view.
+
+    Args:
+        array: (*spatial), (*spatial, C) or (N, *spatial, C); with `layout` "nchw" (*spatial),
+            (C, *spatial) or (N, C, *spatial).
+        dims: number of spatial axes.
+
+    Raises:
+        ShapeError: any other number of axes.
+    """
+    if not dims <= array.ndim <= dims + 2:
+        forms = {
+            "nhwc": "(*spatial), (*spatial, C) or (N, *spatial, C)",
+            "nchw": "(*spatial), (C, *spatial) or (N, C, *spatial)",
+        }[layout]
+        raise ShapeError(
+            "input",
+            f"has {array.ndim} axes {array.shape}; with {dims} spatial axes it is {forms}",
+        )
+    if array.ndim == dims:
+        return array[None, ..., None]
+    if layout == "nchw":
+        array = np.moveaxis(array, -dims - 1, -1)
+    return array if array.ndim == dims + 2 else array[None]
+
+
+def from_batch(array: NDArray[Any], layout: str = "nhwc") -> NDArray[Any]:
+    """(N, *spatial, C) in the layout of the outside, "nhwc" or "nchw"; a view."""
+    return np.moveaxis(array, -1, 1) if layout == "nchw" else array
+
+
+def to_filters(array: NDArray[Any], dims: int, layout: str = "ohwi") -> NDArray[Any]:
+    """One filter, single-channel filters, or filters with channels, as (K, *kernel, C/groups); a view.
+
+    Args:
+        array: (*kernel), one filter; (K, *kernel), single-channel filters whatever the layout; or K
+            filters with channels: "ohwi" (K, *kernel, C/groups), "oihw" (K, C/groups, *kernel),
+            "hwio" (*kernel, C/groups, K).
+        dims: number of spatial axes.
+
+    Raises:
+        ShapeError: any other number of axes.
+    """
+    if array.ndim == dims:
+        return array[None, ..., None]
+    if array.ndim == dims + 1:
+        return array[..., None]
+    if array.ndim != dims + 2:
+        raise ShapeError(
+            "filters",
+            f"have {array.ndim} axes {array.shape}; with {dims} spatial axes (dims) they have "
+            f"{dims} (one filter), {dims + 1} (K, *kernel) or {dims + 2} (with channels)",
+        )
+    if layout == "oihw":
+        return np.moveaxis(array, 1, -1)
+    return np.moveaxis(array, -1, 0) if layout == "hwio" else array
+
+
+def product_shape(
+    rows: tuple[int, ...], output_size: int | tuple[int, ...], dims: int | None = None
+) -> tuple[int, ...]:
+    """The shape (N, *out, K) of a product Y of shape (..., K).
+
+    Args:
+        rows: the product's own shape.
+        output_size: (*out), or (N, *out); three numbers are (N, H_out, W_out) unless `dims` is 3.
+        dims: number of spatial axes, where the numbers alone do not tell.
+
+    Raises:
+        GeometryError: sizes that do not share out the rows.
+    """
+    size = output_size if isinstance(output_size, tuple) else (output_size,)
+    count = math.prod(rows[:-1])
+    axes = dims or max(min(len(size), 2), len(size) - 1)
+    if len(size) not in (axes, axes + 1) or min(size) < 0:
+        raise GeometryError(
+            "output_shape", f"got {size}; give {axes} output sizes, and before them N if need be"
+        )
+    if len(size) == axes:
+        images = count // (math.prod(size) or 1)
+        size = (images, *size)
+    if math.prod(size) != count:
+        raise GeometryError(
+            "output_shape",
+            f"{' × '.join(map(str, size))} is {math.prod(size)} rows, Y has {count}; "
+            "give the output size that unroll printed",
+        )
+    return (*size, rows[-1])

@@ -1,0 +1,242 @@
+"""The definition of convolution, unrolling and flattening in plain loops; NumPy, and nothing of convmat.
+
+It finds output sizes by sliding the kernel until it leaves the input, padding by trying, and padded pixels
+by walking, and never by a formula, so that a mistake in the geometry cannot hide in both sides of a
+comparison. Names and layouts are those of the public functions; arguments are taken as right.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Axis = tuple[list[int], list[int]]
+"""Along one axis: where the kernel starts, one position for each output, and the offsets of its taps."""
+
+
+def output_size(
+    size: Sequence[int], kernel: Sequence[int], stride: Any, padding: Any, dilation: Any
+) -> tuple[int, ...]:
+    """(H_out, W_out), counted."""
+    return tuple(len(starts) for starts, _ in _axes(size, kernel, stride, padding, dilation))
+
+
+def convolve(
+    x: NDArray[Any],
+    filters: NDArray[Any],
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    groups: int = 1,
+    bias: NDArray[Any] | None = None,
+    flip: bool = False,
+    padding_mode: str = "zeros",
+) -> NDArray[Any]:
+    """Eq. 2 (Eq. 3 with `flip`) in loops: Python's own numbers, so integers of any size are exact.
+
+    Returns (N, *out, K): int64, float64 or complex128. Slow: for small inputs.
+    """
+    size, kernel = x.shape[1:-1], filters.shape[1:-1]
+    along = _axes(size, kernel, stride, padding, dilation)
+    outputs = [range(len(starts)) for starts, _ in along]
+    per_group, channels = len(filters) // groups, filters.shape[-1]
+    pixels, weights = x.tolist(), filters.tolist()
+    y = np.empty((len(x), *map(len, outputs), len(filters)), object)
+    for n, k in itertools.product(range(len(x)), range(len(filters))):
+        first = (k // per_group) * channels
+        for position in itertools.product(*outputs):
+            total = 0 if bias is None else bias[k].item()
+            for tap in itertools.product(*map(range, kernel)):
+                place = _place(along, position, tap)
+                inside = [_walk(p, h, padding_mode) for p, h in zip(place, size, strict=True)]
+                weight_at = _turned(tap, kernel) if flip else tap
+                for c in range(channels):
+                    value = 0 if None in inside else _at(pixels, (n, *inside, first + c))
+                    total += value * _at(weights, (k, *weight_at, c))
+            y[(n, *position, k)] = total
+    kinds = x.dtype.kind + filters.dtype.kind + ("" if bias is None else bias.dtype.kind)
+    return y.astype(_exact_dtype(kinds))
+
+
+def convolve_by_taps(
+    x: NDArray[Any],
+    filters: NDArray[Any],
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    groups: int = 1,
+    bias: NDArray[Any] | None = None,
+    flip: bool = False,
+    padding_mode: str = "zeros",
+    band: range | None = None,
+) -> NDArray[Any]:
+    """The same sum, one kernel tap at a time over whole images, for images of real size.
+
+    `band` keeps only those outputs along the first spatial axis, so that a large result can be had in parts.
+    Integers must have sums within int64; others are summed in float64 or complex128.
+    """
+    size, kernel = x.shape[1:-1], filters.shape[1:-1]
+    along = _axes(size, kernel, stride, padding, dilation)
+    if band is not None:
+        along[0] = (along[0][0][band.start : band.stop], along[0][1])
+    kinds = x.dtype.kind + filters.dtype.kind + ("" if bias is None else bias.dtype.kind)
+    dtype = _exact_dtype(kinds)
+    outputs = tuple(len(starts) for starts, _ in along)
+    per_group, channels = len(filters) // groups, filters.shape[-1]
+    y = np.zeros((groups, len(x), *outputs, per_group), dtype)
+    for tap in itertools.product(*map(range, kernel)):
+        places = [
+            [_walk(start + taps[i], h, padding_mode) for start in starts]
+            for (starts, taps), i, h in zip(along, tap, size, strict=True)
+        ]
+        pixels = [np.array([p or 0 for p in line], np.intp) for line in places]
+        seen = x[np.ix_(np.arange(len(x)), *pixels)].astype(dtype)
+        for axis, line in enumerate(places):
+            outside = [y_at for y_at, p in enumerate(line) if p is None]
+            seen[(slice(None),) * (axis + 1) + (outside,)] = 0
+        weight_at: tuple[Any, ...] = (slice(None), *(_turned(tap, kernel) if flip else tap))
+        weights = filters[weight_at].astype(dtype)
+        for g in range(groups):
+            y[g] += (
+                seen[..., g * channels : (g + 1) * channels] @ weights[g * per_group : (g + 1) * per_group].T
+            )
+    whole = np.moveaxis(y, 0, -2).reshape(len(x), *outputs, len(filters))
+    return whole if bias is None else whole + bias.astype(dtype)
+
+
+def unroll(
+    x: NDArray[Any],
+    kernel_size: Sequence[int],
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    padding_mode: str = "zeros",
+    order: str = "hwc",
+) -> NDArray[Any]:
+    """Algorithm 1: each patch of each image, flattened, is the next row."""
+    size, channels = x.shape[1:-1], x.shape[-1]
+    along = _axes(size, kernel_size, stride, padding, dilation)
+    taps = list(itertools.product(*map(range, kernel_size)))
+    columns = [(tap, c) for tap in taps for c in range(channels)]
+    if order == "chw":
+        columns = [(tap, c) for c in range(channels) for tap in taps]
+    rows = []
+    for n in range(len(x)):
+        for position in itertools.product(*(range(len(starts)) for starts, _ in along)):
+            row = np.zeros(len(columns), x.dtype)
+            for col, (tap, c) in enumerate(columns):
+                place = _place(along, position, tap)
+                inside = [_walk(p, h, padding_mode) for p, h in zip(place, size, strict=True)]
+                if None not in inside:
+                    row[col] = x[(n, *inside, c)]
+            rows.append(row)
+    return np.array(rows, x.dtype).reshape(len(rows), len(columns))
+
+
+def flatten_filters(filters: NDArray[Any], order: str = "hwc") -> NDArray[Any]:
+    """Each filter, flattened, is the next column."""
+    *kernel, channels = filters.shape[1:]
+    taps = list(itertools.product(*map(range, kernel)))
+    lines = [(*tap, c) for tap in taps for c in range(channels)]
+    if order == "chw":
+        lines = [(*tap, c) for c in range(channels) for tap in taps]
+    w_col = np.zeros((len(lines), len(filters)), filters.dtype)
+    for row, line in enumerate(lines):
+        for k in range(len(filters)):
+            w_col[row, k] = filters[(k, *line)]
+    return w_col
+
+
+def _axes(size: Sequence[int], kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> list[Axis]:
+    axes = len(size)
+    return [
+        _slide(h, k, s, p, d)
+        for h, k, s, p, d in zip(
+            size,
+            kernel,
+            _each(stride, axes),
+            _each(padding, axes),
+            _each(dilation, axes),
+            strict=True,
+        )
+    ]
+
+
+def _each(value: Any, axes: int) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value] * axes
+
+
+def _slide(size: int, k: int, stride: int, padding: Any, dilation: int) -> Axis:
+    taps = [i * dilation for i in range(k)]
+
+    def starts(before: int, after: int) -> list[int]:
+        found, start = [], -before
+        while start + taps[-1] < size + after:
+            found.append(start)
+            start += stride
+        return found
+
+    return starts(*_pads(padding, size, taps, stride, starts)), taps
+
+
+def _pads(
+    padding: Any,
+    size: int,
+    taps: list[int],
+    stride: int,
+    starts: Callable[[int, int], list[int]],
+) -> tuple[int, int]:
+    """(before, after), from what each rule's name promises."""
+    if padding == "valid":
+        return 0, 0
+    if padding == "half":
+        return (taps[-1] + 1) // 2, (taps[-1] + 1) // 2
+    if padding == "full":  # the first tap, then the last, alone in the input
+        return taps[-1], taps[-1]
+    if padding in ("same", "same-lower"):
+        wanted = len(range(0, size, stride))
+        total = next(t for t in itertools.count() if len(starts(0, t)) >= wanted)
+        less = total // 2
+        return (less, total - less) if padding == "same" else (total - less, less)
+    before, after = padding if isinstance(padding, list | tuple) else (padding, padding)
+    return before, after
+
+
+def _place(along: list[Axis], position: Sequence[int], tap: Sequence[int]) -> Iterator[int]:
+    return (starts[y] + taps[i] for (starts, taps), y, i in zip(along, position, tap, strict=True))
+
+
+def _walk(p: int, size: int, padding_mode: str) -> int | None:
+    """The pixel that is seen at `p`, inside the input or beyond its edge; None for a zero."""
+    while not 0 <= p < size:
+        if padding_mode == "zeros":
+            return None
+        if padding_mode == "replicate":
+            p += 1 if p < 0 else -1
+        elif padding_mode == "circular":
+            p += size if p < 0 else -size
+        elif size == 1:
+            p = 0
+        else:  # bounce off the edge pixel
+            p = -p if p < 0 else (size - 1) - (p - (size - 1))
+    return p
+
+
+def _turned(tap: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+    return tuple(k - 1 - i for i, k in zip(tap, kernel, strict=True))
+
+
+def _at(nested: Any, index: Sequence[Any]) -> Any:
+    for i in index:
+        nested = nested[i]
+    return nested
+
+
+def _exact_dtype(kinds: str) -> np.dtype[Any]:
+    if "c" in kinds:
+        return np.dtype(np.complex128)
+    return np.dtype(np.float64 if "f" in kinds else np.int64)
