@@ -247,7 +247,9 @@ def prepare(
     if bias is not None:
         bias = as_numbers("bias", bias)
         if bias.shape != (count,):
-            raise ShapeError("bias", f"has shape {bias.shape}, {count} filters take ({count},)")
+            raise ShapeError(
+                "bias", f"has shape {bias.shape}, {count} filters take ({count},), one number each"
+            )
     arithmetic = choose_arithmetic(geometry.terms, x, filters, bias)
     accumulator = arithmetic.accumulator
     if flip:
@@ -285,10 +287,9 @@ def filter_geometry(
     if filter_shape[-1] * groups != geometry.channels:
         raise ShapeError(
             "filters",
-            f"take {filter_shape[-1]} {'channel' if filter_shape[-1] == 1 else 'channels'}, "
-            f"the input has {geometry.channels} in {groups} {'group' if groups == 1 else 'groups'}"
-            f"; give filters of shape (K, {', '.join(map(str, filter_shape[1:-1]))}, "
-            f"{geometry.channels // groups})",
+            f"made for {filter_shape[-1]} channels in each of {groups} groups, the input has "
+            f"{geometry.channels} in all; give filters of shape "
+            f"{('K', *filter_shape[1:-1], geometry.channels // groups)}".replace("'", ""),
         )
     return geometry
 

@@ -273,8 +273,8 @@ class ConvGeometry:
         room = max(max_rows, 1)
         for size in reversed((self.batch, *self.output_size)):
             take = max(min(size, room), 1)
-            # Past the first axis that is cut, one step of an outer axis at a time keeps rows consecutive.
-            room = room // take if take == size else 1
+            # 1 from the first axis on that is cut, so that the rows stay consecutive.
+            room //= take
             shape.append(take)
         return tuple(reversed(shape))
 

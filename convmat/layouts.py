@@ -87,17 +87,17 @@ def product_shape(
     Raises:
         GeometryError: sizes that do not share out the rows.
     """
-    size = output_size if isinstance(output_size, tuple) else (output_size,)
+    size: tuple[int, ...] = output_size if isinstance(output_size, tuple) else (output_size,)
     count = math.prod(rows[:-1])
     axes = dims or max(min(len(size), 2), len(size) - 1)
     if len(size) not in (axes, axes + 1) or min(size) < 0:
         raise GeometryError(
             "output_shape", f"got {size}; give {axes} output sizes, and before them N if need be"
         )
-    if len(size) == axes:
-        images = count // (math.prod(size) or 1)
-        size = (images, *size)
-    if math.prod(size) != count:
+    per_image = math.prod(size)
+    if len(size) == axes and per_image and count % per_image == 0:
+        size = (count // per_image, *size)
+    if len(size) == axes or math.prod(size) != count:
         raise GeometryError(
             "output_shape",
             f"{' × '.join(map(str, size))} is {math.prod(size)} rows, Y has {count}; "

@@ -206,7 +206,7 @@ def palette() -> Image.Image:
     return image
 
 
-def weights() -> dict[str, NDArray[np.float32 | np.int64]]:
+def weights() -> dict[str, NDArray[np.float32 | np.int64 | np.int16]]:
     """Channels last: (K, kh, kw, C). Filters and biases together keep 0..255 within 0..255."""
     across = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
     falling = np.array([[-2, -1, 0], [-1, 0, 1], [0, 1, 2]]) / 8
@@ -219,11 +219,11 @@ def weights() -> dict[str, NDArray[np.float32 | np.int64]]:
         np.multiply.outer(smooth, (0.5, -0.5, 0)),  # red against green
         np.multiply.outer(smooth, (-0.25, -0.25, 0.5)),  # blue against yellow
     ]
-    # The sides cancel the middle: an even patch gives 0, a stroke down the middle its brightness.
-    upright = np.outer(np.ones(7), [-1, -1, 1, 2, 1, -1, -1]) / 28
+    # The sides cancel the middle: an even patch gives 0, a stroke down the middle 28 times its brightness.
+    upright = np.outer(np.ones(7), [-1, -1, 1, 2, 1, -1, -1])
     return {
         "edges_8x3x3x3": np.stack(edges).astype(np.float32),
-        "strokes_2x7x7x1": np.stack([upright, upright.T])[..., None].astype(np.float32),
+        "strokes_2x7x7x1": np.stack([upright, upright.T])[..., None].astype(np.int16),
         "sharpen_3x3": np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]], dtype=np.int64),
         "bias_8": np.where(np.arange(8) == 4, 0, 127.5).astype(np.float32),  # the blur has no sign
     }

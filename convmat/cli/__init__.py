@@ -28,8 +28,23 @@ _COMMANDS = {
 }
 
 
+class _Stopped(Exception):
+    """The end of a command from outside, kept from click, which exits 1 for it."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
 class _Commands(click.Group):
     """The commands, found by name and imported one at a time."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _Stopped(141) from None
+        except KeyboardInterrupt:
+            raise _Stopped(130) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -61,10 +76,6 @@ def cli(debug: bool) -> None:
     """
 
 
-class _Interrupted(Exception):
-    """Ctrl-C, kept from click, which would answer it with an empty line and exit status 1."""
-
-
 def main() -> NoReturn:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -79,15 +90,18 @@ def run(args: list[str]) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
         return status if isinstance(status, int) else 0
+    except _Stopped as stopped:
+        _end_stdout()
+        return stopped.status
     except (KeyboardInterrupt, click.Abort):
         return 130
     except BrokenPipeError:
-        _silence_stdout()
+        _end_stdout()
         return 141
     except Exception as error:
+        _end_stdout()
         if debug:
             raise
-        _silence_stdout()
         return _trouble(error)
 
 
@@ -115,7 +129,11 @@ def _trouble(error: Exception) -> int:
     return 2
 
 
-def _silence_stdout() -> None:
-    """Keep Python from flushing to a closed or full standard output once more as it exits."""
-    if sys.stdout is not None:
+def _end_stdout() -> None:
+    """Write what is left; where that cannot be, keep Python from trying once more as it exits."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

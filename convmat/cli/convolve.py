@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
@@ -34,25 +33,30 @@ def command(
     three (RGB): values within 0..255 from an 8-bit input are rounded and kept; all others are stretched,
     the smallest to 0, the largest to 255. Any other FILE is Y as .npy, (N, H_out, W_out, K).
     """
-    from convmat.cli.inputs import open_layer
+    from convmat.cli.layers import open_layer
     from convmat.cli.output import collect, drain, progress, report
     from convmat.engine import prepare, stream
     from convmat.files.npy import write_npy
+    from convmat.files.outputs import is_picture
     from convmat.layouts import from_batch
-    from convmat.report.facts import Fact, Seen, input_fact, layer_facts, rows_grid
+    from convmat.report.facts import Fact, input_fact, rows_grid
+    from convmat.report.results import Seen, layer_facts
 
     batch, arguments = open_layer(inputs, layout=layout, **layer)
     todo = prepare(batch.read(), **arguments)
     plan, dtype = todo.plan, todo.plan.arithmetic.result
+    picture = output is not None and is_picture(output)
+    if picture:
+        from convmat.files.images import check_picture, write_picture
+
+        check_picture(plan.output_shape)
     rows = plan.geometry.matrix_shape[0]
     seen = Seen(stream(todo), (rows, plan.filters))
     blocks = progress(seen, rows, quiet)
     notes = []
     if output is None:
         drain(blocks)
-    elif output != "-" and _is_picture(output):
-        from convmat.files.images import write_picture
-
+    elif picture:
         note = write_picture(output, collect(blocks, plan.output_shape, dtype), batch.dtype == "uint8")
         notes.append(Fact("picture", "picture", note, note))
     elif layout == "nhwc":
@@ -63,9 +67,3 @@ def command(
     facts = [input_fact(inputs), *layer_facts(todo), seen.fact(), *notes]
     grids = [rows_grid(plan.geometry, "Y", seen.whole)] if seen.whole is not None else []
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)
-
-
-def _is_picture(output: str) -> bool:
-    from convmat.files.outputs import PICTURE_FORMATS
-
-    return os.path.splitext(output)[1].lower() in PICTURE_FORMATS

@@ -34,11 +34,11 @@ def command(
     KERNELS is an .npy file, - or a name such as sobel-x. Two axes are one filter, three (K, kh, kw) are
     single-channel filters, four are K filters with channels in --kernel-layout.
     """
-    from convmat.cli.inputs import read_kernels
+    from convmat.cli.layers import read_kernels
     from convmat.cli.output import report
     from convmat.files.npy import write_npy
     from convmat.patches import flatten_filters
-    from convmat.report.facts import filters_grid, kernel_facts
+    from convmat.report.results import filters_grid, kernel_facts
 
     filters = read_kernels(kernels, dims or 2, kernel_layout)
     w_col = flatten_filters(filters, groups, order=order)

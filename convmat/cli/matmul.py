@@ -14,7 +14,7 @@ from convmat.cli import options
 @click.argument("w_col", metavar="W")
 @click.option(
     "--output-shape",
-    type=options.Sizes(),
+    type=options.OutputShape(),
     help="Reshape Y to (N, H_out, W_out, K): 4,4, or with N before: 2,4,4.",
 )
 @options.dims_option
@@ -44,7 +44,7 @@ def command(
     from convmat.engine import check_product, multiply, result_dtype
     from convmat.files.npy import NpyInput, write_npy
     from convmat.layouts import product_shape
-    from convmat.report.facts import Seen, product_facts, values_grid
+    from convmat.report.results import Seen, product_facts, values_grid
 
     if x_col == w_col == "-":
         raise click.UsageError("X and W cannot both be standard input; name a file for one")

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from convmat.errors import ConvmatError
+from convmat.errors import ConvmatError, FileError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,6 +18,8 @@ _OPTION_OF = {
     "input": ("INPUT", "SIZE"),
     "input_shape": ("INPUT", "SIZE"),
     "output": ("--output",),
+    "x_col": ("X",),
+    "w_col": ("W",),
 }
 
 
@@ -27,6 +29,8 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except FileError:
+            raise
         except ConvmatError as error:
             subject = self._subject(ctx, error.subject)
             if subject is None:
@@ -49,6 +53,7 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
     """`7`, or one number for each axis: `3,5`."""
 
     name = "sizes"
+    most = 3  # spatial axes
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return "N[,N]"
@@ -60,13 +65,23 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
             numbers = tuple(int(part) for part in value.split(","))
         except ValueError:
             self.fail(f"{value!r} is no size; write 7, or one for each axis: 3,5", param, ctx)
+        if len(numbers) > self.most:
+            self.fail(f"{value!r} has {len(numbers)} numbers; give at most {self.most}", param, ctx)
         return numbers[0] if len(numbers) == 1 else numbers
+
+
+class OutputShape(Sizes):
+    """The output's size, and N before it if need be."""
+
+    name = "output shape"
+    most = 4
 
 
 class PaddingType(Sizes):
     """A rule's name, or numbers."""
 
     name = "padding"
+    most = 6  # sides
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return "RULE|N[,N]"
@@ -184,9 +199,9 @@ layer_options = together(
 report_options = together(json_option, quiet_option)
 
 
-def axes_of(dims: int | None, *sizes: Any) -> int:
-    """The number of spatial axes: as said, as many as a size has numbers, or 2."""
-    return dims or max((len(s) for s in sizes if isinstance(s, tuple)), default=2)
+def axes_of(dims: int | None, *sizes: Any, default: int = 2) -> int:
+    """The number of spatial axes: as said, as many as a size has numbers, or `default`."""
+    return dims or max((len(s) for s in sizes if isinstance(s, tuple)), default=default)
 
 
 def pads_of(padding: Any, dims: int) -> Any:

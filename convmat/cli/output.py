@@ -33,18 +33,17 @@ def report(
     """Print findings, facts before grids or after: on standard output, unless that carries the data."""
     if quiet:
         return
-    stream = sys.stdout
-    if output == "-":
-        _stop_if_unread()
-        stream = sys.stderr
+    stream = sys.stderr if output == "-" else sys.stdout
     if stream is None:
         return
-    from convmat.report.tables import show_json, show_tables
+    from convmat.report.tables import json_text, tables_text, write_text
 
-    if as_json:
-        show_json(facts, stream)
-    else:
-        show_tables([*grids, facts] if facts_last else [facts, *grids], stream)
+    parts = [*grids, facts] if facts_last else [facts, *grids]
+    text = json_text(facts) if as_json else tables_text(parts, stream)
+    if output == "-":
+        _stop_if_unread()
+    write_text(text, stream)
+    stream.flush()
 
 
 def warn(text: str, quiet: bool = False) -> None:

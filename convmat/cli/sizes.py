@@ -38,9 +38,9 @@ def command(
     """
     from convmat.cli.output import report
     from convmat.geometry import ConvGeometry, under_every_rule
-    from convmat.report.facts import sizes_facts, sizes_grid
+    from convmat.report.results import sizes_facts, sizes_grid
 
-    axes = options.axes_of(dims or 1, size, kernel_size, stride, dilation)
+    axes = options.axes_of(dims, size, kernel_size, stride, dilation, default=1)
     shape = (1, *(size if isinstance(size, tuple) else (size,) * axes), 1)
     rules = under_every_rule(shape, kernel_size, stride, dilation)
     full = ConvGeometry(shape, kernel_size, stride, "full", dilation)

@@ -26,8 +26,8 @@ def command(
 
     \b
     Example:
-      convmat verify
       convmat verify sample_images/digit.png --kernel sample_images/strokes_2x7x7x1.npy --stride 7
+      convmat verify
 
     Alone it checks itself, over geometries, dtypes and layouts. With INPUT and --kernel it compares the
     engine with the definition on them; with --expected it compares your Y instead, (N, H_out, W_out, K) or
@@ -41,7 +41,7 @@ def command(
     if not inputs:
         if layer["kernel"] is not None or expected is not None:
             raise click.UsageError("Missing argument 'INPUT'; name the image or array that the kernel is for")
-        from convmat.report.facts import checks_facts, checks_grid
+        from convmat.report.verdicts import checks_facts, checks_grid
         from convmat.verification import self_check
 
         checks = list(self_check())
@@ -49,9 +49,10 @@ def command(
         report(checks_facts(checks), grids, as_json=as_json, quiet=quiet, facts_last=True)
         ctx.exit(0 if all(checks) else 1)
 
-    from convmat.cli.inputs import open_layer, read_expected
+    from convmat.cli.layers import open_layer, read_expected
     from convmat.engine import filter_geometry
-    from convmat.report.facts import geometry_facts, input_fact, verification_facts
+    from convmat.report.facts import geometry_facts, input_fact
+    from convmat.report.verdicts import verification_facts
     from convmat.verification import verify
 
     batch, arguments = open_layer(inputs, layout=layout, expected=expected, **layer)

@@ -46,6 +46,8 @@ _MODES = {
     "RGBA": ("RGBA", np.uint8, 4),
     "RGBa": ("RGBA", np.uint8, 4),
 }
+# Pillow reads many more, some by running other programs on the file.
+_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 _ROTATED = range(5, 9)  # EXIF orientations that exchange height and width
 _ORIENTATION = 0x0112
 
@@ -62,7 +64,7 @@ class ImageInput:
         with self._open() as image:
             _, dtype, channels = self._kind(image)
             width, height = image.size
-            if image.getexif().get(_ORIENTATION) in _ROTATED:
+            if _orientation(image) in _ROTATED:
                 width, height = height, width
         self.shape = (height, width, channels)
         self.dtype = np.dtype(dtype)
@@ -72,7 +74,7 @@ class ImageInput:
         with self._open() as image:
             mode, dtype, _ = self._kind(image)
             upright = image
-            if image.getexif().get(_ORIENTATION, 1) != 1:
+            if _orientation(image) != 1:
                 from PIL import ImageOps
 
                 upright = ImageOps.exif_transpose(image)
@@ -84,11 +86,12 @@ class ImageInput:
         """The image, with what Pillow may raise at any time told in one line."""
         try:
             # Pillow only warns of what we refuse below; told twice would be once too often.
-            with warnings.catch_warnings(), reading(self.name), open(self.name, "rb") as stream:
+            with warnings.catch_warnings(), reading(self.name):
                 warnings.simplefilter("ignore")
-                if not stream.peek(1):
+                if os.path.isfile(self.name) and os.path.getsize(self.name) == 0:
                     raise FileError(self.name, "is empty; expected an image or an .npy array")
-                with Image.open(stream) as image:
+                # Given the name rather than a stream, Pillow loads only the decoder its suffix asks for.
+                with Image.open(self.name) as image:
                     yield image
         except FileError as error:
             if isinstance(error.__cause__, UnidentifiedImageError):
@@ -105,6 +108,8 @@ class ImageInput:
 
     def _kind(self, image: Image.Image) -> tuple[str, type, int]:
         """(mode to convert to, dtype, channels), or a refusal."""
+        if image.format not in _FORMATS:
+            raise FileError(self.name, f"is in {image.format} format; expected one of {', '.join(_FORMATS)}")
         if image.width * image.height > PIXEL_LIMIT:
             raise FileError(self.name, _too_large(f"{image.width} × {image.height} pixels"))
         # A camera's MPO is a JPEG with previews of itself behind it.
@@ -123,6 +128,14 @@ class ImageInput:
         if image.mode not in _MODES:
             raise FileError(self.name, f"is a {image.mode} image; convert it to RGB or gray first")
         return _MODES[image.mode]
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the picture is turned, 1 to 8; 1 is upright."""
+    # For EXIF behind the pixels of a PNG, where hardly any is, Pillow would decode them all.
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    return int(image.getexif().get(_ORIENTATION, 1))
 
 
 def _too_large(size: str) -> str:
@@ -148,6 +161,14 @@ def to_pixels(values: NDArray[Any], keep: bool) -> tuple[NDArray[np.uint8], str]
     return np.rint(scaled).astype(np.uint8), f"values {low:.6g} .. {high:.6g} stretched to 0..255"
 
 
+def check_picture(shape: tuple[int, ...]) -> None:
+    """Raise ShapeError unless a result of this shape, (N, *out, K), is one gray or RGB picture."""
+    if len(shape) != 4 or shape[0] != 1 or shape[-1] not in (1, 3):
+        raise ShapeError(
+            "output", f"has shape {shape}, a picture shows (1, H, W, 1) or (1, H, W, 3); write .npy instead"
+        )
+
+
 def write_picture(name: str, y: NDArray[Any], keep: bool) -> str:
     """Write one image's result, (1, H_out, W_out, K) with K = 1 (gray) or 3 (RGB), as a picture.
 
@@ -157,11 +178,7 @@ def write_picture(name: str, y: NDArray[Any], keep: bool) -> str:
         ShapeError: more images, other numbers of filters or axes. FileError: the output cannot be written;
             nothing is left of it.
     """
-    if y.ndim != 4 or len(y) != 1 or y.shape[-1] not in (1, 3):
-        raise ShapeError(
-            "output",
-            f"has shape {y.shape}, a picture shows (1, H, W, 1) or (1, H, W, 3); write .npy instead",
-        )
+    check_picture(y.shape)
     pixels, how = to_pixels(y[0], keep)
     with open_output(name) as stream:
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)

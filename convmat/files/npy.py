@@ -37,47 +37,50 @@ class NpyInput:
 
     def __init__(self, name: str) -> None:
         self.name = "standard input" if name == "-" else name
-        self._stream = _open(name, self.name)
+        # A file is opened again for its data; from a pipe the rest is still to come.
+        self._pipe: IO[bytes] | None = None
+        stream = _open(name, self.name)
         try:
-            self.shape, self._fortran_order, self.dtype = _read_header(self._stream, self.name)
-            self._check_size()
-        except BaseException:
-            self._stream.close()
-            raise
+            self.shape, self._fortran_order, self.dtype = _read_header(stream, self.name)
+            status = os.fstat(stream.fileno())
+            if name != "-" and stat.S_ISREG(status.st_mode):
+                self._offset = stream.tell()
+                self._check_size(status.st_size - self._offset)
+            else:
+                self._pipe = stream
+        finally:
+            if self._pipe is None:
+                stream.close()
 
     @property
     def nbytes(self) -> int:
         """Bytes of data the header promises."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def _check_size(self) -> None:
-        """Refuse a file that is shorter or longer than its header says; a pipe shows as it is read."""
-        status = os.fstat(self._stream.fileno())
-        self._offset = self._stream.tell() if stat.S_ISREG(status.st_mode) else None
-        if self._offset is not None and status.st_size - self._offset != self.nbytes:
-            self._refuse_size(status.st_size - self._offset)
-
-    def _refuse_size(self, there: int) -> None:
-        state = "truncated" if there < self.nbytes else "too long"
-        raise FileError(
-            self.name,
-            f"{state}: a {self.dtype} array of shape {self.shape} has {self.nbytes} bytes of data, "
-            f"got {there}{'' if there < self.nbytes else ' or more'}; write the file again",
-        )
+    def _check_size(self, there: int) -> None:
+        """Refuse data that is shorter or longer than its header says."""
+        if there != self.nbytes:
+            state = "truncated" if there < self.nbytes else "too long"
+            raise FileError(
+                self.name,
+                f"{state}: a {self.dtype} array of shape {self.shape} has {self.nbytes} bytes of data, "
+                f"got {there}{'' if there < self.nbytes else ' or more'}; write the file again",
+            )
 
     def read(self) -> NDArray[Any]:
         """The whole array; mapped from a file, not read, where that can be."""
-        with self._stream as stream:
-            order: Literal["C", "F"] = "F" if self._fortran_order else "C"
-            if self._offset is not None and self.nbytes and self.name != "standard input":
-                with reading(self.name):
-                    mapped = np.memmap(stream, self.dtype, "r", self._offset, self.shape, order)
-                return np.asarray(mapped)
+        order: Literal["C", "F"] = "F" if self._fortran_order else "C"
+        if self._pipe is None:
+            with reading(self.name), open(self.name, "rb") as stream:
+                self._check_size(os.fstat(stream.fileno()).st_size - self._offset)
+                if not self.nbytes:
+                    return np.empty(self.shape, self.dtype)
+                return np.asarray(np.memmap(stream, self.dtype, "r", self._offset, self.shape, order))
+        with self._pipe as stream:
             data = bytearray()
             while chunk := self._take(min(self.nbytes - len(data), _CHUNK)):
                 data += chunk
-            if len(data) != self.nbytes or self._take(1):
-                self._refuse_size(len(data) + (len(data) == self.nbytes))
+            self._check_size(len(data) + (len(data) == self.nbytes and len(self._take(1))))
             return np.frombuffer(data, self.dtype).reshape(self.shape, order=order)
 
     def blocks(self, block_bytes: int) -> Iterator[NDArray[Any]]:
@@ -85,27 +88,28 @@ class NpyInput:
 
         A pipe in C order is never held whole.
         """
-        step = max(block_bytes // max(self.nbytes // max(self.shape[0], 1), 1), 1)
-        if self._offset is not None or self._fortran_order:
+        row_bytes = self.nbytes // max(self.shape[0], 1)
+        step = max(block_bytes // max(row_bytes, 1), 1)
+        if self._pipe is None or self._fortran_order:
             array = self.read()
             for start in range(0, len(array), step):
                 yield array[start : start + step]
             return
-        with self._stream:
-            row_bytes, got = self.nbytes // max(self.shape[0], 1), 0
+        with self._pipe:
+            got = 0
             for start in range(0, self.shape[0], step):
                 rows = min(step, self.shape[0] - start)
                 data = self._take(rows * row_bytes)
                 got += len(data)
                 if len(data) != rows * row_bytes:
-                    self._refuse_size(got)
+                    self._check_size(got)
                 yield np.frombuffer(data, self.dtype).reshape(rows, *self.shape[1:])
-            if self._take(1):
-                self._refuse_size(got + 1)
+            self._check_size(got + len(self._take(1)))
 
     def _take(self, count: int) -> bytes:
+        assert self._pipe is not None
         with reading(self.name):
-            return self._stream.read(count)
+            return self._pipe.read(count)
 
 
 def write_npy(
@@ -173,8 +177,8 @@ def _read_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, n
 
 
 def is_npy(name: str) -> bool:
-    """Whether a file begins like an .npy array; "-" always is one. Files that cannot be read are not."""
-    if name == "-":
+    """Whether a file begins like an .npy array; pipes, which cannot be asked twice, are to be one."""
+    if name == "-" or (os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name)):
         return True
     with suppress(OSError), open(name, "rb") as stream:
         return stream.read(len(MAGIC)) == MAGIC

@@ -26,6 +26,11 @@ PICTURE_FORMATS = {
 """The outputs that are pictures, by suffix, and Pillow's names of their formats."""
 
 
+def is_picture(name: str) -> bool:
+    """Whether an output of this name is to be a picture."""
+    return os.path.splitext(name)[1].lower() in PICTURE_FORMATS
+
+
 @contextmanager
 def open_output(name: str) -> Iterator[IO[bytes]]:
     """A stream to write to: standard output for "-", else the file of exactly that name.

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import LINE_NAMES, POSITION_NAMES, SIDE_NAMES, ConvGeometry
-
-if TYPE_CHECKING:
-    from convmat.engine import Convolution
-    from convmat.verification import Check, Report
 
 PREVIEW_ELEMENTS = 20_000
 """Matrices of at most so many elements have rows of theirs shown."""
@@ -114,203 +109,10 @@ def input_fact(names: Sequence[str]) -> Fact:
     return Fact("input", "input", shown, ", ".join(shown[:3]) + more)
 
 
-def kernel_facts(name: str, filters: NDArray[Any], w_col: NDArray[Any], groups: int) -> list[Fact]:
-    """Filters and the matrix they become."""
-    *kernel, channels = filters.shape[1:]
-    return [
-        Fact("kernels", "kernels", name, name),
-        Fact("filters", "filters", len(filters), f"{len(filters)} of {sizes((*kernel, channels))}"),
-        shape_fact("kernel_size", "kernel", kernel),
-        Fact("channels", "input channels", channels * groups, f"{channels * groups}{_in_groups(groups)}"),
-        shape_fact("matrix_shape", "W_col", w_col.shape),
-        Fact("dtype", "dtype", str(w_col.dtype), str(w_col.dtype)),
-        Fact("bytes", "bytes", w_col.nbytes, bytes_text(w_col.nbytes)),
-    ]
-
-
-def layer_facts(todo: Convolution) -> list[Fact]:
-    """A convolution: its geometry, its matrices, and the blocks that X_col is made in."""
-    plan, geometry = todo.plan, todo.plan.geometry
-    rows, columns = geometry.matrix_shape
-    depth = geometry.channels // geometry.groups
-    return [
-        *geometry_facts(geometry, plan.padding_mode),
-        Fact(
-            "filters", "filters", plan.filters, f"{plan.filters} of {sizes((*geometry.kernel_size, depth))}"
-        ),
-        Fact("groups", "groups", geometry.groups, str(geometry.groups)),
-        Fact(
-            "matrix_shape",
-            "X_col",
-            [rows, columns],
-            f"{sizes((rows, columns))}, in blocks of at most {plan.block_rows} rows",
-        ),
-        shape_fact("weights_shape", "W_col", (geometry.terms, plan.filters)),
-        shape_fact("output_shape", "Y", plan.output_shape),
-        Fact("dtype", "dtype", str(plan.arithmetic.result), str(plan.arithmetic.result)),
-    ]
-
-
-def verification_facts(found: Report) -> list[Fact]:
-    """What `verify` found, ending with the verdict."""
-    share = f"{found.outside} of {found.elements}"
-    facts = [
-        shape_fact("shape", "result", found.shape),
-        shape_fact("expected_shape", "definition", found.expected_shape),
-        Fact("result_dtype", "result dtype", found.dtype, found.dtype),
-        Fact("exact", "judged", found.exact, "exactly" if found.exact else "by each element's error bound"),
-    ]
-    if found.shape == found.expected_shape:
-        facts += [
-            Fact("outside", "elements outside", found.outside, share),
-            Fact("max_abs_error", "max abs error", found.max_abs_error, f"{found.max_abs_error:.3g}"),
-            Fact("bound", "bound there", found.bound, f"{found.bound:.3g}"),
-            Fact(
-                "error_over_bound", "error / bound", found.error_over_bound, f"{found.error_over_bound:.3g}"
-            ),
-        ]
-        if found.worst is not None:
-            facts.append(Fact("worst", "worst at", list(found.worst), ", ".join(map(str, found.worst))))
-    verdict = "equal" if found else "different"
-    return [*facts, Fact("equal", "verdict", found.equal, verdict)]
-
-
-def checks_grid(checks: Sequence[Check]) -> Grid:
-    """The self-check, a line a case."""
-    rows = [
-        (
-            check.name,
-            sizes(check.input_shape),
-            sizes(check.filter_shape),
-            sizes(check.matrix_shape),
-            check.dtype,
-            f"{check.max_abs_error:.3g}",
-            f"{check.bound:.3g}" if check.bound else "0, exact",
-            "equal" if check else f"different: {check.trouble}",
-        )
-        for check in checks
-    ]
-    columns = ("case", "input", "filters", "X_col", "dtype", "max abs error", "bound", "verdict")
-    return Grid("", columns, rows)
-
-
-def checks_facts(checks: Sequence[Check]) -> list[Fact]:
-    """The self-check in one verdict."""
-    failed = sum(not check for check in checks)
-    cases = [
-        {
-            "family": check.family,
-            "name": check.name,
-            "input_shape": list(check.input_shape),
-            "filter_shape": list(check.filter_shape),
-            "matrix_shape": list(check.matrix_shape),
-            "dtype": check.dtype,
-            "max_abs_error": check.max_abs_error,
-            "bound": check.bound,
-            "equal": bool(check),
-            "trouble": check.trouble,
-        }
-        for check in checks
-    ]
-    equal = f"equal: {len(checks)} of {len(checks)} cases"
-    different = f"different: {failed} of {len(checks)} cases"
-    return [
-        Fact("cases", "cases", cases, str(len(checks))),
-        Fact("different", "different", failed, str(failed)),
-        Fact("equal", "verdict", not failed, different if failed else equal),
-    ]
-
-
-def sizes_facts(full: ConvGeometry, rules: dict[str, ConvGeometry | None]) -> list[Fact]:
-    """Output sizes under each padding rule, for programs; None where the kernel does not fit."""
-    values = {
-        rule: g and {"pads": [list(p) for p in g.pads], "output_size": list(g.output_size)}
-        for rule, g in rules.items()
-    }
-    return [
-        shape_fact("input_size", "input size", full.input_size),
-        shape_fact("kernel_size", "kernel", full.kernel_size),
-        shape_fact("stride", "stride", full.stride),
-        shape_fact("dilation", "dilation", full.dilation),
-        Fact("rules", "paddings", values, str(len(values))),
-    ]
-
-
-def sizes_grid(rules: dict[str, ConvGeometry | None]) -> Grid:
-    """Output sizes under each padding rule, with the formula filled in, a line an axis."""
-    rows: list[tuple[str, ...]] = []
-    for rule, geometry in rules.items():
-        if geometry is None:
-            rows.append((rule, "", "the kernel does not fit", ""))
-            continue
-        axes = range(len(geometry.axis_names))
-        rows.append(
-            (
-                rule,
-                "\n".join(", ".join(map(str, pair)) for pair in geometry.pads),
-                "\n".join(geometry.output_formula(axis) for axis in axes),
-                sizes(geometry.output_size),
-            )
-        )
-    return Grid("", ("padding", "before, after", "output size", "output"), rows)
-
-
-def _in_groups(groups: int) -> str:
-    return f", in {groups} groups" if groups > 1 else ""
-
-
-def product_facts(
-    x_shape: Sequence[int], w_shape: Sequence[int], shape: Sequence[int], dtype: Any, seen: Seen
-) -> list[Fact]:
-    """The three matrices of a product, and Y's values."""
-    return [
-        shape_fact("x_shape", "X_col", x_shape),
-        shape_fact("w_shape", "W_col", w_shape),
-        shape_fact("output_shape", "Y", shape),
-        Fact("dtype", "dtype", str(dtype), str(dtype)),
-        seen.fact(),
-    ]
-
-
-class Seen:
-    """Blocks of a result on their way to the output, their extremes noted; small results are kept whole."""
-
-    def __init__(self, blocks: Iterable[NDArray[Any]], shape: Sequence[int]) -> None:
-        self._blocks = blocks
-        self._kept: list[NDArray[Any]] | None = [] if 0 < math.prod(shape) <= PREVIEW_ELEMENTS else None
-        self.low: Any = None
-        self.high: Any = None
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        for block in self._blocks:
-            if block.size and block.dtype.kind != "c":
-                low, high = block.min(), block.max()
-                self.low = low if self.low is None else np.minimum(low, self.low)
-                self.high = high if self.high is None else np.maximum(high, self.high)
-            if self._kept is not None:
-                self._kept.append(block)
-            yield block
-
-    @property
-    def whole(self) -> NDArray[Any] | None:
-        """The result's rows, (rows, K), where there are few."""
-        if not self._kept:
-            return None
-        rows = np.concatenate(self._kept)
-        return rows.reshape(-1, rows.shape[-1])
-
-    def fact(self) -> Fact:
-        """The range of the values."""
-        if self.low is None:
-            return Fact("range", "values", None, "none")
-        value = [self.low.item(), self.high.item()]
-        return Fact("range", "values", value, f"{value[0]:.6g} .. {value[1]:.6g}")
-
-
 def rows_grid(geometry: ConvGeometry, title: str, matrix: NDArray[Any]) -> Grid:
     """The first and last rows of X_col or Y, each with the patch and the pixels it comes from."""
     lines = []
-    for row in _ends(len(matrix)):
+    for row in ends(len(matrix)):
         if row is None:
             lines.append(("…", "", "", ""))
             continue
@@ -328,29 +130,7 @@ def rows_grid(geometry: ConvGeometry, title: str, matrix: NDArray[Any]) -> Grid:
     return Grid(title, ("row", f"patch ({position_names})", line_names, "values"), lines)
 
 
-def filters_grid(filters: NDArray[Any], w_col: NDArray[Any], order: str) -> Grid:
-    """The first and last rows of W_col, each with the tap it comes from."""
-    *kernel, channels = filters.shape[1:]
-    names = ["i", "j"] if len(kernel) == 2 else ["h", "i", "j"][-len(kernel) :]
-    digits = (*kernel, channels) if order == "hwc" else (channels, *kernel)
-    columns = [*names, "c"] if order == "hwc" else ["c", *names]
-    lines = []
-    for row in _ends(len(w_col)):
-        if row is None:
-            lines.append(("…", "", ""))
-            continue
-        tap = ", ".join(map(str, np.unravel_index(row, digits)))
-        lines.append((str(row), tap, values_text(w_col[row])))
-    return Grid("W_col", ("row", f"tap ({', '.join(columns)})", "values"), lines)
-
-
-def values_grid(title: str, matrix: NDArray[Any]) -> Grid:
-    """The first and last rows of a matrix."""
-    lines = [("…", "") if r is None else (str(r), values_text(matrix[r])) for r in _ends(len(matrix))]
-    return Grid(title, ("row", "values"), lines)
-
-
-def _ends(rows: int) -> list[int | None]:
+def ends(rows: int) -> list[int | None]:
     """All row numbers where they are few, else the first and the last, with None between."""
     if rows <= 8:
         return list(range(rows))

@@ -18,8 +18,8 @@ _PLAIN = str.maketrans({"×": "x", "·": "*", "…": "...", "−": "-", "σ": "s
 _PIPE_WIDTH = 100_000  # a pipe has no edge to wrap at
 
 
-def show_tables(parts: Sequence[Sequence[Fact] | Grid], stream: TextIO) -> None:
-    """Print a table for each part; whole at any width, coloured on terminals."""
+def tables_text(parts: Sequence[Sequence[Fact] | Grid], stream: TextIO) -> str:
+    """A table for each part, as it is to be on `stream`: whole at any width, coloured on terminals."""
     terminal = stream.isatty()
     console = Console(
         file=stream, width=None if terminal else _PIPE_WIDTH, highlight=False, markup=False, emoji=False
@@ -32,14 +32,14 @@ def show_tables(parts: Sequence[Sequence[Fact] | Grid], stream: TextIO) -> None:
             tables.append(_facts_table(part))
     with console.capture() as captured:
         console.print(Group(*tables))
-    write_text(captured.get(), stream)
+    return captured.get()
 
 
-def show_json(facts: Sequence[Fact], stream: TextIO) -> None:
-    """Print the facts as one JSON object."""
+def json_text(facts: Sequence[Fact]) -> str:
+    """The facts as one JSON object."""
     import json
 
-    print(json.dumps({fact.key: _plain(fact.value) for fact in facts}), file=stream)
+    return json.dumps({fact.key: _plain(fact.value) for fact in facts}) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,171 @@
+"""Facts and grids of filters, products, convolutions and output sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat.geometry import ConvGeometry
+from convmat.report.facts import (
+    PREVIEW_ELEMENTS,
+    Fact,
+    Grid,
+    bytes_text,
+    ends,
+    geometry_facts,
+    shape_fact,
+    sizes,
+    values_text,
+)
+
+if TYPE_CHECKING:
+    from convmat.engine import Convolution
+
+
+def kernel_facts(name: str, filters: NDArray[Any], w_col: NDArray[Any], groups: int) -> list[Fact]:
+    """Filters and the matrix they become."""
+    *kernel, channels = filters.shape[1:]
+    return [
+        Fact("kernels", "kernels", name, name),
+        Fact("filters", "filters", len(filters), f"{len(filters)} of {sizes((*kernel, channels))}"),
+        shape_fact("kernel_size", "kernel", kernel),
+        Fact("channels", "input channels", channels * groups, f"{channels * groups}{_in_groups(groups)}"),
+        shape_fact("matrix_shape", "W_col", w_col.shape),
+        Fact("dtype", "dtype", str(w_col.dtype), str(w_col.dtype)),
+        Fact("bytes", "bytes", w_col.nbytes, bytes_text(w_col.nbytes)),
+    ]
+
+
+def filters_grid(filters: NDArray[Any], w_col: NDArray[Any], order: str) -> Grid:
+    """The first and last rows of W_col, each with the tap it comes from."""
+    *kernel, channels = filters.shape[1:]
+    names = ["i", "j"] if len(kernel) == 2 else ["h", "i", "j"][-len(kernel) :]
+    digits = (*kernel, channels) if order == "hwc" else (channels, *kernel)
+    columns = [*names, "c"] if order == "hwc" else ["c", *names]
+    lines = []
+    for row in ends(len(w_col)):
+        if row is None:
+            lines.append(("…", "", ""))
+            continue
+        tap = ", ".join(map(str, np.unravel_index(row, digits)))
+        lines.append((str(row), tap, values_text(w_col[row])))
+    return Grid("W_col", ("row", f"tap ({', '.join(columns)})", "values"), lines)
+
+
+def product_facts(
+    x_shape: Sequence[int], w_shape: Sequence[int], shape: Sequence[int], dtype: Any, seen: Seen
+) -> list[Fact]:
+    """The three matrices of a product, and Y's values."""
+    return [
+        shape_fact("x_shape", "X_col", x_shape),
+        shape_fact("w_shape", "W_col", w_shape),
+        shape_fact("output_shape", "Y", shape),
+        Fact("dtype", "dtype", str(dtype), str(dtype)),
+        seen.fact(),
+    ]
+
+
+def values_grid(title: str, matrix: NDArray[Any]) -> Grid:
+    """The first and last rows of a matrix."""
+    lines = [("…", "") if r is None else (str(r), values_text(matrix[r])) for r in ends(len(matrix))]
+    return Grid(title, ("row", "values"), lines)
+
+
+def layer_facts(todo: Convolution) -> list[Fact]:
+    """A convolution: its geometry, its matrices, and the blocks that X_col is made in."""
+    plan, geometry = todo.plan, todo.plan.geometry
+    rows, columns = geometry.matrix_shape
+    depth = geometry.channels // geometry.groups
+    return [
+        *geometry_facts(geometry, plan.padding_mode),
+        Fact(
+            "filters", "filters", plan.filters, f"{plan.filters} of {sizes((*geometry.kernel_size, depth))}"
+        ),
+        Fact("groups", "groups", geometry.groups, str(geometry.groups)),
+        Fact(
+            "matrix_shape",
+            "X_col",
+            [rows, columns],
+            f"{sizes((rows, columns))}, in blocks of at most {plan.block_rows} rows",
+        ),
+        shape_fact("weights_shape", "W_col", (geometry.terms, plan.filters)),
+        shape_fact("output_shape", "Y", plan.output_shape),
+        Fact("dtype", "dtype", str(plan.arithmetic.result), str(plan.arithmetic.result)),
+    ]
+
+
+def _in_groups(groups: int) -> str:
+    return f", in {groups} groups" if groups > 1 else ""
+
+
+def sizes_facts(full: ConvGeometry, rules: dict[str, ConvGeometry | None]) -> list[Fact]:
+    """Output sizes under each padding rule, for programs; None where the kernel does not fit."""
+    values = {
+        rule: g and {"pads": [list(p) for p in g.pads], "output_size": list(g.output_size)}
+        for rule, g in rules.items()
+    }
+    return [
+        shape_fact("input_size", "input size", full.input_size),
+        shape_fact("kernel_size", "kernel", full.kernel_size),
+        shape_fact("stride", "stride", full.stride),
+        shape_fact("dilation", "dilation", full.dilation),
+        Fact("rules", "paddings", values, str(len(values))),
+    ]
+
+
+def sizes_grid(rules: dict[str, ConvGeometry | None]) -> Grid:
+    """Output sizes under each padding rule, with the formula filled in, a line an axis."""
+    rows: list[tuple[str, ...]] = []
+    for rule, geometry in rules.items():
+        if geometry is None:
+            rows.append((rule, "", "the kernel does not fit", ""))
+            continue
+        axes = range(len(geometry.axis_names))
+        rows.append(
+            (
+                rule,
+                "\n".join(", ".join(map(str, pair)) for pair in geometry.pads),
+                "\n".join(geometry.output_formula(axis) for axis in axes),
+                sizes(geometry.output_size),
+            )
+        )
+    return Grid("", ("padding", "before, after", "output size", "output"), rows)
+
+
+class Seen:
+    """Blocks of a result on their way to the output, their extremes noted; small results are kept whole."""
+
+    def __init__(self, blocks: Iterable[NDArray[Any]], shape: Sequence[int]) -> None:
+        self._blocks = blocks
+        self._kept: list[NDArray[Any]] | None = [] if 0 < math.prod(shape) <= PREVIEW_ELEMENTS else None
+        self.low: Any = None
+        self.high: Any = None
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        for block in self._blocks:
+            if block.size and block.dtype.kind != "c":
+                low, high = block.min(), block.max()
+                self.low = low if self.low is None else np.minimum(low, self.low)
+                self.high = high if self.high is None else np.maximum(high, self.high)
+            if self._kept is not None:
+                self._kept.append(block)
+            yield block
+
+    @property
+    def whole(self) -> NDArray[Any] | None:
+        """The result's rows, (rows, K), where there are few."""
+        if not self._kept:
+            return None
+        rows = np.concatenate(self._kept)
+        return rows.reshape(-1, rows.shape[-1])
+
+    def fact(self) -> Fact:
+        """The range of the values."""
+        if self.low is None:
+            return Fact("range", "values", None, "none")
+        value = [self.low.item(), self.high.item()]
+        return Fact("range", "values", value, f"{value[0]:.6g} .. {value[1]:.6g}")

@@ -1,0 +1,535 @@
+"""The commands: what they write, print and exit with, in process; pipes and signals in real processes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from PIL import Image
+
+import convmat as cm
+from convmat.cli import cli, run
+
+SAMPLES = Path(__file__).parent.parent / "sample_images"
+DIGIT, SCENE, STROKES, EDGES = (
+    "sample_images/digit.png",
+    "sample_images/scene.png",
+    "sample_images/strokes_2x7x7x1.npy",
+    "sample_images/edges_8x3x3x3.npy",
+)
+COMMANDS = list(cli.list_commands(click.Context(cli)))
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(SAMPLES, tmp_path / "sample_images")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def ok(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command that must do well; what it printed on standard output."""
+
+    def call(*args: str, status: int = 0, stderr: str = "") -> str:
+        assert run(list(args)) == status
+        out, err = capsys.readouterr()
+        assert err == stderr
+        return out
+
+    return call
+
+
+@pytest.fixture
+def facts(ok: Any) -> Any:
+    """Run a command with --json; the object it printed."""
+
+    def call(*args: str, status: int = 0) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(ok(*args, "--json", status=status))
+        return found
+
+    return call
+
+
+def shell(script: str, **env: str) -> tuple[int, str, str]:
+    """Run a line in a real shell, as a user's: status, standard output, standard error."""
+    base = {k: v for k, v in os.environ.items() if k not in ("PYTHONUNBUFFERED", "NO_COLOR")}
+    base |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{base['PATH']}"} | env
+    done = subprocess.run(["bash", "-c", script], capture_output=True, env=base, timeout=60)
+    return done.returncode, done.stdout.decode("latin-1"), done.stderr.decode()
+
+
+# unroll
+
+
+def test_the_papers_example(ok: Any) -> None:
+    out = ok("unroll", DIGIT, "--k", "7", "--stride", "7")
+    for text in (
+        "16 × 49",
+        "4 × 4",
+        "floor((28 + 0 + 0 - 7) / 7) + 1 = 4",
+        "top 0, bottom 0, left 0, right 0",
+    ):
+        assert text in out
+    assert re.search(r"│ 13 +│ 0, 3, 1 +│ 21..27, 7..13 +│ 38 8 1 0", out)
+
+
+def test_unroll_json_has_stable_keys(facts: Any) -> None:
+    found = facts("unroll", SCENE, "-k", "3,5", "-s", "1,2", "-p", "1,2", "-d", "2,1")
+    g = cm.ConvGeometry((1, 256, 384, 3), (3, 5), (1, 2), (1, 2), (2, 1))
+    assert found == {
+        "input": [SCENE],
+        "input_shape": [1, 256, 384, 3],
+        "kernel_size": [3, 5],
+        "stride": [1, 2],
+        "dilation": [2, 1],
+        "pads": [[1, 1], [2, 2]],
+        "output_height": g.output_size[0],
+        "output_width": g.output_size[1],
+        "output_size": list(g.output_size),
+        "patches": g.patches,
+        "matrix_shape": list(g.matrix_shape),
+        "dtype": "uint8",
+        "bytes": g.matrix_shape[0] * g.matrix_shape[1],
+        "repeats": g.coverage().mean,
+        "uncovered": 0,
+    }
+
+
+@pytest.mark.parametrize("order", ["hwc", "chw"])
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        ([], {}),
+        (["-s", "2,3", "-p", "same"], {"stride": (2, 3), "padding": "same"}),
+        (
+            ["-p", "1,2,0,3", "--padding-mode", "reflect"],
+            {"padding": ((1, 2), (0, 3)), "padding_mode": "reflect"},
+        ),
+        (["-d", "2", "-p", "half"], {"dilation": 2, "padding": "half"}),
+    ],
+)
+def test_unroll_writes_what_the_library_gives(
+    options: list[str], arguments: dict[str, Any], order: str, ok: Any
+) -> None:
+    ok("unroll", SCENE, "-k", "4", *options, "--order", order, "-o", "x.npy", "-q")
+    pixels = np.asarray(Image.open(SCENE))[None]
+    np.testing.assert_array_equal(np.load("x.npy"), cm.unroll(pixels, 4, **arguments, order=order))
+
+
+def test_per_image_is_a_matrix_for_each_image(ok: Any) -> None:
+    np.save("batch.npy", np.arange(3 * 6 * 6 * 2).reshape(3, 6, 6, 2))
+    assert "3 × 9 × 8" in ok("unroll", "batch.npy", "-k", "2", "-s", "2", "--per-image", "-o", "x.npy")
+    np.testing.assert_array_equal(np.load("x.npy").reshape(27, 8), cm.unroll(np.load("batch.npy"), 2, 2))
+
+
+def test_images_of_one_size_are_a_batch(ok: Any) -> None:
+    ok("unroll", DIGIT, DIGIT, DIGIT, "-k", "7", "-s", "7", "-q", "-o", "x.npy")
+    x_col = np.load("x.npy")
+    assert x_col.shape == (48, 49)
+    np.testing.assert_array_equal(x_col[:16], x_col[32:])
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "as_batch"),
+    [
+        ((6, 5), [], (1, 6, 5, 1)),
+        ((6, 5, 2), [], (1, 6, 5, 2)),
+        ((3, 6, 5, 2), [], (3, 6, 5, 2)),
+        ((9,), ["--dims", "1"], (1, 9, 1)),
+        ((9, 2), ["--dims", "1"], (1, 9, 2)),
+        ((4, 9, 2), ["--dims", "1"], (4, 9, 2)),
+        ((5, 4, 3), ["--dims", "3"], (1, 5, 4, 3, 1)),
+        ((2, 5, 4, 3, 2), ["--dims", "3"], (2, 5, 4, 3, 2)),
+        ((5, 4, 3), ["-k", "3,2,1"], (1, 5, 4, 3, 1)),
+    ],
+)
+def test_arrays_of_any_form(
+    shape: tuple[int, ...], options: list[str], as_batch: tuple[int, ...], ok: Any
+) -> None:
+    x = np.arange(np.prod(shape), dtype=">i2").reshape(shape)
+    np.save("a.npy", x)
+    size = (3, 2, 1) if "-k" in options else 2
+    ok("unroll", "a.npy", "-k", "2", *options, "-q", "-o", "x.npy")
+    x_col = np.load("x.npy")
+    assert x_col.dtype == x.dtype
+    np.testing.assert_array_equal(x_col, cm.unroll(x.reshape(as_batch), size))
+
+
+def test_channels_first_in(ok: Any) -> None:
+    x = np.arange(2 * 3 * 6 * 5).reshape(2, 3, 6, 5)
+    np.save("a.npy", x)
+    np.save("b.npy", x[0])
+    ok("unroll", "a.npy", "-k", "2", "--layout", "nchw", "-q", "-o", "x.npy")
+    np.testing.assert_array_equal(np.load("x.npy"), cm.unroll(x.transpose(0, 2, 3, 1), 2))
+    ok("unroll", "b.npy", "-k", "2", "--layout", "nchw", "-q", "-o", "x.npy")
+    np.testing.assert_array_equal(np.load("x.npy"), cm.unroll(x[:1].transpose(0, 2, 3, 1), 2))
+
+
+def test_dry_run_reads_headers_and_writes_nothing(facts: Any) -> None:
+    whole = Path(SCENE).read_bytes()
+    Path("cut.png").write_bytes(whole[: len(whole) // 2])
+    assert facts("unroll", "cut.png", "-k", "3", "--dry-run", "-o", "x.npy")["output_size"] == [254, 382]
+    assert not Path("x.npy").exists()
+
+
+def test_warns_of_pixels_that_the_stride_drops(ok: Any) -> None:
+    x_col = cm.unroll(np.arange(28 * 28).reshape(1, 28, 28, 1), 2, 3)
+    missed = 28 * 28 - np.unique(x_col).size
+    told = f"{missed} pixels of each image are in no patch; another --stride or --padding covers them"
+    out = ok("unroll", DIGIT, "-k", "2", "-s", "3", stderr=f"convmat: warning: {told}\n")
+    assert f"{missed} of 784" in out
+    ok("unroll", DIGIT, "-k", "2", "-s", "3", "-q")
+
+
+# flatten-filters, matmul, convolve
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "axes"),
+    [
+        ((3, 2), [], None),
+        ((4, 3, 2), [], None),
+        ((4, 3, 2, 5), [], (0, 1, 2, 3)),
+        ((4, 5, 3, 2), ["--kernel-layout", "oihw"], (0, 2, 3, 1)),
+        ((3, 2, 5, 4), ["--kernel-layout", "hwio"], (3, 0, 1, 2)),
+    ],
+)
+def test_flatten_filters_in_every_form(shape: Any, options: list[str], axes: Any, ok: Any) -> None:
+    kernels = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    np.save("k.npy", kernels)
+    filters = kernels.reshape((-1, 3, 2, 1)) if axes is None else kernels.transpose(axes)
+    for order in ("hwc", "chw"):
+        ok("flatten-filters", "k.npy", *options, "--order", order, "-q", "-o", "w.npy")
+        np.testing.assert_array_equal(np.load("w.npy"), cm.flatten_filters(filters, order=order))
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ([], (32, 3)),
+        (["--output-shape", "4,4"], (2, 4, 4, 3)),
+        (["--output-shape", "2,4,4"], (2, 4, 4, 3)),
+        (["--output-shape", "16"], (2, 16, 3)),
+        (["--output-shape", "2,4,4", "--dims", "3"], (1, 2, 4, 4, 3)),
+    ],
+)
+def test_matmul(options: list[str], shape: tuple[int, ...], ok: Any) -> None:
+    x, w = np.arange(32 * 9, dtype=np.uint8).reshape(32, 9), np.full((9, 3), 255, np.uint8)
+    np.save("x.npy", x)
+    np.save("w.npy", w)
+    assert " × ".join(map(str, shape)) in ok("matmul", "x.npy", "w.npy", *options, "-o", "y.npy")
+    y = np.load("y.npy")
+    assert y.dtype == np.int64
+    np.testing.assert_array_equal(y, (x.astype(int) @ w.astype(int)).reshape(shape))
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        (["--kernel", EDGES], {}),
+        (
+            ["--kernel", EDGES, "--bias", "sample_images/bias_8.npy", "-s", "2"],
+            {"stride": 2, "bias": "bias_8"},
+        ),
+        (["--kernel", EDGES, "--flip", "-p", "same"], {"flip": True, "padding": "same"}),
+        (
+            ["--kernel", EDGES, "-d", "3", "-p", "2", "--padding-mode", "circular"],
+            {"dilation": 3, "padding": 2, "padding_mode": "circular"},
+        ),
+    ],
+)
+def test_convolve_writes_what_the_library_gives(
+    options: list[str], arguments: dict[str, Any], ok: Any
+) -> None:
+    ok("convolve", SCENE, *options, "-q", "-o", "y.npy")
+    if "bias" in arguments:
+        arguments = arguments | {"bias": np.load("sample_images/bias_8.npy")}
+    y = cm.convolve(np.asarray(Image.open(SCENE))[None], np.load(EDGES), **arguments)
+    assert np.load("y.npy").dtype == y.dtype
+    np.testing.assert_array_equal(np.load("y.npy"), y)
+
+
+def test_layouts_go_in_and_out(ok: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.integers(0, 9, (2, 4, 7, 6)), rng.integers(0, 9, (6, 2, 3, 3))
+    np.save("x.npy", x)
+    np.save("w.npy", w)
+    options = ["--kernel", "w.npy", "--layout", "nchw", "--kernel-layout", "oihw", "-g", "2"]
+    ok("convolve", "x.npy", *options, "-q", "-o", "y.npy")
+    y = cm.convolve(x.transpose(0, 2, 3, 1), w.transpose(0, 2, 3, 1), groups=2)
+    np.testing.assert_array_equal(np.load("y.npy"), y.transpose(0, 3, 1, 2))
+    ok("verify", "x.npy", *options, "--expected", "y.npy", "-q")
+
+
+def test_depthwise_filters_each_channel(ok: Any) -> None:
+    pixels = np.asarray(Image.open(SCENE))
+    ok("convolve", SCENE, "--kernel", "sobel-x", "--depthwise", "-q", "-o", "y.npy")
+    for c in range(3):
+        alone = cm.convolve(pixels[None, ..., c : c + 1], cm.kernels.named_kernel("sobel-x")[None, ..., None])
+        np.testing.assert_array_equal(np.load("y.npy")[..., c], alone[..., 0])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".PNG"])
+def test_convolve_draws_pictures(suffix: str, ok: Any) -> None:
+    out = ok("convolve", SCENE, "--kernel", "box:3", "--depthwise", "-o", f"blur{suffix}")
+    assert "values kept, rounded to 0..255" in out
+    y = cm.convolve(np.asarray(Image.open(SCENE))[None], np.full((3, 3, 3, 1), 1 / 9), groups=3)
+    np.testing.assert_array_equal(np.asarray(Image.open(f"blur{suffix}")), np.rint(y[0]))
+    out = ok("convolve", DIGIT, "--kernel", "sobel-x", "-o", f"edges{suffix}")
+    low, high = re.findall(r"values (-\d+) \.\. (\d+) stretched", out)[0]
+    drawn = np.asarray(Image.open(f"edges{suffix}"))
+    assert (drawn.min(), drawn.max()) == (0, 255)
+    y = cm.convolve(
+        np.asarray(Image.open(DIGIT))[None, ..., None], cm.kernels.named_kernel("sobel-x")[None, ..., None]
+    )
+    assert (y.min(), y.max()) == (int(low), int(high))
+
+
+# verify, sizes
+
+
+def test_verify_judges_engine_and_yours(ok: Any, facts: Any) -> None:
+    layer = [DIGIT, "--kernel", STROKES, "--stride", "7"]
+    assert facts("verify", *layer)["equal"] is True
+    ok("convolve", *layer, "-q", "-o", "y.npy")
+    y = np.load("y.npy")
+    for form in (y, y[0], y.reshape(16, 2), y.astype(np.float32)):
+        np.save("mine.npy", form)
+        assert facts("verify", *layer, "--expected", "mine.npy")["outside"] == 0
+    y[0, 2, 3, 1] += 1
+    np.save("mine.npy", y)
+    found = facts("verify", *layer, "--expected", "mine.npy", status=1)
+    assert (found["equal"], found["outside"], found["worst"], found["max_abs_error"]) == (
+        False,
+        1,
+        [0, 2, 3, 1],
+        1,
+    )
+    assert "different" in ok("verify", *layer, "--expected", "mine.npy", status=1)
+    np.save("mine.npy", y[:, :3])
+    assert facts("verify", *layer, "--expected", "mine.npy", status=1)["expected_shape"] == [1, 4, 4, 2]
+
+
+def test_verify_alone_checks_itself(facts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = facts("verify")
+    assert found["equal"] is True
+    assert len(found["cases"]) > 40
+    monkeypatch.setattr("convmat.verification.flatten_filters", lambda *_, **__: 1 / 0)
+    found = facts("verify", status=1)
+    assert found["equal"] is False
+    assert "ZeroDivisionError" in found["cases"][1]["trouble"]
+
+
+def test_sizes(ok: Any, facts: Any) -> None:
+    out = ok("sizes", "224", "--k", "7", "--stride", "2")
+    assert re.search(r"same +│ 2, 3 +│ floor\(\(224 \+ 2 \+ 3 - 7\) / 2\) \+ 1 = 112 +│ 112", out)
+    rules = facts("sizes", "5,9", "-k", "7,3", "-p", "1,2,0,3")["rules"]
+    assert rules["valid"] is None
+    assert rules["full"] == {"pads": [[6, 6], [2, 2]], "output_size": [11, 11]}
+    assert rules["yours"] == {"pads": [[1, 2], [0, 3]], "output_size": [2, 10]}
+
+
+# trouble
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (f"unroll {DIGIT} --k 0", "--k: must be at least 1 along every axis, got 0"),
+        (f"unroll {DIGIT} --k 3 --stride 0", "--stride: must be at least 1 along every axis, got 0"),
+        (f"unroll {DIGIT} --k 3 --dilation 0,1", r"--dilation: must be at least 1 .* got \(0, 1\)"),
+        (f"unroll {DIGIT} --k 3 --padding -1", "--padding: must be at least 0 .* got -1"),
+        (
+            f"unroll {DIGIT} --k 30",
+            "--k: the kernel spans 30 pixels of height, .* 28 .* = 28; use a smaller kernel",
+        ),
+        (f"unroll {DIGIT} --k 3,3,3", "digit.png: is an image and has 2 spatial axes, not 3"),
+        (f"unroll {DIGIT} --k 3 -p 1,2,3", "--padding: got 3 numbers .* 2 spatial axes"),
+        (f"unroll {DIGIT} --k three", "'--k' .* 'three' is no size; write 7"),
+        (f"unroll {DIGIT} --k 3 -p some", "'some' is no padding; give valid, same"),
+        (
+            f"unroll {DIGIT} {SCENE} {DIGIT} --k 3",
+            "scene.png: is 256 × 384 × 3 uint8, the others are 28 × 28 × 1",
+        ),
+        ("unroll - - --k 3", "standard input: is named twice"),
+        ("unroll none.png --k 3", "none.png: cannot be read: No such file"),
+        (f"unroll {STROKES} --k 3 --dims 1", r"\S*npy: has 4 axes .* with 1 spatial axes"),
+        (f"unroll {DIGIT} -k 3 -o none/x.npy", "none/x.npy: cannot be written: No such file"),
+        (f"unroll {DIGIT} -k 3 -o sample_images", "sample_images: is a folder"),
+        (f"convolve {SCENE}", "Missing option '--kernel'; give an .npy file or one of sobel-x"),
+        (
+            f"convolve {SCENE} --kernel sobel-x",
+            r"--kernel: .* 3 × 3 cannot filter 3 channels; add --depthwise",
+        ),
+        (
+            f"convolve {DIGIT} --kernel {EDGES}",
+            r"--kernel: made for 3 channels .* has 1 in all; .*\(K, 3, 3, 1\)",
+        ),
+        (f"convolve {SCENE} --kernel {EDGES} -g 2", "--groups: 2 does not divide the input's 3 channels"),
+        (
+            f"convolve {SCENE} --kernel {EDGES} -g 3 --depthwise",
+            "--kernel: 8 filters of 3 channels cannot filter 3",
+        ),
+        (
+            f"convolve {SCENE} --kernel {EDGES} --bias {EDGES}",
+            r"--bias: has shape \(8, 3, 3, 3\), 8 filters take",
+        ),
+        (
+            f"convolve {SCENE} --kernel {EDGES} -o y.png",
+            r"--output: has shape \(1, 254, 382, 8\), a picture shows",
+        ),
+        (f"convolve {SCENE} --kernel box", "--kernel: 'box' has no size"),
+        (f"convolve {SCENE} --kernel sobell", "sobell: is neither a file nor one of sobel-x"),
+        (f"convolve {SCENE} --kernel {DIGIT}", "digit.png: is not an .npy array"),
+        (f"matmul {STROKES} {STROKES}", r"\S*npy: has shape \(2, 7, 7, 1\), expected \(n, K\)"),
+        ("matmul - -", "X and W cannot both be standard input"),
+        (f"flatten-filters {EDGES} -g 3", "--groups: 3 does not divide the 8 filters; give a divisor of 8"),
+        (f"flatten-filters {EDGES} --dims 1", r"\S*npy: have 4 axes"),
+        ("verify --kernel sobel-x", "Missing argument 'INPUT'"),
+        (f"verify {DIGIT}", "Missing option '--kernel'"),
+        (f"verify {DIGIT} --kernel sobel-x --expected none.npy", "none.npy: cannot be read"),
+        ("sizes 5 --k 0", "--k: must be at least 1"),
+        ("sizes 5,6,7,8 --k 3", "'5,6,7,8' has 4 numbers; give at most 3"),
+        ("unrol", "No such command 'unrol'.*; see 'convmat --help'"),
+        ("unroll --colour", "No such option.*--colour.*; see 'convmat unroll --help'"),
+    ],
+)
+def test_trouble_is_one_line_and_status_2(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(Path().rglob("*"))
+    assert run(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert re.match(f"convmat: .*({told})", err), err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_what_must_not_happen_is_told_in_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convmat.verification.self_check", lambda: 1 / 0)
+    assert run(["verify"]) == 2
+    assert capsys.readouterr().err.startswith("convmat: internal error: ZeroDivisionError: ")
+    with pytest.raises(ZeroDivisionError, match="division by zero"):
+        run(["--debug", "verify"])
+
+
+# help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_opens_with_examples_that_work(name: str, ok: Any) -> None:
+    text = ok(name, "--help")
+    examples = re.findall(r"^ +convmat (.*)$", text.split("Options:")[0], re.MULTILINE)
+    assert examples
+    assert text.index("Example:") < text.index(f"convmat {examples[0]}") < 400
+    for example in examples:
+        assert run(example.split()) == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_help(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+
+
+def test_group_help_lists_commands(ok: Any) -> None:
+    text = ok("--help")
+    for name in COMMANDS:
+        assert f"\n  {name} " in text
+    assert ok("--version") == f"convmat {cm.__version__}\n"
+
+
+# real processes
+
+
+def test_pipeline_in_a_shell() -> None:
+    status, out, err = shell(
+        f"convmat flatten-filters {STROKES} -q -o w.npy && "
+        f"convmat unroll {DIGIT} --k 7 --stride 7 -q -o - | "
+        f"convmat matmul - w.npy --output-shape 4,4 -q -o - | "
+        f"convmat verify {DIGIT} --kernel {STROKES} --stride 7 --expected - && echo same"
+    )
+    assert (status, err) == (0, "")
+    assert out.endswith("same\n")
+
+
+def test_data_and_nothing_else_on_standard_output() -> None:
+    status, out, err = shell(f"convmat unroll {DIGIT} --k 7 --stride 7 -o -")
+    assert status == 0
+    assert np.load(io.BytesIO(out.encode("latin-1"))).shape == (16, 49)
+    assert "16 × 49" in err
+
+
+@pytest.mark.parametrize("source", [DIGIT, SCENE])
+def test_a_reader_that_leaves_is_no_trouble(source: str) -> None:
+    """Whether the rest fits in the pipe or not; 141 as for any program that SIGPIPE ends."""
+    status, out, err = shell(
+        f"set -o pipefail; convmat unroll {source} --k 3 -o - | head -c 10 > out; cat out"
+    )
+    assert (status, out[:6], err) == (0, "\x93NUMPY", "")
+    status, _, err = shell(f"convmat unroll {source} --k 3 -o - | head -c 10 > out; exit ${{PIPESTATUS[0]}}")
+    assert (status, err) == (141, "")
+
+
+@pytest.mark.parametrize("arguments", [f"unroll {DIGIT} -k 7 -o -", f"unroll {DIGIT} -k 7", "sizes 9 -k 3"])
+def test_full_disk(arguments: str) -> None:
+    status, _, err = shell(f"convmat {arguments} > /dev/full")
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith("convmat: standard output: ")
+    assert "No space left on device" in err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_leave_nothing(number: int, status: int) -> None:
+    command = [sys.executable, "-m", "convmat", "matmul", "-", "w.npy", "-o", "y.npy"]
+    np.save("w.npy", np.ones((9, 2)))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin and process.stderr
+        buffer = io.BytesIO()
+        np.save(buffer, np.ones((100, 9)))
+        process.stdin.write(buffer.getvalue()[:1000])
+        process.stdin.flush()
+        deadline = time.monotonic() + 30
+        while not list(Path().glob(".convmat-*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(30) == status
+        assert process.stderr.read() == b""
+    assert sorted(p.name for p in Path().iterdir()) == ["sample_images", "w.npy"]
+
+
+@pytest.mark.parametrize(
+    "env",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {"TERM": "dumb"}, {"COLUMNS": "20"}, {"NO_COLOR": "1"}],
+)
+def test_tables_are_whole_anywhere(env: dict[str, str]) -> None:
+    name = "a b[red]é[x].png"
+    shutil.copy(DIGIT, name)
+    status, out, err = shell(f"convmat unroll '{name}' --k 7 --stride 7", **env)
+    assert (status, err) == (0, "")
+    text = out if env.get("PYTHONIOENCODING") else out.encode("latin-1").decode()
+    assert "a b[red]" in text and "[x].png" in text
+    assert "floor((28 + 0 + 0 - 7) / 7) + 1 = 4" in text
+    assert "16 x 49" in text or "16 × 49" in text
+    assert "\x1b" not in text
+
+
+def test_module_runs_as_a_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "convmat", "--version"], capture_output=True, text=True)
+    assert done.stdout == f"convmat {cm.__version__}\n"

@@ -1,0 +1,92 @@
+"""Mistakes planted one at a time in geometry, mapping, flattening and engine: `verify` must exit 1.
+
+Each mutation replaces one piece of the source, in a copy; the self-check of the copy is run as a user would.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import convmat
+
+PACKAGE = Path(convmat.__file__).parent
+MUTATIONS = [
+    ("geometry.py", "return dilation * (k - 1) + 1", "return dilation * k"),
+    ("geometry.py", "(size + sum(pads) - extent) // stride + 1", "(size + sum(pads) - extent) // stride"),
+    ("geometry.py", "math.ceil(size / stride) - 1", "size // stride - 1"),
+    ("geometry.py", '(less, more) if rule == "same"', '(more, less) if rule == "same"'),
+    ("geometry.py", "return extent // 2, extent // 2", "return extent // 2, (extent - 1) // 2"),
+    ("geometry.py", "return extent - 1, extent - 1", "return extent, extent"),
+    ("geometry.py", "y * s + i * d - before", "y * s + i * d + before"),
+    ("geometry.py", "y * s + i * d - before", "y * d + i * s - before"),
+    ("geometry.py", "(t := p + before - i * d) % s == 0", "(t := p + before - i * d) >= 0"),
+    ("geometry.py", "index = index * size + digit", "index = index * size - digit"),
+    ("geometry.py", "            room //= take\n", ""),
+    ("patches.py", "y.start * s - before", "y.start * s"),
+    (
+        "patches.py",
+        "steps = [slice(None, None, s) for s in geometry.stride]",
+        "steps = [slice(None)] * len(axes)",
+    ),
+    (
+        "patches.py",
+        "slice(None, None, d) for d in geometry.dilation",
+        "slice(None, None, 1) for d in geometry.dilation",
+    ),
+    ("patches.py", "return p % size", "return (p + 1) % size"),
+    ("patches.py", "np.clip(p, 0, size - 1)", "np.clip(p, 0, size)"),
+    ("patches.py", "p % max(2 * (size - 1), 1)", "p % max(2 * size - 1, 1)"),
+    ("patches.py", "slab = np.zeros(", "slab = np.ones("),
+    ("patches.py", "filters.reshape(len(filters), -1).T", "filters[:, ::-1].reshape(len(filters), -1).T"),
+    ("patches.py", "filters.reshape(len(filters), -1).T", "filters.reshape(-1, len(filters))"),
+    ("patches.py", "np.moveaxis(target, 1 + axes, -1)", "np.moveaxis(target, -1, 1 + axes)"),
+    ("engine.py", "np.flip(filters, tuple(range(1, filters.ndim - 1)))", "np.flip(filters, 1)"),
+    ("engine.py", "values += todo.bias", "values -= todo.bias"),
+    ("engine.py", "np.moveaxis(y, 0, 1).reshape(", "y.reshape("),
+    (
+        "engine.py",
+        "np.float64 if peak < 1 << 53 else np.int64",
+        "np.float32 if peak < 1 << 53 else np.float64",
+    ),
+    ("engine.py", "result = np.dtype(np.int64)", "result = np.dtype(np.uint8)"),
+    ("engine.py", "result == np.float16 else result", "result == np.float64 else result"),
+    ("layouts.py", "array = np.moveaxis(array, -dims - 1, -1)", "array = np.swapaxes(array, -dims - 1, -1)"),
+]
+
+
+def verify_status(folder: Path, mutation: tuple[str, str, str] | None) -> int:
+    """Exit status of the self-check of a copy of the package, mutated."""
+    shutil.copytree(PACKAGE, folder / "convmat", ignore=shutil.ignore_patterns("__pycache__"))
+    if mutation:
+        module = folder / "convmat" / mutation[0]
+        source = module.read_text(encoding="utf-8")
+        assert source.count(mutation[1]) == 1, f"{mutation[1]!r} is not once in {mutation[0]}"
+        module.write_text(source.replace(*mutation[1:]), encoding="utf-8")
+    env = os.environ | {"PYTHONPATH": str(folder), "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "convmat", "verify", "-q"]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True).returncode
+
+
+@pytest.fixture(scope="module")
+def statuses(tmp_path_factory: pytest.TempPathFactory) -> list[int]:
+    folders = [tmp_path_factory.mktemp("copy") for _ in (None, *MUTATIONS)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(verify_status, folders, (None, *MUTATIONS)))
+
+
+def test_the_copy_itself_is_right(statuses: list[int]) -> None:
+    assert statuses[0] == 0
+
+
+@pytest.mark.parametrize(
+    "number", range(len(MUTATIONS)), ids=lambda n: f"{MUTATIONS[n][0]}: {MUTATIONS[n][2]}"
+)
+def test_verify_finds_the_mistake(number: int, statuses: list[int]) -> None:
+    assert statuses[number + 1] == 1

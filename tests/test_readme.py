@@ -1,0 +1,70 @@
+"""The README's transcripts: each command is run, in order, and its output compared to the letter.
+
+`python -m tests.test_readme` writes the outputs into the README.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
+
+
+def run(command: str, folder: Path) -> str:
+    """What a terminal shows for a command, standard error among it."""
+    # The install line needs the network; .ci/run runs it whole. Here its last command stands for it.
+    command = command.split("&& .venv/bin/")[-1] if "venv .venv" in command else command
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONUNBUFFERED", "NO_COLOR", "FORCE_COLOR")}
+    env |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}", "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return done.stdout.decode()
+
+
+def rerun(text: str) -> str:
+    """The README with the output of every command as it is now."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(ROOT / "sample_images", folder / "sample_images")
+
+        def replay(match: re.Match[str]) -> str:
+            commands = [line for line in match[1].splitlines() if line.startswith("$ ")]
+            return "```console\n" + "".join(f"{c}\n{run(c[2:], folder)}" for c in commands) + "```"
+
+        return BLOCK.sub(replay, text)
+
+
+def test_transcripts_are_true() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(BLOCK.findall(text)) > 8
+    assert rerun(text) == text
+
+
+def test_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the example prints is what its comments say."""
+    [source] = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile(source, str(README), "exec"), {})
+    said = re.findall(r"^print\(.*?\)\s+# ([^:\n]*)", source, re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == [line.strip() for line in said]
+
+
+def test_ci_runs_the_test_command() -> None:
+    """.ci/run takes the command out of this page; here, that it can, and that there is only one."""
+    [command] = re.findall(r"^python3 -m venv .*pytest$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert ".[test]" in command
+
+
+if __name__ == "__main__":
+    README.write_text(rerun(README.read_text(encoding="utf-8")), encoding="utf-8")
