@@ -38,7 +38,7 @@ def report(
         return
     from convmat.report.tables import json_text, tables_text, write_text
 
-    parts = [*grids, facts] if facts_last else [facts, *grids]
+    parts: list[Sequence[Fact] | Grid] = [*grids, facts] if facts_last else [facts, *grids]
     text = json_text(facts) if as_json else tables_text(parts, stream)
     if output == "-":
         _stop_if_unread()
