@@ -61,7 +61,12 @@ class _Commands(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=_Commands,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="convmat", message="%(prog)s %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
@@ -74,6 +79,10 @@ def cli(debug: bool) -> None:
     Inputs are images, .npy files, or - for .npy bytes on standard input. COMMAND --help opens with an
     example that works in a checkout of the repository.
     """
+    ctx = click.get_current_context()
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
 
 def main() -> NoReturn:
@@ -107,9 +116,6 @@ def run(args: list[str]) -> int:
 
 def _trouble(error: Exception) -> int:
     """Tell an error in one line."""
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        click.echo(error.format_message(), err=True)
-        return 2
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "convmat"
         text = f"{error.format_message().rstrip('.')}; see '{command} --help'"
