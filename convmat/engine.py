@@ -254,12 +254,14 @@ def prepare(
     accumulator = arithmetic.accumulator
     if flip:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
-    w_col = flatten_filters(filters, groups).astype(accumulator)
+    with np.errstate(all="ignore"):
+        w_col = flatten_filters(filters, groups).astype(accumulator)
+        bias = None if bias is None else bias.astype(accumulator)
     return Convolution(
         plan=plan(geometry, count, arithmetic, padding_mode, block_bytes),
         x=x,
         weights=np.ascontiguousarray(np.moveaxis(w_col.reshape(geometry.terms, groups, -1), 1, 0)),
-        bias=None if bias is None else bias.astype(accumulator),
+        bias=bias,
     )
 
 
@@ -317,10 +319,10 @@ def _blocks(todo: Convolution) -> Iterator[tuple[range, NDArray[Any]]]:
     sums = np.empty((groups, todo.plan.block_rows * per_group), accumulator)
     for block in geometry.blocks(todo.plan.block_rows):
         x_col = patches[:, : len(block.rows) * terms]
-        _fill(x_col, windows(todo.x, geometry, block, padding_mode))
         y = sums[:, : len(block.rows) * per_group].reshape(groups, len(block.rows), per_group)
         # An infinity or NaN is a result here, not an accident to warn of.
         with np.errstate(all="ignore"):
+            _fill(x_col, windows(todo.x, geometry, block, padding_mode))
             np.matmul(x_col.reshape(groups, len(block.rows), terms), todo.weights, out=y)
             values = np.moveaxis(y, 0, 1).reshape(len(block.rows), todo.plan.filters)
             if todo.bias is not None:

@@ -11,7 +11,7 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex
 
 from convmat.errors import GeometryError, MappingIndexError
@@ -53,7 +53,7 @@ def named_pads(rule: str, size: int, extent: int, stride: int) -> tuple[int, int
         return extent // 2, extent // 2
     if rule == "full":
         return extent - 1, extent - 1
-    total = max((math.ceil(size / stride) - 1) * stride + extent - size, 0)
+    total = max((-(-size // stride) - 1) * stride + extent - size, 0)
     less, more = total // 2, total - total // 2
     return (less, more) if rule == "same" else (more, less)
 
@@ -96,8 +96,8 @@ class ConvGeometry:
     input_shape: tuple[int, ...]
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
-    padding: str | None
-    """The padding rule's name where it was given by name."""
+    padding: str | None = field(compare=False)
+    """The padding rule's name where it was given by name; what it came to is in `pads`."""
     pads: tuple[tuple[int, int], ...]
     """Zeros (before, after) each spatial axis: ((P_top, P_bottom), (P_left, P_right)) for images."""
     dilation: tuple[int, ...]
@@ -137,7 +137,7 @@ class ConvGeometry:
                     f"{h} + {before} + {after} = {h + before + after}; "
                     "use a smaller kernel or dilation, or more padding",
                 )
-        group_count = _whole("groups", groups)
+        group_count = whole("groups", groups)
         if group_count < 1 or shape[-1] % group_count:
             raise GeometryError(
                 "groups",
@@ -157,6 +157,12 @@ class ConvGeometry:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return (
+            f"ConvGeometry({self.input_shape}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding or self.pads!r}, dilation={self.dilation}, groups={self.groups})"
+        )
 
     @property
     def batch(self) -> int:
@@ -332,7 +338,12 @@ def under_every_rule(
     return found | {"full": full}
 
 
-def _whole(name: str, value: Any) -> int:
+def whole(name: str, value: Any) -> int:
+    """`value` as an int.
+
+    Raises:
+        GeometryError: not a whole number.
+    """
     try:
         return operator.index(value)
     except TypeError:
@@ -342,7 +353,7 @@ def _whole(name: str, value: Any) -> int:
 def _per_axis(name: str, value: Any, axes: int, least: int = 1) -> tuple[int, ...]:
     """`value` as one int for each spatial axis, none below `least`."""
     if isinstance(value, Iterable) and not isinstance(value, str):
-        sizes = tuple(_whole(name, v) for v in value)
+        sizes = tuple(whole(name, v) for v in value)
         if len(sizes) != axes:
             raise GeometryError(
                 name,
@@ -350,7 +361,7 @@ def _per_axis(name: str, value: Any, axes: int, least: int = 1) -> tuple[int, ..
                 f"{'axis' if axes == 1 else 'axes'}; give one, or one for each axis",
             )
     else:
-        sizes = (_whole(name, value),) * axes
+        sizes = (whole(name, value),) * axes
     if min(sizes) < least:
         got = sizes[0] if len(set(sizes)) == 1 else sizes
         raise GeometryError(
@@ -361,6 +372,10 @@ def _per_axis(name: str, value: Any, axes: int, least: int = 1) -> tuple[int, ..
 
 def _explicit_pads(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
     """Padding by number, per axis or per side, as (before, after) for each axis."""
+    if isinstance(padding, Iterable):
+        padding = tuple(
+            tuple(p) if isinstance(p, Iterable) and not isinstance(p, str) else p for p in padding
+        )
     if isinstance(padding, Sequence) and any(isinstance(p, Sequence) for p in padding):
         pairs = [p if isinstance(p, Sequence) else (p, p) for p in padding]
         if len(pairs) != axes or any(isinstance(p, str) or len(p) != 2 for p in pairs):
@@ -381,7 +396,9 @@ def _explicit_pads(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
 
 
 def _input_shape(input_shape: Sequence[SupportsIndex]) -> tuple[int, ...]:
-    shape = tuple(_whole("input_shape", v) for v in input_shape)
+    if not isinstance(input_shape, Iterable):
+        raise GeometryError("input_shape", f"expected (N, *spatial, C), got {input_shape!r}")
+    shape = tuple(whole("input_shape", v) for v in input_shape)
     if len(shape) - 2 not in AXIS_NAMES:
         raise GeometryError(
             "input_shape",
@@ -397,9 +414,11 @@ def _input_shape(input_shape: Sequence[SupportsIndex]) -> tuple[int, ...]:
 
 def _unravel(what: str, index: SupportsIndex, sizes: tuple[int, ...]) -> tuple[int, ...]:
     """The digits of `index` in the mixed radix `sizes`, most significant first."""
-    rest, end = operator.index(index), math.prod(sizes)
+    rest, end = whole(what, index), math.prod(sizes)
     if not 0 <= rest < end:
-        raise MappingIndexError(what, f"{rest} is outside X_col, which has {end}; give 0 to {end - 1}")
+        raise MappingIndexError(
+            what, f"{rest} is outside X_col, which has {end}" + (f"; give 0 to {end - 1}" if end else "")
+        )
     digits = []
     for size in reversed(sizes):
         rest, digit = divmod(rest, size)

@@ -43,6 +43,8 @@ def named_kernel(name: str, dims: int = 2) -> NDArray[Any]:
         if dims != 2:
             raise GeometryError("filters", f"{name} has 2 spatial axes, not {dims}; give an .npy kernel")
         return np.array(_FIXED[name])
+    if dims not in (1, 2, 3):
+        raise GeometryError("filters", f"kernels have 1 to 3 spatial axes, not {dims}; give an .npy kernel")
     if base not in _SIZED:
         raise GeometryError("filters", f"unknown name {name!r}; give one of {', '.join(NAMES)}")
     # A million weights at most: a digit too many must not ask for all memory.

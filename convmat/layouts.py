@@ -90,7 +90,7 @@ def product_shape(
     size: tuple[int, ...] = output_size if isinstance(output_size, tuple) else (output_size,)
     count = math.prod(rows[:-1])
     axes = dims or max(min(len(size), 2), len(size) - 1)
-    if len(size) not in (axes, axes + 1) or min(size) < 0:
+    if len(size) not in (axes, axes + 1) or min(size, default=0) < 0:
         raise GeometryError(
             "output_shape", f"got {size}; give {axes} output sizes, and before them N if need be"
         )

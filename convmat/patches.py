@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from convmat.errors import DTypeError, GeometryError, ShapeError
-from convmat.geometry import Block, ConvGeometry, Padding, Sizes
+from convmat.geometry import Block, ConvGeometry, Padding, Sizes, whole
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -51,6 +51,7 @@ def unroll(
     x = as_numbers("x", x)
     geometry = ConvGeometry(x.shape, kernel_size, stride, padding, dilation)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
+    check_choice("order", order, ("hwc", "chw"))
     if out is None:
         out = np.empty(geometry.matrix_shape, x.dtype)
     elif out.shape != geometry.matrix_shape:
@@ -175,6 +176,7 @@ def flatten_filters(filters: ArrayLike, groups: int = 1, *, order: str = "hwc") 
 
 def check_filter_groups(filters: int, groups: int) -> None:
     """Raise GeometryError unless `groups` divides the number of filters."""
+    groups = whole("groups", groups)
     if groups < 1 or filters % groups:
         raise GeometryError(
             "groups", f"{groups} does not divide the {filters} filters; give a divisor of {filters}"

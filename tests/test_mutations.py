@@ -20,7 +20,7 @@ PACKAGE = Path(convmat.__file__).parent
 MUTATIONS = [
     ("geometry.py", "return dilation * (k - 1) + 1", "return dilation * k"),
     ("geometry.py", "(size + sum(pads) - extent) // stride + 1", "(size + sum(pads) - extent) // stride"),
-    ("geometry.py", "math.ceil(size / stride) - 1", "size // stride - 1"),
+    ("geometry.py", "-(-size // stride) - 1", "size // stride - 1"),
     ("geometry.py", '(less, more) if rule == "same"', '(more, less) if rule == "same"'),
     ("geometry.py", "return extent // 2, extent // 2", "return extent // 2, (extent - 1) // 2"),
     ("geometry.py", "return extent - 1, extent - 1", "return extent, extent"),

@@ -1,0 +1,295 @@
+"""ConvGeometry against brute force: the kernel laid on a padded line of pixels, and slid."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import pickle
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convmat.errors import ConvmatError, GeometryError, MappingIndexError
+from convmat.geometry import ConvGeometry, under_every_rule
+from tests.strategies import RULES, Layer, Rule, find_pads, layers, slide
+
+SYMMETRIC = [(p, p) for p in range(4)]
+ASYMMETRIC = [(0, 1), (1, 0), (2, 1), (0, 3)]
+
+Element = tuple[int, ...]
+
+
+def geometry_of(layer: Layer) -> ConvGeometry:
+    return ConvGeometry(layer.shape, layer.kernel, **layer.where, groups=layer.groups)
+
+
+def unrolled(layer: Layer) -> list[list[Element | None]]:
+    """X_col as the elements (n, *pixel, c) it holds, None for padding."""
+    rows = []
+    for n, *position in itertools.product(range(layer.shape[0]), *layer.lines):
+        pixels = itertools.product(*position)
+        row = itertools.product(pixels, range(layer.shape[-1]))
+        rows.append([None if None in pixel else (n, *pixel, c) for pixel, c in row])
+    return rows
+
+
+def places(rows: list[list[Element | None]]) -> dict[Element | None, list[tuple[int, int]]]:
+    """The inverse: where each element is, in row order."""
+    found: dict[Element | None, list[tuple[int, int]]] = {}
+    for row, elements in enumerate(rows):
+        for col, element in enumerate(elements):
+            found.setdefault(element, []).append((row, col))
+    return found
+
+
+def assert_mapping(geometry: ConvGeometry, rows: list[list[Element | None]]) -> None:
+    """input_index, matrix_indices and coverage agree with the unrolled rows."""
+    count, columns = geometry.matrix_shape
+    assert count == len(rows)
+    assert all(columns == len(row) for row in rows)
+    found = [[geometry.input_index(row, col) for col in range(columns)] for row in range(count)]
+    assert found == rows
+    where = places(rows)
+    for element in itertools.product(*map(range, geometry.input_shape)):
+        n, *pixel, c = element
+        assert geometry.matrix_indices(n, pixel, c) == where.get(element, [])
+
+
+@pytest.mark.parametrize("rule", [*RULES, *SYMMETRIC, *ASYMMETRIC], ids=str)
+def test_every_small_line(rule: Rule) -> None:
+    for size, k, s, d in itertools.product(range(1, 10), range(1, 6), range(1, 5), range(1, 4)):
+        pads = find_pads(rule, size, k, s, d)
+        patches = slide(size, k, s, d, *pads)
+        padding = rule if isinstance(rule, str) else (rule,)
+        if not patches:
+            with pytest.raises(GeometryError, match=rf"the kernel spans \d+ .* = {size + sum(pads)};"):
+                ConvGeometry((1, size, 1), k, s, padding, d)
+            continue
+        geometry = ConvGeometry((1, size, 1), k, s, padding, d)
+        assert geometry.padding == (rule if isinstance(rule, str) else None)
+        assert geometry.pads == (pads,)
+        assert geometry.output_size == (len(patches),)
+        rows = [[None if pixel is None else (0, pixel, 0) for pixel in patch] for patch in patches]
+        assert_mapping(geometry, rows)
+        seen = Counter(pixel for patch in patches for pixel in patch if pixel is not None)
+        assert geometry.coverage() == (seen.total() / size, size - len(seen), size)
+
+
+@given(layers(), st.integers(1, 40))
+def test_axes_multiply(layer: Layer, max_rows: int) -> None:
+    geometry, rows = geometry_of(layer), unrolled(layer)
+    assert geometry.pads == tuple(layer.pads)
+    assert (geometry.batch, *geometry.output_size) == layer.output_shape[:-1]
+    assert geometry.patches * geometry.batch == len(rows)
+    assert geometry.terms == math.prod(layer.filter_shape[1:])
+    assert_mapping(geometry, rows)
+
+    images = {element[1:-1] for element in places(rows) if element}
+    pixels = list(itertools.product(*map(range, geometry.input_size)))
+    mean, uncovered, count = geometry.coverage()
+    assert count == len(pixels)
+    if geometry.batch:
+        held = sum(element is not None for row in rows for element in row)
+        assert mean == pytest.approx(held / math.prod(layer.shape))
+        assert uncovered == len(set(pixels) - images)
+
+    covered: list[int] = []
+    for block in geometry.blocks(max_rows):
+        assert 1 <= len(block.rows) <= max_rows
+        positions = list(itertools.product(*block.positions))
+        assert positions == [geometry.patch_position(row) for row in block.rows]
+        covered += block.rows
+    assert covered == list(range(len(rows)))
+
+
+@pytest.mark.parametrize("max_rows, shape", [(1, (1, 1, 1)), (3, (1, 1, 3)), (4, (1, 1, 4)), (11, (1, 2, 4))])
+@pytest.mark.parametrize("batch", [1, 5])
+def test_a_block_is_as_large_as_it_may(batch: int, max_rows: int, shape: tuple[int, ...]) -> None:
+    assert ConvGeometry((batch, 3, 4, 1), 1).block_shape(max_rows) == shape
+
+
+def test_a_block_takes_whole_images_where_they_fit() -> None:
+    assert ConvGeometry((5, 3, 4, 1), 1).block_shape(25) == (2, 3, 4)
+
+
+def test_the_paper_s_example() -> None:
+    """28 × 28 digits, 7 × 7 patches side by side: 16 rows of 49 pixels, each pixel once."""
+    geometry = ConvGeometry((1, 28, 28, 1), 7, stride=7)
+    assert geometry.matrix_shape == (16, 49)
+    assert geometry.input_index(5, 10) == (0, 7 + 1, 7 + 3, 0)
+    assert geometry.matrix_indices(0, (8, 10), 0) == [(5, 10)]
+    assert geometry.coverage() == (1.0, 0, 784)
+
+
+@pytest.mark.parametrize(
+    "size, arguments, text",
+    [
+        (28, {"kernel_size": 7, "stride": 7}, "floor((28 + 0 + 0 - 7) / 7) + 1 = 4"),
+        (5, {"kernel_size": 3, "padding": ((1, 2),)}, "floor((5 + 1 + 2 - 3) / 1) + 1 = 6"),
+        (
+            9,
+            {"kernel_size": 3, "dilation": 2, "stride": 2},
+            "floor((9 + 0 + 0 - (2*(3 - 1) + 1)) / 2) + 1 = 3",
+        ),
+        (6, {"kernel_size": 4, "padding": "same"}, "floor((6 + 1 + 2 - 4) / 1) + 1 = 6"),
+    ],
+)
+def test_output_formula(size: int, arguments: dict[str, Any], text: str) -> None:
+    assert ConvGeometry((1, size, 1), **arguments).output_formula(0) == text
+
+
+def test_output_formula_of_each_axis() -> None:
+    geometry = ConvGeometry((1, 6, 9, 1), (2, 3), stride=(1, 2), padding=(0, 1))
+    assert [geometry.output_formula(axis) for axis in (0, 1)] == [
+        "floor((6 + 0 + 0 - 2) / 1) + 1 = 5",
+        "floor((9 + 1 + 1 - 3) / 2) + 1 = 5",
+    ]
+
+
+def test_under_every_rule() -> None:
+    found = under_every_rule((2, 5, 6, 3), (3, 2), stride=2, dilation=(2, 1))
+    assert list(found) == list(RULES)
+    assert found == {rule: ConvGeometry((2, 5, 6, 3), (3, 2), 2, rule, (2, 1)) for rule in RULES}
+
+
+def test_under_every_rule_where_some_do_not_fit() -> None:
+    found = under_every_rule((1, 2, 1), 5)
+    sizes = {rule: geometry and geometry.output_size for rule, geometry in found.items()}
+    assert sizes == {"valid": None, "same": (2,), "same-lower": (2,), "half": (2,), "full": (6,)}
+
+
+def test_under_every_rule_refuses_what_no_padding_mends() -> None:
+    with pytest.raises(GeometryError, match=r"stride: must be at least 1 .*, got 0"):
+        under_every_rule((1, 5, 1), 3, stride=0)
+
+
+@pytest.mark.parametrize("size, stride", [(2**60 + 1, 2), (2**53 + 1, 1), (10**30 + 1, 10**7)])
+def test_no_size_is_too_large(size: int, stride: int) -> None:
+    geometry = ConvGeometry((1, size, 1), 3, stride, "same")
+    assert geometry.output_size == ((size + stride - 1) // stride,)
+
+
+EXAMPLE: dict[str, Any] = {"input_shape": (1, 5, 6, 4), "kernel_size": 3}
+
+
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        ({"kernel_size": 0}, r"^kernel_size: must be at least 1 along every axis, got 0; give 1 or more$"),
+        ({"kernel_size": (3, -2)}, r"^kernel_size: must be at least 1 .*, got \(3, -2\);"),
+        ({"kernel_size": 2.0}, r"^kernel_size: expected a whole number, got 2\.0; give an int$"),
+        ({"kernel_size": (3, 3, 3)}, r"^kernel_size: got 3 numbers \(3, 3, 3\) for 2 spatial axes;"),
+        ({"kernel_size": ()}, r"^kernel_size: got 0 numbers \(\) for 2 spatial axes;"),
+        ({"kernel_size": (6, 3)}, r"^kernel_size: the kernel spans 6 pixels of height, .*5 \+ 0 \+ 0 = 5;"),
+        ({"kernel_size": (3, 7)}, r"^kernel_size: the kernel spans 7 pixels of width, .*6 \+ 0 \+ 0 = 6;"),
+        ({"kernel_size": 8, "padding": 1}, r"spans 8 pixels of height, .* 5 \+ 1 \+ 1 = 7; use a smaller"),
+        ({"dilation": 3}, r"spans 7 pixels of height, the padded input has 5 \+ 0 \+ 0 = 5; use a smaller"),
+        ({"stride": 0}, r"^stride: must be at least 1 along every axis, got 0;"),
+        ({"stride": (1, -1)}, r"^stride: must be at least 1 along every axis, got \(1, -1\);"),
+        ({"stride": (2,)}, r"^stride: got 1 numbers \(2,\) for 2 spatial axes;"),
+        ({"stride": "2"}, r"^stride: expected a whole number, got '2';"),
+        ({"dilation": 0}, r"^dilation: must be at least 1 along every axis, got 0;"),
+        ({"dilation": None}, r"^dilation: expected a whole number, got None;"),
+        ({"padding": -1}, r"^padding: must be at least 0 along every axis, got -1; give 0 or more$"),
+        ({"padding": ((0, 0), (0, -2))}, r"^padding: must be at least 0 along every axis, got \(0, -2\);"),
+        ({"padding": 0.5}, r"^padding: expected a whole number, got 0\.5;"),
+        ({"padding": (1, 1, 1)}, r"^padding: got 3 numbers \(1, 1, 1\) for 2 spatial axes;"),
+        ({"padding": ((1, 1),)}, r"^padding: got \(\(1, 1\),\); give a \(before, after\) pair for each of 2"),
+        (
+            {"padding": ((1, 1), (1, 1, 1))},
+            r"^padding: got \(\(1, 1\), \(1, 1, 1\)\); give a",
+        ),
+        ({"padding": ("same", "same")}, r"^padding: got \('same', 'same'\); give a \(before, after\) pair"),
+        (
+            {"padding": "sane"},
+            r"^padding: unknown name 'sane'; give one of valid, .*, full$",
+        ),
+        ({"groups": 3}, r"^groups: 3 does not divide the input's 4 channels; give a divisor of 4$"),
+        ({"groups": 0}, r"^groups: 0 does not divide the input's 4 channels;"),
+        ({"groups": -2}, r"^groups: -2 does not divide the input's 4 channels;"),
+        ({"groups": 1.5}, r"^groups: expected a whole number, got 1\.5;"),
+        (
+            {"input_shape": (5, 6)},
+            r"^input_shape: \(5, 6\) has 2 axes; expected \(N, \*spatial, C\) with",
+        ),
+        ({"input_shape": (1, 5, 5, 5, 5, 1)}, r"^input_shape: \(1, 5, 5, 5, 5, 1\) has 6 axes;"),
+        ({"input_shape": (1, 0, 6, 4)}, r"^input_shape: \(1, 0, 6, 4\) is empty; .* at least 1 \(only N may"),
+        ({"input_shape": (1, 5, 6, 0)}, r"^input_shape: \(1, 5, 6, 0\) is empty;"),
+        ({"input_shape": (-1, 5, 6, 4)}, r"^input_shape: \(-1, 5, 6, 4\) is empty;"),
+        ({"input_shape": (1, 5.5, 6, 4)}, r"^input_shape: expected a whole number, got 5\.5;"),
+    ],
+    ids=str,
+)
+def test_what_makes_no_convolution(fault: dict[str, Any], message: str) -> None:
+    with pytest.raises(GeometryError, match=message) as caught:
+        ConvGeometry(**EXAMPLE | fault)
+    assert isinstance(caught.value, ConvmatError)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_the_example_itself_is_right() -> None:
+    assert ConvGeometry(**EXAMPLE).matrix_shape == (12, 36)
+
+
+@pytest.mark.parametrize(
+    "method, index, message",
+    [
+        ("patch_position", (24,), r"^row: 24 is outside X_col, which has 24; give 0 to 23$"),
+        ("patch_position", (-1,), r"^row: -1 is outside X_col, which has 24;"),
+        ("input_index", (24, 0), r"^row: 24 is outside X_col, which has 24;"),
+        ("input_index", (0, 36), r"^column: 36 is outside X_col, which has 36; give 0 to 35$"),
+        ("input_index", (0, -1), r"^column: -1 is outside X_col, which has 36;"),
+        ("matrix_indices", (2, (0, 0), 0), r"^pixel: \(2, 0, 0, 0\) is not in the input, .* \(2, 5, 6, 4\)$"),
+        ("matrix_indices", (0, (5, 0), 0), r"^pixel: \(0, 5, 0, 0\) is not in the input"),
+        ("matrix_indices", (0, (0, -1), 0), r"^pixel: \(0, 0, -1, 0\) is not in the input"),
+        ("matrix_indices", (0, (0, 0), 4), r"^pixel: \(0, 0, 0, 4\) is not in the input"),
+        ("matrix_indices", (0, (0,), 0), r"^pixel: \(0, 0, 0\) is not in the input"),
+    ],
+)
+def test_what_the_mapping_does_not_have(method: str, index: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(MappingIndexError, match=message) as caught:
+        getattr(ConvGeometry((2, 5, 6, 4), 3), method)(*index)
+    assert isinstance(caught.value, IndexError)
+
+
+def test_forms_of_the_same_arguments_are_equal() -> None:
+    given = [
+        ConvGeometry((1, 5, 6, 4), 3, 2, 1, 1, 2),
+        ConvGeometry([1, 5, 6, 4], (3, 3), (2, 2), (1, 1), (1, 1), 2),
+        ConvGeometry(np.array([1, 5, 6, 4]), np.int64(3), np.array([2, 2]), ((1, 1), (1, 1)), [1, 1], 2),
+        ConvGeometry((1, 5, 6, 4), 3, stride=2, padding=(1, (1, 1)), groups=np.uint8(2)),
+    ]
+    assert len(set(given)) == 1
+    assert all(isinstance(n, int) for n in (*given[2].input_shape, *given[2].stride, given[2].groups))
+
+
+def test_other_arguments_are_not_equal() -> None:
+    others = [{}, {"stride": 2}, {"padding": 1}, {"dilation": 2}, {"groups": 2}, {"kernel_size": 2}]
+    assert len({ConvGeometry(**EXAMPLE | other) for other in others}) == len(others)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(ConvGeometry)])
+def test_a_geometry_does_not_change(field: str) -> None:
+    geometry = ConvGeometry(**EXAMPLE)
+    with pytest.raises(dataclasses.FrozenInstanceError, match=field):
+        setattr(geometry, field, 1)
+
+
+@pytest.mark.parametrize("padding", ["same", 1, ((0, 1), (2, 0))])
+def test_a_geometry_prints_as_it_is_made(padding: Any) -> None:
+    geometry = ConvGeometry(**EXAMPLE | {"padding": padding})
+    assert eval(repr(geometry)) == geometry
+
+
+def test_a_rule_and_its_pads_are_one_geometry() -> None:
+    assert ConvGeometry(**EXAMPLE | {"padding": "half"}) == ConvGeometry(**EXAMPLE | {"padding": 1})
+
+
+def test_a_geometry_survives_pickling() -> None:
+    geometry = ConvGeometry((0, 5, 6, 4), (3, 2), padding="same", groups=4)
+    assert pickle.loads(pickle.dumps(geometry)) == geometry

@@ -1,0 +1,494 @@
+"""verify: right results pass, one step past the bound does not, and the self-check finds what is broken."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import convmat as cm
+from convmat import reference, verification
+from convmat.errors import DTypeError, GeometryError, ShapeError
+from tests.strategies import DTYPES, INTEGERS, Layer, layers, noise, probes
+
+SHAPE, FILTERS = (2, 5, 6, 4), (4, 3, 2, 2)
+OPTIONS: dict[str, Any] = {"stride": (2, 1), "padding": "same", "groups": 2, "flip": True}
+OUTPUT = (2, 3, 6, 4)
+TERMS = 3 * 2 * 2
+PLACE = (1, 2, 4, 3)
+
+FLOATS = [dtype for dtype in DTYPES if dtype not in INTEGERS]
+
+
+def probe_layer(dtype: Any, bias: bool = False) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """A layer whose sums are whole numbers, exact in every dtype, so that the definition's value is exact."""
+    make = probes(dtype, np.random.default_rng(2017))
+    return make(SHAPE), make(FILTERS), OPTIONS | {"bias": make(FILTERS[:1]) if bias else None}
+
+
+# Right results.
+
+
+@given(layers(), st.sampled_from(DTYPES))
+def test_what_the_engine_computes_is_right(layer: Layer, dtype: str) -> None:
+    x, filters, options = layer.arrays(noise(dtype, np.random.default_rng(2017)))
+    report = cm.verify(x, filters, **options)
+    assert report, str(report)
+    assert (report.outside, report.elements) == (0, math.prod(layer.output_shape))
+    assert report.shape == report.expected_shape == layer.output_shape
+    assert report.exact == (dtype in INTEGERS)
+    assert report.max_abs_error <= report.bound
+    assert report.error_over_bound <= 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_right_results_of_every_dtype(dtype: str) -> None:
+    x, filters, options = probe_layer(dtype, bias=True)
+    wanted = reference.convolve(x, filters, **options)
+    results = {wanted.dtype: wanted, x.dtype: wanted.astype(x.dtype)} if dtype != "bool" else {"": wanted}
+    for result in (*results.values(), cm.convolve(x, filters, **options)):
+        for shape in (OUTPUT, (math.prod(OUTPUT[:-1]), OUTPUT[-1])):
+            report = cm.verify(x, filters, expected=result.reshape(shape), **options)
+            assert report, str(report)
+            assert report.shape == report.expected_shape == OUTPUT
+            assert report.dtype == str(result.dtype)
+            assert (report.max_abs_error, report.error_over_bound, report.worst) == (0, 0, None)
+
+
+def test_an_empty_batch_is_equal() -> None:
+    report = cm.verify(np.zeros((0, 5, 2)), np.zeros((3, 2, 2)), expected=np.zeros((0, 4, 3)))
+    assert report
+    assert (report.elements, report.max_abs_error, report.worst) == (0, 0, None)
+
+
+def test_lists_are_arrays() -> None:
+    assert cm.verify([[[1], [2], [3]]], [[[1], [1]]], expected=[[[3], [5]]])
+    assert not cm.verify([[[1], [2], [3]]], [[[1], [1]]], expected=[[[3], [6]]])
+
+
+@pytest.mark.parametrize("argument", ["stride", "dilation"])
+def test_sizes_may_be_arrays_as_in_convolve(argument: str) -> None:
+    x, filters = np.ones((1, 5, 5, 1)), np.ones((1, 2, 2, 1))
+    assert cm.verify(x, filters, **{argument: np.array([1, 2])})
+
+
+# One wrong element.
+
+
+def gamma(terms: int, u: float) -> float:
+    return terms * u / (1 - terms * u)
+
+
+def bound_at_place(x: np.ndarray, filters: np.ndarray, options: dict[str, Any], result: str) -> float:
+    """Higham's bound, γ_n·A·(1 + u_out) + u_out·|R|, and the γ_n of R's own float64 sums.
+
+    A result narrower than what it was summed in may also be rounded to its smallest subnormal.
+    """
+    given, kind = np.finfo(x.dtype), np.finfo(result)
+    summed = np.finfo(np.result_type(np.float32, max(given, kind, key=lambda info: float(info.eps)).dtype))
+    terms = (TERMS + (options["bias"] is not None)) * (2 if x.dtype.kind == "c" else 1)
+    u, u_out = float(summed.eps) / 2, float(kind.eps) / 2
+    magnitudes = options | {"bias": None if options["bias"] is None else np.abs(options["bias"])}
+    a = abs(reference.convolve(np.abs(x), np.abs(filters), **magnitudes)[PLACE])
+    r = abs(reference.convolve(x, filters, **options)[PLACE])
+    bound = (gamma(terms, u) + gamma(terms, 2.0**-53)) * a
+    if u_out > u:
+        bound += u_out * bound + u_out * r + float(kind.smallest_subnormal)
+    return float(bound)
+
+
+def step(value: np.ndarray, towards: float) -> np.ndarray:
+    """The next number of the dtype; along the real axis where it is complex."""
+    if value.dtype.kind != "c":
+        return np.nextafter(value, value.dtype.type(towards))
+    real = np.nextafter(value.real, value.real.dtype.type(towards))
+    return value.dtype.type(complex(real, value.imag))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("up", [True, False])
+@pytest.mark.parametrize(
+    "inputs, result",
+    [
+        ("f2", "f2"),
+        ("f2", "f8"),
+        ("f4", "f4"),
+        ("f4", "f2"),
+        ("f4", "f8"),
+        ("f8", "f8"),
+        ("f8", "f4"),
+        ("c8", "c8"),
+        ("c16", "c16"),
+        (">f4", "f4"),
+    ],
+)
+def test_the_bound_is_where_the_theory_puts_it(inputs: str, result: str, up: bool, bias: bool) -> None:
+    """The last number of the dtype inside the bound is equal, the next one is different."""
+    x, filters, options = probe_layer(inputs, bias)
+    expected = reference.convolve(x, filters, **options)
+    exact, bound = complex(expected[PLACE]), bound_at_place(x, filters, options, result)
+    expected = expected.astype(result)
+    outwards = math.inf if up else -math.inf
+
+    def error(value: np.ndarray) -> float:
+        return abs(float(value.real) - exact.real)
+
+    start = exact + math.copysign(bound, outwards)
+    value = expected.dtype.type(start if expected.dtype.kind == "c" else start.real)
+    while error(value) <= bound:
+        value = step(value, outwards)
+    expected[PLACE] = value
+    report = cm.verify(x, filters, expected=expected, **options)
+    assert not report
+    assert not report.exact
+    assert (report.outside, report.worst) == (1, PLACE)
+    assert report.max_abs_error == pytest.approx(error(value))
+    assert report.bound == pytest.approx(bound)
+    assert report.error_over_bound == pytest.approx(error(value) / bound)
+    assert str(report).startswith(f"different: 1 of {expected.size} elements outside, max abs error ")
+
+    while error(value) > bound:
+        value = step(value, -outwards)
+    expected[PLACE] = value
+    report = cm.verify(x, filters, expected=expected, **options)
+    assert report, str(report)
+    assert report.worst == (PLACE if error(value) else None)
+    assert report.error_over_bound == pytest.approx(error(value) / bound)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "c8"])
+def test_the_worst_element_is_the_one_furthest_past_its_bound(dtype: str) -> None:
+    x, filters, options = probe_layer(dtype)
+    expected = reference.convolve(x, filters, **options)
+    bound = bound_at_place(x, filters, options, "c16" if dtype == "c8" else "f8")
+    expected[0, 0, 0, 0] += 1.5 * bound
+    expected[PLACE] += 100 * bound
+    report = cm.verify(x, filters, expected=expected, **options)
+    assert (report.outside, report.worst) == (2, PLACE)
+
+
+def test_floats_of_integer_inputs_are_judged_by_the_bound() -> None:
+    x, filters, options = probe_layer("i4")
+    expected = reference.convolve(x, filters, **options).astype("f4")
+    expected[PLACE] = np.nextafter(expected[PLACE], np.float32(np.inf))
+    report = cm.verify(x, filters, expected=expected, **options)
+    assert report
+    assert (report.exact, report.worst) == (False, PLACE)
+    expected[PLACE] += 1
+    assert not cm.verify(x, filters, expected=expected, **options)
+
+
+@pytest.mark.parametrize("change", [1, -1])
+@pytest.mark.parametrize(
+    "peak, result", [(1, "i8"), (1, "i1"), (1, ">i4"), (2**26, "i8"), (2**55, "i8"), (2**55, "u8")]
+)
+def test_an_integer_off_by_one(peak: int, result: str, change: int) -> None:
+    x, filters, options = probe_layer("u1" if result == "u8" else "i8")
+    x = x.astype(np.int64) * peak
+    expected = reference.convolve(x, filters, **options).astype(result)
+    assert cm.verify(x, filters, expected=expected, **options)
+    # The element farthest from zero, so that even unsigned ones can be changed both ways.
+    place = np.unravel_index(int(np.argmax(expected)), expected.shape)
+    expected[place] = int(expected[place]) + change
+    report = cm.verify(x, filters, expected=expected, **options)
+    assert not report
+    assert report == cm.Report(
+        equal=False,
+        shape=OUTPUT,
+        expected_shape=OUTPUT,
+        dtype=str(expected.dtype),
+        exact=True,
+        elements=expected.size,
+        outside=1,
+        max_abs_error=1,
+        bound=0,
+        error_over_bound=math.inf,
+        worst=place,
+    )
+    assert str(report) == f"different: 1 of {expected.size} elements outside, max abs error 1 (0, exact)"
+
+
+@pytest.mark.parametrize("bands", [1, 200])
+def test_the_worst_index_counts_from_the_start_of_the_result(
+    monkeypatch: pytest.MonkeyPatch, bands: int
+) -> None:
+    """However small the parts are in which the definition is computed."""
+    monkeypatch.setattr(verification, "_BAND_BYTES", bands)
+    for dtype, change in (("i4", 1), ("f4", 0.1)):
+        x, filters, options = probe_layer(dtype)
+        expected = reference.convolve(x, filters, **options)
+        assert cm.verify(x, filters, expected=expected, **options)
+        expected[PLACE] += change
+        report = cm.verify(x, filters, expected=expected, **options)
+        assert (report.outside, report.worst, report.elements) == (1, PLACE, expected.size)
+
+
+# Infinities and NaN.
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize(
+    "pixel, right, wrong",
+    [
+        (1.0, 1.0, [np.nan, np.inf, -np.inf]),
+        (np.inf, np.inf, [np.nan, -np.inf, 1.0]),
+        (-np.inf, -np.inf, [np.nan, np.inf, -1.0]),
+        (np.nan, np.nan, [1.0, np.inf, -np.inf]),
+    ],
+)
+def test_infinity_and_nan_stand_where_the_definition_has_them(
+    pixel: float, right: float, wrong: list[float], dtype: str
+) -> None:
+    x = np.array([2.0, pixel, 2.0], dtype).reshape(1, 3, 1)
+    filters = np.ones((1, 1, 1), dtype)
+    expected = x.copy()
+    expected[0, 1, 0] = right
+    assert cm.verify(x, filters, expected=expected)
+    assert cm.verify(x, filters)
+    for value in wrong:
+        expected[0, 1, 0] = value
+        report = cm.verify(x, filters, expected=expected)
+        assert not report, f"{value} in place of {right}"
+        assert (report.outside, report.worst, report.max_abs_error) == (1, (0, 1, 0), math.inf)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_no_number_in_place_of_an_integer(value: float) -> None:
+    x, filters, options = probe_layer("i4")
+    expected = reference.convolve(x, filters, **options).astype(float)
+    expected[PLACE] = value
+    report = cm.verify(x, filters, expected=expected, **options)
+    assert (bool(report), report.outside, report.worst) == (False, 1, PLACE)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_overflow_of_float16_where_the_exact_value_overflows(sign: int) -> None:
+    x, filters = np.full((1, 2, 1), 300, "f2"), np.full((1, 2, 1), sign * 200, "f2")  # 120000
+    assert np.isinf(cm.convolve(x, filters)).all()
+    assert cm.verify(x, filters)
+    assert cm.verify(x, filters, expected=np.full((1, 1, 1), sign * np.inf, "f2"))
+
+
+@pytest.mark.parametrize(
+    "weights, value",
+    [
+        ([250, -250], np.inf),  # 0 exactly: the products overflow float16, but are summed in float32
+        ([250, -250], -np.inf),
+        ([250, -250], np.nan),
+        ([200, 200], -np.inf),
+        ([200, 200], np.nan),
+        ([200, 200], 65504),
+    ],
+)
+def test_no_other_overflow_of_float16(weights: list[float], value: float) -> None:
+    x, filters = np.full((1, 2, 1), 300, "f2"), np.array(weights, "f2").reshape(1, 2, 1)
+    assert cm.verify(x, filters)
+    assert not cm.verify(x, filters, expected=np.full((1, 1, 1), value, "f2"))
+
+
+@pytest.mark.parametrize("dtype, large", [("f4", 3e38), ("f8", 1.5e308)])
+def test_a_sum_may_overflow_on_the_way(dtype: str, large: float) -> None:
+    """L + L − L is infinite in this order and finite in another."""
+    x, filters = np.array([large, large, -large], dtype).reshape(1, 3, 1), np.ones((1, 3, 1), dtype)
+    assert cm.verify(x, filters)
+    for value in (large, np.inf):
+        assert cm.verify(x, filters, expected=np.full((1, 1, 1), value, dtype)), value
+
+
+@pytest.mark.parametrize(
+    "value", [complex(np.nan, 0), complex(0, np.nan), complex(np.inf, 0), complex(1, -np.inf)]
+)
+def test_no_wild_component_in_place_of_a_complex_number(value: complex) -> None:
+    x, filters, options = probe_layer("c8")
+    expected = reference.convolve(x, filters, **options).astype("c8")
+    expected[PLACE] = value
+    report = cm.verify(x, filters, expected=expected, **options)
+    assert (bool(report), report.outside, report.worst) == (False, 1, PLACE)
+
+
+# Another shape, and what is no convolution.
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 3, 6, 5), (2, 6, 3, 4), (1, 3, 6, 4), (36, 5), (4, 36), (144,), (2, 3, 6), (0, 3, 6, 4), ()],
+    ids=str,
+)
+def test_another_shape_is_different(shape: tuple[int, ...]) -> None:
+    x, filters, options = probe_layer("f4")
+    report = cm.verify(x, filters, expected=np.zeros(shape), **options)
+    assert not report
+    assert (report.shape, report.expected_shape, report.worst) == (shape, OUTPUT, None)
+    assert report.outside == report.elements == math.prod(OUTPUT)
+    assert str(report) == f"different: shape {shape}, the definition gives {OUTPUT}"
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"expected": np.full(OUTPUT, None)}, DTypeError, r"^expected: has dtype object;"),
+        ({"x": np.full(SHAPE, None)}, DTypeError, r"^input: has dtype object;"),
+        ({"bias": [1, 2]}, ShapeError, r"^bias: has shape \(2,\), 4 filters take \(4,\)"),
+        ({"stride": 0}, GeometryError, r"^stride: must be at least 1 along every axis, got 0;"),
+        ({"padding": "some"}, GeometryError, r"^padding: unknown name 'some';"),
+    ],
+)
+def test_what_makes_no_convolution(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    x, filters, options = probe_layer("f4")
+    with pytest.raises(error, match=message):
+        cm.verify(**{"x": x, "filters": filters} | options | change)
+
+
+def test_a_broken_engine_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, filters, options = probe_layer("f4")
+    monkeypatch.setattr(verification, "execute", lambda todo: np.ones(todo.plan.output_shape, "f4"))
+    assert not cm.verify(x, filters, **options)
+
+
+# compare_exactly
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 4), (2, 3, 4)], ids=str)
+def test_compare_exactly(shape: tuple[int, ...]) -> None:
+    wanted = np.arange(math.prod(shape)).reshape(shape)
+    assert verification.compare_exactly(wanted, wanted.astype(float))
+    result = wanted.copy()
+    result[(1,) * len(shape)] += 5
+    report = verification.compare_exactly(result, wanted)
+    assert not report
+    assert (report.outside, report.worst, report.max_abs_error) == (1, (1,) * len(shape), 5)
+    assert not verification.compare_exactly(wanted[1:], wanted)
+
+
+def test_exactly_equal_nan_and_infinity() -> None:
+    values = np.array([[np.nan, np.inf, -np.inf, -0.0]])
+    report = verification.compare_exactly(values, values + 0.0)
+    assert report
+    assert (report.max_abs_error, report.worst) == (0, None)
+
+
+@pytest.mark.parametrize(
+    "result, wanted, distance",
+    [
+        (np.array([[2**63 - 1]]), np.array([[2**63 - 2]]), 1),
+        (np.array([[2**63 - 1]]), np.array([[-(2**63)]]), 2.0**64),
+        (np.array([[2**64 - 1]], "u8"), np.array([[-1]]), 2.0**64),
+        (np.array([[2**63]], "u8"), np.array([[2**63 - 1]]), 1),
+        (np.array([[np.nan]]), np.array([[1.0]]), math.inf),
+        (np.array([[np.inf]]), np.array([[-np.inf]]), math.inf),
+    ],
+)
+def test_distances_do_not_wrap(result: np.ndarray, wanted: np.ndarray, distance: float) -> None:
+    report = verification.compare_exactly(result, wanted)
+    assert not report
+    assert report.max_abs_error == distance
+
+
+# The self-check.
+
+
+def failures() -> set[str]:
+    """Families of the self-check that found something; none may raise."""
+    checks = list(verification.self_check())
+    assert len({(check.family, check.name) for check in checks}) == len(checks)
+    assert all(bool(check) == (not check.trouble) for check in checks)
+    return {check.family for check in checks if not check}
+
+
+def test_the_self_check_finds_nothing_and_is_quick() -> None:
+    start = time.perf_counter()
+    checks = list(verification.self_check())
+    assert time.perf_counter() - start < 5
+    assert [str(check) for check in checks if not check] == []
+    assert len(checks) > 40
+    assert {check.family for check in checks} == {"output size", "every stage", "dtype", "arrays"}
+
+
+def rows_swapped(unroll: Any) -> Any:
+    return lambda *args, **options: unroll(*args, **options)[::-1]
+
+
+def channels_swapped(flatten: Any) -> Any:
+    return lambda filters, *args, **options: flatten(filters[..., ::-1], *args, **options)
+
+
+def one_off(execute: Any) -> Any:
+    def broken(todo: Any) -> np.ndarray:
+        y = execute(todo).copy()
+        y.flat[-1:] += 1
+        return y
+
+    return broken
+
+
+def odd_pixel_at_the_start(geometry: Any) -> Any:
+    def broken(shape: Any, kernel: Any, stride: Any = 1, padding: Any = "valid", dilation: Any = 1) -> Any:
+        return geometry(shape, kernel, stride, "same-lower" if padding == "same" else padding, dilation)
+
+    return broken
+
+
+def padding_forgotten(geometry: Any) -> Any:
+    return lambda shape, kernel, stride=1, padding=0, dilation=1: geometry(shape, kernel, stride, 0, dilation)
+
+
+def stride_forgotten(geometry: Any) -> Any:
+    return lambda shape, kernel, stride, *others: geometry(shape, kernel, 1, *others)
+
+
+def raising(_: Any) -> Any:
+    def broken(*args: Any, **options: Any) -> Any:
+        raise RuntimeError("broken")
+
+    return broken
+
+
+@pytest.mark.parametrize(
+    "name, breaking, found",
+    [
+        ("unroll", rows_swapped, {"every stage"}),
+        ("unroll", raising, {"every stage"}),
+        ("flatten_filters", channels_swapped, {"every stage"}),
+        ("flatten_filters", raising, {"every stage"}),
+        ("execute", one_off, {"every stage", "dtype"}),
+        ("execute", raising, {"every stage", "dtype"}),
+        ("convolve", lambda convolve: lambda *a, **o: -convolve(*a, **o), {"dtype", "arrays"}),
+        ("convolve", lambda convolve: lambda *a, **o: convolve(*a, **o).astype("f4"), {"dtype"}),
+        ("convolve", raising, {"dtype", "arrays"}),
+        ("ConvGeometry", odd_pixel_at_the_start, {"every stage"}),
+        ("ConvGeometry", padding_forgotten, {"output size", "every stage"}),
+        ("ConvGeometry", raising, {"output size", "every stage"}),
+        ("to_batch", raising, {"arrays"}),
+    ],
+)
+def test_the_self_check_finds(
+    monkeypatch: pytest.MonkeyPatch, name: str, breaking: Callable[[Any], Any], found: set[str]
+) -> None:
+    monkeypatch.setattr(verification, name, breaking(getattr(verification, name)))
+    assert failures() >= found
+
+
+def test_the_self_check_says_which_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "unroll", rows_swapped(cm.unroll))
+    checks = {check.name: check for check in verification.self_check()}
+    trouble = checks["same, stride 2"].trouble
+    assert trouble.startswith("unroll: different: ")
+    assert "; X_col · W_col: different: " in trouble
+    assert "mapping" not in trouble
+    monkeypatch.setattr(verification, "unroll", raising(None))
+    checks = {check.name: check for check in verification.self_check()}
+    assert checks["same, stride 2"].trouble.startswith("unroll: RuntimeError: broken; ")
+
+
+def test_wrong_sizes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "ConvGeometry", stride_forgotten(cm.ConvGeometry))
+    sizes = next(verification.self_check())
+    assert sizes.family == "output size"
+    assert "different: " in sizes.trouble
+    assert sizes.max_abs_error > 0
