@@ -21,6 +21,7 @@ from convmat.patches import (
     as_numbers,
     check_choice,
     check_filter_groups,
+    copy_runs,
     flatten_filters,
     windows,
 )
@@ -336,4 +337,4 @@ def _fill(x_col: NDArray[Any], view: NDArray[Any]) -> None:
     groups = len(x_col)
     split = view.reshape(*view.shape[:-1], groups, -1)
     target = x_col.reshape(groups, *view.shape[:-1], split.shape[-1])
-    np.copyto(target, np.moveaxis(split, -2, 0), casting="same_kind")
+    copy_runs(np.moveaxis(split, -2, 0), target)

@@ -169,6 +169,17 @@ class ConvGeometry:
         """N, images."""
         return self.input_shape[0]
 
+    def for_batch(self, batch: int) -> ConvGeometry:
+        """The same geometry for another number of images."""
+        return ConvGeometry(
+            (batch, *self.input_shape[1:]),
+            self.kernel_size,
+            self.stride,
+            self.padding or self.pads,
+            self.dilation,
+            self.groups,
+        )
+
     @property
     def input_size(self) -> tuple[int, ...]:
         """(H, W), the spatial axes of the input."""

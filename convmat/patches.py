@@ -92,7 +92,39 @@ def copy_patches(patches: NDArray[Any], rows: NDArray[Any], order: str = "hwc") 
         target = np.moveaxis(target, 1 + axes, -1)
     else:
         target = rows.reshape(patches.shape)
-    np.copyto(target, patches)
+    copy_runs(patches, target)
+
+
+def copy_runs(source: NDArray[Any], target: NDArray[Any]) -> None:
+    """Copy patches (..., kw, C), whole kernel rows at a time where they lie in one run of memory.
+
+    Channels last, a kernel row without dilation is kw·C neighbouring values. Copied as one opaque element it
+    is one memcpy, several times faster than value by value.
+    """
+    as_one = source.dtype == target.dtype and source.size and _is_run(source) and _is_run(target)
+    if as_one:
+        source, target = _runs(source), _runs(target)
+    np.copyto(target, source, casting="same_kind")
+
+
+def _is_run(a: NDArray[Any]) -> bool:
+    (width, channels), (step, channel_step) = a.shape[-2:], a.strides[-2:]
+    return (channels == 1 or channel_step == a.itemsize) and (width == 1 or step == channels * a.itemsize)
+
+
+def _runs(a: NDArray[Any]) -> NDArray[Any]:
+    """The array with each run along its last two axes as one element of that many bytes, in place."""
+
+    class Runs:
+        memory = a  # kept alive for as long as the view is
+        __array_interface__ = a.__array_interface__ | {
+            "shape": a.shape[:-2],
+            "strides": a.strides[:-2],
+            "typestr": f"|V{a.shape[-2] * a.shape[-1] * a.itemsize}",
+            "descr": [("", f"|V{a.shape[-2] * a.shape[-1] * a.itemsize}")],
+        }
+
+    return np.asarray(Runs())
 
 
 def windows(

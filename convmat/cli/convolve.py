@@ -39,8 +39,8 @@ def command(
     from convmat.files.npy import write_npy
     from convmat.files.outputs import is_picture
     from convmat.layouts import from_batch
-    from convmat.report.facts import Fact, input_fact, rows_grid
-    from convmat.report.results import Seen, layer_facts
+    from convmat.report.facts import Fact, Seen, input_fact, rows_grid
+    from convmat.report.results import layer_facts
 
     batch, arguments = open_layer(inputs, layout=layout, **layer)
     todo = prepare(batch.read(), **arguments)

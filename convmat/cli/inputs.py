@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from convmat.files.images import ImageInput
 
 
+_CHUNK_BYTES = 1 << 23  # of images read at a time
+
+
 @dataclass(frozen=True)
 class Batch:
     """INPUT arguments whose headers have been read: one batch, (N, *spatial, C)."""
@@ -28,9 +32,19 @@ class Batch:
     layout: str
 
     def read(self) -> NDArray[Any]:
-        """The data."""
+        """The data, whole."""
         parts = [to_batch(s.read(), self.dims, _layout(s, self.layout)) for s in self.sources]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def chunks(self) -> Iterator[NDArray[Any]]:
+        """The data a few images at a time, at least one, in order."""
+        for source in self.sources:
+            layout = _layout(source, self.layout)
+            if isinstance(source, NpyInput) and len(source.shape) == self.dims + 2:
+                for block in source.blocks(_CHUNK_BYTES):
+                    yield to_batch(block, self.dims, layout)
+            else:
+                yield to_batch(source.read(), self.dims, layout)
 
 
 def open_batch(names: tuple[str, ...], dims: int, layout: str) -> Batch:

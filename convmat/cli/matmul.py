@@ -44,7 +44,8 @@ def command(
     from convmat.engine import check_product, multiply, result_dtype
     from convmat.files.npy import NpyInput, write_npy
     from convmat.layouts import product_shape
-    from convmat.report.results import Seen, product_facts, values_grid
+    from convmat.report.facts import Seen
+    from convmat.report.results import product_facts, values_grid
 
     if x_col == w_col == "-":
         raise click.UsageError("X and W cannot both be standard input; name a file for one")

@@ -46,27 +46,33 @@ def command(
     Several images of one size make a batch. Without -o the table is the output.
     """
     from convmat.cli.inputs import open_batch
-    from convmat.cli.output import progress, report, warn
+    from convmat.cli.output import drain, progress, report, warn
     from convmat.files.npy import write_npy
     from convmat.geometry import ConvGeometry
     from convmat.patches import unroll_stream
-    from convmat.report.facts import PREVIEW_ELEMENTS, geometry_facts, input_fact, matrix_facts, rows_grid
+    from convmat.report.facts import Seen, geometry_facts, input_fact, matrix_facts, rows_grid
 
     axes = options.axes_of(dims, kernel_size, stride)
     batch = open_batch(inputs, axes, layout)
     pads = options.pads_of(padding, axes)
     geometry = ConvGeometry(batch.shape, kernel_size, stride, pads, dilation)
     rows, columns = geometry.matrix_shape
-    grids = []
-    if not dry_run and (output or 0 < rows * columns <= PREVIEW_ELEMENTS):
-        x = batch.read()
-        if output:
-            shape = (geometry.batch, geometry.patches, columns) if per_image else (rows, columns)
-            blocks = unroll_stream(x, geometry, padding_mode, order)
-            write_npy(output, shape, batch.dtype, progress(blocks, rows, quiet))
-        if 0 < rows * columns <= PREVIEW_ELEMENTS:
-            whole = next(unroll_stream(x, geometry, padding_mode, order))
-            grids.append(rows_grid(geometry, "X_col", whole))
+    shape = (geometry.batch, geometry.patches, columns) if per_image else (rows, columns)
+    seen = Seen(
+        (
+            block
+            for x in batch.chunks()
+            for block in unroll_stream(x, geometry.for_batch(len(x)), padding_mode, order)
+        ),
+        shape,
+        extremes=False,
+    )
+    blocks = progress(seen, rows, quiet)
+    if output and not dry_run:
+        write_npy(output, shape, batch.dtype, blocks)
+    elif seen.kept and not dry_run:
+        drain(blocks)
+    grids = [] if seen.whole is None else [rows_grid(geometry, "X_col", seen.whole)]
     facts = [input_fact(inputs), *geometry_facts(geometry, padding_mode)]
     facts += matrix_facts(geometry, batch.dtype, per_image)
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)

@@ -8,9 +8,10 @@ import os
 import stat
 import sys
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -28,7 +29,7 @@ class NpyInput:
     """An .npy array whose header has been read and whose data has not.
 
     Args:
-        name: a path, or "-" for standard input.
+        name: a path, "-" for standard input, or "file.npz:member" for an array of an archive.
 
     Raises:
         FileError: no such file, not an .npy array of numbers, or a file whose size is not what its header
@@ -37,15 +38,14 @@ class NpyInput:
 
     def __init__(self, name: str) -> None:
         self.name = "standard input" if name == "-" else name
-        # A file is opened again for its data; from a pipe the rest is still to come.
+        # A file is opened again for its data; from a pipe or an archive the rest is still to come.
         self._pipe: IO[bytes] | None = None
         stream = _open(name, self.name)
         try:
             self.shape, self._fortran_order, self.dtype = _read_header(stream, self.name)
-            status = os.fstat(stream.fileno())
-            if name != "-" and stat.S_ISREG(status.st_mode):
+            if name != "-" and isinstance(stream, io.BufferedReader) and _is_regular(stream):
                 self._offset = stream.tell()
-                self._check_size(status.st_size - self._offset)
+                self._check_size(os.fstat(stream.fileno()).st_size - self._offset)
             else:
                 self._pipe = stream
         finally:
@@ -57,6 +57,61 @@ class NpyInput:
         """Bytes of data the header promises."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def read(self) -> NDArray[Any]:
+        """The whole array; mapped from a file, not read, where that can be."""
+        order: Literal["C", "F"] = "F" if self._fortran_order else "C"
+        with self._data() as stream:
+            if self._pipe is None and self.nbytes:
+                with reading(self.name):
+                    return np.asarray(np.memmap(stream, self.dtype, "r", self._offset, self.shape, order))
+            data = self._take(stream, self.nbytes)
+            self._check_end(stream, len(data))
+        return np.frombuffer(data, self.dtype).reshape(self.shape, order=order)
+
+    def blocks(self, block_bytes: int) -> Iterator[NDArray[Any]]:
+        """The array in blocks of whole steps along its first axis, at least one, in order.
+
+        In C order it is never held whole.
+        """
+        row_bytes = self.nbytes // max(self.shape[0], 1)
+        step = max(block_bytes // max(row_bytes, 1), 1)
+        if self._fortran_order:
+            array = self.read()
+            for start in range(0, len(array), step):
+                yield array[start : start + step]
+            return
+        with self._data() as stream:
+            got = 0
+            for start in range(0, self.shape[0], step):
+                rows = min(step, self.shape[0] - start)
+                data = self._take(stream, rows * row_bytes)
+                got += len(data)
+                if len(data) != rows * row_bytes:
+                    self._check_size(got)
+                yield np.frombuffer(data, self.dtype).reshape(rows, *self.shape[1:])
+            self._check_end(stream, got)
+
+    def _data(self) -> IO[bytes]:
+        """The stream at the beginning of the data."""
+        if self._pipe is not None:
+            return self._pipe
+        stream = _open(self.name, self.name)
+        stream.seek(self._offset)
+        return stream
+
+    def _take(self, stream: IO[bytes], count: int) -> bytearray:
+        """Up to `count` bytes, taken in as they come, so that what a header promises allocates nothing."""
+        data = bytearray()
+        with reading(self.name):
+            while chunk := stream.read(min(count - len(data), _CHUNK)):
+                data += chunk
+        return data
+
+    def _check_end(self, stream: IO[bytes], got: int) -> None:
+        with reading(self.name):
+            more = len(stream.read(1)) if got == self.nbytes else 0
+        self._check_size(got + more)
+
     def _check_size(self, there: int) -> None:
         """Refuse data that is shorter or longer than its header says."""
         if there != self.nbytes:
@@ -67,50 +122,6 @@ class NpyInput:
                 f"got {there}{'' if there < self.nbytes else ' or more'}; write the file again",
             )
 
-    def read(self) -> NDArray[Any]:
-        """The whole array; mapped from a file, not read, where that can be."""
-        order: Literal["C", "F"] = "F" if self._fortran_order else "C"
-        if self._pipe is None:
-            with reading(self.name), open(self.name, "rb") as stream:
-                self._check_size(os.fstat(stream.fileno()).st_size - self._offset)
-                if not self.nbytes:
-                    return np.empty(self.shape, self.dtype)
-                return np.asarray(np.memmap(stream, self.dtype, "r", self._offset, self.shape, order))
-        with self._pipe as stream:
-            data = bytearray()
-            while chunk := self._take(min(self.nbytes - len(data), _CHUNK)):
-                data += chunk
-            self._check_size(len(data) + (len(data) == self.nbytes and len(self._take(1))))
-            return np.frombuffer(data, self.dtype).reshape(self.shape, order=order)
-
-    def blocks(self, block_bytes: int) -> Iterator[NDArray[Any]]:
-        """The array in blocks of whole steps along its first axis, at least one, in order.
-
-        A pipe in C order is never held whole.
-        """
-        row_bytes = self.nbytes // max(self.shape[0], 1)
-        step = max(block_bytes // max(row_bytes, 1), 1)
-        if self._pipe is None or self._fortran_order:
-            array = self.read()
-            for start in range(0, len(array), step):
-                yield array[start : start + step]
-            return
-        with self._pipe:
-            got = 0
-            for start in range(0, self.shape[0], step):
-                rows = min(step, self.shape[0] - start)
-                data = self._take(rows * row_bytes)
-                got += len(data)
-                if len(data) != rows * row_bytes:
-                    self._check_size(got)
-                yield np.frombuffer(data, self.dtype).reshape(rows, *self.shape[1:])
-            self._check_size(got + len(self._take(1)))
-
-    def _take(self, count: int) -> bytes:
-        assert self._pipe is not None
-        with reading(self.name):
-            return self._pipe.read(count)
-
 
 def write_npy(
     name: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[NDArray[Any]]
@@ -120,23 +131,64 @@ def write_npy(
     Raises:
         FileError: the output cannot be written; nothing is left of it.
     """
-    with open_output(name) as stream:
-        header = {"descr": npy_format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    rest = iter(blocks)
+    # Work that fails at once fails before there is any output.
+    first = next(rest, None)
+    header = {"descr": npy_format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    with open_output(name, math.prod(shape) * dtype.itemsize) as stream:
         npy_format.write_array_header_1_0(stream, header)
         stream.flush()
-        for block in blocks:
-            stream.write(np.ascontiguousarray(block, dtype).reshape(-1).view(np.uint8).data)
+        while first is not None:
+            stream.write(np.ascontiguousarray(first, dtype).reshape(-1).view(np.uint8).data)
+            first = next(rest, None)
 
 
 def _open(name: str, shown: str) -> IO[bytes]:
-    if name != "-":
-        with reading(shown):
-            return open(name, "rb")
-    if sys.stdin is None:
-        raise FileError(shown, "is closed; pipe .npy bytes into it, or name a file")
-    if sys.stdin.isatty():
-        raise FileError(shown, "is a terminal; pipe .npy bytes into it, or name a file")
-    return sys.stdin.buffer
+    if name == "-":
+        if sys.stdin is None:
+            raise FileError(shown, "is closed; pipe .npy bytes into it, or name a file")
+        if sys.stdin.isatty():
+            raise FileError(shown, "is a terminal; pipe .npy bytes into it, or name a file")
+        return sys.stdin.buffer
+    archive, colon, member = name.rpartition(":")
+    if colon and not os.path.exists(name) and os.path.isfile(archive):
+        return _open_member(archive, member, shown)
+    with reading(shown):
+        return open(name, "rb")
+
+
+def _open_member(archive: str, member: str, shown: str) -> IO[bytes]:
+    """One array of an .npz archive, as a stream."""
+    import zipfile
+
+    class Member(io.BufferedIOBase):
+        """A member whose damage, found while unpacking, is told as a file's."""
+
+        def __init__(self, stream: IO[bytes]) -> None:
+            self._stream = stream
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            try:
+                return self._stream.read(-1 if size is None else size)
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise FileError(shown, f"is damaged: {error}") from None
+
+        def close(self) -> None:
+            self._stream.close()
+            super().close()
+
+    try:
+        with reading(shown), zipfile.ZipFile(archive) as opened:
+            names = [n.removesuffix(".npy") for n in opened.namelist() if n.endswith(".npy")]
+            if member not in names:
+                raise FileError(shown, f"has no such array; {archive} has {', '.join(names) or 'none'}")
+            return cast("IO[bytes]", Member(opened.open(f"{member}.npy")))
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise FileError(shown, f"cannot be read: {archive} is no .npz archive: {error}") from None
+
+
+def _is_regular(stream: IO[bytes]) -> bool:
+    return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
 
 
 def _read_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -146,8 +198,9 @@ def _read_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, n
     if not start:
         raise FileError(name, "is empty; expected an .npy array")
     if not start.startswith(MAGIC):
-        kind = "an .npz archive" if start.startswith(b"PK") else "not an .npy array"
-        raise FileError(name, f"is {kind}; write it with numpy.save")
+        if start.startswith(b"PK"):
+            raise FileError(name, "is an .npz archive; name one of its arrays, as in file.npz:name")
+        raise FileError(name, "is not an .npy array; write it with numpy.save")
     version = tuple(start[len(MAGIC) :])
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise FileError(name, f"has .npy format version {version}; expected 1.0, 2.0 or 3.0")
@@ -180,6 +233,9 @@ def is_npy(name: str) -> bool:
     """Whether a file begins like an .npy array; pipes, which cannot be asked twice, are to be one."""
     if name == "-" or (os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name)):
         return True
+    if not os.path.exists(name) and os.path.isfile(name.rpartition(":")[0]):
+        return True
     with suppress(OSError), open(name, "rb") as stream:
-        return stream.read(len(MAGIC)) == MAGIC
+        start = stream.read(len(MAGIC))
+        return start == MAGIC or start.startswith(b"PK")
     return False

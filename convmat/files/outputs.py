@@ -32,8 +32,10 @@ def is_picture(name: str) -> bool:
 
 
 @contextmanager
-def open_output(name: str) -> Iterator[IO[bytes]]:
+def open_output(name: str, nbytes: int = 0) -> Iterator[IO[bytes]]:
     """A stream to write to: standard output for "-", else the file of exactly that name.
+
+    `nbytes`, of what is to be written, are refused where the disk has less.
 
     A regular file is replaced in one step when the block ends well, keeping its mode and what links point to
     it; when the block fails nothing has changed. Pipes and devices are written to directly.
@@ -57,6 +59,9 @@ def open_output(name: str) -> Iterator[IO[bytes]]:
             with open(target, "wb") as stream:
                 yield stream
             return
+        free = _free_bytes(os.path.dirname(target))
+        if nbytes > free:
+            raise FileError(name, f"needs {nbytes} bytes, its disk has {free} free; name another disk")
         # The default mode obeys the umask, where a mkstemp file would be private.
         partial = os.path.join(os.path.dirname(target), f".convmat-{os.urandom(8).hex()}.tmp")
         try:
@@ -71,6 +76,11 @@ def open_output(name: str) -> Iterator[IO[bytes]]:
             with suppress(FileNotFoundError):
                 os.unlink(partial)
             raise
+
+
+def _free_bytes(folder: str) -> int:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 def _standard_output() -> IO[bytes]:

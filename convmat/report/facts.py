@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import LINE_NAMES, POSITION_NAMES, SIDE_NAMES, ConvGeometry
@@ -143,6 +144,43 @@ def values_text(values: Any) -> str:
     if len(shown) > 14:
         shown = [*shown[:7], "…", *shown[-6:]]
     return " ".join(shown)
+
+
+class Seen:
+    """Blocks of a result on their way to the output, their extremes noted; small results are kept whole."""
+
+    def __init__(self, blocks: Iterable[NDArray[Any]], shape: Sequence[int], extremes: bool = True) -> None:
+        self._blocks = blocks
+        self._extremes = extremes
+        self.kept = 0 < math.prod(shape) <= PREVIEW_ELEMENTS
+        self._rows: list[NDArray[Any]] = []
+        self.low: Any = None
+        self.high: Any = None
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        for block in self._blocks:
+            if self._extremes and block.size and block.dtype.kind != "c":
+                low, high = block.min(), block.max()
+                self.low = low if self.low is None else np.minimum(low, self.low)
+                self.high = high if self.high is None else np.maximum(high, self.high)
+            if self.kept:
+                self._rows.append(block.copy())
+            yield block
+
+    @property
+    def whole(self) -> NDArray[Any] | None:
+        """The result's rows, (rows, K), where there are few."""
+        if not self._rows:
+            return None
+        rows = np.concatenate(self._rows)
+        return rows.reshape(-1, rows.shape[-1])
+
+    def fact(self) -> Fact:
+        """The range of the values."""
+        if self.low is None:
+            return Fact("range", "values", None, "none")
+        value = [self.low.item(), self.high.item()]
+        return Fact("range", "values", value, f"{value[0]:.6g} .. {value[1]:.6g}")
 
 
 def printable(text: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +10,9 @@ from numpy.typing import NDArray
 
 from convmat.geometry import ConvGeometry
 from convmat.report.facts import (
-    PREVIEW_ELEMENTS,
     Fact,
     Grid,
+    Seen,
     bytes_text,
     ends,
     geometry_facts,
@@ -134,38 +133,3 @@ def sizes_grid(rules: dict[str, ConvGeometry | None]) -> Grid:
             )
         )
     return Grid("", ("padding", "before, after", "output size", "output"), rows)
-
-
-class Seen:
-    """Blocks of a result on their way to the output, their extremes noted; small results are kept whole."""
-
-    def __init__(self, blocks: Iterable[NDArray[Any]], shape: Sequence[int]) -> None:
-        self._blocks = blocks
-        self._kept: list[NDArray[Any]] | None = [] if 0 < math.prod(shape) <= PREVIEW_ELEMENTS else None
-        self.low: Any = None
-        self.high: Any = None
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        for block in self._blocks:
-            if block.size and block.dtype.kind != "c":
-                low, high = block.min(), block.max()
-                self.low = low if self.low is None else np.minimum(low, self.low)
-                self.high = high if self.high is None else np.maximum(high, self.high)
-            if self._kept is not None:
-                self._kept.append(block)
-            yield block
-
-    @property
-    def whole(self) -> NDArray[Any] | None:
-        """The result's rows, (rows, K), where there are few."""
-        if not self._kept:
-            return None
-        rows = np.concatenate(self._kept)
-        return rows.reshape(-1, rows.shape[-1])
-
-    def fact(self) -> Fact:
-        """The range of the values."""
-        if self.low is None:
-            return Fact("range", "values", None, "none")
-        value = [self.low.item(), self.high.item()]
-        return Fact("range", "values", value, f"{value[0]:.6g} .. {value[1]:.6g}")
