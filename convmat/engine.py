@@ -173,6 +173,10 @@ class BlockPlan:
     block_shape: tuple[int, ...]
     """Largest block, over (n, *output position)."""
 
+    def for_batch(self, batch: int) -> BlockPlan:
+        """The same plan for another number of images."""
+        return plan(self.geometry.for_batch(batch), self.filters, self.arithmetic, self.padding_mode)
+
     @property
     def block_rows(self) -> int:
         """Rows of X_col in the largest block."""

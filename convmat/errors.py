@@ -40,6 +40,10 @@ class MappingIndexError(ConvmatError, IndexError):
     """A row, column or pixel that the index mapping does not have."""
 
 
+class MemoryLimitError(ConvmatError, MemoryError):
+    """Work that would need more memory than there is."""
+
+
 class FileError(ConvmatError, OSError):
     """A file that cannot be read or written, or does not hold what it should."""
 

@@ -16,7 +16,7 @@ from convmat.geometry import Block, ConvGeometry, Padding, Sizes, whole
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 # Of X_col, written at one time: bounds what is copied to pad a block's input, and a stream's memory.
-_BLOCK_BYTES = 1 << 22
+_BLOCK_BYTES = 1 << 20
 
 
 def unroll(

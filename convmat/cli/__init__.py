@@ -68,8 +68,8 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="convmat", message="%(prog)s %(version)s")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+def cli() -> None:
     """Turn a convolutional layer into the fully connected layer it equals.
 
     \b
@@ -93,9 +93,12 @@ def main() -> NoReturn:
 
 def run(args: list[str]) -> int:
     """Run one command line; its exit status."""
-    debug = "--debug" in args[:1]
+    # Before the command or after it: who asks for a traceback should not have to ask twice.
+    debug = "--debug" in args
     try:
-        status = cli.main(args, prog_name="convmat", standalone_mode=False)
+        status = cli.main(
+            [arg for arg in args if arg != "--debug"], prog_name="convmat", standalone_mode=False
+        )
         if sys.stdout is not None:
             sys.stdout.flush()
         return status if isinstance(status, int) else 0

@@ -43,15 +43,17 @@ def command(
     from convmat.report.results import layer_facts
 
     batch, arguments = open_layer(inputs, layout=layout, **layer)
-    todo = prepare(batch.read(), **arguments)
-    plan, dtype = todo.plan, todo.plan.arithmetic.result
+    # What is wrong with the options shows before any data is read.
+    todo = prepare(batch.empty(), **arguments)
+    plan, dtype = todo.plan.for_batch(batch.shape[0]), todo.plan.arithmetic.result
     picture = output is not None and is_picture(output)
     if picture:
         from convmat.files.images import check_picture, write_picture
 
         check_picture(plan.output_shape)
     rows = plan.geometry.matrix_shape[0]
-    seen = Seen(stream(todo), (rows, plan.filters))
+    results = (block for x in batch.chunks() for block in stream(prepare(x, **arguments)))
+    seen = Seen(results, (rows, plan.filters))
     blocks = progress(seen, rows, quiet)
     notes = []
     if output is None:
@@ -64,6 +66,6 @@ def command(
     else:
         y = from_batch(collect(blocks, plan.output_shape, dtype), layout)
         write_npy(output, y.shape, dtype, y)
-    facts = [input_fact(inputs), *layer_facts(todo), seen.fact(), *notes]
+    facts = [input_fact(inputs), *layer_facts(plan), seen.fact(), *notes]
     grids = [rows_grid(plan.geometry, "Y", seen.whole)] if seen.whole is not None else []
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)

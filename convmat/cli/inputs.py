@@ -36,6 +36,10 @@ class Batch:
         parts = [to_batch(s.read(), self.dims, _layout(s, self.layout)) for s in self.sources]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def empty(self) -> NDArray[Any]:
+        """A batch of none of these images: all that their headers say."""
+        return np.empty((0, *self.shape[1:]), self.dtype)
+
     def chunks(self) -> Iterator[NDArray[Any]]:
         """The data a few images at a time, at least one, in order."""
         for source in self.sources:
@@ -47,15 +51,17 @@ class Batch:
                 yield to_batch(source.read(), self.dims, layout)
 
 
-def open_batch(names: tuple[str, ...], dims: int, layout: str) -> Batch:
-    """Read the headers of all inputs and join them along N.
+def open_batch(
+    names: tuple[str, ...], dims: int, layout: str, frame: int | None = None, alpha: str = "keep"
+) -> Batch:
+    """Read the headers of all inputs and join them along N; `frame` and `alpha` are for images.
 
     Raises:
         FileError: one that cannot be read. ShapeError: one that does not fit `dims` or the others.
     """
     if names.count("-") > 1:
         raise ShapeError("standard input", "is named twice; it can be read once")
-    sources = [_open(name) for name in names]
+    sources = [_open(name, frame, alpha) for name in names]
     shapes = []
     for source in sources:
         if not isinstance(source, NpyInput) and dims != 2:
@@ -79,12 +85,12 @@ def open_batch(names: tuple[str, ...], dims: int, layout: str) -> Batch:
     return Batch((sum(s[0] for s in shapes), *usual[0]), usual[1], sources, dims, layout)
 
 
-def _open(name: str) -> NpyInput | ImageInput:
+def _open(name: str, frame: int | None, alpha: str) -> NpyInput | ImageInput:
     if is_npy(name):
         return NpyInput(name)
     from convmat.files.images import ImageInput  # Pillow, only where there is an image
 
-    return ImageInput(name)
+    return ImageInput(name, frame, alpha)
 
 
 def _layout(source: NpyInput | ImageInput, layout: str) -> str:

@@ -29,6 +29,8 @@ def open_layer(
     depthwise: bool,
     flip: bool,
     layout: str,
+    frame: int | None,
+    alpha: str,
     kernel_layout: str,
     dims: int | None,
     expected: str | None = None,
@@ -39,7 +41,7 @@ def open_layer(
     if (*inputs, kernel, bias, expected).count("-") > 1:
         raise ShapeError("standard input", "is named twice; it can be read once")
     axes = axes_of(dims, stride, dilation)
-    batch = open_batch(inputs, axes, layout)
+    batch = open_batch(inputs, axes, layout, frame, alpha)
     filters = read_kernels(kernel, axes, kernel_layout)
     filters, groups = fit_to_channels(filters, batch.shape[-1], groups, depthwise)
     return batch, {

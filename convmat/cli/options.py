@@ -159,6 +159,15 @@ output_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, not a table.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 
+frame_option = click.option("--frame", type=int, help="Frame of an animation or page of an image, from 0.")
+alpha_option = click.option(
+    "--alpha",
+    type=click.Choice(["keep", "drop", "premultiply"]),
+    default="keep",
+    show_default=True,
+    help="What to do with an image's transparency: a channel, nothing, or colours over black.",
+)
+
 kernel_option = click.option(
     "--kernel",
     metavar="FILE|NAME",
@@ -185,6 +194,7 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 patch_options = together(stride_option, padding_option, padding_mode_option, dilation_option)
+image_options = together(frame_option, alpha_option)
 layer_options = together(
     kernel_option,
     bias_option,
@@ -192,6 +202,7 @@ layer_options = together(
     groups_option,
     depthwise_option,
     flip_option,
+    image_options,
     layout_option,
     kernel_layout_option,
     dims_option,

@@ -74,6 +74,9 @@ def collect(blocks: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dt
     """A stream's rows as one array."""
     import numpy as np
 
+    from convmat.files.memory import check_memory
+
+    check_memory("output", math.prod(shape) * dtype.itemsize, "write .npy with --layout nhwc, in blocks")
     whole = np.empty((math.prod(shape[:-1]), shape[-1]), dtype)
     start = 0
     for block in blocks:

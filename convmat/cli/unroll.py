@@ -14,6 +14,7 @@ from convmat.cli import options
 @options.k_option
 @options.patch_options
 @options.order_option
+@options.image_options
 @options.layout_option
 @options.dims_option
 @click.option("--per-image", is_flag=True, help="Write N × P × (kh·kw·C), a matrix for each image.")
@@ -28,6 +29,8 @@ def command(
     padding_mode: str,
     dilation: Any,
     order: str,
+    frame: int | None,
+    alpha: str,
     layout: str,
     dims: int | None,
     per_image: bool,
@@ -53,7 +56,7 @@ def command(
     from convmat.report.facts import Seen, geometry_facts, input_fact, matrix_facts, rows_grid
 
     axes = options.axes_of(dims, kernel_size, stride)
-    batch = open_batch(inputs, axes, layout)
+    batch = open_batch(inputs, axes, layout, frame, alpha)
     pads = options.pads_of(padding, axes)
     geometry = ConvGeometry(batch.shape, kernel_size, stride, pads, dilation)
     rows, columns = geometry.matrix_shape

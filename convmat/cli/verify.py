@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
@@ -51,19 +52,24 @@ def command(
 
     from convmat.cli.layers import open_layer, read_expected
     from convmat.engine import filter_geometry
+    from convmat.files.memory import check_memory
     from convmat.report.facts import geometry_facts, input_fact
     from convmat.report.verdicts import verification_facts
     from convmat.verification import verify
 
     batch, arguments = open_layer(inputs, layout=layout, expected=expected, **layer)
-    x, filters = batch.read(), arguments["filters"]
+    filters = arguments["filters"]
     geometry = filter_geometry(
         batch.shape, filters.shape, *(arguments[key] for key in ("stride", "padding", "dilation", "groups"))
     )
+    outputs = geometry.matrix_shape[0] * len(filters)
+    # X, the result, and its definition and bound in parts.
+    needed = math.prod(batch.shape) * batch.dtype.itemsize + 8 * outputs + (1 << 28)
+    check_memory("input", needed, "verify a few images of it at a time")
     result = None
     if expected is not None:
         result = read_expected(expected, (geometry.matrix_shape[0], len(filters)), batch.dims, layout)
-    found = verify(x, expected=result, **arguments)
+    found = verify(batch.read(), expected=result, **arguments)
     facts = [input_fact(inputs), *geometry_facts(geometry, arguments["padding_mode"])]
     report([*facts, *verification_facts(found)], as_json=as_json, quiet=quiet)
     ctx.exit(0 if found else 1)

@@ -8,8 +8,10 @@
 | RGB, RGBA | uint8, C = 3, 4 |
 | palette | the colours, as RGB, or RGBA where any is transparent |
 
-EXIF rotation is applied, so that the array is what viewers show. Refused, because an array could only hold
-part of what the file says: animations and pages, 16-bit colour, CMYK and other colour spaces.
+EXIF rotation is applied, so that the array is what viewers show. Alpha is kept as a channel, dropped, or
+multiplied into the colours, which is what a viewer shows on black. Refused, because an array could only hold
+part of what the file says: animations and pages unless one frame is named, 16-bit colour, CMYK and other
+colour spaces.
 """
 
 from __future__ import annotations
@@ -50,19 +52,28 @@ _MODES = {
 _FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 _ROTATED = range(5, 9)  # EXIF orientations that exchange height and width
 _ORIENTATION = 0x0112
+_WITH_ALPHA = (2, 4)  # channels
 
 
 class ImageInput:
     """An image whose header has been read and whose pixels have not.
 
+    Args:
+        name: a path.
+        frame: of an animation or of pages, from 0; None refuses images of several.
+        alpha: "keep", "drop" or "premultiply", see the module; for images without alpha all are the same.
+
     Raises:
         FileError: no such file, no image, or one that is refused (see the module).
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, frame: int | None = None, alpha: str = "keep") -> None:
         self.name = name
+        self._frame, self._alpha = frame, alpha
         with self._open() as image:
             _, dtype, channels = self._kind(image)
+            if alpha != "keep" and channels in _WITH_ALPHA:
+                channels -= 1
             width, height = image.size
             if _orientation(image) in _ROTATED:
                 width, height = height, width
@@ -72,13 +83,15 @@ class ImageInput:
     def read(self) -> NDArray[Any]:
         """The pixels, (H, W, C)."""
         with self._open() as image:
-            mode, dtype, _ = self._kind(image)
+            mode, dtype, channels = self._kind(image)
             upright = image
             if _orientation(image) != 1:
                 from PIL import ImageOps
 
                 upright = ImageOps.exif_transpose(image)
             pixels = np.asarray(upright if upright.mode == mode else upright.convert(mode))
+            if self._alpha != "keep" and channels in _WITH_ALPHA:
+                pixels = _without_alpha(pixels, self._alpha)
             return pixels.astype(dtype, copy=False).reshape(self.shape)
 
     @contextmanager
@@ -114,8 +127,12 @@ class ImageInput:
             raise FileError(self.name, _too_large(f"{image.width} × {image.height} pixels"))
         # A camera's MPO is a JPEG with previews of itself behind it.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        if frames != 1:
-            raise FileError(self.name, f"has {frames} frames; give an image of one, or the frames as .npy")
+        if self._frame is not None and not 0 <= self._frame < frames:
+            raise FileError(self.name, f"has no frame {self._frame}; it has {frames}, from 0")
+        if frames != 1 and self._frame is None:
+            raise FileError(self.name, f"has {frames} frames; choose one with --frame, 0 to {frames - 1}")
+        if self._frame:
+            image.seek(self._frame)
         # What each tile is decoded from: the file's own depth, which the mode may have lost.
         deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
         if deep and image.mode == "I":  # Pillow before 11 widens 16-bit gray
@@ -128,6 +145,15 @@ class ImageInput:
         if image.mode not in _MODES:
             raise FileError(self.name, f"is a {image.mode} image; convert it to RGB or gray first")
         return _MODES[image.mode]
+
+
+def _without_alpha(pixels: NDArray[Any], alpha: str) -> NDArray[Any]:
+    """8-bit pixels with alpha last, as colours alone."""
+    colours = pixels[..., :-1]
+    if alpha == "drop":
+        return np.ascontiguousarray(colours)
+    over_black = colours.astype(np.uint16) * pixels[..., -1:]
+    return np.asarray((over_black + 127) // 255, np.uint8)  # rounded to the nearest
 
 
 def _orientation(image: Image.Image) -> int:

@@ -39,7 +39,7 @@ class NpyInput:
     def __init__(self, name: str) -> None:
         self.name = "standard input" if name == "-" else name
         # A file is opened again for its data; from a pipe or an archive the rest is still to come.
-        self._pipe: IO[bytes] | None = None
+        self._pipe: io.BufferedIOBase | None = None
         stream = _open(name, self.name)
         try:
             self.shape, self._fortran_order, self.dtype = _read_header(stream, self.name)
@@ -91,7 +91,7 @@ class NpyInput:
                 yield np.frombuffer(data, self.dtype).reshape(rows, *self.shape[1:])
             self._check_end(stream, got)
 
-    def _data(self) -> IO[bytes]:
+    def _data(self) -> io.BufferedIOBase:
         """The stream at the beginning of the data."""
         if self._pipe is not None:
             return self._pipe
@@ -99,15 +99,22 @@ class NpyInput:
         stream.seek(self._offset)
         return stream
 
-    def _take(self, stream: IO[bytes], count: int) -> bytearray:
+    def _take(self, stream: io.BufferedIOBase, count: int) -> bytearray:
         """Up to `count` bytes, taken in as they come, so that what a header promises allocates nothing."""
-        data = bytearray()
+        data, got = bytearray(min(count, _CHUNK)), 0
         with reading(self.name):
-            while chunk := stream.read(min(count - len(data), _CHUNK)):
-                data += chunk
+            while got < count:
+                if got == len(data):
+                    data += bytes(min(count - got, got))
+                with memoryview(data) as room:
+                    more = stream.readinto(room[got:])
+                if not more:
+                    break
+                got += more
+        del data[got:]
         return data
 
-    def _check_end(self, stream: IO[bytes], got: int) -> None:
+    def _check_end(self, stream: io.BufferedIOBase, got: int) -> None:
         with reading(self.name):
             more = len(stream.read(1)) if got == self.nbytes else 0
         self._check_size(got + more)
@@ -143,13 +150,13 @@ def write_npy(
             first = next(rest, None)
 
 
-def _open(name: str, shown: str) -> IO[bytes]:
+def _open(name: str, shown: str) -> io.BufferedIOBase:
     if name == "-":
         if sys.stdin is None:
             raise FileError(shown, "is closed; pipe .npy bytes into it, or name a file")
         if sys.stdin.isatty():
             raise FileError(shown, "is a terminal; pipe .npy bytes into it, or name a file")
-        return sys.stdin.buffer
+        return cast("io.BufferedIOBase", sys.stdin.buffer)
     archive, colon, member = name.rpartition(":")
     if colon and not os.path.exists(name) and os.path.isfile(archive):
         return _open_member(archive, member, shown)
@@ -157,7 +164,7 @@ def _open(name: str, shown: str) -> IO[bytes]:
         return open(name, "rb")
 
 
-def _open_member(archive: str, member: str, shown: str) -> IO[bytes]:
+def _open_member(archive: str, member: str, shown: str) -> io.BufferedIOBase:
     """One array of an .npz archive, as a stream."""
     import zipfile
 
@@ -182,16 +189,16 @@ def _open_member(archive: str, member: str, shown: str) -> IO[bytes]:
             names = [n.removesuffix(".npy") for n in opened.namelist() if n.endswith(".npy")]
             if member not in names:
                 raise FileError(shown, f"has no such array; {archive} has {', '.join(names) or 'none'}")
-            return cast("IO[bytes]", Member(opened.open(f"{member}.npy")))
+            return Member(opened.open(f"{member}.npy"))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise FileError(shown, f"cannot be read: {archive} is no .npz archive: {error}") from None
 
 
-def _is_regular(stream: IO[bytes]) -> bool:
+def _is_regular(stream: io.BufferedIOBase) -> bool:
     return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
 
 
-def _read_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _read_header(stream: io.BufferedIOBase, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, Fortran order and dtype, of any format version, with everything checked that may lie."""
     with reading(name):
         start = stream.read(len(MAGIC) + 2)

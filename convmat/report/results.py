@@ -22,7 +22,7 @@ from convmat.report.facts import (
 )
 
 if TYPE_CHECKING:
-    from convmat.engine import Convolution
+    from convmat.engine import BlockPlan
 
 
 def kernel_facts(name: str, filters: NDArray[Any], w_col: NDArray[Any], groups: int) -> list[Fact]:
@@ -74,9 +74,9 @@ def values_grid(title: str, matrix: NDArray[Any]) -> Grid:
     return Grid(title, ("row", "values"), lines)
 
 
-def layer_facts(todo: Convolution) -> list[Fact]:
+def layer_facts(plan: BlockPlan) -> list[Fact]:
     """A convolution: its geometry, its matrices, and the blocks that X_col is made in."""
-    plan, geometry = todo.plan, todo.plan.geometry
+    geometry = plan.geometry
     rows, columns = geometry.matrix_shape
     depth = geometry.channels // geometry.groups
     return [
