@@ -25,6 +25,7 @@ Padding = str | SupportsIndex | Sequence[SupportsIndex | Sequence[SupportsIndex]
 PADDING_NAMES = ("valid", "same", "same-lower", "half", "full")
 AXIS_NAMES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 POSITION_NAMES = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}
+TAP_NAMES = {1: ("j",), 2: ("i", "j"), 3: ("h", "i", "j")}
 LINE_NAMES = {"depth": "slices", "height": "rows", "width": "columns"}
 SIDE_NAMES = {"depth": ("front", "back"), "height": ("top", "bottom"), "width": ("left", "right")}
 

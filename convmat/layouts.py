@@ -47,6 +47,11 @@ def from_batch(array: NDArray[Any], layout: str = "nhwc") -> NDArray[Any]:
     return np.moveaxis(array, -1, 1) if layout == "nchw" else array
 
 
+def from_batch_shape(shape: tuple[int, ...], layout: str = "nhwc") -> tuple[int, ...]:
+    """The shape `from_batch` gives."""
+    return (shape[0], shape[-1], *shape[1:-1]) if layout == "nchw" else shape
+
+
 def to_filters(array: NDArray[Any], dims: int, layout: str = "ohwi") -> NDArray[Any]:
     """One filter, single-channel filters, or filters with channels, as (K, *kernel, C/groups); a view.
 

@@ -49,7 +49,9 @@ class Report:
     error_over_bound: float
     """The largest over all elements: at most 1 when equal."""
     worst: tuple[int, ...] | None
-    """Index of the element with the largest error / bound; None where there is no error at all."""
+    """Index of the element with the largest error / bound, or error if exact; None where there is none."""
+    worst_values: tuple[Any, Any] | None
+    """The result's value there, and the definition's."""
 
     def __bool__(self) -> bool:
         return self.equal
@@ -147,8 +149,21 @@ def _plain_padding(geometry: ConvGeometry) -> Any:
 
 
 def _other_shape(result: NDArray[Any], shape: tuple[int, ...]) -> Report:
-    count, inf = math.prod(shape), math.inf
-    return Report(False, result.shape, shape, str(result.dtype), False, count, count, inf, 0.0, inf, None)
+    count = math.prod(shape)
+    return Report(
+        equal=False,
+        shape=result.shape,
+        expected_shape=shape,
+        dtype=str(result.dtype),
+        exact=False,
+        elements=count,
+        outside=count,
+        max_abs_error=math.inf,
+        bound=0.0,
+        error_over_bound=math.inf,
+        worst=None,
+        worst_values=None,
+    )
 
 
 class _Judge:
@@ -160,7 +175,9 @@ class _Judge:
         self.exact = not inputs or (integers and dtype.kind in "biu")
         self.elements = self.outside = 0
         self.max_abs_error = self.bound = self.ratio = 0.0
+        self._rank = 0.0
         self.worst: tuple[int, ...] | None = None
+        self.worst_values: tuple[Any, Any] | None = None
         if self.exact:
             return
         # The coarsest arithmetic that the result may honestly come from; the engine's own word for what it
@@ -201,13 +218,16 @@ class _Judge:
         with np.errstate(all="ignore"):
             ratio = np.where(error == 0, 0.0, error / tolerance)
         ratio[outside & ~(ratio > 1)] = math.inf  # NaN where the definition has none, say
+        rank = error if self.exact else ratio
         largest = np.unravel_index(int(error.argmax()), error.shape)
         if self.elements == outside.size or error[largest] > self.max_abs_error:
             self.max_abs_error = float(error[largest])
             self.bound = float(tolerance[largest])
-        at = np.unravel_index(int(ratio.argmax()), ratio.shape)
-        if ratio[at] > self.ratio:
-            self.ratio = float(ratio[at])
+        at = np.unravel_index(int(rank.argmax()), rank.shape)
+        self.ratio = max(self.ratio, float(ratio[at]))
+        if rank[at] > self._rank:
+            self._rank = float(rank[at])
+            self.worst_values = result[at].item(), wanted[at].item()
             place = [int(i) for i in at]
             if start:
                 place[1] += start
@@ -260,6 +280,7 @@ class _Judge:
             bound=self.bound,
             error_over_bound=self.ratio,
             worst=self.worst,
+            worst_values=self.worst_values,
         )
 
 
@@ -554,8 +575,8 @@ def _checked(
         shape,
         filter_shape,
         matrix,
-        worst.dtype if worst else "",
-        worst.max_abs_error if worst else math.inf,
-        worst.bound if worst else 0.0,
+        "" if worst is None else worst.dtype,
+        math.inf if worst is None else worst.max_abs_error,
+        0.0 if worst is None else worst.bound,
         "; ".join(trouble),
     )

@@ -94,12 +94,15 @@ def test_unroll_json_has_stable_keys(facts: Any) -> None:
         "kernel_size": [3, 5],
         "stride": [1, 2],
         "dilation": [2, 1],
+        "padding": None,
+        "padding_mode": "zeros",
         "pads": [[1, 1], [2, 2]],
         "output_height": g.output_size[0],
         "output_width": g.output_size[1],
         "output_size": list(g.output_size),
         "patches": g.patches,
         "matrix_shape": list(g.matrix_shape),
+        "order": "hwc",
         "dtype": "uint8",
         "bytes": g.matrix_shape[0] * g.matrix_shape[1],
         "repeats": g.coverage().mean,
@@ -319,7 +322,7 @@ def test_verify_judges_engine_and_yours(ok: Any, facts: Any) -> None:
     )
     assert "different" in ok("verify", *layer, "--expected", "mine.npy", status=1)
     np.save("mine.npy", y[:, :3])
-    assert facts("verify", *layer, "--expected", "mine.npy", status=1)["expected_shape"] == [1, 4, 4, 2]
+    assert facts("verify", *layer, "--expected", "mine.npy", status=1)["definition_shape"] == [1, 4, 4, 2]
 
 
 def test_verify_alone_checks_itself(facts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +378,7 @@ def test_sizes(ok: Any, facts: Any) -> None:
         ),
         (
             f"convolve {DIGIT} --kernel {EDGES}",
-            r"--kernel: made for 3 channels .* has 1 in all; .*\(K, 3, 3, 1\)",
+            r"--kernel: made for 3 channels .* has 1 in all; give filters of 1 channels",
         ),
         (f"convolve {SCENE} --kernel {EDGES} -g 2", "--groups: 2 does not divide the input's 3 channels"),
         (

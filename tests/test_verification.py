@@ -184,6 +184,16 @@ def test_floats_of_integer_inputs_are_judged_by_the_bound() -> None:
     assert not cm.verify(x, filters, expected=expected, **options)
 
 
+def test_the_worst_of_many_is_named() -> None:
+    x, filters, options = probe_layer("i4")
+    expected = reference.convolve(x, filters, **options)
+    expected += 1
+    expected[PLACE] += 6
+    report = cm.verify(x, filters, expected=expected, **options)
+    assert (report.outside, report.worst, report.max_abs_error) == (expected.size, PLACE, 7)
+    assert report.worst_values == (expected[PLACE], expected[PLACE] - 7)
+
+
 @pytest.mark.parametrize("change", [1, -1])
 @pytest.mark.parametrize(
     "peak, result", [(1, "i8"), (1, "i1"), (1, ">i4"), (2**26, "i8"), (2**55, "i8"), (2**55, "u8")]
@@ -195,7 +205,8 @@ def test_an_integer_off_by_one(peak: int, result: str, change: int) -> None:
     assert cm.verify(x, filters, expected=expected, **options)
     # The element farthest from zero, so that even unsigned ones can be changed both ways.
     place = np.unravel_index(int(np.argmax(expected)), expected.shape)
-    expected[place] = int(expected[place]) + change
+    right = int(expected[place])
+    expected[place] = right + change
     report = cm.verify(x, filters, expected=expected, **options)
     assert not report
     assert report == cm.Report(
@@ -210,6 +221,7 @@ def test_an_integer_off_by_one(peak: int, result: str, change: int) -> None:
         bound=0,
         error_over_bound=math.inf,
         worst=place,
+        worst_values=(right + change, right),
     )
     assert str(report) == f"different: 1 of {expected.size} elements outside, max abs error 1 (0, exact)"
 

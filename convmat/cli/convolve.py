@@ -31,7 +31,8 @@ def command(
 
     FILE ending in .png, .jpg, .bmp, .gif, .tif, .webp, .pgm or .ppm is a picture, of one filter (gray) or
     three (RGB): values within 0..255 from an 8-bit input are rounded and kept; all others are stretched,
-    the smallest to 0, the largest to 255. Any other FILE is Y as .npy, (N, H_out, W_out, K).
+    the smallest to 0, the largest to 255. Any other FILE is Y as .npy, (N, H_out, W_out, K), or with
+    --layout nchw (N, K, H_out, W_out).
     """
     from convmat.cli.layers import open_layer
     from convmat.cli.output import collect, drain, progress, report
@@ -66,6 +67,6 @@ def command(
     else:
         y = from_batch(collect(blocks, plan.output_shape, dtype), layout)
         write_npy(output, y.shape, dtype, y)
-    facts = [input_fact(inputs), *layer_facts(plan), seen.fact(), *notes]
+    facts = [input_fact(inputs), *layer_facts(plan, arguments["flip"], layout), seen.fact(), *notes]
     grids = [rows_grid(plan.geometry, "Y", seen.whole)] if seen.whole is not None else []
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)

@@ -36,6 +36,13 @@ class Batch:
         parts = [to_batch(s.read(), self.dims, _layout(s, self.layout)) for s in self.sources]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def channels_as(self, layout: str) -> int | None:
+        """C if the array were in another layout; None for images, whose layout is their own."""
+        source = self.sources[0]
+        if not isinstance(source, NpyInput) or len(source.shape) == self.dims:
+            return None
+        return source.shape[-1] if layout == "nhwc" else source.shape[-self.dims - 1]
+
     def empty(self) -> NDArray[Any]:
         """A batch of none of these images: all that their headers say."""
         return np.empty((0, *self.shape[1:]), self.dtype)
@@ -73,7 +80,8 @@ def open_batch(
             seen = np.broadcast_to(np.zeros((), source.dtype), source.shape)
             shapes.append(to_batch(seen, dims, _layout(source, layout)).shape)
         except ShapeError as error:
-            raise ShapeError(source.name, f"{error.problem}; see --dims and --layout") from None
+            fit = f"--dims {len(source.shape)} would fit" if 0 < len(source.shape) < dims else ""
+            raise ShapeError(source.name, f"{error.problem}; {fit or 'see --dims and --layout'}") from None
     kinds = [(shape[1:], source.dtype) for shape, source in zip(shapes, sources, strict=True)]
     usual = Counter(kinds).most_common(1)[0][0]
     for source, kind in zip(sources, kinds, strict=True):

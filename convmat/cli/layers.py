@@ -13,7 +13,7 @@ from convmat.cli.options import axes_of, pads_of
 from convmat.errors import FileError, GeometryError, ShapeError
 from convmat.files.npy import NpyInput
 from convmat.kernels import NAMES, is_kernel_name, named_kernel
-from convmat.layouts import to_batch, to_filters
+from convmat.layouts import KERNEL_LAYOUTS, to_batch, to_filters
 
 
 def open_layer(
@@ -42,8 +42,15 @@ def open_layer(
         raise ShapeError("standard input", "is named twice; it can be read once")
     axes = axes_of(dims, stride, dilation)
     batch = open_batch(inputs, axes, layout, frame, alpha)
-    filters = read_kernels(kernel, axes, kernel_layout)
+    kernels = _load_kernels(kernel, axes)
+    filters = to_filters(kernels, axes, kernel_layout)
     filters, groups = fit_to_channels(filters, batch.shape[-1], groups, depthwise)
+    if filters.shape[-1] * groups != batch.shape[-1] and groups > 0 and batch.shape[-1] % groups == 0:
+        raise ShapeError(
+            "filters",
+            f"made for {filters.shape[-1]} channels in each of {groups} groups, the input has "
+            f"{batch.shape[-1]} in all{_what_would_fit(kernels, batch, groups)}",
+        )
     return batch, {
         "filters": filters,
         "stride": stride,
@@ -56,21 +63,52 @@ def open_layer(
     }
 
 
-def read_expected(name: str, rows: tuple[int, int], dims: int, layout: str) -> NDArray[Any]:
-    """A result to judge: the rows of X_col · W_col, of shape `rows`, or Y in any form an input may have."""
+def read_expected(
+    name: str, rows: tuple[int, int], dims: int, layout: str
+) -> tuple[NDArray[Any], tuple[int, ...]]:
+    """A result to judge, and its shape in the file.
+
+    It is the rows of X_col · W_col, of shape `rows`, the same for each image, or Y in any form an input has.
+    """
     array = NpyInput(name).read()
-    if array.shape == rows or not dims <= array.ndim <= dims + 2:
-        return array
-    return to_batch(array, dims, layout)
+    shape = array.shape
+    if array.ndim == 3 and (shape[0] * shape[1], shape[2]) == rows:
+        array = array.reshape(rows)  # as matmul makes it of unroll --per-image
+    elif shape != rows and dims <= array.ndim <= dims + 2:
+        array = to_batch(array, dims, layout)
+    return array, shape
+
+
+def _what_would_fit(kernels: NDArray[Any], batch: Batch, groups: int) -> str:
+    """Other layouts or groups in which these kernels would fit this input, for an error."""
+    dims, channels = batch.dims, batch.shape[-1]
+    found = []
+    if kernels.ndim == dims + 2:
+        for layout in KERNEL_LAYOUTS:
+            if to_filters(kernels, dims, layout).shape[-1] * groups == channels:
+                found.append(f"--kernel-layout {layout}")
+    filters, depth = len(kernels), kernels.shape[-1]
+    if channels % depth == 0 and filters % (channels // depth) == 0 and groups == 1:
+        found.append(f"--groups {channels // depth}")
+    other = "nchw" if batch.layout == "nhwc" else "nhwc"
+    if batch.channels_as(other) == depth * groups:
+        found.append(f"--layout {other}")
+    if found:
+        return f"; {' or '.join(found)} would fit"
+    return f"; give filters of {channels // groups} channels"
 
 
 def read_kernels(name: str, dims: int, kernel_layout: str) -> NDArray[Any]:
     """Kernels from a file, or by name where there is no such file, as (K, *kernel, C/groups)."""
+    return to_filters(_load_kernels(name, dims), dims, kernel_layout)
+
+
+def _load_kernels(name: str, dims: int) -> NDArray[Any]:
     if is_kernel_name(name) and not os.path.exists(name):
-        return to_filters(named_kernel(name, dims), dims)
-    if name != "-" and not os.path.exists(name) and not name.endswith(".npy"):
+        return named_kernel(name, dims)
+    if name != "-" and not os.path.exists(name) and not name.endswith(".npy") and ".npz:" not in name:
         raise FileError(name, f"is neither a file nor one of {', '.join(NAMES)}")
-    return to_filters(NpyInput(name).read(), dims, kernel_layout)
+    return NpyInput(name).read()
 
 
 def fit_to_channels(
@@ -84,7 +122,7 @@ def fit_to_channels(
     """
     count, kernel, depth = len(filters), filters.shape[1:-1], filters.shape[-1]
     if not depthwise:
-        if depth == 1 and channels > groups:
+        if depth == 1 and channels > 1 and (groups == 1 or (count == 1 and groups > 1)):
             raise ShapeError(
                 "filters",
                 f"a single-channel kernel of {' × '.join(map(str, kernel))} cannot filter {channels} "

@@ -18,6 +18,7 @@ from convmat.cli import options
     help="Reshape Y to (N, H_out, W_out, K): 4,4, or with N before: 2,4,4.",
 )
 @options.dims_option
+@options.layout_option
 @options.output_option
 @options.report_options
 def command(
@@ -25,6 +26,7 @@ def command(
     w_col: str,
     output_shape: Any,
     dims: int | None,
+    layout: str,
     output: str | None,
     as_json: bool,
     quiet: bool,
@@ -38,12 +40,12 @@ def command(
       convmat matmul x.npy w.npy --output-shape 4,4
 
     X and W are .npy files; one may be - for standard input. X is multiplied in blocks as it comes.
-    Integers give the exact int64 product.
+    Integers give the exact int64 product. With --output-shape, --layout nchw writes (N, K, H_out, W_out).
     """
-    from convmat.cli.output import drain, progress, report
+    from convmat.cli.output import collect, drain, progress, report
     from convmat.engine import check_product, multiply, result_dtype
     from convmat.files.npy import NpyInput, write_npy
-    from convmat.layouts import product_shape
+    from convmat.layouts import from_batch, from_batch_shape, product_shape
     from convmat.report.facts import Seen
     from convmat.report.results import product_facts, values_grid
 
@@ -57,10 +59,13 @@ def command(
     dtype = result_dtype(patches.dtype, weights.dtype)
     seen = Seen((multiply(block, weights) for block in patches.blocks(1 << 22)), rows)
     blocks = progress(seen, patches.shape[0], quiet)
-    if output:
+    if output and layout == "nchw":
+        y = from_batch(collect(blocks, shape, dtype), layout)
+        write_npy(output, y.shape, dtype, y)
+    elif output:
         write_npy(output, shape, dtype, blocks)
     else:
         drain(blocks)
-    facts = product_facts(patches.shape, weights.shape, shape, dtype, seen)
+    facts = product_facts(patches.shape, weights.shape, from_batch_shape(shape, layout), dtype, seen)
     grids = [values_grid("Y", seen.whole)] if seen.whole is not None else []
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)

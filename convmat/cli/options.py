@@ -15,8 +15,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _OPTION_OF = {
     "kernel_size": ("--k", "--kernel"),
     "filters": ("--kernel", "KERNELS"),
-    "input": ("INPUT", "SIZE"),
-    "input_shape": ("INPUT", "SIZE"),
+    "input": ("INPUT...", "[INPUT]...", "SIZE"),
+    "input_shape": ("INPUT...", "[INPUT]...", "SIZE"),
     "output": ("--output",),
     "x_col": ("X",),
     "w_col": ("W",),
@@ -77,11 +77,17 @@ class OutputShape(Sizes):
     most = 4
 
 
-class PaddingType(Sizes):
+class Pads(Sizes):
+    """Padding in pixels."""
+
+    name = "pixels"
+    most = 6  # sides
+
+
+class PaddingType(Pads):
     """A rule's name, or numbers."""
 
     name = "padding"
-    most = 6  # sides
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return "RULE|N[,N]"
@@ -89,8 +95,8 @@ class PaddingType(Sizes):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from convmat.geometry import PADDING_NAMES
 
-        if value in PADDING_NAMES:
-            return value
+        if value.lower() in PADDING_NAMES:
+            return value.lower()
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter:
@@ -99,7 +105,8 @@ class PaddingType(Sizes):
 
 
 def inputs_argument(required: bool = True) -> Callable[[F], F]:
-    return click.argument("inputs", metavar="INPUT", nargs=-1, required=required)
+    metavar = "INPUT..." if required else "[INPUT]..."
+    return click.argument("inputs", metavar=metavar, nargs=-1, required=required)
 
 
 k_option = click.option(
@@ -114,11 +121,12 @@ padding_option = click.option(
     type=PaddingType(),
     default="valid",
     show_default=True,
-    help="valid, same, same-lower, half, full; or pixels: 1, per axis 1,2, per side (top first) 1,2,0,1.",
+    help="valid, same, same-lower, half, full; or pixels: 1; 1,2 for height, width; 1,2,0,1 for top, bottom, "
+    "left, right.",
 )
 padding_mode_option = click.option(
     "--padding-mode",
-    type=click.Choice(["zeros", "reflect", "replicate", "circular"]),
+    type=click.Choice(["zeros", "reflect", "replicate", "circular"], case_sensitive=False),
     default="zeros",
     show_default=True,
     help="What the padding is filled with.",
@@ -131,27 +139,29 @@ groups_option = click.option(
 )
 layout_option = click.option(
     "--layout",
-    type=click.Choice(["nhwc", "nchw"]),
+    type=click.Choice(["nhwc", "nchw"], case_sensitive=False),
     default="nhwc",
     show_default=True,
     help="Axis order of arrays in and out; images have their channels last.",
 )
 kernel_layout_option = click.option(
     "--kernel-layout",
-    type=click.Choice(["ohwi", "oihw", "hwio"]),
+    type=click.Choice(["ohwi", "oihw", "hwio"], case_sensitive=False),
     default="ohwi",
     show_default=True,
     help="Axis order of kernels with channels: ohwi is (K, kh, kw, C), oihw PyTorch's, hwio TensorFlow's.",
 )
 order_option = click.option(
     "--order",
-    type=click.Choice(["hwc", "chw"]),
+    type=click.Choice(["hwc", "chw"], case_sensitive=False),
     default="hwc",
     show_default=True,
     help="Order within a patch: kernel row, column, channel; or chw as in PyTorch's unfold.",
 )
 dims_option = click.option(
-    "--dims", type=click.IntRange(1, 3), help="Spatial axes of arrays.  [default: as many as --k has, or 2]"
+    "--dims",
+    type=click.IntRange(1, 3),
+    help="Spatial axes of arrays.  [default: as many as the sizes given, or 2]",
 )
 output_option = click.option(
     "--output", "-o", metavar="FILE", help="Write here; - is .npy bytes on standard output."
@@ -162,7 +172,7 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing b
 frame_option = click.option("--frame", type=int, help="Frame of an animation or page of an image, from 0.")
 alpha_option = click.option(
     "--alpha",
-    type=click.Choice(["keep", "drop", "premultiply"]),
+    type=click.Choice(["keep", "drop", "premultiply"], case_sensitive=False),
     default="keep",
     show_default=True,
     help="What to do with an image's transparency: a channel, nothing, or colours over black.",

@@ -14,7 +14,7 @@ from convmat.cli import options
 @options.k_option
 @options.stride_option
 @options.dilation_option
-@click.option("--padding", "-p", type=options.PaddingType(), help="Pixels of your own, as a further line.")
+@click.option("--padding", "-p", type=options.Pads(), help="Pixels of your own, as a further line: 1 or 1,2.")
 @options.dims_option
 @options.report_options
 def command(
@@ -44,7 +44,7 @@ def command(
     shape = (1, *(size if isinstance(size, tuple) else (size,) * axes), 1)
     rules = under_every_rule(shape, kernel_size, stride, dilation)
     full = ConvGeometry(shape, kernel_size, stride, "full", dilation)
-    if padding is not None and padding not in rules:
+    if padding is not None:
         pads = options.pads_of(padding, axes)
         rules["yours"] = ConvGeometry(shape, kernel_size, stride, pads, dilation)
     report(sizes_facts(full, rules), [sizes_grid(rules)], as_json=as_json, quiet=quiet)

@@ -77,7 +77,7 @@ def command(
         drain(blocks)
     grids = [] if seen.whole is None else [rows_grid(geometry, "X_col", seen.whole)]
     facts = [input_fact(inputs), *geometry_facts(geometry, padding_mode)]
-    facts += matrix_facts(geometry, batch.dtype, per_image)
+    facts += matrix_facts(geometry, batch.dtype, per_image, order)
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)
     uncovered = geometry.coverage().uncovered
     if uncovered:

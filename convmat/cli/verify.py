@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from convmat.cli import options
 
@@ -31,8 +32,9 @@ def command(
       convmat verify
 
     Alone it checks itself, over geometries, dtypes and layouts. With INPUT and --kernel it compares the
-    engine with the definition on them; with --expected it compares your Y instead, (N, H_out, W_out, K) or
-    the rows of X_col · W_col. Integers must be equal; floats must be within each element's error bound.
+    engine with the definition on them; with --expected it compares your Y instead, (N, H_out, W_out, K),
+    (N, K, H_out, W_out) with --layout nchw, or the rows of X_col · W_col. Integers must be equal; floats must
+    be within each element's error bound.
 
     Exit status: 0 equal, 1 different, 2 trouble.
     """
@@ -40,8 +42,10 @@ def command(
 
     ctx = click.get_current_context()
     if not inputs:
-        if layer["kernel"] is not None or expected is not None:
-            raise click.UsageError("Missing argument 'INPUT'; name the image or array that the kernel is for")
+        for name in ("expected", "layout", *layer):
+            if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+                option = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"Missing argument 'INPUT'; name the image or array {option} is for")
         from convmat.report.verdicts import checks_facts, checks_grid
         from convmat.verification import self_check
 
@@ -66,10 +70,11 @@ def command(
     # X, the result, and its definition and bound in parts.
     needed = math.prod(batch.shape) * batch.dtype.itemsize + 8 * outputs + (1 << 28)
     check_memory("input", needed, "verify a few images of it at a time")
-    result = None
+    result, given = None, None
     if expected is not None:
-        result = read_expected(expected, (geometry.matrix_shape[0], len(filters)), batch.dims, layout)
+        rows = (geometry.matrix_shape[0], len(filters))
+        result, given = read_expected(expected, rows, batch.dims, layout)
     found = verify(batch.read(), expected=result, **arguments)
     facts = [input_fact(inputs), *geometry_facts(geometry, arguments["padding_mode"])]
-    report([*facts, *verification_facts(found)], as_json=as_json, quiet=quiet)
+    report([*facts, *verification_facts(found, given, layout)], as_json=as_json, quiet=quiet)
     ctx.exit(0 if found else 1)

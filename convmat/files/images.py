@@ -171,19 +171,21 @@ def _too_large(size: str) -> str:
 def to_pixels(values: NDArray[Any], keep: bool) -> tuple[NDArray[np.uint8], str]:
     """Numbers as 8-bit pixels, and a sentence that says how.
 
-    With `keep`, for results in the scale of the 8-bit image they came from, values that all lie within
-    0..255 are rounded and kept. All others are stretched: the smallest becomes 0, the largest 255.
+    With `keep`, for results in the scale of the 8-bit image they came from, values that all round to
+    0..255 are kept so. All others are stretched: the smallest becomes 0, the largest 255.
 
     Raises:
         ShapeError: complex, NaN or infinite values.
     """
     if values.dtype.kind == "c" or not np.isfinite(values).all():
         raise ShapeError("output", "complex, NaN or infinite values have no pixels; write .npy instead")
-    low, high = values.min(), values.max()
-    if keep and low >= 0 and high <= 255:
+    low, high = float(values.min()), float(values.max())
+    # Judged as rounded: a mean of 255s may come out a last bit above 255.
+    if keep and round(low) >= 0 and round(high) <= 255:
         return np.rint(values).astype(np.uint8), "values kept, rounded to 0..255"
-    span = float(high) - float(low)
-    scaled = (values.astype(np.float64) - float(low)) * (255 / span if span else 0)
+    if low == high:
+        return np.clip(np.rint(values), 0, 255).astype(np.uint8), f"all values are {low:.6g}"
+    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
     return np.rint(scaled).astype(np.uint8), f"values {low:.6g} .. {high:.6g} stretched to 0..255"
 
 

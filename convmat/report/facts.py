@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.geometry import LINE_NAMES, POSITION_NAMES, SIDE_NAMES, ConvGeometry
+from convmat.geometry import LINE_NAMES, POSITION_NAMES, SIDE_NAMES, TAP_NAMES, ConvGeometry
 
 PREVIEW_ELEMENTS = 20_000
 """Matrices of at most so many elements have rows of theirs shown."""
@@ -25,7 +25,7 @@ class Fact(NamedTuple):
     value: Any
     """In JSON: numbers, strings, lists and dicts of them."""
     text: str
-    """In the table."""
+    """In the table, which leaves out facts without a label: other facts' texts hold them."""
 
 
 class Grid(NamedTuple):
@@ -59,6 +59,12 @@ def axes_text(geometry: ConvGeometry) -> str:
     return " × ".join(["N", *(name[0].upper() for name in geometry.axis_names), "C"])
 
 
+def columns_text(geometry: ConvGeometry, order: str) -> str:
+    """What columns of X_col, and rows of W_col, run over."""
+    taps = TAP_NAMES[len(geometry.axis_names)]
+    return ", ".join((*taps, "c") if order == "hwc" else ("c", *taps))
+
+
 def pads_text(geometry: ConvGeometry, padding_mode: str = "zeros") -> str:
     """The padding resolved to numbers: same: top 1, bottom 1, left 1, right 1."""
     sides = ", ".join(
@@ -78,6 +84,8 @@ def geometry_facts(geometry: ConvGeometry, padding_mode: str = "zeros") -> list[
         shape_fact("kernel_size", "kernel", geometry.kernel_size),
         shape_fact("stride", "stride", geometry.stride),
         shape_fact("dilation", "dilation", geometry.dilation),
+        Fact("padding", "", geometry.padding, ""),
+        Fact("padding_mode", "", padding_mode, ""),
         Fact("pads", "padding", [list(p) for p in geometry.pads], pads_text(geometry, padding_mode)),
         *(
             Fact(f"output_{name}", f"output {name}", size, formula)
@@ -87,7 +95,9 @@ def geometry_facts(geometry: ConvGeometry, padding_mode: str = "zeros") -> list[
     ]
 
 
-def matrix_facts(geometry: ConvGeometry, dtype: Any, per_image: bool = False) -> list[Fact]:
+def matrix_facts(
+    geometry: ConvGeometry, dtype: Any, per_image: bool = False, order: str = "hwc"
+) -> list[Fact]:
     """X_col: its shape and bytes, and how often it repeats the pixels."""
     rows, columns = geometry.matrix_shape
     shape = (geometry.batch, geometry.patches, columns) if per_image else (rows, columns)
@@ -96,6 +106,7 @@ def matrix_facts(geometry: ConvGeometry, dtype: Any, per_image: bool = False) ->
     return [
         Fact("patches", "patches", geometry.patches, f"{geometry.patches} an image, {rows} in all"),
         shape_fact("matrix_shape", "X_col", shape),
+        Fact("order", "columns over", order, columns_text(geometry, order)),
         Fact("dtype", "dtype", str(dtype), str(dtype)),
         Fact("bytes", "bytes", nbytes, bytes_text(nbytes)),
         Fact("repeats", "each pixel repeated", mean, f"{mean:.2f} times on average"),
@@ -133,7 +144,7 @@ def rows_grid(geometry: ConvGeometry, title: str, matrix: NDArray[Any]) -> Grid:
 
 def ends(rows: int) -> list[int | None]:
     """All row numbers where they are few, else the first and the last, with None between."""
-    if rows <= 8:
+    if rows <= 9:
         return list(range(rows))
     return [*range(4), None, *range(rows - 3, rows)]
 

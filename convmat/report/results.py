@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.geometry import ConvGeometry
+from convmat.geometry import TAP_NAMES, ConvGeometry
+from convmat.layouts import from_batch_shape
 from convmat.report.facts import (
     Fact,
     Grid,
@@ -42,7 +43,7 @@ def kernel_facts(name: str, filters: NDArray[Any], w_col: NDArray[Any], groups: 
 def filters_grid(filters: NDArray[Any], w_col: NDArray[Any], order: str) -> Grid:
     """The first and last rows of W_col, each with the tap it comes from."""
     *kernel, channels = filters.shape[1:]
-    names = ["i", "j"] if len(kernel) == 2 else ["h", "i", "j"][-len(kernel) :]
+    names = TAP_NAMES[len(kernel)]
     digits = (*kernel, channels) if order == "hwc" else (channels, *kernel)
     columns = [*names, "c"] if order == "hwc" else ["c", *names]
     lines = []
@@ -74,7 +75,7 @@ def values_grid(title: str, matrix: NDArray[Any]) -> Grid:
     return Grid(title, ("row", "values"), lines)
 
 
-def layer_facts(plan: BlockPlan) -> list[Fact]:
+def layer_facts(plan: BlockPlan, flip: bool, layout: str) -> list[Fact]:
     """A convolution: its geometry, its matrices, and the blocks that X_col is made in."""
     geometry = plan.geometry
     rows, columns = geometry.matrix_shape
@@ -85,6 +86,7 @@ def layer_facts(plan: BlockPlan) -> list[Fact]:
             "filters", "filters", plan.filters, f"{plan.filters} of {sizes((*geometry.kernel_size, depth))}"
         ),
         Fact("groups", "groups", geometry.groups, str(geometry.groups)),
+        Fact("flip", "filters flipped", flip, "yes" if flip else "no"),
         Fact(
             "matrix_shape",
             "X_col",
@@ -92,7 +94,8 @@ def layer_facts(plan: BlockPlan) -> list[Fact]:
             f"{sizes((rows, columns))}, in blocks of at most {plan.block_rows} rows",
         ),
         shape_fact("weights_shape", "W_col", (geometry.terms, plan.filters)),
-        shape_fact("output_shape", "Y", plan.output_shape),
+        Fact("layout", "", layout, ""),
+        shape_fact("output_shape", "Y", from_batch_shape(plan.output_shape, layout), layout),
         Fact("dtype", "dtype", str(plan.arithmetic.result), str(plan.arithmetic.result)),
     ]
 

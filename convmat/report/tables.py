@@ -63,7 +63,7 @@ def _facts_table(facts: Sequence[Fact]) -> Table:
     table = Table(box=box.ROUNDED, show_header=False)
     table.add_column(style="cyan", overflow="fold")
     table.add_column(overflow="fold")
-    for fact in facts:
+    for fact in (f for f in facts if f.label):
         table.add_row(Text(fact.label), _cell(fact.text))
     return table
 
