@@ -17,6 +17,7 @@ colour spaces.
 from __future__ import annotations
 
 import os
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,7 +86,8 @@ class ImageInput:
         with self._open() as image:
             mode, dtype, channels = self._kind(image)
             upright = image
-            if _orientation(image) != 1:
+            # TIFF is turned by Pillow as it is decoded.
+            if image.format != "TIFF" and _orientation(image) != 1:
                 from PIL import ImageOps
 
                 upright = ImageOps.exif_transpose(image)
@@ -133,6 +135,7 @@ class ImageInput:
             raise FileError(self.name, f"has {frames} frames; choose one with --frame, 0 to {frames - 1}")
         if self._frame:
             image.seek(self._frame)
+        self._check_samples(image)
         # What each tile is decoded from: the file's own depth, which the mode may have lost.
         deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
         if deep and image.mode == "I":  # Pillow before 11 widens 16-bit gray
@@ -145,6 +148,27 @@ class ImageInput:
         if image.mode not in _MODES:
             raise FileError(self.name, f"is a {image.mode} image; convert it to RGB or gray first")
         return _MODES[image.mode]
+
+    def _check_samples(self, image: Image.Image) -> None:
+        """Refuse numbers that Pillow would read as other numbers."""
+        for tile in getattr(image, "tile", ()):
+            if str(tile[0]).startswith("ppm") and isinstance(tile[3], tuple) and tile[3][1] != 255:
+                raise FileError(
+                    self.name, f"has values up to {tile[3][1]}; expected 255 or 65535; save it as .npy"
+                )
+        tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
+        if tags is None:
+            return
+        # TIFF 6.0: BitsPerSample 258, PhotometricInterpretation 262, Orientation 274, SampleFormat 339.
+        if tags.get(274) in _ROTATED:  # Pillow 13 mixes up the rows of these
+            raise FileError(self.name, "is a TIFF turned by a quarter, which may be misread; save it upright")
+        bits, kind = max(tags.get(258, (1,))), max(tags.get(339, (1,)))
+        kind_name = {1: "unsigned", 2: "signed", 3: "float"}.get(kind, "other")
+        right = (bits, kind) in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (32, 2), (32, 3), (64, 3))
+        if not right or (bits > 8 and tags.get(262) == 0):
+            raise FileError(
+                self.name, f"has {bits}-bit {kind_name} samples, which would be misread; use .npy"
+            )
 
 
 def _without_alpha(pixels: NDArray[Any], alpha: str) -> NDArray[Any]:
@@ -185,7 +209,9 @@ def to_pixels(values: NDArray[Any], keep: bool) -> tuple[NDArray[np.uint8], str]
         return np.rint(values).astype(np.uint8), "values kept, rounded to 0..255"
     if low == high:
         return np.clip(np.rint(values), 0, 255).astype(np.uint8), f"all values are {low:.6g}"
-    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
+    # Halved, so that the span of the largest floats is still a number.
+    halves = values.astype(np.float64) / 2 if high - low == np.inf else values.astype(np.float64)
+    scaled = (halves - halves.min()) / (halves.max() - halves.min()) * 255
     return np.rint(scaled).astype(np.uint8), f"values {low:.6g} .. {high:.6g} stretched to 0..255"
 
 
@@ -210,5 +236,15 @@ def write_picture(name: str, y: NDArray[Any], keep: bool) -> str:
     pixels, how = to_pixels(y[0], keep)
     with open_output(name) as stream:
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        picture.save(stream, format=PICTURE_FORMATS[os.path.splitext(name)[1].lower()])
+        kind = PICTURE_FORMATS[os.path.splitext(name)[1].lower()]
+        try:
+            picture.save(stream, format=kind)
+        except (
+            ValueError,
+            OverflowError,
+            struct.error,
+            SystemError,
+        ) as error:  # a size that the format cannot have
+            size = f"{picture.width} × {picture.height}"
+            raise FileError(name, f"cannot hold {size} pixels as {kind}: {error}; name it .png") from None
     return how

@@ -63,6 +63,8 @@ class NpyInput:
         with self._data() as stream:
             if self._pipe is None and self.nbytes:
                 with reading(self.name):
+                    # Checked once more: a map of a file that shrank would end the process.
+                    self._check_size(os.fstat(stream.fileno()).st_size - self._offset)
                     return np.asarray(np.memmap(stream, self.dtype, "r", self._offset, self.shape, order))
             data = self._take(stream, self.nbytes)
             self._check_end(stream, len(data))
@@ -227,15 +229,26 @@ def _read_header(stream: io.BufferedIOBase, name: str) -> tuple[tuple[int, ...],
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             shape, fortran_order, dtype = npy_format.read_array_header_2_0(header)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, OverflowError):
+    except Exception:  # nonsense may upset the parser in any way
         raise FileError(name, "has a damaged .npy header; write the file again") from None
-    if any(type(d) is not int or not 0 <= d < 1 << 63 for d in shape):
-        raise FileError(name, "claims an impossible shape; write the file again")
     if dtype.hasobject:
         raise FileError(name, "holds pickled Python objects, which are never loaded; save numbers")
     if dtype.kind not in "biufc":
         raise FileError(name, f"holds {dtype} values; expected booleans, integers, floats or complex numbers")
+    if not _is_possible(shape, dtype):
+        raise FileError(name, "claims an impossible shape; write the file again")
     return shape, fortran_order, dtype
+
+
+def _is_possible(shape: tuple[Any, ...], dtype: np.dtype[Any]) -> bool:
+    if any(type(d) is not int or d < 0 for d in shape):
+        return False
+    try:
+        np.empty((0, *shape[1:]), dtype)  # no memory, but NumPy's own word on the shape
+    except ValueError:
+        return False
+    size: int = math.prod(max(d, 1) for d in shape)
+    return size * dtype.itemsize < 1 << 63
 
 
 def is_npy(name: str) -> bool:

@@ -49,16 +49,21 @@ def open_output(name: str, nbytes: int = 0) -> Iterator[IO[bytes]]:
             sys.stdout.flush()
         return
     with writing(name):
-        target = os.path.realpath(name)
-        old = os.stat(target) if os.path.exists(target) else None
-        if old is not None and stat.S_ISDIR(old.st_mode):
+        try:
+            old = os.stat(name)
+        except FileNotFoundError:
+            old = None
+        if name.endswith("/") or (old is not None and stat.S_ISDIR(old.st_mode)):
             raise FileError(name, "is a folder; name a file")
-        if old is not None and not os.access(target, os.W_OK):
+        if old is not None and not os.access(name, os.W_OK):
             raise FileError(name, "is write-protected; name another file")
         if old is not None and not stat.S_ISREG(old.st_mode):
-            with open(target, "wb") as stream:
+            with open(name, "wb") as stream:
+                if stream.isatty():
+                    raise FileError(name, "is a terminal; name a file")
                 yield stream
             return
+        target = os.path.realpath(name)
         free = _free_bytes(os.path.dirname(target))
         if nbytes > free:
             raise FileError(name, f"needs {nbytes} bytes, its disk has {free} free; name another disk")
