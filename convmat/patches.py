@@ -112,19 +112,19 @@ def _is_run(a: NDArray[Any]) -> bool:
     return (channels == 1 or channel_step == a.itemsize) and (width == 1 or step == channels * a.itemsize)
 
 
+class _Memory:
+    """Somebody else's memory, seen in another shape and dtype, and kept alive for as long as it is seen."""
+
+    def __init__(self, owner: NDArray[Any], interface: dict[str, Any]) -> None:
+        self.owner = owner
+        self.__array_interface__ = interface
+
+
 def _runs(a: NDArray[Any]) -> NDArray[Any]:
     """The array with each run along its last two axes as one element of that many bytes, in place."""
-
-    class Runs:
-        memory = a  # kept alive for as long as the view is
-        __array_interface__ = a.__array_interface__ | {
-            "shape": a.shape[:-2],
-            "strides": a.strides[:-2],
-            "typestr": f"|V{a.shape[-2] * a.shape[-1] * a.itemsize}",
-            "descr": [("", f"|V{a.shape[-2] * a.shape[-1] * a.itemsize}")],
-        }
-
-    return np.asarray(Runs())
+    typestr = f"|V{a.shape[-2] * a.shape[-1] * a.itemsize}"
+    seen = {"shape": a.shape[:-2], "strides": a.strides[:-2], "typestr": typestr, "descr": [("", typestr)]}
+    return np.asarray(_Memory(a, a.__array_interface__ | seen))
 
 
 def windows(

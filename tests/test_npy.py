@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +47,18 @@ def npy_bytes(array: NDArray[Any], version: tuple[int, int] = (1, 0)) -> bytes:
     return stream.getvalue()
 
 
+def archived(**arrays: NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def pickled() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.array([{}, None]), allow_pickle=True)
+    return stream.getvalue()
+
+
 def crafted(header: str, data: bytes = bytes(8), major: int = 1, length: int | None = None) -> bytes:
     """An .npy file with any header text, and any claim of its length."""
     text = header.encode("latin-1")
@@ -71,15 +84,16 @@ def as_pipe(folder: Path, content: bytes, piece: int = 1 << 16) -> Iterator[str]
             for start in range(0, len(content), piece):
                 stream.write(content[start : start + piece])
 
-    thread = threading.Thread(target=fill)
+    thread = threading.Thread(target=fill, daemon=True)
     thread.start()
     try:
         yield str(path)
     finally:
         # A reader that never opened the pipe would leave the thread waiting for one.
         os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
-        thread.join()
+        thread.join(10)
         path.unlink()
+    assert not thread.is_alive(), "the pipe is still open, and nobody reads"
 
 
 SOURCES = (as_file, as_pipe)
@@ -216,9 +230,66 @@ def test_standard_input_may_be_a_file(folder: Path) -> None:
     assert done.stdout == content
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("reader", [read, read_blocks])
+def test_arrays_of_an_archive(save: Any, reader: Any, folder: Path) -> None:
+    arrays = {"x": np.arange(6.0).reshape(2, 3), "y 1": np.arange(4, dtype=">i2"), "z/w": np.zeros((0, 2))}
+    arrays["fortran"] = np.asfortranarray(np.arange(20).reshape(4, 5))
+    save(folder / "a.npz", **arrays)
+    for member, array in arrays.items():
+        assert_same(reader(f"{folder}/a.npz:{member}"), array)
+
+
+def test_a_file_of_that_name_comes_before_an_archive(folder: Path) -> None:
+    (folder / "b.npz").write_bytes(archived(a=np.zeros(3)))
+    (folder / "b.npz:a").write_bytes(npy_bytes(np.ones(2)))
+    assert_same(read(f"{folder}/b.npz:a"), np.ones(2))
+
+
+def _damaged(archive: bytes) -> bytes:
+    where = archive.index(np.arange(50.0).tobytes()) + 100
+    return archive[:where] + bytes([archive[where] ^ 1]) + archive[where + 1 :]
+
+
+def _lying(header: str, data: bytes = bytes(8)) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a.npy", crafted(header, data))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("reader", [read, read_blocks])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (archived(b=np.zeros(1), c=np.zeros(1)), r":a: has no such array; .*c\.npz has b, c$"),
+        (archived(), r":a: has no such array; .*c\.npz has none$"),
+        (_damaged(archived(a=np.arange(50.0))), r":a: is damaged: Bad CRC-32 for file 'a\.npy'$"),
+        (archived(a=np.zeros(1))[:-10], r":a: cannot be read: .*c\.npz is no \.npz archive: "),
+        (b"PK" + bytes(100), r":a: cannot be read: .*c\.npz is no \.npz archive: File is not a zip file$"),
+        (npy_bytes(np.zeros(1)), r":a: cannot be read: .*c\.npz is no \.npz archive: File is not a zip fil"),
+        (_lying("{"), r":a: has a damaged \.npy header; write the file again$"),
+        (
+            _lying(HEADER % ("'<f8'", "(10, 10)")),
+            r":a: truncated: a float64 .* has 800 bytes of data, got 8;",
+        ),
+        (
+            _lying(HEADER % ("'<f8'", "(1,)"), bytes(9)),
+            r":a: too long: .* has 8 bytes of data, got 9 or more",
+        ),
+        (_lying(HEADER % ("'|O'", "(1,)")), r":a: holds pickled Python objects, which are never loaded; sav"),
+    ],
+)
+def test_refuses_bad_archives(reader: Any, content: bytes, message: str, folder: Path) -> None:
+    (folder / "c.npz").write_bytes(content)
+    with pytest.raises(FileError, match=message):
+        reader(f"{folder}/c.npz:a")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "answer"),
     [
+        ("a.npz", archived(a=np.zeros(3)), True),
         ("-", None, True),
         ("a.npy", npy_bytes(np.zeros(1)), True),
         ("a.png", npy_bytes(np.zeros(1)), True),  # what it holds counts, not what it is called
@@ -247,25 +318,13 @@ def test_asking_takes_nothing_from_a_pipe(folder: Path) -> None:
 # Refusing
 
 
-def _npz() -> bytes:
-    stream = io.BytesIO()
-    np.savez(stream, a=np.zeros(3))
-    return stream.getvalue()
-
-
-def _pickled() -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.array([{}, None]), allow_pickle=True)
-    return stream.getvalue()
-
-
 VALID = npy_bytes(np.arange(6.0).reshape(2, 3))
 TEN_TO_30 = f"({10**30},)"
 
 BAD_HEADERS = {
     "empty": (b"", "is empty; expected an .npy array$"),
     "text": (b"1 2 3\n4 5 6\n", "is not an .npy array; write it with numpy.save$"),
-    "npz": (_npz(), "is an .npz archive; name one of its arrays, as in file.npz:name$"),
+    "npz": (archived(a=np.zeros(3)), "is an .npz archive; name one of its arrays, as in file.npz:name$"),
     "half the magic": (b"\x93NUM", "is not an .npy array; write it with numpy.save$"),
     "version 4": (crafted("", major=4), r"has .npy format version \(4, 0\); expected 1.0, 2.0 or 3.0$"),
     "header cut": (VALID[:50], r"truncated: the header has 118 bytes, got 40$"),
@@ -277,7 +336,7 @@ BAD_HEADERS = {
         crafted(" " * 10_001),
         "claims a header of 10001 bytes; expected at most 10000$",
     ),
-    "objects": (_pickled(), "holds pickled Python objects, which are never loaded; save numbers$"),
+    "objects": (pickled(), "holds pickled Python objects, which are never loaded; save numbers$"),
     "records": (npy_bytes(np.zeros(2, "i4,f8")), r"holds \[\('f0', '<i4'\), \('f1', '<f8'\)\] values; exp"),
     "strings": (npy_bytes(np.array(["ab"])), "holds <U2 values; expected booleans, integers, floats or com"),
     "bytes": (npy_bytes(np.array([b"ab"])), r"holds \|S2 values; expected booleans"),
@@ -400,12 +459,13 @@ def test_allocates_nothing_that_a_header_merely_claims(
 
 
 @pytest.mark.parametrize("size", [0, 50, 130])
-def test_refuses_a_file_that_shrinks_after_its_header_was_read(size: int, folder: Path) -> None:
+@pytest.mark.parametrize("reader", [NpyInput.read, lambda source: list(source.blocks(8))])
+def test_refuses_a_file_that_shrinks_after_its_header_was_read(reader: Any, size: int, folder: Path) -> None:
     with as_file(folder, VALID) as name:
         source = NpyInput(name)
         os.truncate(name, size)
         with pytest.raises(FileError, match=r"truncated: a float64 array of shape \(2, 3\) has 48 bytes"):
-            source.read()
+            reader(source)
 
 
 @given(st.lists(st.tuples(st.integers(6, 127), st.integers(0, 255)), min_size=1, max_size=4))
@@ -514,6 +574,48 @@ def test_work_that_fails_at_once_writes_nothing(capfdbinary: pytest.CaptureFixtu
     with pytest.raises(FileError, match=r"^in.npy: truncated$"):
         write_npy("-", (3,), np.dtype(float), blocks())
     assert capfdbinary.readouterr().out == b""
+
+
+def test_the_header_goes_ahead_of_all_but_the_first_block(folder: Path) -> None:
+    path, headers = folder / "ahead", []
+    seen = threading.Event()
+    os.mkfifo(path)
+
+    def reader() -> None:
+        with open(path, "rb", buffering=0) as stream:
+            headers.append(stream.read(1000)[:128])
+            seen.set()
+            while stream.read(1000):
+                pass
+
+    def blocks() -> Iterator[NDArray[Any]]:
+        yield np.zeros(2)
+        # A step further down the pipe prepares itself while this one computes.
+        assert seen.wait(10)
+        yield np.zeros(1)
+
+    thread = threading.Thread(target=reader, daemon=True)
+    thread.start()
+    write_npy(str(path), (3,), np.dtype(float), blocks())
+    thread.join(10)
+    assert headers == [saved(np.zeros(3))[:128]]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.JPG", "a.tiff"])
+def test_refuses_the_name_of_a_picture(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"is a picture's name, and this is written as \.npy; name it \.npy$"):
+        write_npy(str(tmp_path / name), (3,), np.dtype(float), [np.zeros(3)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refuses_more_than_the_disk_has(tmp_path: Path) -> None:
+    path = tmp_path / "out.npy"
+    path.write_bytes(b"old")
+    with pytest.raises(
+        FileError, match=r"needs 8000000000000000000 bytes, its disk has \d+ free; name anoth"
+    ):
+        write_npy(str(path), (10**18,), np.dtype(float), [np.zeros(1)])
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("out.npy", b"old")]
 
 
 def test_blocks_that_fail_leave_the_old_file(tmp_path: Path) -> None:
