@@ -1,0 +1,188 @@
+"""Streams: batches in parts, archives, frames, alpha, early refusals, and the memory of real processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import convmat as cm
+from convmat.cli import run
+
+PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images at a time, and blocks of a few rows."""
+    monkeypatch.setattr("convmat.cli.inputs._CHUNK_BYTES", 2 * 6 * 5 * 2 * 4)
+    monkeypatch.setattr("convmat.patches._BLOCK_BYTES", 300)
+
+
+@pytest.mark.usefixtures("_small_chunks")
+@pytest.mark.parametrize("memory", ["C", "F"])
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_a_batch_in_parts_is_the_batch(layout: str, memory: str) -> None:
+    x = np.arange(5 * 6 * 5 * 2, dtype=np.float32).reshape(5, 6, 5, 2)
+    given = x if layout == "nhwc" else x.transpose(0, 3, 1, 2)
+    np.save("x.npy", np.asarray(given, order=memory))  # type: ignore[call-overload]
+    filters = np.arange(3 * 3 * 2 * 2, dtype=np.float32).reshape(3, 3, 2, 2)
+    np.save("w.npy", filters)
+    options = ["--layout", layout, "-q", "-s", "2", "-p", "1"]
+    assert run(["unroll", "x.npy", "-k", "3,2", *options, "-o", "x_col.npy"]) == 0
+    assert run(["convolve", "x.npy", "--kernel", "w.npy", *options, "-o", "y.npy"]) == 0
+    np.testing.assert_array_equal(np.load("x_col.npy"), cm.unroll(x, (3, 2), 2, 1))
+    y = cm.convolve(x, filters, 2, 1)
+    np.testing.assert_array_equal(np.load("y.npy"), y if layout == "nhwc" else y.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.usefixtures("_small_chunks")
+def test_no_images_are_a_batch_too() -> None:
+    np.save("x.npy", np.zeros((0, 6, 5, 2)))
+    np.save("w.npy", np.zeros((3, 2, 2, 2)))
+    assert run(["unroll", "x.npy", "-k", "2", "-q", "-o", "x_col.npy"]) == 0
+    assert run(["convolve", "x.npy", "--kernel", "w.npy", "-q", "-o", "y.npy"]) == 0
+    assert np.load("x_col.npy").shape == (0, 8)
+    assert np.load("y.npy").shape == (0, 5, 4, 3)
+
+
+def test_arrays_of_an_archive() -> None:
+    x, w = np.arange(30).reshape(6, 5), np.arange(4).reshape(2, 2)
+    for save, name in ((np.savez, "plain.npz"), (np.savez_compressed, "packed.npz")):
+        save(name, x=x, w=w)
+        assert run(["convolve", f"{name}:x", "--kernel", f"{name}:w", "-q", "-o", "y.npy"]) == 0
+        y = cm.convolve(x[None, ..., None], w[None, ..., None])
+        np.testing.assert_array_equal(np.load("y.npy"), y)
+
+
+def test_a_damaged_archive(capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez_compressed("x.npz", x=np.random.default_rng(0).random(4000))
+    content = bytearray(Path("x.npz").read_bytes())
+    content[len(content) // 2] ^= 255
+    Path("x.npz").write_bytes(content)
+    assert run(["unroll", "x.npz:x", "--dims", "1", "-k", "2", "-q", "-o", "y.npy"]) == 2
+    assert re.fullmatch(r"convmat: x\.npz:x: is damaged: .*\n", capsys.readouterr().err)
+    assert os.listdir() == ["x.npz"]
+
+
+def test_a_frame_of_an_animation(capsys: pytest.CaptureFixture[str]) -> None:
+    frames = [Image.fromarray(np.full((4, 5), 50 * i + 10, np.uint8)) for i in range(3)]
+    frames[0].save("a.tiff", save_all=True, append_images=frames[1:])
+    for i in range(3):
+        assert run(["unroll", "a.tiff", "--frame", str(i), "-k", "1", "-q", "-o", "x.npy"]) == 0
+        np.testing.assert_array_equal(np.load("x.npy"), np.full((20, 1), 50 * i + 10))
+    assert run(["unroll", "a.tiff", "-k", "1"]) == 2
+    assert run(["unroll", "a.tiff", "-k", "1", "--frame", "3"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "convmat: a.tiff: has 3 frames; choose one with --frame, 0 to 2",
+        "convmat: a.tiff: has no frame 3; it has 3, from 0",
+    ]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_alpha_means(channels: int) -> None:
+    colours = np.arange(4 * 5 * channels, dtype=np.uint8).reshape(4, 5, channels) * 4
+    alpha = np.linspace(0, 255, 20).astype(np.uint8).reshape(4, 5, 1)
+    Image.fromarray(np.concatenate([colours, alpha], 2)).save("a.png")
+    wanted = {
+        "keep": np.concatenate([colours, alpha], 2),
+        "drop": colours,
+        "premultiply": np.rint(colours * (alpha / 255)).astype(np.uint8),
+    }
+    for choice, pixels in wanted.items():
+        assert run(["unroll", "a.png", "--alpha", choice, "-k", "1", "-q", "-o", "x.npy"]) == 0
+        np.testing.assert_array_equal(np.load("x.npy").reshape(pixels.shape), pixels)
+
+
+def test_a_disk_with_too_little_room(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = namedtuple("disk", "f_bavail f_frsize")
+    monkeypatch.setattr(os, "statvfs", lambda _: disk(10, 10))
+    np.save("x.npy", np.zeros((6, 5), np.uint8))
+    assert run(["unroll", "x.npy", "-k", "2", "-o", "y.npy"]) == 0  # 80 bytes
+    assert run(["unroll", "x.npy", "-k", "3", "-o", "z.npy"]) == 2
+    wanted = "convmat: z.npy: needs 108 bytes, its disk has 100 free; name another disk\n"
+    assert capsys.readouterr().err == wanted
+    assert sorted(os.listdir()) == ["x.npy", "y.npy"]
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (
+            ["verify", "x.npy", "--kernel", "box:3"],
+            r"x\.npy: needs \d+ bytes of memory, 99 are available; .*",
+        ),
+        (
+            ["convolve", "x.npy", "--kernel", "box:3", "-o", "y.png"],
+            r"--output: needs 96 bytes of memory, .*",
+        ),
+    ],
+)
+def test_memory_that_is_not_there(
+    command: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save("x.npy", np.zeros((6, 5)))
+    available = 99 if "verify" in command else 95
+    monkeypatch.setattr("convmat.files.memory._available_bytes", lambda: available)
+    assert run(command) == 2
+    assert re.fullmatch(f"convmat: {told}\n", capsys.readouterr().err)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="asks Linux for the peak")
+@pytest.mark.parametrize("pipe", [False, True])
+def test_memory_stays_small_whatever_the_batch(pipe: bool) -> None:
+    """64 MB of images, 1.6 GB of X_col; the process needs 46 MB for itself and a few images."""
+    with open("x.npy", "wb") as stream:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (256, 256, 256, 1)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.truncate(stream.tell() + 256**3 * 4)
+    name = "-" if pipe else "x.npy"
+    code = (
+        f"from convmat.cli import run; status = run('unroll {name} -k 5 -q -o /dev/null'.split());"
+        "print(status, open('/proc/self/status').read())"
+    )
+    with open("x.npy", "rb") as stream:
+        source: Any = subprocess.Popen(["cat"], stdin=stream, stdout=subprocess.PIPE) if pipe else None
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdin=source and source.stdout, capture_output=True, text=True
+        )
+        if source:
+            source.stdout.close()
+            source.wait()
+    assert done.stdout.startswith("0 "), done.stderr
+    assert int(PEAK.findall(done.stdout)[0]) < 100_000
+
+
+def test_runs_side_by_side_do_not_meet() -> None:
+    """Many write the same name, and each its own, in one folder."""
+    np.save("x.npy", np.arange(200 * 200.0).reshape(200, 200))
+    command = "unroll x.npy -k 5 -q -o"
+    names = ["same.npy"] * 3 + [f"own{i}.npy" for i in range(3)]
+    running = [subprocess.Popen([sys.executable, "-m", "convmat", *command.split(), n]) for n in names]
+    assert [process.wait(60) for process in running] == [0] * 6
+    wanted = cm.unroll(np.load("x.npy")[None, ..., None], 5)
+    for name in names:
+        np.testing.assert_array_equal(np.load(name), wanted)
+    assert sorted(os.listdir()) == sorted({*names, "x.npy"})
+
+
+def test_an_input_may_be_the_output() -> None:
+    x = np.arange(30.0).reshape(6, 5)
+    np.save("x.npy", x)
+    assert run(["unroll", "x.npy", "-k", "2", "-q", "-o", "x.npy"]) == 0
+    np.testing.assert_array_equal(np.load("x.npy"), cm.unroll(x[None, ..., None], 2))
