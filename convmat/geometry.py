@@ -299,12 +299,14 @@ class ConvGeometry:
     def blocks(self, max_rows: int) -> Iterator[Block]:
         """Boxes of at most `max_rows` rows that cover X_col once, in row order."""
         sizes, steps = (self.batch, *self.output_size), self.block_shape(max_rows)
-        cuts = (
-            [range(a, min(a + step, size)) for a in range(0, size, step)]
-            for size, step in zip(sizes, steps, strict=True)
-        )
+        counts = tuple(-(-size // step) for size, step in zip(sizes, steps, strict=True))
         start = 0
-        for positions in itertools.product(*cuts):
+        for number in range(math.prod(counts)):
+            cut = _unravel("block", number, counts)
+            positions = tuple(
+                range(c * step, min((c + 1) * step, size))
+                for c, step, size in zip(cut, steps, sizes, strict=True)
+            )
             stop = start + math.prod(map(len, positions))
             yield Block(range(start, stop), positions)
             start = stop

@@ -117,7 +117,7 @@ def test_gray_with_alpha(suffix: str) -> None:
     check(save(f"a.{suffix}", pixels), pixels)
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_gray_of_16_bits(suffix: str) -> None:
     pixels = coded("u2", scale=257)
     check(save(f"a.{suffix}", pixels), pixels)
@@ -389,7 +389,7 @@ REFUSED: dict[str, tuple[Callable[[], None], str]] = {
         lambda: _bytes(
             png(1, 1, 8, 0, bytes(2), png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 22))))
         ),
-        "is a damaged image: Decompressed data too large",
+        "(?i)is a damaged image: decompressed data too large",
     ),
     "EPS": (
         lambda: _bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n"),

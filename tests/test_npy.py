@@ -356,7 +356,7 @@ DAMAGED = {
     "list shape": HEADER % ("'<f8'", "[1]"),
     "unknown dtype": HEADER % ("'<q7'", "(1,)"),
     "no dtype": HEADER % ("None", "(1,)"),
-    "endless dtype": HEADER % ("'<U99999999999999'", "(1,)"),
+    "endless dtype": HEADER % ("'<f99999999999999'", "(1,)"),
     "order of 1": "{'descr': '<f8', 'fortran_order': 1, 'shape': (1,)}",
     "missing key": "{'descr': '<f8', 'shape': (1,)}",
     "further key": "{'descr': '<f8', 'fortran_order': False, 'shape': (1,), 'more': 0}",

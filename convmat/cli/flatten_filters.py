@@ -42,7 +42,7 @@ def command(
 
     filters = read_kernels(kernels, dims or 2, kernel_layout)
     w_col = flatten_filters(filters, groups, order=order)
-    if output:
+    if output is not None:
         write_npy(output, w_col.shape, w_col.dtype, [w_col])
     grids = [filters_grid(filters, w_col, order)]
     report(kernel_facts(kernels, filters, w_col, groups), grids, output=output, as_json=as_json, quiet=quiet)

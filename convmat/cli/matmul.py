@@ -59,10 +59,10 @@ def command(
     dtype = result_dtype(patches.dtype, weights.dtype)
     seen = Seen((multiply(block, weights) for block in patches.blocks(1 << 22)), rows)
     blocks = progress(seen, patches.shape[0], quiet)
-    if output and layout == "nchw":
+    if output is not None and layout == "nchw":
         y = from_batch(collect(blocks, shape, dtype), layout)
         write_npy(output, y.shape, dtype, y)
-    elif output:
+    elif output is not None:
         write_npy(output, shape, dtype, blocks)
     else:
         drain(blocks)

@@ -71,7 +71,7 @@ def command(
         extremes=False,
     )
     blocks = progress(seen, rows, quiet)
-    if output and not dry_run:
+    if output is not None and not dry_run:
         write_npy(output, shape, batch.dtype, blocks)
     elif seen.kept and not dry_run:
         drain(blocks)

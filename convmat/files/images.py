@@ -16,8 +16,10 @@ colour spaces.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,6 +87,8 @@ class ImageInput:
         """The pixels, (H, W, C)."""
         with self._open() as image:
             mode, dtype, channels = self._kind(image)
+            with _complaints(self.name, image.format == "TIFF"):
+                image.load()
             upright = image
             # TIFF is turned by Pillow as it is decoded.
             if image.format != "TIFF" and _orientation(image) != 1:
@@ -171,6 +175,28 @@ class ImageInput:
             )
 
 
+@contextmanager
+def _complaints(name: str, listen: bool) -> Iterator[None]:
+    """Refuse what libtiff complains of: it writes to standard error itself, and may then carry on."""
+    if not listen:
+        yield
+        return
+    with tempfile.TemporaryFile() as heard:
+        stderr = os.dup(2)
+        try:
+            os.dup2(heard.fileno(), 2)
+            try:
+                yield
+            finally:
+                os.dup2(stderr, 2)
+        finally:
+            os.close(stderr)
+        heard.seek(0)
+        said = heard.read(200).decode("utf-8", "replace").strip()
+    if said:
+        raise FileError(name, f"is a damaged image: {said.splitlines()[0]}")
+
+
 def _without_alpha(pixels: NDArray[Any], alpha: str) -> NDArray[Any]:
     """8-bit pixels with alpha last, as colours alone."""
     colours = pixels[..., :-1]
@@ -234,17 +260,21 @@ def write_picture(name: str, y: NDArray[Any], keep: bool) -> str:
     """
     check_picture(y.shape)
     pixels, how = to_pixels(y[0], keep)
-    with open_output(name) as stream:
-        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        kind = PICTURE_FORMATS[os.path.splitext(name)[1].lower()]
-        try:
-            picture.save(stream, format=kind)
-        except (
-            ValueError,
-            OverflowError,
-            struct.error,
-            SystemError,
-        ) as error:  # a size that the format cannot have
-            size = f"{picture.width} × {picture.height}"
-            raise FileError(name, f"cannot hold {size} pixels as {kind}: {error}; name it .png") from None
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    kind = PICTURE_FORMATS[os.path.splitext(name)[1].lower()]
+    # Encoded in memory: straight to a file, Pillow may overlook that the disk is full.
+    encoded = io.BytesIO()
+    try:
+        picture.save(encoded, format=kind)
+    except (
+        OSError,
+        ValueError,
+        OverflowError,
+        struct.error,
+        SystemError,
+    ) as error:  # too large for the format
+        size = f"{picture.width} × {picture.height}"
+        raise FileError(name, f"cannot hold {size} pixels as {kind}: {error}; name it .png") from None
+    with open_output(name, encoded.tell()) as stream:
+        stream.write(encoded.getbuffer())
     return how

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -48,7 +49,9 @@ def open_output(name: str, nbytes: int = 0) -> Iterator[IO[bytes]]:
             yield _standard_output()
             sys.stdout.flush()
         return
-    with writing(name):
+    with writing(name or "''"):
+        if not name:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         try:
             old = os.stat(name)
         except FileNotFoundError:

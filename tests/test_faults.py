@@ -1,0 +1,846 @@
+"""Faults: bad inputs and outputs in real processes, systems failing at the Nth call, a share of the fuzzing.
+
+Whatever is wrong ends with exit status 2, one line that says what it was about, and no file changed.
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+import os
+import random
+import re
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from convmat.cli import run
+from tests import fuzz
+
+SAMPLES = Path(__file__).parent.parent / "sample_images"
+DIGIT, SCENE = "sample_images/digit.png", "sample_images/scene.png"
+EDGES, BIAS = "sample_images/edges_8x3x3x3.npy", "sample_images/bias_8.npy"
+
+
+# Bad files
+
+
+def npy(array: NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def crafted(header: str, data: bytes = bytes(8), major: int = 1, length: int | None = None) -> bytes:
+    """An .npy file with any header text, and any claim of its length."""
+    text = header.encode("latin-1")
+    claimed = len(text) if length is None else length
+    return b"\x93NUMPY" + bytes((major, 0)) + claimed.to_bytes(2 if major == 1 else 4, "little") + text + data
+
+
+def shaped(shape: str, descr: str = "'<f8'") -> bytes:
+    return crafted(f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n")
+
+
+def npz(**members: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return stream.getvalue()
+
+
+def picture(kind: str, mode: str = "RGB", size: tuple[int, int] = (40, 30), **options: Any) -> bytes:
+    """A picture of noise, as noise does not compress to nothing that could be cut off."""
+    chance = np.random.default_rng(0)
+    image = Image.fromarray(chance.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).convert(mode)
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def png(width: int, height: int, depth: int, colour: int, lines: bytes) -> bytes:
+    """A PNG with any header."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def damaged_tiff() -> bytes:
+    """One that libtiff, not Pillow, finds damaged."""
+    content = bytearray(picture("TIFF", compression="tiff_adobe_deflate"))
+    start = content.index(b"\x78\x9c")
+    content[start + 2 : start + 40] = bytes(38)
+    return bytes(content)
+
+
+IMAGE = npy(np.arange(30.0).reshape(5, 6))
+RGB = npy(np.arange(90.0).reshape(5, 6, 3))
+TAPS = npy(np.ones((3, 3)))
+VOLUME = npy(np.zeros((1, 300, 300, 1)))
+CUT, LONG = IMAGE[:-8], IMAGE + b"\0"
+FRAMES = picture("GIF", save_all=True, append_images=[Image.new("RGB", (40, 30))])
+ARCHIVE = npz(a=IMAGE, b=TAPS)
+TORN = ARCHIVE[:100] + bytes(40) + ARCHIVE[140:]
+NO_NUMBERS = r"expected booleans, integers, floats or complex numbers"
+DAMAGED = r"in\.npy: has a damaged \.npy header; write the file again"
+IMPOSSIBLE = r"in\.npy: claims an impossible shape; write the file again"
+USAGE = r"; see 'convmat( [a-z-]+)? --help'"
+
+Files = dict[str | bytes, bytes]
+
+
+class Case(NamedTuple):
+    """Something wrong: what there is in the folder besides the samples, the command line, the complaint."""
+
+    name: str
+    files: Files | Callable[[], object]
+    line: str
+    stderr: str
+    """The whole line after `convmat: `, as a regular expression."""
+
+
+def unroll(name: str, content: bytes, stderr: str, options: str = "--k 3") -> Case:
+    """A bad file, in.npy or what `name` ends in, unrolled into a file."""
+    file = f"in.{name.split('/')[1]}"
+    return Case(
+        name.replace("/", " "), {file: content}, f"convmat unroll {file} {options} -o out.npy", stderr
+    )
+
+
+def option(name: str, options: str, stderr: str) -> Case:
+    return Case(name, {"in.npy": RGB}, f"convmat {options}", stderr)
+
+
+def output(name: str, target: str, stderr: str, files: Files | None = None) -> Case:
+    """A good input with a bad -o."""
+    return Case(name, files or {}, f"convmat unroll {DIGIT} --k 3 -o {target}", stderr)
+
+
+CASES = [
+    # What is named
+    Case("missing image", {}, "convmat unroll no.png --k 3", r"no\.png: cannot be read: No such file or d.*"),
+    Case("missing array", {}, "convmat matmul no.npy no.npy", r"no\.npy: cannot be read: No such file or .*"),
+    Case(
+        "missing kernel", {}, f"convmat convolve {DIGIT} --kernel no.npy", r"no\.npy: cannot be read: No .*"
+    ),
+    Case(
+        "folder", {}, "convmat unroll sample_images --k 3", r"sample_images: cannot be read: Is a directory"
+    ),
+    Case(
+        "folder as X", {}, f"convmat matmul sample_images {EDGES}", r"sample_images: cannot be read: Is a .*"
+    ),
+    Case(
+        "file as folder", {"f": b""}, "convmat unroll f/x.png --k 3", r"f/x\.png: cannot be read: Not a dir.*"
+    ),
+    Case(
+        "too long a name",
+        {},
+        f"convmat unroll {'n' * 300}.png --k 3",
+        r"n+\.png: cannot be read: File name.*",
+    ),
+    Case(
+        "link to itself",
+        lambda: os.symlink("l", "l"),
+        "convmat unroll l --k 3",
+        r"l: cannot be read: Too many.*",
+    ),
+    Case(
+        "link to nothing",
+        lambda: os.symlink("x", "l"),
+        "convmat unroll l --k 3",
+        r"l: cannot be read: No such.*",
+    ),
+    Case("no name", {}, "convmat unroll '' --k 3", r".*cannot be read: No such file or directory"),
+    Case(
+        "no such kernel",
+        {},
+        f"convmat convolve {DIGIT} --kernel blur",
+        r"blur: is neither a file nor one of .*",
+    ),
+    Case(
+        "blank", {"a b": b"x"}, "convmat unroll 'a b' --k 3", r"a b: is neither an image nor an \.npy array"
+    ),
+    Case(
+        "brackets", {"img[0].npy": CUT}, "convmat unroll 'img[0].npy' --k 3", r"img\[0\]\.npy: truncated: .*"
+    ),
+    Case("markup", {"[red]x.npy": CUT}, "convmat unroll '[red]x.npy' --k 3", r"\[red\]x\.npy: truncated: .*"),
+    Case(
+        "markup's end",
+        {},
+        "convmat unroll 'img[/x].npy' --k 3",
+        r"img\[/x\]\.npy: cannot be read: No such .*",
+    ),
+    Case("newline", {"a\nb.npy": CUT}, "convmat unroll $'a\\nb.npy' --k 3", r"a.{0,4}b\.npy: truncated: .*"),
+    Case(
+        "escape",
+        {"\x1b[1m.npy": CUT},
+        "convmat unroll $'\\e[1m.npy' --k 3",
+        r"[^\x1b]+\[1m\.npy: truncated: .*",
+    ),
+    Case("leading dash", {"-x": CUT}, "convmat unroll ./-x --k 3", r"\./-x: truncated: .*"),
+    Case("after --", {"-x": CUT}, "convmat unroll --k 3 -- -x", r"-x: truncated: .*"),
+    Case("not UTF-8", {b"\xff.npy": CUT}, "convmat unroll $'\\xff.npy' --k 3", r".+\.npy: truncated: .*"),
+    Case(
+        "not UTF-8, missing",
+        {},
+        "convmat unroll $'\\xfe\\xff.png' --k 3",
+        r".+\.png: cannot be read: No such .*",
+    ),
+    Case(
+        "not UTF-8 out",
+        {},
+        f"convmat unroll {DIGIT} --k 3 -o $'no/\\xff'",
+        r"no/.+: cannot be written: No such .*",
+    ),
+    # Arrays
+    unroll("empty/npy", b"", r"in\.npy: is empty; expected an image or an \.npy array"),
+    unroll("text/npy", b"1 2 3\n", r"in\.npy: is neither an image nor an \.npy array"),
+    unroll("text with a picture's name/png", b"1 2 3\n", r"in\.png: is neither an image nor an \.npy array"),
+    unroll("empty with a picture's name/png", b"", r"in\.png: is empty; expected an image or an \.npy array"),
+    unroll(
+        "magic only/npy", IMAGE[:6], r"in\.npy: has \.npy format version \(\); expected 1\.0, 2\.0 or 3\.0"
+    ),
+    unroll(
+        "another version/npy", b"\x93NUMPY\x09\0" + IMAGE[8:], r"in\.npy: has \.npy format version \(9, 0\).*"
+    ),
+    unroll("cut header/npy", IMAGE[:50], r"in\.npy: truncated: the header has 118 bytes, got 40"),
+    unroll(
+        "cut data/npy", CUT, r"in\.npy: truncated: .* has 240 bytes of data, got 232; write the file again"
+    ),
+    unroll(
+        "long/npy",
+        LONG,
+        r"in\.npy: too long: .* has 240 bytes of data, got 241 or more; write the file again",
+    ),
+    unroll(
+        "objects/npy",
+        npy(np.full((2, 2), None)),
+        r"in\.npy: holds pickled Python objects, which are never .*",
+    ),
+    unroll(
+        "a pickle/npy",
+        b"\x80\x04\x95\x05\0\0\0\0\0\0\0]\x94K\x01a.",
+        r"in\.npy: is neither an image nor an .*",
+    ),
+    unroll("fields/npy", npy(np.zeros((4, 4), "f4,i2")), rf"in\.npy: holds .* values; {NO_NUMBERS}"),
+    unroll("strings/npy", npy(np.full((4, 4), "a")), rf"in\.npy: holds <U1 values; {NO_NUMBERS}"),
+    unroll("bytes/npy", npy(np.full((4, 4), b"a")), rf"in\.npy: holds \|S1 values; {NO_NUMBERS}"),
+    unroll(
+        "dates/npy", npy(np.zeros((4, 4), "M8[s]")), rf"in\.npy: holds datetime64\[s\] values; {NO_NUMBERS}"
+    ),
+    unroll(
+        "spans/npy", npy(np.zeros((4, 4), "m8[s]")), rf"in\.npy: holds timedelta64\[s\] values; {NO_NUMBERS}"
+    ),
+    unroll("a number/npy", npy(np.array(5.0)), r"in\.npy: .*; see --dims and --layout"),
+    unroll("a line/npy", npy(np.zeros(9)), r"in\.npy: .*; --dims 1 would fit"),
+    unroll("six axes/npy", npy(np.zeros((1,) * 6)), r"in\.npy: .*; see --dims and --layout"),
+    unroll("no pixels/npy", npy(np.zeros((0, 5))), r"in\.npy: .*"),
+    unroll("no channels/npy", npy(np.zeros((5, 5, 0))), r"in\.npy: .*"),
+    # Headers that lie
+    unroll(
+        "huge/npy",
+        shaped("(1000000, 1000000)"),
+        r"in\.npy: truncated: .* 8000000000000 bytes of data, got 8; .*",
+    ),
+    unroll("10^30/npy", shaped(f"({10**30}, 1)"), IMPOSSIBLE),
+    unroll("beyond 2^63/npy", shaped(f"({2**62}, {2**62})"), IMPOSSIBLE),
+    unroll("none of 10^30/npy", shaped(f"(0, {10**30})"), IMPOSSIBLE),
+    unroll("negative/npy", shaped("(-1, 1)"), IMPOSSIBLE),
+    unroll("True/npy", shaped("(True, 1)"), IMPOSSIBLE),
+    unroll("a fraction/npy", shaped("(1.0, 1)"), DAMAGED),
+    unroll("no tuple/npy", shaped("5"), DAMAGED),
+    unroll("no dtype/npy", shaped("(1, 1)", "'nonsense'"), DAMAGED),
+    unroll("1+1+…/npy", crafted("1" + "+1" * 4900), DAMAGED),
+    unroll("nested/npy", crafted("(" * 150 + ")" * 150), DAMAGED),
+    unroll("minus minus/npy", crafted("-" * 9000 + "1"), DAMAGED),
+    unroll("code/npy", crafted("__import__('os').mkdir('owned')"), DAMAGED),
+    unroll(
+        "4 GB of header/npy",
+        crafted("{}", major=2, length=2**32 - 1),
+        r"in\.npy: claims a header of 4294967295.*",
+    ),
+    unroll(
+        "64 KB of header/npy", crafted("{}" + " " * 60000), r"in\.npy: claims a header of 60002 bytes; .*"
+    ),
+    # Archives
+    unroll(
+        "archive without member/npz",
+        ARCHIVE,
+        r"in\.npz: is an \.npz archive; name one of its arrays, as in .*",
+    ),
+    Case(
+        "wrong member",
+        {"in.npz": ARCHIVE},
+        "convmat unroll in.npz:c --k 3",
+        r"in\.npz:c: has no such array; .*a, b",
+    ),
+    Case(
+        "no member",
+        {"in.npz": npz()},
+        "convmat unroll in.npz:a --k 3",
+        r"in\.npz:a: has no such array; .* has none",
+    ),
+    Case(
+        "cut archive",
+        {"in.npz": ARCHIVE[:-9]},
+        "convmat unroll in.npz:a --k 3",
+        r"in\.npz:a: cannot be read: .*",
+    ),
+    Case("torn archive", {"in.npz": TORN}, "convmat unroll in.npz:a --k 3", r"in\.npz:a: .*"),
+    Case(
+        "no archive",
+        {"in.npz": b"text"},
+        "convmat unroll in.npz:a --k 3",
+        r"in\.npz:a: cannot be read: in\.npz is .*",
+    ),
+    Case("cut member", {"in.npz": npz(a=CUT)}, "convmat unroll in.npz:a --k 3", r"in\.npz:a: truncated: .*"),
+    # Images
+    unroll("cut PNG/png", picture("PNG")[:-2000], r"in\.png: is a damaged image: .*"),
+    unroll("PNG of a header/png", picture("PNG")[:33], r"in\.png: is .*"),
+    unroll(
+        "PNG with a bad sum/png",
+        picture("PNG")[:50] + b"\xff" + picture("PNG")[51:],
+        r"in\.png: is a damaged .*",
+    ),
+    unroll("cut JPEG/jpg", picture("JPEG")[:-400], r"in\.jpg: is a damaged image: .*"),
+    unroll("cut BMP/bmp", picture("BMP")[:-400], r"in\.bmp: is a damaged image: .*"),
+    unroll("cut WEBP/webp", picture("WEBP")[:-400], r"in\.webp: is .*"),
+    unroll("damaged TIFF/tif", damaged_tiff(), r"in\.tif: is a damaged image: .*"),
+    unroll("frames unchosen/gif", FRAMES, r"in\.gif: has 2 frames; choose one with --frame, 0 to 1"),
+    unroll("frame beyond/gif", FRAMES, r"in\.gif: has no frame 2; it has 2, from 0", "--k 3 --frame 2"),
+    unroll("frame below/gif", FRAMES, r"in\.gif: has no frame -1; it has 2, from 0", "--k 3 --frame -1"),
+    unroll(
+        "frame of one/png", picture("PNG"), r"in\.png: has no frame 1; it has 1, from 0", "--k 3 --frame 1"
+    ),
+    unroll("CMYK/jpg", picture("JPEG", "CMYK"), r"in\.jpg: is a CMYK image; convert it to RGB or gray first"),
+    unroll("LAB/tif", picture("TIFF", "LAB"), r"in\.tif: is a LAB image; .*"),
+    unroll(
+        "a bomb/png",
+        png(20000, 20000, 8, 0, bytes(100)),
+        r"in\.png: is too large.*; expected at most \d+ pixels.*",
+    ),
+    unroll(
+        "half a bomb/png",
+        png(10000, 10000, 8, 0, bytes(100)),
+        r"in\.png: is too large: 10000 × 10000 pixels; .*",
+    ),
+    unroll(
+        "16-bit RGB/png",
+        png(5, 3, 16, 2, bytes(93)),
+        r"in\.png: has 16 bits a colour, of which only 8 would .*",
+    ),
+    unroll(
+        "values to 100/pgm", b"P5 3 1 100 abc", r"in\.pgm: has values up to 100; expected 255 or 65535; .*"
+    ),
+    unroll(
+        "another format/ico",
+        picture("ICO"),
+        r"in\.ico: is in ICO format; expected one of PNG, .*|in\.ico: is n.*",
+    ),
+    unroll("a program for Ghostscript/eps", picture("EPS"), r"in\.eps: is .*"),
+    # Batches and channels
+    Case(
+        "two sizes",
+        {},
+        f"convmat unroll {DIGIT} {SCENE} --k 3",
+        r"sample_images/.*; a batch has images of one size .*",
+    ),
+    Case(
+        "two dtypes",
+        {"a.npy": IMAGE, "b.npy": npy(np.ones((5, 6), "f4"))},
+        "convmat unroll a.npy b.npy --k 3",
+        r"b\.npy: is 5 × 6 × 1 float32, the others are 5 × 6 × 1 float64; a batch has images of one size .*",
+    ),
+    option(
+        "kernel of one channel",
+        "convolve in.npy --kernel sobel-x",
+        r"--kernel: a single-channel kernel .*--depth.*",
+    ),
+    option("channels amiss", f"convolve {DIGIT} --kernel {EDGES}", r"--kernel: made for 3 channels .*"),
+    option(
+        "depthwise amiss",
+        f"convolve in.npy --kernel {EDGES} --depthwise",
+        r"--kernel: 8 filters of 3 channels .*",
+    ),
+    option(
+        "groups with depthwise",
+        "convolve in.npy --kernel box:3 --depthwise -g 2",
+        r"--groups: --depthwise means .*",
+    ),
+    option("groups amiss", f"convolve in.npy --kernel {EDGES} --groups 2", r"--groups: .*"),
+    option("no groups", f"convolve in.npy --kernel {EDGES} --groups 0", r"--groups: .*"),
+    option("groups of filters", f"flatten-filters {EDGES} --groups 3", r"--groups: .*"),
+    option("bias amiss", f"convolve in.npy --kernel sobel-x --depthwise --bias {BIAS}", r"--bias: .*"),
+    option(
+        "bias missing",
+        f"convolve in.npy --kernel {EDGES} --bias no.npy",
+        r"no\.npy: cannot be read: No such .*",
+    ),
+    option(
+        "bias an image",
+        f"convolve in.npy --kernel {EDGES} --bias {DIGIT}",
+        r"sample_images/digit\.png: is not an .*",
+    ),
+    option(
+        "kernel an image",
+        f"convolve in.npy --kernel {DIGIT}",
+        r"sample_images/digit\.png: is not an \.npy array.*",
+    ),
+    option("X and W amiss", f"matmul in.npy {BIAS}", r".*"),
+    option(
+        "expected amiss", f"verify in.npy --kernel {EDGES} --expected no.npy", r"no\.npy: cannot be read: .*"
+    ),
+    Case(
+        "integers too large",
+        {"a.npy": npy(np.full((2, 2), 2**62)), "b.npy": npy(np.full((2, 2), 4))},
+        "convmat matmul a.npy b.npy -o out.npy",
+        r".*int64.*",
+    ),
+    Case(
+        "NaN as a pixel",
+        {"a.npy": npy(np.full((4, 4), np.nan))},
+        "convmat convolve a.npy --kernel box:3 -o out.png",
+        r"--output: complex, NaN or infinite values have no pixels; write \.npy instead",
+    ),
+    # Parameters
+    option("no command", "nonsense", rf"No such command 'nonsense'{USAGE}"),
+    option("no such option", "unroll in.npy --k 3 --strides 2", rf"No such option.*--strides.*{USAGE}"),
+    option("no input", "unroll --k 3", rf"Missing argument 'INPUT\.\.\.'{USAGE}"),
+    option("no k", "unroll in.npy", rf"Missing option .*--k.*{USAGE}"),
+    option("no kernel", "convolve in.npy", rf"Missing option '--kernel'; .*{USAGE}"),
+    option("k of 0", "unroll in.npy --k 0", r"--k: .*0.*"),
+    option("k below 0", "unroll in.npy --k -3", r"--k: .*-3.*"),
+    option(
+        "k a word", "unroll in.npy --k three", rf"Invalid value for '--k'.*: 'three' is no size; .*{USAGE}"
+    ),
+    option("k of four", "unroll in.npy --k 1,1,1,1", rf".*'1,1,1,1' has 4 numbers; give at most 3{USAGE}"),
+    option("k too large", "unroll in.npy --k 9", r"--k: .*9.*"),
+    option("k of 10^30", f"unroll in.npy --k {10**30}", r"--k: .*"),
+    option("k of 5000 digits", f"unroll in.npy --k {'9' * 5000}", r".*--k.*"),
+    option("stride of 0", "unroll in.npy --k 3 --stride 0", r"--stride: .*0.*"),
+    option("dilation of 0", "unroll in.npy --k 3 --dilation 0", r"--dilation: .*0.*"),
+    option("padding below 0", "unroll in.npy --k 3 --padding -1", r"--padding: .*-1.*"),
+    option(
+        "padding a word",
+        "unroll in.npy --k 3 --padding some",
+        rf".*'--padding'.*'some' is no padding; .*{USAGE}",
+    ),
+    option(
+        "padding too far",
+        "unroll in.npy --k 3 -p 1 --padding-mode mirror",
+        r"Invalid value for '--padding-mode'.*",
+    ),
+    option("dims of 4", "unroll in.npy --k 3 --dims 4", rf"Invalid value for '--dims'.*{USAGE}"),
+    option(
+        "dims of an image",
+        f"unroll {DIGIT} --k 3 --dims 3",
+        r"sample_images/digit\.png: is an image and has 2 .*",
+    ),
+    option("a wrong choice", "unroll in.npy --k 3 --layout hwcn", rf"Invalid value for '--layout'.*{USAGE}"),
+    option(
+        "output shape amiss",
+        f"matmul in.npy {EDGES} --output-shape 4,x",
+        rf"Invalid value for '--output-shape'.*{USAGE}",
+    ),
+    option("sizes of 0", "sizes 0 --k 3", r".*0.*"),
+    option("matrix of 10^21", f"unroll in.npy --k 3 -p {10**10} -o out.npy", r".*"),
+    # Standard input and output
+    Case(
+        "- twice",
+        {"in.npy": IMAGE},
+        "convmat unroll - - --k 3 <in.npy",
+        r"standard input: is named twice; .*",
+    ),
+    Case(
+        "- twice as layer",
+        {"in.npy": IMAGE},
+        "convmat convolve - --kernel - <in.npy",
+        r"standard input: is named .*",
+    ),
+    Case(
+        "- twice as X and W",
+        {"in.npy": IMAGE},
+        "convmat matmul - - <in.npy",
+        rf"X and W cannot both be .*{USAGE}",
+    ),
+    Case("closed input", {}, "convmat unroll - --k 3 <&-", r"standard input: is closed; pipe .*"),
+    Case(
+        "empty input",
+        {},
+        "convmat unroll - --k 3 </dev/null",
+        r"standard input: is empty; expected an \.npy array",
+    ),
+    Case(
+        "empty pipe", {}, ": | convmat unroll - --k 3", r"standard input: is empty; expected an \.npy array"
+    ),
+    Case(
+        "image piped",
+        {},
+        f"cat {DIGIT} | convmat unroll - --k 3",
+        r"standard input: is not an \.npy array; .*",
+    ),
+    Case(
+        "cut pipe",
+        {"a": CUT},
+        "cat a | convmat unroll - --k 3 -o out.npy",
+        r"standard input: truncated: .*got 232.*",
+    ),
+    Case(
+        "long pipe", {"a": LONG}, "cat a | convmat unroll - --k 3 -o out.npy", r"standard input: too long: .*"
+    ),
+    Case(
+        "huge pipe",
+        {"a": shaped("(1000000, 1000000)")},
+        "cat a | convmat unroll - --k 3 -o o",
+        r"standard input: tr.*",
+    ),
+    Case(
+        "closed output",
+        {},
+        f"convmat unroll {DIGIT} --k 3 -q -o - >&-",
+        r"standard output: is closed; name a .*",
+    ),
+    Case(
+        "full output",
+        {},
+        f"convmat unroll {DIGIT} --k 3 -q -o - >/dev/full",
+        r"standard output: .*No space left .*",
+    ),
+    Case(
+        "full table",
+        {},
+        f"convmat unroll {DIGIT} --k 3 >/dev/full",
+        r"standard output: .*No space left on device",
+    ),
+    Case(
+        "full JSON",
+        {},
+        "convmat sizes 9 --k 3 --json >/dev/full",
+        r"standard output: .*No space left on device",
+    ),
+    Case("full help", {}, "convmat unroll --help >/dev/full", r"standard output: .*No space left on device"),
+    Case("full version", {}, "convmat --version >/dev/full", r"standard output: .*No space left on device"),
+    Case(
+        "full verdict",
+        {},
+        f"convmat verify {DIGIT} --kernel box:3 >/dev/full",
+        r"standard output: .*No space left .*",
+    ),
+    Case(
+        "closed reader",
+        {},
+        f"convmat unroll {DIGIT} --k 3 -q -o - 1</dev/null",
+        r"standard output: .*Bad file .*",
+    ),
+    Case(
+        "ASCII",
+        {},
+        f"PYTHONIOENCODING=ascii convmat convolve {SCENE} --kernel box:3",
+        r"--kernel: a single.*3 .* 3.*",
+    ),
+    # Outputs
+    output("in a missing folder", "no/out.npy", r"no/out\.npy: cannot be written: No such file or directory"),
+    output("in a file", "f/out.npy", r"f/out\.npy: cannot be written: Not a directory", {"f": b"old"}),
+    output("a folder", "sample_images", r"sample_images: is a folder; name a file"),
+    output("a slash", "out.npy/", r"out\.npy/: is a folder; name a file"),
+    output("the folder", ".", r"\.: is a folder; name a file"),
+    output("of no name", "''", r".*cannot be written: No such file or directory"),
+    output(
+        "X_col as picture",
+        "out.png",
+        r"out\.png: is a picture's name, and this is written as \.npy; name it \.npy",
+    ),
+    output("a long name", "n" * 300, r"n+: cannot be written: File name too long"),
+    output("a full device", "/dev/full", r"/dev/full: cannot be written: No space left on device"),
+    output(
+        "brackets in a missing folder",
+        "'[/x]/[red]'",
+        r"\[/x\]/\[red\]: cannot be written: No such file or .*",
+    ),
+    Case(
+        "a loop",
+        lambda: os.symlink("l", "l"),
+        f"convmat unroll {DIGIT} --k 3 -o l",
+        r"l: cannot be written: Too many .*",
+    ),
+    Case(
+        "W_col as picture",
+        {},
+        f"convmat flatten-filters {EDGES} -o w.jpg",
+        r"w\.jpg: is a picture's name, and .*",
+    ),
+    Case(
+        "Y as picture of 8",
+        {},
+        f"convmat convolve {SCENE} --kernel {EDGES} -o y.png",
+        r"--output: has shape .*",
+    ),
+    Case(
+        "picture in a missing folder",
+        {},
+        f"convmat convolve {DIGIT} --kernel box:3 -o no/y.png",
+        r"no/y\.png: cannot be written: No such file or directory",
+    ),
+    # The shell limits what may be written, which a full disk does less neatly; the old file must stay.
+    *(
+        Case(
+            f"full disk, {name}",
+            {target: b"old", "in.npy": VOLUME},
+            f"ulimit -f 2; convmat {command} -o {target}",
+            rf"{re.escape(target)}: cannot be written: File too large",
+        )
+        for name, command, target in (
+            ("unroll", "unroll in.npy --k 3", "out.npy"),
+            ("convolve", "convolve in.npy --kernel box:3", "out.npy"),
+            ("picture", f"convolve {SCENE} --kernel box:3 --depthwise", "out.png"),
+            ("JPEG", f"convolve {SCENE} --kernel box:3 --depthwise", "out.jpg"),
+            ("TIFF", f"convolve {SCENE} --kernel box:3 --depthwise", "out.tif"),
+        )
+    ),
+]
+
+
+# Bad inputs, in real processes
+
+
+class Done(NamedTuple):
+    """How a case ended."""
+
+    status: int
+    stdout: bytes
+    stderr: str
+    before: dict[bytes, object]
+    after: dict[bytes, object]
+
+
+def listing(folder: bytes) -> dict[bytes, object]:
+    """Every name in a folder and below, with its mode and content."""
+    found: dict[bytes, object] = {}
+    for entry in os.scandir(folder):
+        mode = entry.stat(follow_symlinks=False).st_mode
+        if stat.S_ISLNK(mode):
+            found[entry.path] = os.readlink(entry.path)
+        elif stat.S_ISDIR(mode):
+            found |= {entry.path: mode} | listing(entry.path)
+        else:
+            with open(entry.path, "rb") as stream:
+                found[entry.path] = mode, stream.read()
+    return found
+
+
+def end_of(folder: Path, case: Case) -> Done:
+    """Run a case's line in a shell, as a user's."""
+    # Python that does not buffer, as in some containers, hides what a failed flush does.
+    env = {
+        k: v for k, v in os.environ.items() if k not in ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "NO_COLOR")
+    }
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    before = listing(os.fsencode(folder))
+    try:
+        done = subprocess.run(["bash", "-c", case.line], cwd=folder, env=env, capture_output=True, timeout=10)
+    except subprocess.TimeoutExpired:
+        return Done(-1, b"", "took more than 10 s", before, before)
+    stderr = done.stderr.decode(errors="surrogateescape")
+    return Done(done.returncode, done.stdout, stderr, before, listing(os.fsencode(folder)))
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
+    """How all cases ended, run side by side."""
+    folders, home = [], os.getcwd()
+    for case in CASES:
+        folder = tmp_path_factory.mktemp("fault")
+        folders.append(folder)
+        shutil.copytree(
+            SAMPLES, folder / "sample_images", ignore=shutil.ignore_patterns("*.py", "__pycache__")
+        )
+        os.chdir(folder)
+        try:
+            if callable(case.files):
+                case.files()
+            else:
+                for name, content in case.files.items():
+                    Path(os.fsdecode(name)).write_bytes(content)
+        finally:
+            os.chdir(home)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip((case.name for case in CASES), pool.map(end_of, folders, CASES), strict=True))
+
+
+def test_case_names_are_unique() -> None:
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_is_refused_in_one_line_and_changes_nothing(case: Case, ends: dict[str, Done]) -> None:
+    done = ends[case.name]
+    assert re.fullmatch(rf"convmat: (?:{case.stderr})\n", done.stderr), done.stderr
+    assert (done.status, done.stdout) == (2, b"")
+    assert done.after == done.before
+
+
+# A system that fails at the Nth call
+
+
+class Faults:
+    """Counts the calls of one kind on files in a folder, and fails the Nth, or all from there on."""
+
+    def __init__(self, folder: Path, kind: str, last: bool) -> None:
+        self._folder, self._kind, self._last = os.path.realpath(folder), kind, last
+        self._at = self.count = 0
+
+    @property
+    def hit(self) -> bool:
+        return self.count >= self._at
+
+    def arm(self, at: int) -> None:
+        self._at, self.count = at, 0
+
+    def call(self, kind: str, number: int) -> None:
+        if kind != self._kind:
+            return
+        self.count += 1
+        if self.count == self._at or (self._last and self.count > self._at):
+            raise OSError(number, os.strerror(number))
+
+    def meant(self, file: Any) -> bool:
+        return isinstance(file, str | os.PathLike) and os.path.realpath(file).startswith(
+            self._folder + os.sep
+        )
+
+    def open(self, file: Any, mode: str = "r", *rest: Any, **more: Any) -> Any:
+        """Like the builtin, for files in the folder with all calls counted."""
+        if not self.meant(file) or "b" not in mode:
+            return _OPEN(file, mode, *rest, **more)
+        self.call("open", errno.EMFILE)
+        faults = self
+
+        class Raw(io.FileIO):
+            def readinto(self, room: Any, /) -> Any:
+                faults.call("read", errno.EIO)
+                return super().readinto(room)
+
+            def readall(self) -> bytes:
+                faults.call("read", errno.EIO)
+                return super().readall()
+
+            def write(self, data: Any, /) -> Any:
+                faults.call("write", errno.ENOSPC)
+                return super().write(data)
+
+        class Writer(io.BufferedWriter):
+            def write(self, data: Any, /) -> int:
+                faults.call("buffered write", errno.ENOSPC)
+                return super().write(data)
+
+            def flush(self) -> None:
+                faults.call("flush", errno.ENOSPC)
+                super().flush()
+
+        raw = Raw(file, mode.replace("b", ""))
+        return io.BufferedReader(raw) if mode == "rb" else Writer(raw)
+
+
+_OPEN = builtins.open
+COMMANDS = {
+    "unroll": (["unroll", DIGIT, DIGIT, DIGIT, "--k", "3"], "out.npy"),
+    "matmul": (["matmul", "x.npy", "w.npy"], "out.npy"),
+    "convolve": (["convolve", DIGIT, DIGIT, "--kernel", "k.npy", "--padding", "same"], "out.npy"),
+    "picture": (["convolve", "small.png", "--kernel", "k.npy", "--depthwise"], "out.png"),
+    "flatten-filters": (["flatten-filters", EDGES], "out.npy"),
+}
+CALLS = ("open", "read", "write", "buffered write", "flush", "fsync", "fchmod", "replace")
+# Calls that each command makes at least: a loop that ends sooner has tested nothing.
+LEAST = {
+    "open": 3, "read": 1, "write": 1, "buffered write": 1, "flush": 2, "fsync": 1, "fchmod": 1, "replace": 1,
+}  # fmt: skip
+
+
+# Pillow forgets to close an image whose first bytes it cannot read.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("last", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("kind", CALLS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_nth_call_fails(
+    command: str,
+    kind: str,
+    last: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(SAMPLES, tmp_path / "sample_images", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.arange(120_000.0).reshape(-1, 2))
+    np.save("w.npy", np.arange(6.0).reshape(2, 3))
+    np.save("k.npy", np.arange(9.0).reshape(3, 3))
+    Image.open(SCENE).crop((0, 0, 200, 100)).save("small.png")
+    arguments, target = COMMANDS[command]
+    assert run([*arguments, "-q", "-o", f"right-{target}"]) == 0
+    right = Path(f"right-{target}").read_bytes()
+    Path(target).write_bytes(b"old")
+    before = sorted(os.listdir())
+
+    faults = Faults(tmp_path, kind, last)
+    fsync, fchmod, replace = os.fsync, os.fchmod, os.replace
+    monkeypatch.setattr(builtins, "open", faults.open)
+    monkeypatch.setattr(os, "fsync", lambda fd: (faults.call("fsync", errno.EIO), fsync(fd)))
+    monkeypatch.setattr(os, "fchmod", lambda fd, mode: (faults.call("fchmod", errno.EPERM), fchmod(fd, mode)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (faults.call("replace", errno.EXDEV), replace(a, b)))
+    for at in range(1, 200):
+        faults.arm(at)
+        status = run([*arguments, "-q", "-o", target])
+        out, err = capfd.readouterr()
+        assert (sorted(os.listdir()), out) == (before, "")
+        if not faults.hit:
+            break
+        # A failed look at how a file begins may be made good by reading it.
+        if kind in ("open", "read") and status == 0:
+            assert (Path(target).read_bytes(), err) == (right, "")
+            Path(target).write_bytes(b"old")
+            continue
+        assert status == 2, f"call {at}: {err}"
+        assert re.fullmatch(r"convmat: (?!internal error)[^\n]+\n", err), f"call {at}: {err}"
+        assert Path(target).read_bytes() == b"old", f"call {at}"
+    assert (status, err) == (0, "")
+    assert Path(target).read_bytes() == right
+    assert at > LEAST[kind]
+
+
+# A share of the fuzzing
+
+
+@pytest.mark.parametrize(
+    ("make", "number"),
+    [*((fuzz.mutated_npy, n) for n in range(6)), *((fuzz.mutated_image, n) for n in range(3))],
+    ids=lambda value: value if isinstance(value, int) else value.__name__,
+)
+def test_damaged_files_are_read_or_refused(
+    make: Callable[[random.Random], fuzz.Seed], number: int, tmp_path: Path
+) -> None:
+    chance = random.Random(number)
+    for _ in range(50):
+        seed = make(chance)
+        try:
+            fuzz.outcome(tmp_path, seed, fuzz.options_for(seed, chance))
+        except fuzz.Offence as offence:
+            pytest.fail(f"{seed.suffix} {seed.content.hex()}: {offence}")
