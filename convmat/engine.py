@@ -216,7 +216,7 @@ def plan(
     block_bytes: int = BLOCK_BYTES,
 ) -> BlockPlan:
     """Decide how to convolve with `filters` filters: blocks of X_col of at most `block_bytes`, or one row."""
-    row_bytes = geometry.matrix_shape[1] * arithmetic.accumulator.itemsize
+    row_bytes = geometry.row_footprint * arithmetic.accumulator.itemsize
     block_shape = geometry.block_shape(block_bytes // row_bytes)
     return BlockPlan(geometry, filters, arithmetic, padding_mode, block_shape)
 

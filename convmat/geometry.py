@@ -23,6 +23,7 @@ Padding = str | SupportsIndex | Sequence[SupportsIndex | Sequence[SupportsIndex]
 """A name of `PADDING_NAMES`, one number, a number for each axis, or (before, after) for each axis."""
 
 PADDING_NAMES = ("valid", "same", "same-lower", "half", "full")
+KERNEL_LIMIT = 1_000_000  # taps along one axis; what counts them one by one must come to an end
 AXIS_NAMES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 POSITION_NAMES = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}
 TAP_NAMES = {1: ("j",), 2: ("i", "j"), 3: ("h", "i", "j")}
@@ -120,6 +121,8 @@ class ConvGeometry:
         shape = _input_shape(input_shape)
         size, axes = shape[1:-1], len(shape) - 2
         kernel = _per_axis("kernel_size", kernel_size, axes)
+        if max(kernel) > KERNEL_LIMIT:
+            raise GeometryError("kernel_size", f"must be at most {KERNEL_LIMIT}, got {max(kernel)}")
         strides = _per_axis("stride", stride, axes)
         dilations = _per_axis("dilation", dilation, axes)
         extent = tuple(map(kernel_extent, kernel, dilations))
@@ -210,6 +213,11 @@ class ConvGeometry:
     def matrix_shape(self) -> tuple[int, int]:
         """Shape of X_col, (N·H_out·W_out, kh·kw·C)."""
         return self.batch * self.patches, math.prod(self.kernel_size) * self.channels
+
+    @property
+    def row_footprint(self) -> int:
+        """Elements that a row of a block takes, at most about: of X_col, or of the input it spans."""
+        return max(math.prod(self.kernel_size), math.prod(self.stride)) * self.channels
 
     def output_formula(self, axis: int) -> str:
         """Eq. 5-6 with this geometry's numbers filled in, for one spatial axis."""

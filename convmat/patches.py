@@ -79,7 +79,7 @@ def unroll_stream(
 
 
 def _block_rows(geometry: ConvGeometry, itemsize: int) -> int:
-    return max(_BLOCK_BYTES // (geometry.matrix_shape[1] * itemsize), 1)
+    return max(_BLOCK_BYTES // (geometry.row_footprint * itemsize), 1)
 
 
 def copy_patches(patches: NDArray[Any], rows: NDArray[Any], order: str = "hwc") -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
+from contextlib import suppress
 from importlib import import_module
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import click
 
@@ -28,8 +30,8 @@ _COMMANDS = {
 }
 
 
-class _Stopped(Exception):
-    """The end of a command from outside, kept from click, which exits 1 for it."""
+class _Stopped(BaseException):
+    """A signal, on its way out through whatever has to be cleaned up."""
 
     def __init__(self, status: int) -> None:
         self.status = status
@@ -37,14 +39,6 @@ class _Stopped(Exception):
 
 class _Commands(click.Group):
     """The commands, found by name and imported one at a time."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise _Stopped(141) from None
-        except KeyboardInterrupt:
-            raise _Stopped(130) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -87,38 +81,66 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in _SIGNALS:
+        # What a script has chosen to ignore stays ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
     sys.exit(run(sys.argv[1:]))
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _stop(number: int, _: object) -> None:
+    # A second signal must not interrupt the cleaning up after the first.
+    for other in _SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    raise _Stopped(128 + number)
 
 
 def run(args: list[str]) -> int:
     """Run one command line; its exit status."""
     # Before the command or after it: who asks for a traceback should not have to ask twice.
     debug = "--debug" in args
+    status = 2
     try:
-        status = cli.main(
-            [arg for arg in args if arg != "--debug"], prog_name="convmat", standalone_mode=False
-        )
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return status if isinstance(status, int) else 0
+        status = _invoke([arg for arg in args if arg != "--debug"])
     except _Stopped as stopped:
-        _end_stdout()
+        _discard(sys.stdout)  # its reader may not be reading, and would keep us waiting
         return stopped.status
     except (KeyboardInterrupt, click.Abort):
+        _discard(sys.stdout)
         return 130
     except BrokenPipeError:
-        _end_stdout()
+        _discard(sys.stdout)
         return 141
     except Exception as error:
-        _end_stdout()
-        if debug:
-            raise
-        return _trouble(error)
+        with suppress(OSError):
+            if debug:
+                traceback.print_exc()
+            _trouble(error)
+        status = 2
+    finally:
+        _end(sys.stdout)
+        _end(sys.stderr)
+    return status
 
 
-def _trouble(error: Exception) -> int:
+def _invoke(args: list[str]) -> int:
+    # Not click's own main, which exits 1 for a closed pipe.
+    try:
+        with cli.make_context("convmat", args) as ctx:
+            cli.invoke(ctx)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        return 0
+    except click.exceptions.Exit as end:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return end.exit_code
+
+
+def _trouble(error: Exception) -> None:
     """Tell an error in one line."""
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "convmat"
@@ -136,14 +158,20 @@ def _trouble(error: Exception) -> int:
     from convmat.report.facts import printable
 
     click.echo(f"convmat: {printable(' '.join(text.split()))}", err=True)
-    return 2
 
 
-def _end_stdout() -> None:
+def _end(stream: TextIO | None) -> None:
     """Write what is left; where that cannot be, keep Python from trying once more as it exits."""
-    if sys.stdout is None:
-        return
     try:
-        sys.stdout.flush()
+        if stream is not None:
+            stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(stream)
+
+
+def _discard(stream: TextIO | None) -> None:
+    """Let what a stream still holds go nowhere."""
+    if stream is not None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

@@ -8,6 +8,7 @@ import select
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -42,14 +43,21 @@ def report(
     text = json_text(facts) if as_json else tables_text(parts, stream)
     if output == "-":
         _stop_if_unread()
-    write_text(text, stream)
-    stream.flush()
+    if output == "-":
+        # The data is out; a table that cannot be shown is no trouble.
+        with suppress(OSError):
+            write_text(text, stream)
+            stream.flush()
+    else:
+        write_text(text, stream)
+        stream.flush()
 
 
 def warn(text: str, quiet: bool = False) -> None:
     """Print a warning on standard error."""
     if not quiet:
-        click.echo(f"convmat: warning: {text}", err=True)
+        with suppress(OSError):
+            click.echo(f"convmat: warning: {text}", err=True)
 
 
 def progress(blocks: Iterable[T], total: int, quiet: bool = False) -> Iterator[T]:

@@ -37,11 +37,14 @@ def command(
     SIZE is one number, or one for each spatial axis.
     """
     from convmat.cli.output import report
+    from convmat.errors import GeometryError
     from convmat.geometry import ConvGeometry, under_every_rule
     from convmat.report.results import sizes_facts, sizes_grid
 
     axes = options.axes_of(dims, size, kernel_size, stride, dilation, default=1)
     shape = (1, *(size if isinstance(size, tuple) else (size,) * axes), 1)
+    if len(shape) - 2 != axes:
+        raise GeometryError("input_shape", f"got {len(shape) - 2} sizes for {axes} spatial axes; give {axes}")
     rules = under_every_rule(shape, kernel_size, stride, dilation)
     full = ConvGeometry(shape, kernel_size, stride, "full", dilation)
     if padding is not None:

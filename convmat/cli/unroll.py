@@ -75,6 +75,8 @@ def command(
         write_npy(output, shape, batch.dtype, blocks)
     elif seen.kept and not dry_run:
         drain(blocks)
+    elif not dry_run and "-" in inputs:
+        drain(batch.chunks())  # whoever writes to us should not be cut off, and may have lied
     grids = [] if seen.whole is None else [rows_grid(geometry, "X_col", seen.whole)]
     facts = [input_fact(inputs), *geometry_facts(geometry, padding_mode)]
     facts += matrix_facts(geometry, batch.dtype, per_image, order)

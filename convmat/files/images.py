@@ -277,4 +277,6 @@ def write_picture(name: str, y: NDArray[Any], keep: bool) -> str:
         raise FileError(name, f"cannot hold {size} pixels as {kind}: {error}; name it .png") from None
     with open_output(name, encoded.tell()) as stream:
         stream.write(encoded.getbuffer())
+    if kind in ("JPEG", "WEBP", "GIF"):
+        how += f" (as {kind} holds them: nearly)"
     return how

@@ -213,15 +213,18 @@ def _read_header(stream: io.BufferedIOBase, name: str) -> tuple[tuple[int, ...],
             raise FileError(name, "is an .npz archive; name one of its arrays, as in file.npz:name")
         raise FileError(name, "is not an .npy array; write it with numpy.save")
     version = tuple(start[len(MAGIC) :])
+    if len(version) < 2:
+        raise FileError(name, "truncated: the header ends after its first bytes; write the file again")
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise FileError(name, f"has .npy format version {version}; expected 1.0, 2.0 or 3.0")
     with reading(name):
         width = 2 if version == (1, 0) else 4
-        length = int.from_bytes(stream.read(width), "little")
+        prefix = stream.read(width)
+        length = int.from_bytes(prefix, "little")
         if length > _HEADER_LIMIT:
             raise FileError(name, f"claims a header of {length} bytes; expected at most {_HEADER_LIMIT}")
         text = stream.read(length)
-    if len(text) != length:
+    if len(prefix) != width or len(text) != length:
         raise FileError(name, f"truncated: the header has {length} bytes, got {len(text)}")
     # The versions differ in the width of the length, and in an encoding that matters to field names only.
     header = io.BytesIO(length.to_bytes(4, "little") + text)
