@@ -506,8 +506,9 @@ def test_signals_leave_nothing(number: int, status: int) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdin and process.stderr
         buffer = io.BytesIO()
-        np.save(buffer, np.ones((100, 9)))
-        process.stdin.write(buffer.getvalue()[:1000])
+        np.save(buffer, np.ones((200_000, 9)))
+        # Enough for a first block, which opens the output, and not for the second.
+        process.stdin.write(buffer.getvalue()[:6_000_000])
         process.stdin.flush()
         deadline = time.monotonic() + 30
         while not list(Path().glob(".convmat-*")) and time.monotonic() < deadline:

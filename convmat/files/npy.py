@@ -108,8 +108,9 @@ class NpyInput:
             while got < count:
                 if got == len(data):
                     data += bytes(min(count - got, got))
+                # One system call at a time: between two that wait for data, a signal would go unheard.
                 with memoryview(data) as room:
-                    more = stream.readinto(room[got:])
+                    more = stream.readinto1(room[got:])
                 if not more:
                     break
                 got += more
@@ -183,6 +184,8 @@ def _open_member(archive: str, member: str, shown: str) -> io.BufferedIOBase:
                 return self._stream.read(-1 if size is None else size)
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                 raise FileError(shown, f"is damaged: {error}") from None
+
+        read1 = read
 
         def close(self) -> None:
             self._stream.close()
