@@ -24,11 +24,12 @@ def verification_facts(found: Report, given: Sequence[int] | None = None, layout
     if found.shape != found.expected_shape:
         file = "" if given is None else f": the file has {sizes(given)}, read as {layout}"
         return [*facts, Fact("equal", "verdict", False, f"{verdict} shapes{file}")]
+    digits = ".15g" if found.exact else ".3g"
     share = f"{found.outside} of {found.elements}"
     facts += [
         Fact("exact", "judged", found.exact, "exactly" if found.exact else "by each element's error bound"),
         Fact("outside", "elements outside", found.outside, share),
-        Fact("max_abs_error", "max abs error", found.max_abs_error, f"{found.max_abs_error:.3g}"),
+        Fact("max_abs_error", "max abs error", found.max_abs_error, f"{found.max_abs_error:{digits}}"),
     ]
     if not found.exact:
         facts += [
