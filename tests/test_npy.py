@@ -171,12 +171,19 @@ def test_blocks_are_whole_steps_no_larger_than_asked(
 @pytest.mark.parametrize(
     ("opened", "reader", "limit"),
     [
-        (as_file, lambda source: [source.read()], MIB),  # mapped, not read
+        (as_file, lambda source: [source.read()], MIB),  # large enough to be mapped
         (as_file, lambda source: source.blocks(1 << 16), MIB),
         (as_pipe, lambda source: source.blocks(1 << 16), MIB),
     ],
 )
-def test_holds_little(opened: Any, reader: Callable[[NpyInput], Any], limit: int, folder: Path) -> None:
+def test_holds_little(
+    opened: Any,
+    reader: Callable[[NpyInput], Any],
+    limit: int,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("convmat.files.npy._MAPPED_FROM", MIB)
     array = np.arange(32 * MIB // 8).reshape(-1, 64)
     with opened(folder, npy_bytes(array)) as name:
         total = 0

@@ -17,6 +17,7 @@ colour spaces.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 import tempfile
@@ -31,6 +32,9 @@ from PIL import Image, UnidentifiedImageError
 
 from convmat.errors import ConvmatError, FileError, ShapeError
 from convmat.files.outputs import PICTURE_FORMATS, open_output, reading
+
+# Pillow logs what it also raises, which would be a second line on standard error.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 PIXEL_LIMIT = 89_478_485
 """Pixels of the largest image that is opened: where Pillow begins to suspect a decompression bomb."""
@@ -131,6 +135,15 @@ class ImageInput:
             raise FileError(self.name, f"is in {image.format} format; expected one of {', '.join(_FORMATS)}")
         if image.width * image.height > PIXEL_LIMIT:
             raise FileError(self.name, _too_large(f"{image.width} × {image.height} pixels"))
+        # Deflate packs 1032 bytes into one at most (zlib's technical notes): more is a header's lie.
+        bits = {"L": 8, "LA": 16, "RGB": 24, "RGBA": 32}.get(image.mode, 1)
+        if image.format == "PNG" and image.width * image.height * bits // 8 > 1032 * os.path.getsize(
+            self.name
+        ):
+            raise FileError(
+                self.name,
+                f"is a damaged image: {image.width} × {image.height} pixels do not fit in its bytes",
+            )
         # A camera's MPO is a JPEG with previews of itself behind it.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if self._frame is not None and not 0 <= self._frame < frames:

@@ -22,6 +22,7 @@ from convmat.files.outputs import is_picture, open_output, reading
 
 MAGIC = b"\x93NUMPY"
 _HEADER_LIMIT = 10_000  # NumPy's own limit on what it parses
+_MAPPED_FROM = 1 << 28  # bytes; a file that shrinks under its map ends the process, so not without need
 _CHUNK = 1 << 24  # a pipe's data is taken in as it comes, so that a header's lies allocate nothing
 
 
@@ -58,12 +59,12 @@ class NpyInput:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> NDArray[Any]:
-        """The whole array; mapped from a file, not read, where that can be."""
+        """The whole array: read, or mapped where it is a file too large to be read lightly."""
         order: Literal["C", "F"] = "F" if self._fortran_order else "C"
         with self._data() as stream:
-            if self._pipe is None and self.nbytes:
+            if self._pipe is None and self.nbytes > _MAPPED_FROM:
                 with reading(self.name):
-                    # Checked once more: a map of a file that shrank would end the process.
+                    # Checked once more, since a map of a file that shrank would end the process.
                     self._check_size(os.fstat(stream.fileno()).st_size - self._offset)
                     return np.asarray(np.memmap(stream, self.dtype, "r", self._offset, self.shape, order))
             data = self._take(stream, self.nbytes)
