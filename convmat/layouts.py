@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from convmat.errors import GeometryError, ShapeError
 
-LAYOUTS = ("nhwc", "nchw")
 KERNEL_LAYOUTS = ("ohwi", "oihw", "hwio")
-ORDERS = ("hwc", "chw")
 
 
 def to_batch(array: NDArray[Any], dims: int, layout: str = "nhwc") -> NDArray[Any]:
