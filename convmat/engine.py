@@ -1,33 +1,43 @@
 """The engine: plan a convolution as blocks of X_col, then multiply block by block; X_col is never whole.
 
-`plan` decides everything as a frozen value: the geometry, the arithmetic, the block. `prepare` checks the
-arrays and joins them with their plan; `execute` and `stream` do what it says.
+`plan` decides everything as a frozen value that prints: the geometry, the arithmetic, the tactic, the blocks,
+the threads. `prepare` checks the arrays and joins them with their plan; `execute` and `stream` do what it
+says. One mechanism serves all shapes. It has two dials, whose best setting a model of the costs finds:
+
+- Wider patches. The FC equivalence holds for several outputs at once: t neighbours of a line are one patch,
+  (t − 1)·S pixels wider, times a banded weight matrix of t·K columns. The copy shrinks, since neighbours
+  share pixels, and BLAS, which likes wide matrices, loses less than that.
+- Merged groups. Several groups of channels are one product with a block-diagonal weight matrix, so that many
+  groups are not many tiny products.
+
+Where each channel has one filter of its own the product has no second dimension, nothing for BLAS to gain
+from; then Y is summed column by column of X_col, each seen in the input, none copied.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat.errors import DTypeError, IntegerRangeError, ShapeError
-from convmat.geometry import ConvGeometry, Padding, Sizes
-from convmat.patches import (
-    PADDING_MODES,
-    as_numbers,
-    check_choice,
-    check_filter_groups,
-    copy_runs,
-    flatten_filters,
-    windows,
-)
+from convmat.geometry import Block, ConvGeometry, Padding, Sizes
+from convmat.parallel import share_out, thread_count
+from convmat.patches import PADDING_MODES, Patches, as_numbers, check_choice, check_filter_groups
 
 BLOCK_BYTES = 1 << 20
 """Size of the buffer that holds a block of X_col: within a core's cache, so that BLAS finds it there."""
+
+TAP_BLOCK_BYTES = 1 << 17
+"""The same where no X_col is formed: of the sums, which each tap passes over."""
+
+_WORTH_ONE_BLAS = 1 << 19  # FLOPs; below, BLAS starts no threads of its own, and need not be told
 
 
 def convolve(
@@ -40,6 +50,9 @@ def convolve(
     bias: ArrayLike | None = None,
     flip: bool = False,
     padding_mode: str = "zeros",
+    *,
+    out: NDArray[Any] | None = None,
+    threads: int | None = None,
 ) -> NDArray[Any]:
     """Convolve images with filters as a matrix product, Y = X_col · W_col (+ bias), block by block.
 
@@ -52,6 +65,9 @@ def convolve(
         stride, padding, dilation: as `ConvGeometry` takes them; padding_mode as `unroll` does.
         groups: divides C and K; group g's filters see only group g's channels. C for depthwise.
         bias: (K,), added to each position.
+        out: array to write Y to, of its shape and dtype, that overlaps neither input.
+        threads: to work with; by default what CONVMAT_THREADS says, or all cores. For the same number the
+            same call gives the same bits.
 
     Returns:
         Y, (N, *out, K). Integers give the exact int64; floats and complex compute in the widest of the
@@ -63,7 +79,8 @@ def convolve(
         DTypeError: elements that are not numbers, or wider than float64 and complex128.
         IntegerRangeError: integers whose sums could pass 2^63.
     """
-    return execute(prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode))
+    todo = prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode, threads)
+    return execute(todo, out)
 
 
 def multiply(x_col: ArrayLike, w_col: ArrayLike) -> NDArray[Any]:
@@ -161,37 +178,184 @@ def _value_peak(a: NDArray[Any]) -> int:
     return max(int(a.max()), -int(a.min())) if a.size else 0
 
 
+class Tactic(NamedTuple):
+    """How the product is cut: see the module's first lines."""
+
+    outputs: int = 1
+    """t, neighbouring outputs of a line that one patch serves."""
+    groups: int = 1
+    """Groups of channels multiplied together."""
+    by_taps: bool = False
+    """Summed tap by tap, with no copy of X_col."""
+
+
+# Costs in nanoseconds on one core, for the choice of a tactic; only what they are to each other matters.
+# Rounded fits to x86-64 cores with AVX-512; what the plan makes of them `convolve --explain` prints.
+_RUN = 5.0  # to begin the copy of a run
+_BYTE = 1 / 20  # to copy a byte within the cache
+_MULTIPLY = 1 / 50  # of BLAS, in float32, times the columns rounded up to whole registers
+_REGISTER = 64  # bytes
+_STREAMED = 1 / 12  # a byte of a matrix that meets one column: read once, used once
+_TAP = 0.15  # to multiply, and to add, an element of float32, in NumPy
+_LOOP = 12.0  # to begin one of NumPy's inner loops
+_INTEGER = 1.0  # to multiply and add in int64, which BLAS does not
+
+_OUTPUTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)  # settings of t that are weighed
+_MERGED = 64  # most groups in one product
+_WORTH_THREADS = 200_000.0  # ns of work; below, to wake another thread takes longer than it saves
+
+
+def widen(geometry: ConvGeometry, outputs: int) -> ConvGeometry:
+    """The geometry whose patches each serve `outputs` neighbouring outputs of a line.
+
+    Where they do not divide the line its last patch reaches further right, into padding if need be.
+    """
+    if outputs == 1:
+        return geometry
+    size, stride, extent = geometry.input_size[-1], geometry.stride[-1], geometry.extent[-1]
+    before, after = geometry.pads[-1]
+    last = -(-geometry.output_size[-1] // outputs) * outputs - 1
+    return ConvGeometry(
+        geometry.input_shape,
+        (*geometry.kernel_size[:-1], extent + (outputs - 1) * stride),
+        (*geometry.stride[:-1], outputs * stride),
+        (*geometry.pads[:-1], (before, max(after, last * stride + extent - before - size))),
+        (*geometry.dilation[:-1], 1),
+        geometry.groups,
+    )
+
+
+def tactics(geometry: ConvGeometry, filters: int) -> Iterator[Tactic]:
+    """Every tactic worth weighing, the plain one first."""
+    line = geometry.output_size[-1]
+    for groups in range(1, min(geometry.groups, _MERGED) + 1):
+        if geometry.groups % groups == 0:
+            for outputs in sorted({*_OUTPUTS, line}):
+                if outputs <= line and outputs * groups <= 4 * _MERGED:
+                    yield Tactic(outputs, groups)
+    if geometry.groups == geometry.channels == filters:
+        yield Tactic(by_taps=True)
+
+
+def _cost(geometry: ConvGeometry, filters: int, accumulator: np.dtype[Any], tactic: Tactic) -> float:
+    """Nanoseconds that a convolution takes on one core, about."""
+    itemsize, taps = accumulator.itemsize, math.prod(geometry.kernel_size)
+    positions = geometry.matrix_shape[0]
+    if tactic.by_taps:
+        channels, line = geometry.channels, geometry.output_size[-1]
+        loop = line * channels if geometry.stride[-1] == 1 else channels
+        return positions * taps * channels * (2 * _TAP * itemsize / 4 + _LOOP / max(loop, 1))
+    # One row of the widened X_col: what its copy and its product take.
+    width = geometry.kernel_size[-1]
+    in_runs = geometry.dilation[-1] == 1 or tactic.outputs > 1
+    if tactic.outputs > 1:
+        width = geometry.extent[-1] + (tactic.outputs - 1) * geometry.stride[-1]
+    parts = geometry.groups // tactic.groups
+    lines = taps // geometry.kernel_size[-1]
+    n = lines * width * geometry.channels // parts
+    columns = tactic.outputs * filters // parts
+    copied, streamed = _RUN * lines * (1 if in_runs and parts == 1 else width), _BYTE * n * itemsize
+    if accumulator.kind == "i":
+        product = _INTEGER * n * columns
+    elif columns == 1:
+        product = _STREAMED * n * itemsize
+    else:
+        lanes = max(_REGISTER // itemsize, 1)
+        product = _MULTIPLY * (itemsize / 4) * n * (-(-columns // lanes) * lanes)
+        product *= 2 if accumulator.kind == "c" else 1
+    row = parts * (copied + streamed + product)
+    if _is_matrix(geometry, tactic.outputs) and parts == 1:
+        row = product
+    if parts > 1 or geometry.output_size[-1] % tactic.outputs:
+        row += 2 * _BYTE * tactic.outputs * filters * itemsize
+    rows = positions // max(geometry.output_size[-1], 1) * -(-geometry.output_size[-1] // tactic.outputs)
+    return rows * row + n * columns * parts  # and W_col is written once
+
+
+def _is_matrix(geometry: ConvGeometry, outputs: int) -> bool:
+    """Whether X_col of a widened geometry is the input's own memory, whose rows follow at equal steps."""
+    if any(map(any, geometry.pads)) or (geometry.output_size[-1] % outputs if outputs > 1 else False):
+        return False
+    width = geometry.extent[-1] + (outputs - 1) * geometry.stride[-1]
+    kernel = (*geometry.kernel_size[:-1], width if outputs > 1 else geometry.kernel_size[-1])
+    dilation = (*geometry.dilation[:-1], 1 if outputs > 1 else geometry.dilation[-1])
+    stride = (1, *geometry.stride[:-1], geometry.stride[-1] * outputs)
+    counts = (geometry.batch, *geometry.output_size[:-1], geometry.output_size[-1] // outputs)
+    run = line = geometry.channels
+    lines: list[int] = []
+    for k, d, size in zip(reversed(kernel), reversed(dilation), reversed(geometry.input_size), strict=True):
+        if k > 1 and (d > 1 or run != line):
+            return False
+        run, lines = run * k if k > 1 else run, [line, *lines]
+        line *= size
+    steps = [s * step for s, step in zip(stride, [line, *lines], strict=True)]
+    moving = [(count, step) for count, step in zip(counts, steps, strict=True) if count > 1]
+    if moving and moving[-1][1] < run:
+        return False
+    return all(step == count * inner for (_, step), (count, inner) in itertools.pairwise(moving))
+
+
 @dataclass(frozen=True)
 class BlockPlan:
-    """One convolution, decided: what is computed, in which dtypes, in which blocks."""
+    """One convolution, decided: in which dtypes, how, in which blocks, on how many threads."""
 
     geometry: ConvGeometry
     filters: int
     """K."""
     arithmetic: Arithmetic
     padding_mode: str
+    tactic: Tactic
+    product: ConvGeometry
+    """The geometry that is unrolled: `geometry`, or its patches widened to serve several outputs each."""
     block_shape: tuple[int, ...]
-    """Largest block, over (n, *output position)."""
+    """Largest block of the product, over (n, *position of a patch)."""
+    threads: int
 
     def for_batch(self, batch: int) -> BlockPlan:
         """The same plan for another number of images."""
-        return plan(self.geometry.for_batch(batch), self.filters, self.arithmetic, self.padding_mode)
+        geometry = self.geometry.for_batch(batch)
+        return plan(geometry, self.filters, self.arithmetic, self.padding_mode, self.threads)
 
     @property
     def block_rows(self) -> int:
-        """Rows of X_col in the largest block."""
+        """Rows of the product in the largest block."""
         return math.prod(self.block_shape)
 
     @property
+    def block_outputs(self) -> int:
+        """Rows of Y that come of the largest block."""
+        return self.block_rows * self.tactic.outputs
+
+    @property
     def buffer_bytes(self) -> int:
-        """Size of the buffer that holds one block of X_col."""
-        columns = self.geometry.matrix_shape[1]
-        return self.block_rows * columns * self.arithmetic.accumulator.itemsize
+        """Size of the buffer in which a thread holds a block of X_col."""
+        if self.tactic.by_taps:
+            return self.block_rows * self.filters * self.arithmetic.accumulator.itemsize
+        return self.block_rows * self.product.matrix_shape[1] * self.arithmetic.accumulator.itemsize
 
     @property
     def flops(self) -> int:
-        """Multiplications and additions of the product."""
+        """Multiplications and additions of the definition."""
         return 2 * self.geometry.matrix_shape[0] * self.geometry.terms * self.filters
+
+    @property
+    def product_flops(self) -> int:
+        """Multiplications and additions that are carried out, those with a band's zeros included."""
+        if self.tactic.by_taps:
+            return self.flops
+        rows, columns = self.product.matrix_shape[0], self.tactic.outputs * self.filters
+        return 2 * rows * self.product.terms * columns * self.tactic.groups
+
+    @property
+    def bytes_copied(self) -> int:
+        """Bytes of X_col that are written; 0 where the input is read in place."""
+        if self.tactic.by_taps or (self.tactic.groups == self.geometry.groups and self._in_place):
+            return 0
+        return math.prod(self.product.matrix_shape) * self.arithmetic.accumulator.itemsize
+
+    @property
+    def _in_place(self) -> bool:
+        return _is_matrix(self.geometry, self.tactic.outputs)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -199,12 +363,20 @@ class BlockPlan:
         return (self.geometry.batch, *self.geometry.output_size, self.filters)
 
     def __str__(self) -> str:
-        rows, columns = self.geometry.matrix_shape
+        rows, columns = self.product.matrix_shape
         block = " × ".join(map(str, self.block_shape))
+        parts = self.geometry.groups // self.tactic.groups
+        if self.tactic.by_taps:
+            how = f"{math.prod(self.geometry.kernel_size)} taps summed in place"
+        else:
+            how = f"X_col {rows} × {columns}"
+            how += f", {self.tactic.outputs} outputs a patch" if self.tactic.outputs > 1 else ""
+            how += f", {parts} products of {self.tactic.groups} groups" if self.geometry.groups > 1 else ""
         return (
-            f"X_col {rows} × {columns} in blocks of {self.block_rows} rows ({block}), "
-            f"{self.buffer_bytes} bytes each; W_col {self.geometry.terms} × {self.filters}; "
-            f"{self.flops} FLOPs in {self.arithmetic.accumulator}, result {self.arithmetic.result}"
+            f"{how}, in blocks of {self.block_rows} rows ({block}), {self.buffer_bytes} bytes each, "
+            f"on {self.threads} thread{'s' if self.threads > 1 else ''}; {self.bytes_copied} bytes copied; "
+            f"{self.product_flops} FLOPs for {self.flops} in {self.arithmetic.accumulator}, "
+            f"result {self.arithmetic.result}"
         )
 
 
@@ -213,12 +385,43 @@ def plan(
     filters: int,
     arithmetic: Arithmetic,
     padding_mode: str = "zeros",
+    threads: int = 1,
     block_bytes: int = BLOCK_BYTES,
+    tactic: Tactic | None = None,
 ) -> BlockPlan:
-    """Decide how to convolve with `filters` filters: blocks of X_col of at most `block_bytes`, or one row."""
-    row_bytes = geometry.row_footprint * arithmetic.accumulator.itemsize
-    block_shape = geometry.block_shape(block_bytes // row_bytes)
-    return BlockPlan(geometry, filters, arithmetic, padding_mode, block_shape)
+    """Decide how to convolve with `filters` filters.
+
+    Args:
+        threads: to use at most; small work is done on one.
+        block_bytes: of X_col that a thread holds at a time, at most, or one row.
+        tactic: to use, instead of the one that costs least.
+    """
+    decided = _decide(geometry, filters, arithmetic.accumulator, threads, block_bytes, tactic)
+    return BlockPlan(geometry, filters, arithmetic, padding_mode, *decided)
+
+
+@functools.lru_cache(maxsize=256)
+def _decide(
+    geometry: ConvGeometry,
+    filters: int,
+    accumulator: np.dtype[Any],
+    threads: int,
+    block_bytes: int,
+    tactic: Tactic | None,
+) -> tuple[Tactic, ConvGeometry, tuple[int, ...], int]:
+    """The last fields of a plan; remembered, since the same layer comes again and again."""
+    if tactic is None:
+        tactic = min(tactics(geometry, filters), key=lambda t: _cost(geometry, filters, accumulator, t))
+    product = widen(geometry, tactic.outputs)
+    rows = max(product.matrix_shape[0], 1)
+    footprint = max(tactic.outputs * filters, product.matrix_shape[1])
+    if tactic.by_taps:
+        block_bytes, footprint = min(block_bytes, TAP_BLOCK_BYTES), filters
+    block_rows = max(block_bytes // (footprint * accumulator.itemsize), 1)
+    if _cost(geometry, filters, accumulator, tactic) < _WORTH_THREADS:
+        threads = 1
+    block_shape = product.block_shape(min(block_rows, -(-rows // threads)), threads)
+    return tactic, product, block_shape, min(threads, -(-rows // math.prod(block_shape)))
 
 
 @dataclass(frozen=True)
@@ -227,8 +430,8 @@ class Convolution:
 
     plan: BlockPlan
     x: NDArray[Any]
-    weights: NDArray[Any]
-    """W_col of each group, (groups, n, K/groups), in the accumulator's dtype."""
+    filters: NDArray[Any]
+    """(K, *kernel, C/groups), flipped if so asked, in the accumulator's dtype."""
     bias: NDArray[Any] | None
 
 
@@ -242,7 +445,7 @@ def prepare(
     bias: ArrayLike | None = None,
     flip: bool = False,
     padding_mode: str = "zeros",
-    block_bytes: int = BLOCK_BYTES,
+    threads: int | None = None,
 ) -> Convolution:
     """Check a convolution's arrays and plan it; arguments and errors are those of `convolve`."""
     x, filters = as_numbers("input", x), as_numbers("filters", filters)
@@ -260,14 +463,18 @@ def prepare(
     if flip:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
     with np.errstate(all="ignore"):
-        w_col = flatten_filters(filters, groups).astype(accumulator)
-        bias = None if bias is None else bias.astype(accumulator)
-    return Convolution(
-        plan=plan(geometry, count, arithmetic, padding_mode, block_bytes),
-        x=x,
-        weights=np.ascontiguousarray(np.moveaxis(w_col.reshape(geometry.terms, groups, -1), 1, 0)),
-        bias=bias,
-    )
+        return Convolution(
+            plan=plan(geometry, count, arithmetic, padding_mode, thread_count(threads)),
+            x=x,
+            filters=filters.astype(accumulator, copy=False),
+            bias=None if bias is None else bias.astype(accumulator),
+        )
+
+
+def replan(todo: Convolution, **choices: Any) -> Convolution:
+    """The same convolution by another plan; `choices` are arguments of `plan`."""
+    old = todo.plan
+    return replace(todo, plan=plan(old.geometry, old.filters, old.arithmetic, old.padding_mode, **choices))
 
 
 def filter_geometry(
@@ -301,44 +508,196 @@ def filter_geometry(
     return geometry
 
 
-def execute(todo: Convolution) -> NDArray[Any]:
-    """Y, (N, *out, K), whole."""
-    y = np.empty((todo.plan.geometry.matrix_shape[0], todo.plan.filters), todo.plan.arithmetic.result)
-    for rows, block in _blocks(todo):
-        y[rows.start : rows.stop] = block
-    return y.reshape(todo.plan.output_shape)
+def execute(todo: Convolution, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    """Y, (N, *out, K), whole; written to `out` where given.
+
+    Raises:
+        ShapeError, DTypeError: an `out` of another shape or dtype, or that overlaps the input.
+    """
+    plan = todo.plan
+    y = np.empty(plan.output_shape, plan.arithmetic.result) if out is None else out
+    if y.shape != plan.output_shape:
+        raise ShapeError("out", f"has shape {y.shape}, Y has {plan.output_shape}")
+    if y.dtype != plan.arithmetic.result:
+        raise DTypeError("out", f"has dtype {y.dtype}, Y has {plan.arithmetic.result}")
+    if out is not None and (np.may_share_memory(out, todo.x) or np.may_share_memory(out, todo.filters)):
+        raise ShapeError("out", "overlaps the input in memory; give an array of its own")
+    _share_out(todo, ((block, y[outputs]) for block, outputs in _blocks(plan)))
+    return y
 
 
 def stream(todo: Convolution) -> Iterator[NDArray[Any]]:
-    """Y's rows, (rows, K), block by block in order, for outputs larger than memory."""
-    for _, block in _blocks(todo):
-        yield block.copy()
+    """Y's rows, (rows, K), in order, for outputs larger than memory: each time as many blocks as threads."""
+    plan = todo.plan
+    blocks = _blocks(plan)
+    while wave := list(itertools.islice(blocks, plan.threads)):
+        shapes = [[part.stop - part.start for part in outputs] for _, outputs in wave]
+        ends = list(itertools.accumulate(map(math.prod, shapes), initial=0))
+        rows = np.empty((ends[-1], plan.filters), plan.arithmetic.result)
+        parts = [
+            (block, rows[start:stop].reshape(*shape, plan.filters))
+            for (block, _), shape, (start, stop) in zip(wave, shapes, itertools.pairwise(ends), strict=True)
+        ]
+        _share_out(todo, parts)
+        yield rows
 
 
-def _blocks(todo: Convolution) -> Iterator[tuple[range, NDArray[Any]]]:
-    """The rows of each block and Y's values there, (rows, K); valid until the next."""
-    geometry, padding_mode = todo.plan.geometry, todo.plan.padding_mode
-    groups, terms, per_group = todo.weights.shape
-    accumulator = todo.plan.arithmetic.accumulator
-    patches = np.empty((groups, todo.plan.block_rows * terms), accumulator)
-    sums = np.empty((groups, todo.plan.block_rows * per_group), accumulator)
-    for block in geometry.blocks(todo.plan.block_rows):
-        x_col = patches[:, : len(block.rows) * terms]
-        y = sums[:, : len(block.rows) * per_group].reshape(groups, len(block.rows), per_group)
-        # An infinity or NaN is a result here, not an accident to warn of.
-        with np.errstate(all="ignore"):
-            _fill(x_col, windows(todo.x, geometry, block, padding_mode))
-            np.matmul(x_col.reshape(groups, len(block.rows), terms), todo.weights, out=y)
-            values = np.moveaxis(y, 0, 1).reshape(len(block.rows), todo.plan.filters)
+def _blocks(plan: BlockPlan) -> Iterator[tuple[Block, tuple[slice, ...]]]:
+    """The product's blocks, each with the box of Y, over (n, *output position), that comes of it."""
+    line, outputs = plan.geometry.output_size[-1], plan.tactic.outputs
+    for block in plan.product.boxes(plan.block_shape):
+        *before, x = (slice(p.start, p.stop) for p in block.positions)
+        yield block, (*before, slice(x.start * outputs, min(x.stop * outputs, line)))
+
+
+Part = tuple[Block, NDArray[Any]]
+"""A block of the product, and the box (n, *output position, K) of Y to write."""
+
+
+def _share_out(todo: Convolution, parts: Iterable[Part]) -> None:
+    make = _by_taps if todo.plan.tactic.by_taps else _by_products
+    weights = _tap_weights(todo) if todo.plan.tactic.by_taps else _product_weights(todo)
+
+    def worker() -> Callable[[Part], None]:
+        compute = make(todo, weights)
+
+        def quietly(part: Part) -> None:
+            # An infinity or NaN is a result here, not an accident to warn of.
+            with np.errstate(all="ignore"):
+                compute(*part)
+
+        return quietly
+
+    share_out(parts, worker, todo.plan.threads, blas=todo.plan.product_flops > _WORTH_ONE_BLAS)
+
+
+def _product_weights(todo: Convolution) -> NDArray[Any]:
+    """W_col of each product, (products, n, t·K/products): a band for wide patches, blocks for groups."""
+    plan, filters = todo.plan, todo.filters
+    geometry, (outputs, merged, _) = plan.geometry, plan.tactic
+    parts, per_group, depth = geometry.groups // merged, len(filters) // geometry.groups, filters.shape[-1]
+    if outputs == merged == 1:
+        return filters.reshape(parts, per_group, -1).transpose(0, 2, 1)
+    banded = np.zeros(
+        (parts, *plan.product.kernel_size, merged, depth, outputs, merged, per_group), filters.dtype
+    )
+    # (products, *kernel, C/groups, K/groups) of each group that is merged.
+    own = np.moveaxis(filters.reshape(parts, merged, per_group, *filters.shape[1:]), 2, -1)
+    for u in range(outputs):
+        start = u * geometry.stride[-1]
+        taps = (
+            slice(start, start + geometry.extent[-1], geometry.dilation[-1]) if outputs > 1 else slice(None)
+        )
+        for g in range(merged):
+            banded[..., taps, g, :, u, g, :] = own[:, g]
+    return banded.reshape(parts, plan.product.terms * merged, -1)
+
+
+def _by_products(todo: Convolution, weights: NDArray[Any]) -> Callable[[Block, NDArray[Any]], None]:
+    """What computes a block by matrix products, with one thread's memory for X_col and Y."""
+    plan = todo.plan
+    accumulator, outputs = plan.arithmetic.accumulator, plan.tactic.outputs
+    parts, n, columns = weights.shape
+    patches = Patches(todo.x, plan.product, plan.block_shape, plan.padding_mode, accumulator, parts)
+    in_place = patches.matrix() if parts == 1 else None
+    x_col = np.empty((parts, plan.block_rows * n if in_place is None else 0), accumulator)
+    direct_dtype = accumulator == plan.arithmetic.result
+    sums: list[NDArray[Any]] = []
+    plainly: list[Callable[[Block, NDArray[Any]], None]] = []
+
+    def compute(block: Block, y: NDArray[Any]) -> None:
+        rows, line = len(block.rows), y.shape[-2]
+        if in_place is None:
+            left = x_col[:, : rows * n].reshape(parts, rows, n)
+            patches.copy_to(left, block)
+        else:
+            left = in_place[None, block.rows.start : block.rows.stop]
+            patches.at(block)
+        if (outputs > 1 or plan.tactic.groups > 1) and not patches.are_finite():
+            # Times the zeros of a band or block an infinity is NaN, where the definition has no product.
+            if not plainly:
+                plainly.append(_in_small(todo))
+            plainly[0](block, y)
+            return
+        if (
+            parts == 1
+            and direct_dtype
+            and y.flags.c_contiguous
+            and line == len(block.positions[-1]) * outputs
+        ):
+            np.matmul(left[0], weights[0], out=y.reshape(rows, columns))
             if todo.bias is not None:
-                values += todo.bias
-            values = values.astype(todo.plan.arithmetic.result, copy=False)
-        yield block.rows, values
+                y += todo.bias
+            return
+        if not sums:
+            sums.append(np.empty((parts, plan.block_rows * columns), accumulator))
+        product = sums[0][:, : rows * columns].reshape(parts, rows, columns)
+        np.matmul(left, weights, out=product)
+        split = product.reshape(parts, *y.shape[:-2], -1, columns // outputs)
+        found = np.moveaxis(split, 0, -2).reshape(*y.shape[:-2], -1, plan.filters)[..., :line, :]
+        if todo.bias is not None:
+            found += todo.bias
+        np.copyto(y, found, casting="unsafe")
+
+    return compute
 
 
-def _fill(x_col: NDArray[Any], view: NDArray[Any]) -> None:
-    """Write a block's patches (n, *positions, *kernel, C) into (groups, rows·kh·kw·C/groups)."""
-    groups = len(x_col)
-    split = view.reshape(*view.shape[:-1], groups, -1)
-    target = x_col.reshape(groups, *view.shape[:-1], split.shape[-1])
-    copy_runs(np.moveaxis(split, -2, 0), target)
+def _in_small(todo: Convolution) -> Callable[[Block, NDArray[Any]], None]:
+    """What computes a block line by line without widening or merging: only the definition's own products."""
+    wide = todo.plan
+    geometry, outputs = wide.geometry, wide.tactic.outputs
+    small = plan(geometry, wide.filters, wide.arithmetic, wide.padding_mode, tactic=Tactic())
+    step = small.block_shape[-1]
+    plain = replace(todo, plan=replace(small, block_shape=(*(1 for _ in small.block_shape[1:]), step)))
+    compute = _by_products(plain, _product_weights(plain))
+
+    def lines(block: Block, y: NDArray[Any]) -> None:
+        *before, x = block.positions
+        for place in itertools.product(*map(range, y.shape[:-2])):
+            at = [range(p.start + i, p.start + i + 1) for p, i in zip(before, place, strict=True)]
+            for start in range(0, y.shape[-2], step):
+                stop = min(start + step, y.shape[-2])
+                along = range(x.start * outputs + start, x.start * outputs + stop)
+                row = geometry.patch_row(tuple(p.start for p in (*at, along)))
+                box = (*(slice(i, i + 1) for i in place), slice(start, stop))
+                compute(Block(range(row, row + len(along)), (*at, along)), y[box])
+
+    return lines
+
+
+def _tap_weights(todo: Convolution) -> NDArray[Any]:
+    """The filters' values, (taps, 1, C), or (taps, line, C) so that NumPy's inner loop is a whole line."""
+    plan = todo.plan
+    weights = np.ascontiguousarray(todo.filters.reshape(plan.filters, -1).T)[:, None]
+    line = plan.block_shape[-1]
+    if plan.filters > 1 and plan.geometry.stride[-1] == 1 and line * weights.nbytes <= TAP_BLOCK_BYTES:
+        weights = weights.repeat(line, axis=1)
+    return weights
+
+
+def _by_taps(todo: Convolution, weights: NDArray[Any]) -> Callable[[Block, NDArray[Any]], None]:
+    """What computes a block tap by tap, each channel with its own filter."""
+    plan = todo.plan
+    accumulator = plan.arithmetic.accumulator
+    patches = Patches(todo.x, plan.product, plan.block_shape, plan.padding_mode, accumulator)
+    taps = list(itertools.product(*map(range, plan.geometry.kernel_size)))
+    memory = np.empty((2, plan.block_rows * plan.filters), accumulator)
+
+    def compute(block: Block, y: NDArray[Any]) -> None:
+        seen = patches.at(block)[0]
+        total, product = memory[:, : y.size].reshape(2, *y.shape)
+        if y.dtype == accumulator:
+            total = y
+        for tap, weight in zip(taps, weights[:, : y.shape[-2]], strict=True):
+            pixels = seen[(..., *tap, slice(None))]
+            if tap == taps[0]:
+                np.multiply(pixels, weight, out=total)
+            else:
+                np.multiply(pixels, weight, out=product)
+                np.add(total, product, out=total)
+        if todo.bias is not None:
+            total += todo.bias
+        if total is not y:
+            np.copyto(y, total, casting="unsafe")
+
+    return compute

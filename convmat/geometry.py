@@ -237,6 +237,10 @@ class ConvGeometry:
         """
         return _unravel("row", row, (self.batch, *self.output_size))
 
+    def patch_row(self, position: Sequence[int]) -> int:
+        """The row of X_col that holds the patch at `position`, (n, y, x)."""
+        return _ravel(tuple(position), (self.batch, *self.output_size))
+
     def input_index(self, row: SupportsIndex, col: SupportsIndex) -> tuple[int, ...] | None:
         """The input element that X_col[row, col] holds (Eq. 8), as (n, *pixel, c); None in the padding.
 
@@ -293,28 +297,33 @@ class ConvGeometry:
             found.append((row, _ravel(taps, (*self.kernel_size, self.channels))))
         return sorted(found)
 
-    def block_shape(self, max_rows: int) -> tuple[int, ...]:
-        """The largest box over (n, *output position) of at most `max_rows` rows that are consecutive."""
+    def block_shape(self, max_rows: int, threads: int = 1) -> tuple[int, ...]:
+        """The box over (n, *output position), of at most `max_rows` consecutive rows, to cut X_col by.
+
+        Threads that take box after box end together, as nearly as boxes of about that size allow.
+        """
         shape: list[int] = []
-        room = max(max_rows, 1)
-        for size in reversed((self.batch, *self.output_size)):
+        sizes, room = (self.batch, *self.output_size), max(max_rows, 1)
+        for axis, size in reversed(list(enumerate(sizes))):
             take = max(min(size, room), 1)
             # 1 from the first axis on that is cut, so that the rows stay consecutive.
             room //= take
-            shape.append(take)
+            cut = take < size
+            shape.append(_even_part(size, take, math.prod(sizes[:axis]), threads) if cut else take)
         return tuple(reversed(shape))
 
     def blocks(self, max_rows: int) -> Iterator[Block]:
         """Boxes of at most `max_rows` rows that cover X_col once, in row order."""
-        sizes, steps = (self.batch, *self.output_size), self.block_shape(max_rows)
-        counts = tuple(-(-size // step) for size, step in zip(sizes, steps, strict=True))
+        return self.boxes(self.block_shape(max_rows))
+
+    def boxes(self, block_shape: tuple[int, ...]) -> Iterator[Block]:
+        """Boxes of a shape that `block_shape` gave that cover X_col once, in row order; last ones smaller."""
+        cuts = [
+            [range(start, min(start + step, size)) for start in range(0, size, step)]
+            for size, step in zip((self.batch, *self.output_size), block_shape, strict=True)
+        ]
         start = 0
-        for number in range(math.prod(counts)):
-            cut = _unravel("block", number, counts)
-            positions = tuple(
-                range(c * step, min((c + 1) * step, size))
-                for c, step, size in zip(cut, steps, sizes, strict=True)
-            )
+        for positions in itertools.product(*cuts):
             stop = start + math.prod(map(len, positions))
             yield Block(range(start, stop), positions)
             start = stop
@@ -390,6 +399,19 @@ def _per_axis(name: str, value: Any, axes: int, least: int = 1) -> tuple[int, ..
             name, f"must be at least {least} along every axis, got {got}; give {least} or more"
         )
     return sizes
+
+
+def _even_part(size: int, most: int, times: int, threads: int) -> int:
+    """How much of `size`, at most `most`, to do at once, when `threads` share `times` such axes."""
+    least = max(-(-size // most), 1)
+
+    def longest_share(pieces: int) -> int:
+        if threads == 1:
+            return size
+        return -(-times * pieces // threads) * -(-size // pieces)
+
+    pieces = min(range(least, min(2 * least + threads, max(size, 1)) + 1), key=longest_share)
+    return max(-(-size // pieces), 1)
 
 
 def _explicit_pads(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:

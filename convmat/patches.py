@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import ArrayLike, NDArray
 
 from convmat.errors import DTypeError, GeometryError, ShapeError
 from convmat.geometry import Block, ConvGeometry, Padding, Sizes, whole
+from convmat.parallel import share_out, thread_count
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
-# Of X_col, written at one time: bounds what is copied to pad a block's input, and a stream's memory.
+ORDERS = ("hwc", "chw")
+
+# Of X_col, written at one time by a thread: bounds a block's slab, and a stream's memory.
 _BLOCK_BYTES = 1 << 20
+_WORTH_THREADS = 1 << 19  # bytes; below, to wake another thread takes longer than it saves
+_LONGEST_RUN = 1 << 30  # bytes; NumPy's elements end at 2^31
 
 
 def unroll(
@@ -29,6 +35,7 @@ def unroll(
     out: NDArray[Any] | None = None,
     *,
     order: str = "hwc",
+    threads: int | None = None,
 ) -> NDArray[Any]:
     """Unroll images into the patch matrix X_col (im2col) by the index mapping of Eq. 8.
 
@@ -39,6 +46,7 @@ def unroll(
             "replicate" (the edge pixel) or "circular" (the input again).
         out: array to write to, of the result's shape and dtype, that does not overlap `x`.
         order: columns over (i, j, c) with "hwc", over (c, i, j), PyTorch's order, with "chw".
+        threads: to copy with; by default what CONVMAT_THREADS says, or all cores.
 
     Returns:
         X_col, (N·H_out·W_out, kh·kw·C), rows over (n, y, x), in the dtype of `x`, bit for bit.
@@ -51,7 +59,7 @@ def unroll(
     x = as_numbers("x", x)
     geometry = ConvGeometry(x.shape, kernel_size, stride, padding, dilation)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
-    check_choice("order", order, ("hwc", "chw"))
+    check_choice("order", order, ORDERS)
     if out is None:
         out = np.empty(geometry.matrix_shape, x.dtype)
     elif out.shape != geometry.matrix_shape:
@@ -60,56 +68,343 @@ def unroll(
         raise DTypeError("out", f"has dtype {out.dtype}, X_col keeps the input's {x.dtype}")
     elif np.may_share_memory(out, x):
         raise ShapeError("out", "overlaps the input in memory; give an array of its own")
-    for block in geometry.blocks(_block_rows(geometry, x.itemsize)):
-        rows = out[block.rows.start : block.rows.stop]
-        copy_patches(windows(x, geometry, block, padding_mode), rows, order)
+    for _ in _unrolled(x, geometry, padding_mode, order, thread_count(threads), out):
+        pass
     return out
 
 
 def unroll_stream(
-    x: NDArray[Any], geometry: ConvGeometry, padding_mode: str = "zeros", order: str = "hwc"
+    x: NDArray[Any],
+    geometry: ConvGeometry,
+    padding_mode: str = "zeros",
+    order: str = "hwc",
+    threads: int | None = None,
 ) -> Iterator[NDArray[Any]]:
     """The rows of X_col in blocks, for matrices larger than memory; a block is valid until the next."""
-    limit = _block_rows(geometry, x.itemsize)
-    buffer = np.empty((math.prod(geometry.block_shape(limit)), geometry.matrix_shape[1]), x.dtype)
-    for block in geometry.blocks(limit):
-        rows = buffer[: len(block.rows)]
-        copy_patches(windows(x, geometry, block, padding_mode), rows, order)
-        yield rows
+    check_choice("order", order, ORDERS)
+    return _unrolled(x, geometry, padding_mode, order, thread_count(threads))
 
 
-def _block_rows(geometry: ConvGeometry, itemsize: int) -> int:
-    return max(_BLOCK_BYTES // (geometry.row_footprint * itemsize), 1)
+def _unrolled(
+    x: NDArray[Any],
+    geometry: ConvGeometry,
+    padding_mode: str,
+    order: str,
+    threads: int,
+    out: NDArray[Any] | None = None,
+) -> Iterator[NDArray[Any]]:
+    """X_col, written to `out`; or wave by wave to a buffer, as many blocks at a time as there are threads."""
+    rows, columns = geometry.matrix_shape
+    limit = max(_BLOCK_BYTES // (geometry.row_footprint * x.itemsize), 1)
+    shape = geometry.block_shape(limit)
+    if rows * columns * x.itemsize < _WORTH_THREADS:
+        threads = 1
+    buffer = np.empty((threads * math.prod(shape), columns), x.dtype) if out is None else out
+    blocks = geometry.boxes(shape)
+    while wave := list(itertools.islice(blocks, threads if out is None else None)):
+        first = wave[0].rows.start if out is None else 0
+
+        def worker(first: int = first) -> Callable[[Block], None]:
+            patches = Patches(x, geometry, shape, padding_mode, order=order)
+            return lambda block: patches.copy_to(
+                buffer[block.rows.start - first : block.rows.stop - first], block
+            )
+
+        share_out(wave, worker, min(threads, len(wave)), blas=False)
+        yield buffer[: wave[-1].rows.stop - first]
 
 
-def copy_patches(patches: NDArray[Any], rows: NDArray[Any], order: str = "hwc") -> None:
-    """Write a block's patches (n, *positions, *kernel, C) as rows of X_col, (rows, kh·kw·C)."""
-    check_choice("order", order, ("hwc", "chw"))
-    axes = (patches.ndim - 2) // 2
-    *kernel, channels = patches.shape[1 + axes :]
-    if order == "chw":
-        target = rows.reshape(*patches.shape[: 1 + axes], channels, *kernel)
-        target = np.moveaxis(target, 1 + axes, -1)
-    else:
-        target = rows.reshape(patches.shape)
-    copy_runs(patches, target)
+class _Seen(NamedTuple):
+    """Patches as a view of memory."""
+
+    plain: NDArray[Any]
+    """(groups, n, *positions, *kernel, C/groups), or with the channels before the kernel."""
+    runs: NDArray[Any]
+    """The same with each run along the last `merged` axes as one element."""
+    merged: int
 
 
-def copy_runs(source: NDArray[Any], target: NDArray[Any]) -> None:
-    """Copy patches (..., kw, C), whole kernel rows at a time where they lie in one run of memory.
+class _Axis(NamedTuple):
+    """One spatial axis of a slab: which of the input's lines a block of output positions needs, and where.
 
-    Channels last, a kernel row without dilation is kw·C neighbouring values. Copied as one opaque element it
-    is one memcpy, several times faster than value by value.
+    Where they lie close the slab has all lines from the first to the last. Where they lie far apart (at a
+    large stride or dilation) it has each tap's lines after another's: a slab is never larger than the block
+    of X_col that is made of it.
     """
-    as_one = source.dtype == target.dtype and source.size and _is_run(source) and _is_run(target)
-    if as_one:
-        source, target = _runs(source), _runs(target)
-    np.copyto(target, source, casting="same_kind")
+
+    size: int
+    k: int
+    stride: int
+    dilation: int
+    before: int
+    extent: int
+    most: int
+    """Output positions of the largest block."""
+
+    @property
+    def is_dense(self) -> bool:
+        return self.reach <= self.most * self.k
+
+    @property
+    def reach(self) -> int:
+        """Lines from the first to the last that the largest block sees."""
+        return (self.most - 1) * self.stride + self.extent
+
+    @property
+    def length(self) -> int:
+        """Lines of the slab."""
+        return min(self.reach, self.most * self.k)
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Lines of the slab from position to position, and from tap to tap."""
+        return (self.stride, self.dilation) if self.is_dense else (1, self.most)
+
+    @property
+    def inside(self) -> range:
+        """Output positions whose taps all fall inside the input."""
+        return range(
+            -(-self.before // self.stride), (self.size - self.extent + self.before) // self.stride + 1
+        )
+
+    def span(self, positions: range) -> range:
+        """The input's lines from the first to the last that these positions see; some may lie outside."""
+        start = positions.start * self.stride - self.before
+        return range(start, start + (len(positions) - 1) * self.stride + self.extent)
+
+    def lines(self, positions: range) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The input's lines that these positions see, and the slab's where each is put."""
+        if self.is_dense:
+            span = self.span(positions)
+            return np.arange(span.start, span.stop), np.arange(len(span))
+        tap, position = np.arange(self.k)[:, None], np.arange(len(positions))
+        seen = tap * self.dilation + (positions.start + position) * self.stride - self.before
+        return seen.ravel(), (tap * self.most + position).ravel()
 
 
-def _is_run(a: NDArray[Any]) -> bool:
-    (width, channels), (step, channel_step) = a.shape[-2:], a.strides[-2:]
-    return (channels == 1 or channel_step == a.itemsize) and (width == 1 or step == channels * a.itemsize)
+class Patches:
+    """The patches of a batch, a block of output positions at a time: Eq. 8 as strides.
+
+    A step in the output moves S pixels, a tap D pixels, in the same memory: patches are seen without a copy.
+    Where a block reaches into the padding, where the dtype has to change, or where the channels do not lie
+    side by side, the block's part of the input is first copied to a slab, used again for each block. So an
+    object of this class belongs to one thread.
+
+    Args:
+        x: (N, *spatial, C).
+        block_shape: the largest block there will be, over (n, *output position).
+        dtype: to see the pixels in; by default that of `x`.
+        groups: of channels, seen apart.
+        order: of a patch's elements: "hwc", or "chw" with the channels first.
+    """
+
+    def __init__(
+        self,
+        x: NDArray[Any],
+        geometry: ConvGeometry,
+        block_shape: tuple[int, ...],
+        padding_mode: str = "zeros",
+        dtype: np.dtype[Any] | None = None,
+        groups: int = 1,
+        order: str = "hwc",
+    ) -> None:
+        self._x, self._geometry, self._mode = x, geometry, padding_mode
+        self._dtype = x.dtype if dtype is None else dtype
+        self._groups, self._channels_first = groups, order == "chw"
+        self._images = block_shape[0]
+        self._axes = [
+            _Axis(*axis)
+            for axis in zip(
+                geometry.input_size,
+                geometry.kernel_size,
+                geometry.stride,
+                geometry.dilation,
+                (before for before, _ in geometry.pads),
+                geometry.extent,
+                block_shape[1:],
+                strict=True,
+            )
+        ]
+        self._input = self._see_input()
+        self._slab: NDArray[Any] | None = None
+        self._slab_seen: _Seen | None = None
+        self._inner: list[slice] | None = None
+        self._read = x[:0]
+
+    def at(self, block: Block) -> NDArray[Any]:
+        """A block's patches, (groups, n, *positions, *kernel, C/groups), to read until the next block."""
+        seen, cut = self._see(block)
+        return seen.plain[cut]
+
+    def copy_to(self, rows: NDArray[Any], block: Block) -> None:
+        """Write a block's patches as rows of X_col, (rows, kh·kw·C), or as those of each group.
+
+        A kernel row that lies in one run of memory is copied as one opaque element, one memcpy, several times
+        faster than value by value.
+        """
+        seen, cut = self._see(block)
+        plain = seen.plain[cut]
+        target = rows.reshape(plain.shape)
+        if seen.merged and _run_axes(target, seen.merged) == seen.merged:
+            np.copyto(_as_runs(target, seen.merged), seen.runs[cut])
+        else:
+            np.copyto(target, plain)
+
+    def matrix(self) -> NDArray[Any] | None:
+        """X_col as a view of the input, (N·P, n), if its rows are runs of memory at equal steps; else None.
+
+        So it is where kernels are 1 × 1, or as wide as their stride and the image.
+        """
+        whole = (self._geometry.batch, *self._geometry.output_size)
+        if self._input is None or self._groups > 1:
+            return None
+        patches = self._input.plain[0]
+        columns = math.prod(patches.shape[len(whole) :])
+        if patches.shape[: len(whole)] != whole or _run_axes(patches, len(whole)) < len(whole):
+            return None
+        steps = [
+            (size, step) for size, step in zip(whole, patches.strides[: len(whole)], strict=True) if size > 1
+        ]
+        step = steps[-1][1] if steps else columns * patches.itemsize
+        reach = step
+        for size, stride in reversed(steps):
+            if stride != reach:
+                return None
+            reach *= size
+        if step < columns * patches.itemsize:
+            return None
+        return as_strided(patches, self._geometry.matrix_shape, (step, patches.itemsize), writeable=False)
+
+    def are_finite(self) -> bool:
+        """Whether all pixels that the last block was taken from are: no NaN, no infinity."""
+        pixels = self._read
+        if pixels.dtype.kind not in "fc":
+            return True
+        if not pixels.flags.c_contiguous or not pixels.dtype.isnative:
+            return bool(np.isfinite(pixels).all())
+        flat = pixels.reshape(-1).view(pixels.real.dtype)
+        # One pass of BLAS. A sum of squares that overflows is no harm: the slow way is taken for nothing.
+        return bool(np.isfinite(np.dot(flat, flat)))
+
+    def _see(self, block: Block) -> tuple[_Seen, tuple[slice, ...]]:
+        """What a block's patches are seen in, and their part of it."""
+        images, positions = block.positions[0], block.positions[1:]
+        if self._input is not None and all(
+            axis.inside.start <= p.start and p.stop <= axis.inside.stop
+            for axis, p in zip(self._axes, positions, strict=True)
+        ):
+            spans = (axis.span(p) for axis, p in zip(self._axes, positions, strict=True))
+            self._read = self._x[images.start : images.stop, *(slice(s.start, s.stop) for s in spans)]
+            starts = [axis.inside.start for axis in self._axes]
+            cut = [slice(p.start - start, p.stop - start) for p, start in zip(positions, starts, strict=True)]
+            return self._input, (slice(None), slice(images.start, images.stop), *cut)
+        if self._slab is None or self._slab_seen is None:
+            self._slab = self._new_slab()
+            self._slab_seen = self._seen_in(
+                self._slab, [0] * len(self._axes), [a.most for a in self._axes], [a.steps for a in self._axes]
+            )
+        self._fill(self._slab, self._x[images.start : images.stop], positions)
+        self._read = self._slab
+        return self._slab_seen, (slice(None), slice(0, len(images)), *(slice(0, len(p)) for p in positions))
+
+    def _see_input(self) -> _Seen | None:
+        """The patches that fall inside the input, as a view of it; None where a slab is needed or better."""
+        if self._x.dtype != self._dtype or not all(len(axis.inside) > 0 for axis in self._axes):
+            return None
+        seen = self._seen_in(
+            self._x,
+            [axis.inside.start * axis.stride - axis.before for axis in self._axes],
+            [len(axis.inside) for axis in self._axes],
+            [(axis.stride, axis.dilation) for axis in self._axes],
+        )
+        last = self._axes[-1]
+        row = last.k > 1 and last.dilation == 1
+        could_run = (
+            row if self._channels_first else self._x.shape[-1] > self._groups or (row and self._groups == 1)
+        )
+        return seen if seen.merged or not could_run else None
+
+    def _seen_in(
+        self, memory: NDArray[Any], starts: list[int], counts: list[int], steps: list[tuple[int, int]]
+    ) -> _Seen:
+        """The patches as a view of (n, *lines, C): `steps` lines from position to position, tap to tap."""
+        step_n, *step, step_c = memory.strides
+        channels = memory.shape[-1] // self._groups
+        plain = as_strided(
+            memory[:, *(slice(start, None) for start in starts)],
+            (self._groups, len(memory), *counts, *self._geometry.kernel_size, channels),
+            (
+                channels * step_c,
+                step_n,
+                *(a * y for a, (y, _) in zip(step, steps, strict=True)),
+                *(a * i for a, (_, i) in zip(step, steps, strict=True)),
+                step_c,
+            ),
+            writeable=False,
+        )
+        if self._channels_first:
+            plain = np.moveaxis(plain, -1, 2 + len(starts))
+        merged = _run_axes(plain, len(starts) + 1)
+        return _Seen(plain, _as_runs(plain, merged) if merged else plain, merged)
+
+    def _new_slab(self) -> NDArray[Any]:
+        lines, channels = [axis.length for axis in self._axes], self._x.shape[-1]
+        if self._channels_first:
+            return np.moveaxis(np.zeros((self._images, channels, *lines), self._dtype), 1, -1)
+        return np.zeros((self._images, *lines, channels), self._dtype)
+
+    def _fill(self, slab: NDArray[Any], x: NDArray[Any], positions: tuple[range, ...]) -> None:
+        """Copy a block's part of the input, and the padding around it."""
+        pairs = list(zip(self._axes, positions, strict=True))
+        spans = [axis.span(p) for axis, p in pairs]
+        within = all(s.start >= 0 and s.stop <= axis.size for s, (axis, _) in zip(spans, pairs, strict=True))
+        if all(axis.is_dense for axis in self._axes) and (within or self._mode == "zeros"):
+            inner, source = [slice(0, len(x))], [slice(None)]
+            for span, (axis, _) in zip(spans, pairs, strict=True):
+                start, stop = max(span.start, 0), max(min(span.stop, axis.size), 0)
+                source.append(slice(start, stop))
+                inner.append(slice(start - span.start, max(stop, start) - span.start))
+            if inner != self._inner:  # else the padding around is there from the block before
+                slab[...] = 0
+                self._inner = inner
+            slab[*inner] = x[*source]
+            return
+        self._inner = None
+        lines = [axis.lines(p) for axis, p in pairs]
+        images = np.arange(len(x))
+        seen = [
+            _source(wanted, axis.size, self._mode)
+            for (wanted, _), axis in zip(lines, self._axes, strict=True)
+        ]
+        part = x[np.ix_(images, *seen)]
+        if self._mode == "zeros":
+            for n, ((wanted, _), axis) in enumerate(zip(lines, self._axes, strict=True)):
+                part[(slice(None),) * (n + 1) + ((wanted < 0) | (wanted >= axis.size),)] = 0
+        slab[np.ix_(images, *(put for _, put in lines))] = part
+
+
+def _run_axes(a: NDArray[Any], most: int) -> int:
+    """How many of the last axes, up to `most`, are one run of memory; 0 where that is single elements."""
+    run, merged = a.itemsize, 0
+    for size, step in zip(reversed(a.shape), reversed(a.strides), strict=True):
+        if merged == most or (size > 1 and step != run) or run * size > _LONGEST_RUN:
+            break
+        run *= size
+        merged += 1
+    return merged if run > a.itemsize else 0
+
+
+def _as_runs(a: NDArray[Any], merged: int) -> NDArray[Any]:
+    """The array with each run along its last axes as one element of that many bytes, in place."""
+    keep = a.ndim - merged
+    typestr = f"|V{math.prod(a.shape[keep:]) * a.itemsize}"
+    seen = {
+        "shape": a.shape[:keep],
+        "strides": a.strides[:keep],
+        "typestr": typestr,
+        "descr": [("", typestr)],
+    }
+    return np.asarray(_Memory(a, a.__array_interface__ | seen))
 
 
 class _Memory:
@@ -120,66 +415,15 @@ class _Memory:
         self.__array_interface__ = interface
 
 
-def _runs(a: NDArray[Any]) -> NDArray[Any]:
-    """The array with each run along its last two axes as one element of that many bytes, in place."""
-    typestr = f"|V{a.shape[-2] * a.shape[-1] * a.itemsize}"
-    seen = {"shape": a.shape[:-2], "strides": a.strides[:-2], "typestr": typestr, "descr": [("", typestr)]}
-    return np.asarray(_Memory(a, a.__array_interface__ | seen))
-
-
-def windows(
-    x: NDArray[Any], geometry: ConvGeometry, block: Block, padding_mode: str = "zeros"
-) -> NDArray[Any]:
-    """The patches of a block of output positions as a read-only view (n, *positions, *kernel, C).
-
-    This is Eq. 8 as strides: a step in the output moves S pixels, a tap D pixels, in the same memory.
-    Only where a block reaches into the padding is its part of the input copied, the padding around it.
-    """
-    images, positions = block.positions[0], block.positions[1:]
-    spans = [
-        range(y.start * s - before, (y.stop - 1) * s - before + reach)
-        for y, s, (before, _), reach in zip(
-            positions, geometry.stride, geometry.pads, geometry.extent, strict=True
-        )
-    ]
-    slab = _padded_slab(x[images.start : images.stop], spans, padding_mode)
-    axes = range(1, slab.ndim - 1)
-    # (n, *every position, C, *every pixel of the extent), then only each S-th position and D-th pixel.
-    patches = sliding_window_view(slab, geometry.extent, axis=tuple(axes))
-    steps = [slice(None, None, s) for s in geometry.stride]
-    taps = [slice(None, None, d) for d in geometry.dilation]
-    return np.moveaxis(patches[:, *steps, :, *taps], slab.ndim - 1, -1)
-
-
-def _padded_slab(x: NDArray[Any], spans: list[range], padding_mode: str) -> NDArray[Any]:
-    """The pixels `spans` of each image, which may lie outside of it; a view where none do."""
-    size = x.shape[1:-1]
-    if all(span.start >= 0 and span.stop <= h for span, h in zip(spans, size, strict=True)):
-        return x[:, *(slice(span.start, span.stop) for span in spans)]
-    if padding_mode != "zeros":
-        inside = (_source(span, h, padding_mode) for span, h in zip(spans, size, strict=True))
-        found: NDArray[Any] = x[np.ix_(np.arange(len(x)), *inside)]
-        return found
-    slab = np.zeros((len(x), *map(len, spans), x.shape[-1]), x.dtype)
-    inner, source = [], []
-    for span, h in zip(spans, size, strict=True):
-        start, stop = max(span.start, 0), max(min(span.stop, h), 0)
-        source.append(slice(start, stop))
-        inner.append(slice(start - span.start, max(stop, start) - span.start))
-    slab[:, *inner] = x[:, *source]
-    return slab
-
-
-def _source(span: range, size: int, padding_mode: str) -> NDArray[np.intp]:
-    """The pixel inside 0..size−1 that stands for each position of `span`."""
-    p = np.arange(span.start, span.stop)
-    if padding_mode == "replicate":
-        return np.clip(p, 0, size - 1)
+def _source(p: NDArray[np.intp], size: int, padding_mode: str) -> NDArray[np.intp]:
+    """The pixel inside 0..size−1 that stands for each position; with zeros, any for those outside."""
     if padding_mode == "circular":
         return p % size
-    # Mirroring about both edge pixels repeats after 2(size − 1) steps.
-    p = p % max(2 * (size - 1), 1)
-    return np.minimum(p, 2 * (size - 1) - p)
+    if padding_mode == "reflect":
+        # Mirroring about both edge pixels repeats after 2(size − 1) steps.
+        p = p % max(2 * (size - 1), 1)
+        return np.minimum(p, 2 * (size - 1) - p)
+    return np.clip(p, 0, size - 1)
 
 
 def flatten_filters(filters: ArrayLike, groups: int = 1, *, order: str = "hwc") -> NDArray[Any]:
@@ -197,7 +441,7 @@ def flatten_filters(filters: ArrayLike, groups: int = 1, *, order: str = "hwc") 
         ShapeError: not filters. GeometryError: groups that do not divide K. DTypeError: not numbers.
     """
     filters = as_numbers("filters", filters)
-    check_choice("order", order, ("hwc", "chw"))
+    check_choice("order", order, ORDERS)
     if filters.ndim < 3 or 0 in filters.shape:
         raise ShapeError("filters", f"have shape {filters.shape}; expected (K, *kernel, C/groups), none 0")
     check_filter_groups(len(filters), groups)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import reference
-from convmat.engine import convolve, execute, prepare
+from convmat.engine import Tactic, convolve, execute, prepare, replan, tactics
 from convmat.errors import ShapeError
 from convmat.geometry import PADDING_NAMES, ConvGeometry, Padding, Sizes
 from convmat.layouts import from_batch, to_batch, to_filters
@@ -445,9 +445,15 @@ def _check_geometry(
     def convolved() -> Report:
         wanted = reference.convolve(x, w, **layer).astype(np.float32)
         by_taps = reference.convolve_by_taps(x, w, **layer).astype(np.float32)
-        # Blocks of one row, of a few, and one of all must give the same.
-        ys = [execute(prepare(x, w, **layer, block_bytes=b)) for b in (1, 600, 1 << 20)]
-        return compare_exactly(np.stack([by_taps, *ys]), np.stack([wanted] * 4))
+        todo = prepare(x, w, **layer, threads=1)
+        # The plan that is chosen, and others: rows one by one, a few rows, every way to cut the product.
+        plans: list[dict[str, Any]] = [
+            {"block_bytes": 1, "tactic": Tactic()},
+            {"block_bytes": 600, "threads": 2},
+        ]
+        plans += [{"tactic": tactic} for tactic in tactics(todo.plan.geometry, len(w))]
+        ys = [execute(todo), *(execute(replan(todo, **choices)) for choices in plans)]
+        return compare_exactly(np.stack([by_taps, *ys]), np.stack([wanted] * (len(ys) + 1)))
 
     def bounded() -> Report:
         noise = rng.standard_normal(shape).astype(np.float32)

@@ -40,15 +40,17 @@ def test_every_way_gives_the_same_bits(layer: Layer, dtype: str, disguise: Disgu
     assert (y.dtype, y.shape) == (result, layer.output_shape)
     np.testing.assert_array_equal(y, wanted)
 
-    todo = engine.prepare(x, filters, **options, block_bytes=block)
-    assert todo.plan.buffer_bytes <= block or todo.plan.block_rows == 1
-    np.testing.assert_array_equal(engine.execute(todo), wanted)
-    parts = list(engine.stream(todo))
-    assert all(len(part) <= todo.plan.block_rows for part in parts)
-    if len(x):
-        np.testing.assert_array_equal(np.concatenate(parts), wanted.reshape(-1, len(filters)))
-    else:
-        assert parts == []
+    todo = engine.prepare(x, filters, **options)
+    for tactic in engine.tactics(todo.plan.geometry, len(filters)):
+        other = engine.replan(todo, tactic=tactic, block_bytes=block)
+        assert other.plan.buffer_bytes <= block or other.plan.block_rows == 1
+        np.testing.assert_array_equal(engine.execute(other), wanted)
+        parts = list(engine.stream(other))
+        assert all(len(part) <= other.plan.block_outputs for part in parts)
+        if len(x):
+            np.testing.assert_array_equal(np.concatenate(parts), wanted.reshape(-1, len(filters)))
+        else:
+            assert parts == []
 
 
 @given(layers(), st.sampled_from(DTYPES))
@@ -78,7 +80,7 @@ def test_floats_stay_within_the_bound(layer: Layer, dtype: str, disguise: Disgui
     x, filters, options = layer.arrays(noise(dtype, rng()))
     results = {
         "convolve": cm.convolve(disguise(x), disguise(filters), **options),
-        "blocks": engine.execute(engine.prepare(x, filters, **options, block_bytes=100)),
+        "blocks": engine.execute(engine.replan(engine.prepare(x, filters, **options), block_bytes=100)),
         "loops": reference.convolve(x, filters, **options),
     }
     for name, result in results.items():
@@ -378,13 +380,14 @@ def test_an_axis_of_one_pixel_changes_nothing(axis: int) -> None:
 
 def test_a_plan_says_what_it_will_do() -> None:
     x, filters = np.zeros((2, 6, 7, 4), np.float32), np.zeros((6, 2, 3, 2), np.float32)
-    plan = engine.prepare(x, filters, groups=2, block_bytes=1000).plan
+    todo = engine.prepare(x, filters, groups=2)
+    plan = engine.replan(todo, block_bytes=1000, tactic=engine.Tactic()).plan
     assert (plan.block_shape, plan.block_rows, plan.buffer_bytes) == ((1, 2, 5), 10, 10 * 24 * 4)
     assert plan.output_shape == (2, 5, 5, 6)
-    assert plan.flops == 2 * (2 * 5 * 5) * (2 * 3 * 2) * 6
+    assert plan.flops == plan.product_flops == 2 * (2 * 5 * 5) * (2 * 3 * 2) * 6
     assert str(plan) == (
-        "X_col 50 × 24 in blocks of 10 rows (1 × 2 × 5), 960 bytes each; W_col 12 × 6; "
-        "7200 FLOPs in float32, result float32"
+        "X_col 50 × 24, 2 products of 1 groups, in blocks of 10 rows (1 × 2 × 5), 960 bytes each, "
+        "on 1 thread; 4800 bytes copied; 7200 FLOPs for 7200 in float32, result float32"
     )
     with pytest.raises(dataclasses.FrozenInstanceError, match="filters"):
         plan.filters = 7
@@ -405,7 +408,7 @@ def test_the_plan_s_accumulator(x: Any, filters: Any, accumulator: str) -> None:
 def test_a_plan_is_equal_to_its_like() -> None:
     x, filters = example((2, 3))
     assert engine.prepare(x, filters).plan == engine.prepare(x + 1, filters + 1).plan
-    assert engine.prepare(x, filters).plan != engine.prepare(x, filters, block_bytes=600).plan
+    assert engine.prepare(x, filters).plan != engine.prepare(x, filters, stride=2).plan
 
 
 # multiply

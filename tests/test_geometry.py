@@ -107,14 +107,27 @@ def test_axes_multiply(layer: Layer, max_rows: int) -> None:
     assert covered == list(range(len(rows)))
 
 
-@pytest.mark.parametrize("max_rows, shape", [(1, (1, 1, 1)), (3, (1, 1, 3)), (4, (1, 1, 4)), (11, (1, 2, 4))])
-@pytest.mark.parametrize("batch", [1, 5])
-def test_a_block_is_as_large_as_it_may(batch: int, max_rows: int, shape: tuple[int, ...]) -> None:
-    assert ConvGeometry((batch, 3, 4, 1), 1).block_shape(max_rows) == shape
+@pytest.mark.parametrize(
+    "max_rows, shape",
+    [
+        (1, (1, 1, 1)),
+        (3, (1, 1, 2)),  # two pieces of a line either way, as equal as can be
+        (4, (1, 1, 4)),
+        (11, (1, 2, 4)),
+        (12, (1, 3, 4)),
+        (47, (3, 3, 4)),
+    ],
+)
+def test_a_block_is_cut_evenly(max_rows: int, shape: tuple[int, ...]) -> None:
+    assert ConvGeometry((5, 3, 4, 1), 1).block_shape(max_rows) == shape
 
 
-def test_a_block_takes_whole_images_where_they_fit() -> None:
-    assert ConvGeometry((5, 3, 4, 1), 1).block_shape(25) == (2, 3, 4)
+def test_threads_get_equal_shares() -> None:
+    """14 lines in blocks of at most 3: five blocks would leave one of two threads with 9 lines."""
+    geometry = ConvGeometry((1, 14, 14, 1), 1)
+    assert geometry.block_shape(3 * 14) == (1, 3, 14)
+    assert geometry.block_shape(3 * 14, threads=2) == (1, 2, 14)
+    assert geometry.block_shape(7 * 14, threads=2) == (1, 7, 14)
 
 
 def test_the_paper_s_example() -> None:

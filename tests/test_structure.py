@@ -16,7 +16,7 @@ PACKAGE = Path(convmat.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each part with the parts it may import; everything below it, and no more.
-_LIBRARY = ("errors", "geometry", "layouts", "patches", "engine")
+_LIBRARY = ("errors", "geometry", "layouts", "parallel", "patches", "engine")
 MAY_IMPORT = {
     "__init__": (*_LIBRARY, "verification"),
     "__main__": ("cli",),
@@ -24,8 +24,9 @@ MAY_IMPORT = {
     "geometry": ("errors",),
     "layouts": ("errors",),
     "kernels": ("errors",),
-    "patches": ("errors", "geometry"),
-    "engine": ("errors", "geometry", "patches"),
+    "parallel": ("errors", "geometry"),
+    "patches": ("errors", "geometry", "parallel"),
+    "engine": ("errors", "geometry", "parallel", "patches"),
     "reference": (),
     "verification": (*_LIBRARY, "reference"),
     "files": ("errors", "files"),

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m tests.benchmarks` measures convmat beside its peers."""
