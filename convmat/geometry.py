@@ -41,6 +41,13 @@ def output_length(size: int, pads: tuple[int, int], extent: int, stride: int) ->
     return max((size + sum(pads) - extent) // stride + 1, 0)
 
 
+def transposed_length(
+    size: int, pads: tuple[int, int], extent: int, stride: int, output_padding: int = 0
+) -> int:
+    """Size of a transposed convolution's output along one axis, (H − 1)·S − P + extent + output_padding."""
+    return (size - 1) * stride - sum(pads) + extent + output_padding
+
+
 def named_pads(rule: str, size: int, extent: int, stride: int) -> tuple[int, int]:
     """Zeros before and after one axis under a padding rule.
 
@@ -118,7 +125,7 @@ class ConvGeometry:
         dilation: Sizes = 1,
         groups: SupportsIndex = 1,
     ) -> None:
-        shape = _input_shape(input_shape)
+        shape = _spatial_shape("input_shape", input_shape)
         size, axes = shape[1:-1], len(shape) - 2
         kernel = _per_axis("kernel_size", kernel_size, axes)
         if max(kernel) > KERNEL_LIMIT:
@@ -126,13 +133,7 @@ class ConvGeometry:
         strides = _per_axis("stride", stride, axes)
         dilations = _per_axis("dilation", dilation, axes)
         extent = tuple(map(kernel_extent, kernel, dilations))
-        if isinstance(padding, str):
-            if padding not in PADDING_NAMES:
-                names = ", ".join(PADDING_NAMES)
-                raise GeometryError("padding", f"unknown name {padding!r}; give one of {names}")
-            pads = tuple(map(named_pads, (padding,) * axes, size, extent, strides))
-        else:
-            pads = _explicit_pads(padding, axes)
+        pads = _resolve_pads(padding, size, extent, strides)
         for name, h, (before, after), reach in zip(AXIS_NAMES[axes], size, pads, extent, strict=True):
             if reach > h + before + after:
                 raise GeometryError(
@@ -350,6 +351,103 @@ class ConvGeometry:
         return Coverage(repeats / pixels, pixels - covered, pixels)
 
 
+def transpose_geometry(
+    output_shape: Sequence[SupportsIndex],
+    channels: SupportsIndex,
+    kernel_size: Sizes,
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+    groups: SupportsIndex = 1,
+    output_padding: Sizes = 0,
+    input_shape: Sequence[SupportsIndex] | None = None,
+) -> ConvGeometry:
+    """The convolution that a transposed convolution is the adjoint of.
+
+    A convolution maps x, (N, *spatial, C), to y, (N, *out, K); its transpose takes y back to the shape of x.
+    Going that way several sizes H of x have the same H_out, and this says which is meant. Along each axis
+
+        H = (H_out − 1)·S − (P_before + P_after) + D·(k − 1) + 1 + output_padding,
+
+    except under `same` and `same-lower`: there H = H_out·S, and the pads are those that the rule gives for
+    that H (as in TensorFlow, Keras and ONNX).
+
+    Args:
+        output_shape: (N, *out, K), the shape of y, what the transposed convolution is given; K is not used.
+        channels: C of x, what the transposed convolution makes.
+        kernel_size, stride, padding, dilation, groups: of the convolution, as `ConvGeometry` takes them.
+        output_padding: pixels more at the end of x, an int or one for each axis, from 0 to below the larger
+            of stride and dilation, as in PyTorch.
+        input_shape: (N, *spatial, C), the shape of x where it is known. It then decides, under any padding;
+            output_padding may be left at 0.
+
+    Returns:
+        The geometry of the convolution from x to y: `input_shape` is the shape of x. `output_size` is that
+        of y, or, where output_padding >= stride, output_padding // stride more at the end of the axis: the
+        kernel then fits beyond what y covers, and the transpose takes y as 0 there.
+
+    Raises:
+        GeometryError: sizes that make no convolution, an output_padding out of its range or with a rule that
+            leaves no choice, pads that leave nothing of x, an `input_shape` that does not lead to y.
+    """
+    shape = _spatial_shape("output_shape", output_shape)
+    if input_shape is not None:
+        return _known_transpose(
+            shape, ConvGeometry(input_shape, kernel_size, stride, padding, dilation, groups), output_padding
+        )
+    # Under `full` every kernel fits, so this refuses what is wrong under each padding.
+    axes = ConvGeometry((*shape[:-1], channels), kernel_size, stride, "full", dilation, groups)
+    extra = _per_axis("output_padding", output_padding, len(axes.stride), least=0)
+    enlarged = tuple(h * s for h, s in zip(shape[1:-1], axes.stride, strict=True))
+    pads = _resolve_pads(padding, enlarged, axes.extent, axes.stride)
+    if isinstance(padding, str) and padding.startswith("same"):
+        if any(extra):
+            raise GeometryError(
+                "output_padding",
+                f"got {output_padding}, and padding {padding}, which makes the size stride times as large; "
+                "leave one of them out",
+            )
+        size = enlarged
+    else:
+        for name, more, s, d in zip(axes.axis_names, extra, axes.stride, axes.dilation, strict=True):
+            if more >= max(s, d):
+                raise GeometryError(
+                    "output_padding",
+                    f"{more} along {name} is not below the stride {s} or the dilation {d}; "
+                    f"give 0 to {max(s, d) - 1}",
+                )
+        size = tuple(map(transposed_length, shape[1:-1], pads, axes.extent, axes.stride, extra))
+        for name, length in zip(axes.axis_names, size, strict=True):
+            if length < 1:
+                raise GeometryError("padding", f"leaves {length} pixels of {name}; use less padding")
+    return ConvGeometry(
+        (shape[0], *size, axes.channels),
+        axes.kernel_size,
+        axes.stride,
+        padding if isinstance(padding, str) else pads,
+        axes.dilation,
+        axes.groups,
+    )
+
+
+def _known_transpose(shape: tuple[int, ...], geometry: ConvGeometry, output_padding: Sizes) -> ConvGeometry:
+    """`geometry`, if its outputs are of `shape` and its size is what `output_padding`, unless 0, implies."""
+    if (geometry.batch, *geometry.output_size) != shape[:-1]:
+        raise GeometryError(
+            "input_shape",
+            f"{geometry.input_shape} gives {geometry.batch} outputs of {geometry.output_size}, the input of "
+            f"the transposed convolution has {shape[0]} of {shape[1:-1]}; give the shape they came from",
+        )
+    extra = _per_axis("output_padding", output_padding, len(geometry.stride), least=0)
+    least = map(transposed_length, shape[1:-1], geometry.pads, geometry.extent, geometry.stride)
+    implied = tuple(h - length for h, length in zip(geometry.input_size, least, strict=True))
+    if any(extra) and extra != implied:
+        raise GeometryError(
+            "output_padding", f"got {extra}, input_shape {geometry.input_shape} means {implied}; leave it out"
+        )
+    return geometry
+
+
 def under_every_rule(
     input_shape: Sequence[SupportsIndex], kernel_size: Sizes, stride: Sizes = 1, dilation: Sizes = 1
 ) -> dict[str, ConvGeometry | None]:
@@ -414,6 +512,18 @@ def _even_part(size: int, most: int, times: int, threads: int) -> int:
     return max(-(-size // pieces), 1)
 
 
+def _resolve_pads(
+    padding: Any, size: tuple[int, ...], extent: tuple[int, ...], stride: tuple[int, ...]
+) -> tuple[tuple[int, int], ...]:
+    """Padding in any form as (before, after) for each axis."""
+    if not isinstance(padding, str):
+        return _explicit_pads(padding, len(size))
+    if padding not in PADDING_NAMES:
+        names = ", ".join(PADDING_NAMES)
+        raise GeometryError("padding", f"unknown name {padding!r}; give one of {names}")
+    return tuple(map(named_pads, (padding,) * len(size), size, extent, stride))
+
+
 def _explicit_pads(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
     """Padding by number, per axis or per side, as (before, after) for each axis."""
     if isinstance(padding, Iterable):
@@ -439,19 +549,18 @@ def _explicit_pads(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
     )
 
 
-def _input_shape(input_shape: Sequence[SupportsIndex]) -> tuple[int, ...]:
-    if not isinstance(input_shape, Iterable):
-        raise GeometryError("input_shape", f"expected (N, *spatial, C), got {input_shape!r}")
-    shape = tuple(whole("input_shape", v) for v in input_shape)
+def _spatial_shape(name: str, given: Sequence[SupportsIndex]) -> tuple[int, ...]:
+    """`given` as (N, *spatial, C) with 1 to 3 spatial axes, of which only N may be 0."""
+    if not isinstance(given, Iterable):
+        raise GeometryError(name, f"expected (N, *spatial, C), got {given!r}")
+    shape = tuple(whole(name, v) for v in given)
     if len(shape) - 2 not in AXIS_NAMES:
         raise GeometryError(
-            "input_shape",
-            f"{shape} has {len(shape)} axes; expected (N, *spatial, C) with 1 to 3 spatial axes",
+            name, f"{shape} has {len(shape)} axes; expected (N, *spatial, C) with 1 to 3 spatial axes"
         )
     if shape[0] < 0 or min(shape[1:]) < 1:
         raise GeometryError(
-            "input_shape",
-            f"{shape} is empty; spatial sizes and channels must be at least 1 (only N may be 0)",
+            name, f"{shape} is empty; spatial sizes and channels must be at least 1 (only N may be 0)"
         )
     return shape
 

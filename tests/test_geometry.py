@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convmat.errors import ConvmatError, GeometryError, MappingIndexError
-from convmat.geometry import ConvGeometry, under_every_rule
+from convmat.geometry import ConvGeometry, transpose_geometry, under_every_rule
 from tests.strategies import RULES, Layer, Rule, find_pads, layers, slide
 
 SYMMETRIC = [(p, p) for p in range(4)]
@@ -306,3 +306,133 @@ def test_a_rule_and_its_pads_are_one_geometry() -> None:
 def test_a_geometry_survives_pickling() -> None:
     geometry = ConvGeometry((0, 5, 6, 4), (3, 2), padding="same", groups=4)
     assert pickle.loads(pickle.dumps(geometry)) == geometry
+
+
+# transposed
+
+
+@pytest.mark.parametrize("rule", ["valid", "half", "full", *SYMMETRIC, *ASYMMETRIC], ids=str)
+def test_transposed_lines(rule: Rule) -> None:
+    """The smallest line with so many outputs, and output_padding pixels more."""
+    for outputs, k, s, d in itertools.product(range(1, 6), range(1, 5), range(1, 5), range(1, 4)):
+        pads = find_pads(rule, 1, k, s, d)
+        padding = rule if isinstance(rule, str) else (rule,)
+        least = next(n for n in itertools.count(1) if len(slide(n, k, s, d, 0, 0)) == outputs)
+        for extra in range(max(s, d)):
+            size = least - sum(pads) + extra
+            if size < 1:
+                with pytest.raises(GeometryError, match=rf"padding: leaves {size} pixels of width; use less"):
+                    transpose_geometry((1, outputs, 1), 1, k, s, padding, d, output_padding=extra)
+                continue
+            geometry = transpose_geometry((1, outputs, 1), 1, k, s, padding, d, output_padding=extra)
+            assert geometry == ConvGeometry((1, size, 1), k, s, padding, d)
+            assert geometry.pads == (pads,)
+            assert geometry.output_size == (outputs + extra // s,)
+
+
+@pytest.mark.parametrize("rule", ["same", "same-lower"])
+def test_transposed_same_is_stride_times_as_large(rule: str) -> None:
+    for outputs, k, s, d in itertools.product(range(1, 6), range(1, 6), range(1, 5), range(1, 4)):
+        geometry = transpose_geometry((1, outputs, 1), 1, k, s, rule, d)
+        assert geometry == ConvGeometry((1, outputs * s, 1), k, s, rule, d)
+        assert geometry.output_size == (outputs,)
+
+
+@given(layers())
+def test_a_known_input_shape_decides(layer: Layer) -> None:
+    geometry = geometry_of(layer)
+    arguments = (layer.output_shape, layer.shape[-1], layer.kernel)
+    known = {**layer.where, "groups": layer.groups, "input_shape": layer.shape}
+    assert transpose_geometry(*arguments, **known) == geometry
+    # Said by the pads and output_padding, as PyTorch has it, it is the same shape.
+    implied = tuple(
+        next(
+            extra for extra in range(s) if len(slide(size + sum(pads) - extra - 1, k, s, d, 0, 0)) < len(line)
+        )
+        for (size, k, s, d, _), pads, line in zip(layer.axes, layer.pads, layer.lines, strict=True)
+    )
+    assert transpose_geometry(*arguments, **known, output_padding=implied) == geometry
+    del known["input_shape"]
+    known["padding"] = layer.pads
+    assert transpose_geometry(*arguments, **known, output_padding=implied) == geometry
+
+
+# Each case's input, channels made and attributes, in our words; then the size that ONNX gives.
+ONNX_CASES: dict[str, tuple[tuple[int, ...], dict[str, Any], tuple[int, ...]]] = {
+    "test_convtranspose": ((1, 3, 3, 1), {}, (5, 5)),
+    "test_convtranspose_1d": ((1, 3, 1), {}, (5,)),
+    "test_convtranspose_3d": ((1, 3, 4, 5, 1), {}, (5, 6, 7)),
+    "test_convtranspose_output_shape": (
+        (1, 3, 3, 1),
+        {"stride": (3, 2), "input_shape": (1, 10, 8, 2)},
+        (10, 8),
+    ),
+    "test_convtranspose_pad": ((1, 3, 3, 1), {"stride": (3, 2), "output_padding": 1}, (10, 8)),
+    "test_convtranspose_kernel_shape": (
+        (1, 3, 3, 1),
+        {"stride": (3, 2), "output_padding": (1, 1), "input_shape": (1, 10, 8, 2)},
+        (10, 8),
+    ),
+    "test_convtranspose_pads": ((1, 3, 3, 1), {"stride": (3, 2), "padding": (1, 2)}, (7, 3)),
+    "test_convtranspose_dilations": ((1, 3, 3, 1), {"kernel_size": 2, "dilation": 2}, (5, 5)),
+    "test_convtranspose_autopad_same": ((1, 3, 3, 1), {"stride": 2, "padding": "same"}, (6, 6)),
+    "test_convtranspose_group_2": ((1, 3, 3, 2), {"groups": 2}, (5, 5)),
+    "test_convtranspose_group_2_image_3": ((3, 3, 3, 2), {"groups": 2}, (5, 5)),
+    "test_operator_convtranspose": (
+        (2, 4, 5, 3),
+        {"stride": 3, "padding": 1, "output_padding": 2},
+        (12, 15),
+    ),
+    "test_ConvTranspose2d_no_bias": (
+        (1, 6, 7, 3),
+        {"stride": (2, 3), "padding": 1, "output_padding": 1},
+        (12, 20),
+    ),
+    "test_ConvTranspose2d": ((1, 7, 6, 3), {"stride": (3, 2), "padding": 1, "output_padding": 1}, (20, 12)),
+}
+
+
+@pytest.mark.parametrize("name", ONNX_CASES)
+def test_onnx_transposes_can_be_said(name: str) -> None:
+    """The ConvTranspose cases of ONNX's backend tests: sizes only, the arithmetic is tested elsewhere."""
+    shape, arguments, size = ONNX_CASES[name]
+    geometry = transpose_geometry(shape, **{"channels": 2, "kernel_size": 3} | arguments)
+    assert geometry.input_shape == (shape[0], *size, 2)
+    assert geometry.output_size == shape[1:-1]
+    if arguments.get("padding") == "same":
+        assert geometry.pads == ((0, 1), (0, 1))  # the case's first row and column are not cut
+
+
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        ({"output_shape": (1, 3, 0, 1)}, r"^output_shape: \(1, 3, 0, 1\) is empty;"),
+        ({"output_shape": 3}, r"^output_shape: expected \(N, \*spatial, C\), got 3"),
+        ({"channels": 0}, r"^input_shape: \(1, 3, 4, 0\) is empty;"),
+        ({"groups": 3}, r"^groups: 3 does not divide the input's 2 channels"),
+        ({"kernel_size": 0}, r"^kernel_size: must be at least 1"),
+        ({"padding": "sane"}, r"^padding: unknown name 'sane'"),
+        ({"padding": 4}, r"^padding: leaves -1 pixels of height; use less padding"),
+        (
+            {"output_padding": 2},
+            r"^output_padding: 2 along height is not below the stride 2 or the dilation 1; ",
+        ),
+        ({"output_padding": -1}, r"^output_padding: must be at least 0 along every axis, got -1"),
+        ({"output_padding": (0, 0, 1)}, r"^output_padding: got 3 numbers \(0, 0, 1\) for 2 spatial axes"),
+        ({"output_padding": 1, "padding": "same"}, r"^output_padding: got 1, and padding same, which makes"),
+        (
+            {"input_shape": (1, 9, 9, 2)},
+            r"^input_shape: \(1, 9, 9, 2\) gives 1 outputs of \(4, 4\), .* has 1 of \(3, 4\);",
+        ),
+        ({"input_shape": (2, 7, 9, 2)}, r"^input_shape: \(2, 7, 9, 2\) gives 2 outputs of"),
+        (
+            {"input_shape": (1, 7, 10, 2), "output_padding": 1},
+            r"^output_padding: got \(1, 1\), input_shape \(1, 7, 10, 2\) means \(0, 1\); leave it out",
+        ),
+    ],
+    ids=str,
+)
+def test_what_makes_no_transpose(fault: dict[str, Any], message: str) -> None:
+    example = {"output_shape": (1, 3, 4, 5), "channels": 2, "kernel_size": 3, "stride": 2}
+    with pytest.raises(GeometryError, match=message):
+        transpose_geometry(**example | fault)
