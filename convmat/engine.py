@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat.errors import DTypeError, IntegerRangeError, ShapeError
-from convmat.geometry import Block, ConvGeometry, Padding, Sizes
+from convmat.geometry import PADDING_MODES, Block, ConvGeometry, Padding, Sizes, check_choice
 from convmat.parallel import share_out, thread_count
-from convmat.patches import PADDING_MODES, Patches, as_numbers, check_choice, check_filter_groups
+from convmat.patches import Patches, as_numbers, check_filter_groups
 
 BLOCK_BYTES = 1 << 20
 """Size of the buffer that holds a block of X_col: within a core's cache, so that BLAS finds it there."""

@@ -23,6 +23,8 @@ Padding = str | SupportsIndex | Sequence[SupportsIndex | Sequence[SupportsIndex]
 """A name of `PADDING_NAMES`, one number, a number for each axis, or (before, after) for each axis."""
 
 PADDING_NAMES = ("valid", "same", "same-lower", "half", "full")
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+ORDERS = ("hwc", "chw")
 KERNEL_LIMIT = 1_000_000  # taps along one axis; what counts them one by one must come to an end
 AXIS_NAMES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 POSITION_NAMES = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}
@@ -65,6 +67,44 @@ def named_pads(rule: str, size: int, extent: int, stride: int) -> tuple[int, int
     total = max((-(-size // stride) - 1) * stride + extent - size, 0)
     less, more = total // 2, total - total // 2
     return (less, more) if rule == "same" else (more, less)
+
+
+def padding_source(position: Any, size: int, padding_mode: str) -> Any:
+    """The pixel of 0..size−1 that stands at `position` of an axis, which may lie in the padding.
+
+    `reflect` mirrors about the edge pixels, `replicate` repeats them, `circular` begins the axis again. A
+    position inside stands for itself. For an int, or an integer array element by element.
+    """
+    last = size - 1
+    if padding_mode == "circular":
+        return position % size
+    if padding_mode == "replicate":
+        # Clipping by arithmetic alone, the same for numbers and arrays.
+        return (abs(position) - abs(position - last) + last) // 2
+    # Mirroring about both edge pixels repeats after 2·last steps.
+    return last - abs(last - position % max(2 * last, 1))
+
+
+class Place(NamedTuple):
+    """One element of X_col, and where in the input it comes from (Eq. 8)."""
+
+    row: int
+    column: int
+    """In the order asked for."""
+    patch: tuple[int, ...]
+    """(n, *output position), what the row stands for."""
+    tap: tuple[int, ...]
+    """The kernel's pixel, (i, j), and with the channel what the column stands for."""
+    channel: int
+    position: tuple[int, ...]
+    """(y·S_h + i·D_h − P_top, x·S_w + j·D_w − P_left), which may lie in the padding."""
+    element: tuple[int, ...] | None
+    """(n, *pixel, c) of the input; None where the padding holds zeros."""
+
+    @property
+    def in_padding(self) -> bool:
+        """Whether the position lies outside the input, whatever stands there."""
+        return self.element is None or self.element[1:-1] != self.position
 
 
 class Coverage(NamedTuple):
@@ -222,11 +262,10 @@ class ConvGeometry:
 
     def output_formula(self, axis: int) -> str:
         """Eq. 5-6 with this geometry's numbers filled in, for one spatial axis."""
-        k, d, s = self.kernel_size[axis], self.dilation[axis], self.stride[axis]
-        reach = f"{k}" if d == 1 else f"({d}*({k} - 1) + 1)"
         before, after = self.pads[axis]
         return (
-            f"floor(({self.input_size[axis]} + {before} + {after} - {reach}) / {s}) + 1"
+            f"floor(({self.input_size[axis]} + {before} + {after} - {self._extent_text(axis)})"
+            f" / {self.stride[axis]}) + 1"
             f" = {self.output_size[axis]}"
         )
 
@@ -242,36 +281,92 @@ class ConvGeometry:
         """The row of X_col that holds the patch at `position`, (n, y, x)."""
         return _ravel(tuple(position), (self.batch, *self.output_size))
 
-    def input_index(self, row: SupportsIndex, col: SupportsIndex) -> tuple[int, ...] | None:
-        """The input element that X_col[row, col] holds (Eq. 8), as (n, *pixel, c); None in the padding.
+    def kernel_tap(self, col: SupportsIndex, order: str = "hwc") -> tuple[int, ...]:
+        """The tap and channel that are column `col` of X_col: (i, j, c), whatever the `order` of columns.
+
+        Raises:
+            MappingIndexError: no such column. GeometryError: an unknown order.
+        """
+        digits = _unravel("column", col, self._column_sizes(order))
+        return digits if order == "hwc" else (*digits[1:], digits[0])
+
+    def column_of(self, tap: Sequence[SupportsIndex], c: SupportsIndex, order: str = "hwc") -> int:
+        """The column of X_col of a tap and a channel, the inverse of `kernel_tap`.
+
+        Raises:
+            MappingIndexError: no such tap or channel. GeometryError: an unknown order.
+        """
+        digits = (*(whole("tap", i) for i in tap), whole("channel", c))
+        sizes = (*self.kernel_size, self.channels)
+        if len(digits) != len(sizes) or not all(0 <= d < n for d, n in zip(digits, sizes, strict=True)):
+            raise MappingIndexError("tap", f"{digits} is not in the kernel and channels, {sizes}")
+        return _ravel(digits if order == "hwc" else (digits[-1], *digits[:-1]), self._column_sizes(order))
+
+    def place(
+        self, row: SupportsIndex, col: SupportsIndex, padding_mode: str = "zeros", *, order: str = "hwc"
+    ) -> Place:
+        """What X_col[row, col] is: patch, tap, and the input element it holds (Eq. 8).
 
         row = (n·H_out + y)·W_out + x and column = (i·kw + j)·C + c; the element is
         input[n, y·S_h + i·D_h − P_top, x·S_w + j·D_w − P_left, c].
 
+        Args:
+            row, col: indices of X_col.
+            padding_mode: what `unroll` filled the padding with; other than "zeros" it too holds pixels.
+            order: of the columns, as in `unroll`.
+
         Raises:
             MappingIndexError: `row` or `col` outside `matrix_shape`.
+            GeometryError: an unknown padding mode or order.
         """
-        n, *position = self.patch_position(row)
-        *tap, c = _unravel("column", col, (*self.kernel_size, self.channels))
-        pixel = [
+        check_choice("padding_mode", padding_mode, PADDING_MODES)
+        patch = self.patch_position(row)
+        *tap, c = self.kernel_tap(col, order)
+        position = tuple(
             y * s + i * d - before
             for y, s, i, d, (before, _) in zip(
-                position, self.stride, tap, self.dilation, self.pads, strict=True
+                patch[1:], self.stride, tap, self.dilation, self.pads, strict=True
             )
-        ]
-        inside = all(0 <= p < h for p, h in zip(pixel, self.input_size, strict=True))
-        return (n, *pixel, c) if inside else None
+        )
+        inside = all(0 <= p < h for p, h in zip(position, self.input_size, strict=True))
+        element = None
+        if inside:
+            element = (patch[0], *position, c)
+        elif padding_mode != "zeros":
+            pixel = (
+                padding_source(p, h, padding_mode) for p, h in zip(position, self.input_size, strict=True)
+            )
+            element = (patch[0], *pixel, c)
+        return Place(whole("row", row), whole("column", col), patch, tuple(tap), c, position, element)
+
+    def input_index(
+        self, row: SupportsIndex, col: SupportsIndex, padding_mode: str = "zeros", *, order: str = "hwc"
+    ) -> tuple[int, ...] | None:
+        """The input element that X_col[row, col] holds (Eq. 8), as (n, *pixel, c); None for a padding of 0.
+
+        Arguments and errors are those of `place`, which tells more.
+        """
+        return self.place(row, col, padding_mode, order=order).element
 
     def matrix_indices(
-        self, n: SupportsIndex, pixel: Sequence[SupportsIndex], c: SupportsIndex
+        self,
+        n: SupportsIndex,
+        pixel: Sequence[SupportsIndex],
+        c: SupportsIndex,
+        padding_mode: str = "zeros",
+        *,
+        order: str = "hwc",
     ) -> list[tuple[int, int]]:
         """Every (row, column) of X_col that holds input[n, *pixel, c]: the inverse of Eq. 8, in row order.
 
-        One-to-many: a pixel appears once for each patch that covers it, or never.
+        One-to-many: a pixel appears once for each patch that covers it, or never; and with a `padding_mode`
+        other than "zeros" also where it stands in the padding. `order` is that of the columns.
 
         Raises:
-            MappingIndexError: an element outside the input.
+            MappingIndexError: an element outside the input. GeometryError: an unknown padding mode or order.
         """
+        check_choice("padding_mode", padding_mode, PADDING_MODES)
+        check_choice("order", order, ORDERS)
         element = (operator.index(n), *map(operator.index, pixel), operator.index(c))
         if len(element) != len(self.input_shape) or not all(
             0 <= e < size for e, size in zip(element, self.input_shape, strict=True)
@@ -280,9 +375,15 @@ class ConvGeometry:
                 "pixel", f"{element} is not in the input, whose shape is {self.input_shape}"
             )
         per_axis = [
-            [(t // s, i) for i in range(k) if (t := p + before - i * d) % s == 0 and 0 <= t // s < out]
-            for p, k, s, d, (before, _), out in zip(
+            [
+                (t // s, i)
+                for q in _standing_for(p, size, pads, padding_mode)
+                for i in range(k)
+                if (t := q + pads[0] - i * d) % s == 0 and 0 <= t // s < out
+            ]
+            for p, size, k, s, d, pads, out in zip(
                 element[1:-1],
+                self.input_size,
                 self.kernel_size,
                 self.stride,
                 self.dilation,
@@ -294,9 +395,46 @@ class ConvGeometry:
         found = []
         for hits in itertools.product(*per_axis):
             row = _ravel((element[0], *(y for y, _ in hits)), (self.batch, *self.output_size))
-            taps = (*(i for _, i in hits), element[-1])
-            found.append((row, _ravel(taps, (*self.kernel_size, self.channels))))
+            found.append((row, self.column_of([i for _, i in hits], element[-1], order)))
         return sorted(found)
+
+    def row_formula(self, row: SupportsIndex) -> str:
+        """A row of X_col from its patch, (n·H_out + y)·W_out + x, with the numbers filled in."""
+        return f"{_ravel_text(self.patch_position(row), self.output_size)} = {whole('row', row)}"
+
+    def column_formula(self, col: SupportsIndex, order: str = "hwc") -> str:
+        """A column of X_col from its tap, (i·kw + j)·C + c, or with "chw" (c·kh + i)·kw + j, filled in."""
+        sizes = self._column_sizes(order)
+        return f"{_ravel_text(_unravel('column', col, sizes), sizes[1:])} = {whole('column', col)}"
+
+    def pixel_formula(self, place: Place, axis: int) -> str:
+        """Eq. 8 along one spatial axis, y·S + i·D − P, with the numbers of a place filled in."""
+        return (
+            f"{place.patch[1 + axis]}*{self.stride[axis]} + {place.tap[axis]}*{self.dilation[axis]}"
+            f" - {self.pads[axis][0]} = {place.position[axis]}"
+        )
+
+    def transpose_formula(self, axis: int, size: int | None = None) -> str:
+        """The size of the transposed convolution's output along one axis, (H − 1)·S − P + …, filled in.
+
+        `size` is H where it is not `output_size[axis]`, see `transpose_geometry`.
+        """
+        size = self.output_size[axis] if size is None else size
+        s, extent, pads = self.stride[axis], self.extent[axis], self.pads[axis]
+        extra = self.input_size[axis] - transposed_length(size, pads, extent, s)
+        return (
+            f"({size} - 1)*{s} - ({pads[0]} + {pads[1]}) + {self._extent_text(axis)} + {extra}"
+            f" = {self.input_size[axis]}"
+        )
+
+    def _extent_text(self, axis: int) -> str:
+        k, d = self.kernel_size[axis], self.dilation[axis]
+        return f"{k}" if d == 1 else f"({d}*({k} - 1) + 1)"
+
+    def _column_sizes(self, order: str) -> tuple[int, ...]:
+        """What the digits of a column number run over."""
+        check_choice("order", order, ORDERS)
+        return (*self.kernel_size, self.channels) if order == "hwc" else (self.channels, *self.kernel_size)
 
     def block_shape(self, max_rows: int, threads: int = 1) -> tuple[int, ...]:
         """The box over (n, *output position), of at most `max_rows` consecutive rows, to cut X_col by.
@@ -467,6 +605,12 @@ def under_every_rule(
     return found | {"full": full}
 
 
+def check_choice(parameter: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise GeometryError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise GeometryError(parameter, f"unknown {value!r}; give one of {', '.join(choices)}")
+
+
 def whole(name: str, value: Any) -> int:
     """`value` as an int.
 
@@ -565,6 +709,14 @@ def _spatial_shape(name: str, given: Sequence[SupportsIndex]) -> tuple[int, ...]
     return shape
 
 
+def _standing_for(pixel: int, size: int, pads: tuple[int, int], padding_mode: str) -> list[int]:
+    """The positions of an axis that hold a pixel of it: its own, and some in the padding."""
+    if padding_mode == "zeros":
+        return [pixel]
+    padding = itertools.chain(range(-pads[0], 0), range(size, size + pads[1]))
+    return [pixel, *(q for q in padding if padding_source(q, size, padding_mode) == pixel)]
+
+
 def _unravel(what: str, index: SupportsIndex, sizes: tuple[int, ...]) -> tuple[int, ...]:
     """The digits of `index` in the mixed radix `sizes`, most significant first."""
     rest, end = whole(what, index), math.prod(sizes)
@@ -584,3 +736,11 @@ def _ravel(digits: tuple[int, ...], sizes: tuple[int, ...]) -> int:
     for digit, size in zip(digits, sizes, strict=True):
         index = index * size + digit
     return index
+
+
+def _ravel_text(digits: tuple[int, ...], sizes: tuple[int, ...]) -> str:
+    """`_ravel` written out, `sizes` being those of all digits but the first: (0*4 + 3)*4 + 2."""
+    text = str(digits[0])
+    for number, (digit, size) in enumerate(zip(digits[1:], sizes, strict=True)):
+        text = f"({text})*{size} + {digit}" if number else f"{text}*{size} + {digit}"
+    return text

@@ -24,20 +24,34 @@ def to_batch(array: NDArray[Any], dims: int, layout: str = "nhwc") -> NDArray[An
     Raises:
         ShapeError: any other number of axes.
     """
-    if not dims <= array.ndim <= dims + 2:
+    _check_axes(array.shape, dims, layout)
+    if array.ndim == dims:
+        return array[None, ..., None]
+    if layout == "nchw":
+        array = np.moveaxis(array, -dims - 1, -1)
+    return array if array.ndim == dims + 2 else array[None]
+
+
+def to_batch_shape(shape: tuple[int, ...], dims: int, layout: str = "nhwc") -> tuple[int, ...]:
+    """The shape `to_batch` gives an array of `shape`; errors likewise."""
+    _check_axes(shape, dims, layout)
+    if len(shape) == dims:
+        return (1, *shape, 1)
+    if layout == "nchw":
+        shape = (*shape[: -dims - 1], *shape[-dims:], shape[-dims - 1])
+    return shape if len(shape) == dims + 2 else (1, *shape)
+
+
+def _check_axes(shape: tuple[int, ...], dims: int, layout: str) -> None:
+    if not dims <= len(shape) <= dims + 2:
         forms = {
             "nhwc": "(*spatial), (*spatial, C) or (N, *spatial, C)",
             "nchw": "(*spatial), (C, *spatial) or (N, C, *spatial)",
         }[layout]
         raise ShapeError(
             "input",
-            f"has {array.ndim} axes {array.shape}; with {dims} spatial axes it is {forms}",
+            f"has {len(shape)} axes {shape}; with {dims} spatial axes it is {forms}",
         )
-    if array.ndim == dims:
-        return array[None, ..., None]
-    if layout == "nchw":
-        array = np.moveaxis(array, -dims - 1, -1)
-    return array if array.ndim == dims + 2 else array[None]
 
 
 def from_batch(array: NDArray[Any], layout: str = "nhwc") -> NDArray[Any]:

@@ -12,12 +12,18 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import ArrayLike, NDArray
 
 from convmat.errors import DTypeError, GeometryError, ShapeError
-from convmat.geometry import Block, ConvGeometry, Padding, Sizes, whole
+from convmat.geometry import (
+    ORDERS,
+    PADDING_MODES,
+    Block,
+    ConvGeometry,
+    Padding,
+    Sizes,
+    check_choice,
+    padding_source,
+    whole,
+)
 from convmat.parallel import share_out, thread_count
-
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
-
-ORDERS = ("hwc", "chw")
 
 # Of X_col, written at one time by a thread: bounds a block's slab, and a stream's memory.
 _BLOCK_BYTES = 1 << 20
@@ -373,7 +379,7 @@ class Patches:
         lines = [axis.lines(p) for axis, p in pairs]
         images = np.arange(len(x))
         seen = [
-            _source(wanted, axis.size, self._mode)
+            padding_source(wanted, axis.size, self._mode)
             for (wanted, _), axis in zip(lines, self._axes, strict=True)
         ]
         part = x[np.ix_(images, *seen)]
@@ -415,17 +421,6 @@ class _Memory:
         self.__array_interface__ = interface
 
 
-def _source(p: NDArray[np.intp], size: int, padding_mode: str) -> NDArray[np.intp]:
-    """The pixel inside 0..size−1 that stands for each position; with zeros, any for those outside."""
-    if padding_mode == "circular":
-        return p % size
-    if padding_mode == "reflect":
-        # Mirroring about both edge pixels repeats after 2(size − 1) steps.
-        p = p % max(2 * (size - 1), 1)
-        return np.minimum(p, 2 * (size - 1) - p)
-    return np.clip(p, 0, size - 1)
-
-
 def flatten_filters(filters: ArrayLike, groups: int = 1, *, order: str = "hwc") -> NDArray[Any]:
     """Flatten filters into the weight matrix W_col, one filter a column.
 
@@ -457,12 +452,6 @@ def check_filter_groups(filters: int, groups: int) -> None:
         raise GeometryError(
             "groups", f"{groups} does not divide the {filters} filters; give a divisor of {filters}"
         )
-
-
-def check_choice(parameter: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise GeometryError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise GeometryError(parameter, f"unknown {value!r}; give one of {', '.join(choices)}")
 
 
 def as_numbers(name: str, values: ArrayLike) -> NDArray[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from convmat.errors import GeometryError, ShapeError
-from convmat.layouts import from_batch, product_shape, to_batch, to_filters
+from convmat.layouts import from_batch, product_shape, to_batch, to_batch_shape, to_filters
 
 SIZES = {1: (5,), 2: (4, 5), 3: (3, 4, 5)}
 
@@ -47,6 +47,11 @@ class TestToBatch:
             np.testing.assert_array_equal(back, given)
             assert np.shares_memory(back, given)
 
+    def test_shape_alone(self, dims: int) -> None:
+        for layout in ("nhwc", "nchw"):
+            for array in (named(*SIZES[dims]), named(3, *SIZES[dims]), named(2, 3, *SIZES[dims])):
+                assert to_batch_shape(array.shape, dims, layout) == to_batch(array, dims, layout).shape
+
     @pytest.mark.parametrize("extra", [-1, 3])
     @pytest.mark.parametrize("layout, form", [("nhwc", r"\(\*spatial, C\)"), ("nchw", r"\(C, \*spatial\)")])
     def test_wrong_number_of_axes(self, dims: int, extra: int, layout: str, form: str) -> None:
@@ -54,6 +59,8 @@ class TestToBatch:
         message = rf"^input: has {axes} axes \(.*\); with {dims} spatial axes it is .*{form}"
         with pytest.raises(ShapeError, match=message):
             to_batch(np.zeros((2,) * axes), dims, layout)
+        with pytest.raises(ShapeError, match=message):
+            to_batch_shape((2,) * axes, dims, layout)
 
 
 @pytest.mark.parametrize("dims", SIZES)

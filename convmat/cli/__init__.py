@@ -26,6 +26,7 @@ _COMMANDS = {
     "matmul": ("matmul", "X_col · W_col → Y"),
     "convolve": ("convolve", "all of it at once, in blocks"),
     "verify": ("verify", "does the FC form equal the definition? does your result?"),
+    "locate": ("locate", "which pixel is at a row and column, and where a pixel went"),
     "sizes": ("sizes", "output sizes under every padding rule"),
 }
 

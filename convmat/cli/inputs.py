@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from convmat.errors import ShapeError
 from convmat.files.npy import NpyInput, is_npy
-from convmat.layouts import to_batch
+from convmat.layouts import to_batch, to_batch_shape
 
 if TYPE_CHECKING:
     from convmat.files.images import ImageInput
@@ -33,7 +33,7 @@ class Batch:
 
     def read(self) -> NDArray[Any]:
         """The data, whole."""
-        parts = [to_batch(s.read(), self.dims, _layout(s, self.layout)) for s in self.sources]
+        parts = [self._whole(source) for source in self.sources]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def channels_as(self, layout: str) -> int | None:
@@ -50,12 +50,37 @@ class Batch:
     def chunks(self) -> Iterator[NDArray[Any]]:
         """The data a few images at a time, at least one, in order."""
         for source in self.sources:
-            layout = _layout(source, self.layout)
-            if isinstance(source, NpyInput) and len(source.shape) == self.dims + 2:
-                for block in source.blocks(_CHUNK_BYTES):
-                    yield to_batch(block, self.dims, layout)
+            yield from self._chunks_of(source)
+
+    def _chunks_of(self, source: NpyInput | ImageInput) -> Iterator[NDArray[Any]]:
+        if isinstance(source, NpyInput) and len(source.shape) == self.dims + 2:
+            for block in source.blocks(_CHUNK_BYTES):
+                yield to_batch(block, self.dims, self.layout)
+        else:
+            yield self._whole(source)
+
+    def element(self, index: tuple[int, ...] | None) -> Any:
+        """The value at (n, *pixel, c), or None; a pipe is read to its end, of files only the one it is in."""
+        found, stop = None, 0
+        for source in self.sources:
+            start, stop = (
+                stop,
+                stop + to_batch_shape(source.shape, self.dims, _layout(source, self.layout))[0],
+            )
+            if isinstance(source, NpyInput) and source.is_pipe:
+                chunks = self._chunks_of(source)
+            elif index is not None and start <= index[0] < stop:
+                chunks = iter([self._whole(source)])
             else:
-                yield to_batch(source.read(), self.dims, layout)
+                continue
+            for x in chunks:
+                if index is not None and start <= index[0] < start + len(x):
+                    found = x[index[0] - start, *index[1:]]
+                start += len(x)
+        return found
+
+    def _whole(self, source: NpyInput | ImageInput) -> NDArray[Any]:
+        return to_batch(source.read(), self.dims, _layout(source, self.layout))
 
 
 def open_batch(
@@ -76,9 +101,7 @@ def open_batch(
                 source.name, f"is an image and has 2 spatial axes, not {dims}; give 2 sizes, or an array"
             )
         try:
-            # A view of nothing has the shape and no memory.
-            seen = np.broadcast_to(np.zeros((), source.dtype), source.shape)
-            shapes.append(to_batch(seen, dims, _layout(source, layout)).shape)
+            shapes.append(to_batch_shape(source.shape, dims, _layout(source, layout)))
         except ShapeError as error:
             fit = f"--dims {len(source.shape)} would fit" if 0 < len(source.shape) < dims else ""
             raise ShapeError(source.name, f"{error.problem}; {fit or 'see --dims and --layout'}") from None

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from convmat.errors import ConvmatError, FileError
+from convmat.errors import ConvmatError, FileError, MappingIndexError
+from convmat.geometry import POSITION_NAMES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -15,9 +16,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 _OPTION_OF = {
     "kernel_size": ("--k", "--kernel"),
     "filters": ("--kernel", "KERNELS"),
-    "input": ("INPUT...", "[INPUT]...", "SIZE"),
-    "input_shape": ("INPUT...", "[INPUT]...", "SIZE"),
+    "input": ("INPUT...", "[INPUT]...", "--input-shape", "SIZE"),
+    "input_shape": ("INPUT...", "[INPUT]...", "--input-shape", "SIZE"),
+    "output_shape": ("--output-shape", "INPUT...", "[INPUT]...", "SIZE"),
     "output": ("--output",),
+    "column": ("--col",),
     "x_col": ("X",),
     "w_col": ("W",),
 }
@@ -44,6 +47,8 @@ class Command(click.Command):
                     return wanted
                 if isinstance(parameter, click.Argument) and wanted == parameter.human_readable_name:
                     given = ctx.params.get(parameter.name or "")
+                    if given == ():
+                        continue  # the shape was said in another way
                     names = [given] if isinstance(given, str) else list(given or [])
                     return names[0] if len(names) == 1 and names[0] != "-" else wanted
         return None
@@ -75,6 +80,26 @@ class OutputShape(Sizes):
 
     name = "output shape"
     most = 4
+
+
+class InputShape(Sizes):
+    """The shape of an array of images."""
+
+    name = "input shape"
+    most = 5  # N, spatial axes, C
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        shape = super().convert(value, param, ctx)
+        return (shape,) if isinstance(shape, int) else shape
+
+
+class Pixel(InputShape):
+    """A pixel and a channel: y,x,c, and n before them if need be."""
+
+    name = "pixel"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "[n,]y,x,c"
 
 
 class Pads(Sizes):
@@ -178,6 +203,11 @@ alpha_option = click.option(
     help="What to do with an image's transparency: a channel, nothing, or colours over black.",
 )
 
+input_shape_option = click.option(
+    "--input-shape",
+    type=InputShape(),
+    help="Shape of the images: 28,28 or 28,28,1 or N,28,28,1; channels first with --layout nchw.",
+)
 kernel_option = click.option(
     "--kernel",
     metavar="FILE|NAME",
@@ -230,3 +260,15 @@ def pads_of(padding: Any, dims: int) -> Any:
     if isinstance(padding, tuple) and len(padding) == 2 * dims:
         return tuple(zip(padding[::2], padding[1::2], strict=True))
     return padding
+
+
+def pixel_of(pixel: tuple[int, ...], dims: int) -> tuple[int, ...]:
+    """y,x,c or n,y,x,c as (n, *pixel, c) for `dims` axes.
+
+    Raises:
+        MappingIndexError: another number of numbers.
+    """
+    if len(pixel) not in (dims + 1, dims + 2):
+        names = ",".join((*POSITION_NAMES[dims], "c"))
+        raise MappingIndexError("pixel", f"got {len(pixel)} numbers {pixel}; give {names} or n,{names}")
+    return pixel if len(pixel) == dims + 2 else (0, *pixel)

@@ -54,6 +54,11 @@ class NpyInput:
                 stream.close()
 
     @property
+    def is_pipe(self) -> bool:
+        """Whether the data can be read once only, and should be, to its end."""
+        return self._pipe is not None
+
+    @property
     def nbytes(self) -> int:
         """Bytes of data the header promises."""
         return math.prod(self.shape) * self.dtype.itemsize

@@ -1,0 +1,83 @@
+"""`convmat locate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from convmat.cli import options
+
+
+@click.command("locate", cls=options.Command)
+@options.inputs_argument(required=False)
+@options.input_shape_option
+@options.k_option
+@click.option("--row", type=int, help="Row of X_col, from 0.")
+@click.option("--col", type=int, help="Column of X_col, from 0, in the order that --order says.")
+@click.option("--pixel", type=options.Pixel(), help="Pixel and channel, from 0; n is 0 where it is left out.")
+@options.patch_options
+@options.order_option
+@options.image_options
+@options.layout_option
+@options.dims_option
+@options.report_options
+def command(
+    inputs: tuple[str, ...],
+    input_shape: tuple[int, ...] | None,
+    kernel_size: Any,
+    row: int | None,
+    col: int | None,
+    pixel: tuple[int, ...] | None,
+    stride: Any,
+    padding: Any,
+    padding_mode: str,
+    dilation: Any,
+    order: str,
+    frame: int | None,
+    alpha: str,
+    layout: str,
+    dims: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Which pixel is at a row and column of X_col, and where in X_col a pixel went, by Eq. 8.
+
+    \b
+    Example:
+      convmat locate sample_images/digit.png --k 7 --stride 7 --row 12 --col 40
+      convmat locate --input-shape 28,28,1 --k 3 --pixel 9,12,0
+
+    Give images, or --input-shape alone, which needs no files and shows no values. --pixel is y,x,c or n,y,x,c
+    (x,c with --dims 1; z,y,x,c with --dims 3), whatever the --layout. With --order chw, columns are those of
+    unroll --order chw, the rows of PyTorch's unfold, and the column of the hwc order is shown beside.
+    """
+    from convmat.cli.inputs import open_batch
+    from convmat.cli.output import report
+    from convmat.geometry import ConvGeometry
+    from convmat.layouts import to_batch_shape
+    from convmat.report.facts import input_fact
+    from convmat.report.places import pixel_facts, place_facts, places_grid
+
+    if (row is None or col is None) if pixel is None else (row is not None or col is not None):
+        raise click.UsageError("Give --row and --col, or --pixel alone")
+    if bool(inputs) == (input_shape is not None):
+        raise click.UsageError("Give INPUT, or --input-shape alone")
+    axes = options.axes_of(dims, kernel_size, stride, dilation)
+    batch = open_batch(inputs, axes, layout, frame, alpha) if inputs else None
+    shape = batch.shape if batch else to_batch_shape(input_shape or (), axes, layout)
+    geometry = ConvGeometry(shape, kernel_size, stride, options.pads_of(padding, axes), dilation)
+    facts = [input_fact(inputs)] if inputs else []
+    grids = []
+    if pixel is None:
+        place = geometry.place(row or 0, col or 0, padding_mode, order=order)
+        value = batch.element(place.element) if batch else None
+        facts += place_facts(geometry, place, padding_mode, order, value)
+    else:
+        element = options.pixel_of(pixel, axes)
+        indices = geometry.matrix_indices(element[0], element[1:-1], element[-1], padding_mode, order=order)
+        places = [geometry.place(*pair, padding_mode, order=order) for pair in indices]
+        value = batch.element(element) if batch else None
+        facts += pixel_facts(geometry, element, places, padding_mode, order, value)
+        grids = [places_grid(geometry, places, order)] if places else []
+    report(facts, grids, as_json=as_json, quiet=quiet)

@@ -1,0 +1,151 @@
+"""Facts and grids of the index mapping: what one element of X_col is, and where one pixel went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from convmat.geometry import POSITION_NAMES, TAP_NAMES, ConvGeometry, Place
+from convmat.report.facts import Fact, Grid, axes_text, columns_text, pads_text, shape_fact
+
+_PADDED_WITH = {
+    "reflect": "the input mirrored",
+    "replicate": "the edge repeated",
+    "circular": "the input again",
+}
+
+
+def place_facts(
+    geometry: ConvGeometry, place: Place, padding_mode: str, order: str, value: Any = None
+) -> list[Fact]:
+    """One element of X_col: patch, tap and pixel, with Eq. 8 filled in; `value` is that of the pixel."""
+    pixel_names, tap_names = _names(geometry)
+    n, *position = place.patch
+    in_image = place.row - n * geometry.patches
+    columns = {key: geometry.column_of(place.tap, place.channel, key) for key in ("hwc", "chw")}
+    unfold = [n, columns["chw"], in_image]
+    pixel_label, beside = f"pixel ({_listed(pixel_names)})", order == "chw"
+    formulas = [geometry.pixel_formula(place, axis) for axis in range(len(position))]
+    return [
+        *_mapping_facts(geometry, padding_mode, order),
+        Fact("row", "row", place.row, geometry.row_formula(place.row)),
+        Fact("patch", f"patch ({_listed(pixel_names[:-1])})", list(place.patch), _listed(place.patch)),
+        Fact("column", "column", place.column, geometry.column_formula(place.column, order)),
+        Fact(
+            "column_hwc",
+            "column in hwc order" if beside else "",
+            columns["hwc"],
+            geometry.column_formula(columns["hwc"]),
+        ),
+        Fact("column_chw", "", columns["chw"], ""),
+        Fact("unfold", "in PyTorch's unfold" if beside else "", unfold, f"[{_listed(unfold)}]"),
+        Fact("tap", f"tap ({_listed(tap_names[:-1])})", list(place.tap), _listed(place.tap)),
+        Fact("channel", "channel", place.channel, str(place.channel)),
+        *(
+            Fact(f"position_{name}", f"pixel {letter}", at, formula + _outside(at, size))
+            for name, letter, at, size, formula in zip(
+                geometry.axis_names,
+                pixel_names[1:-1],
+                place.position,
+                geometry.input_size,
+                formulas,
+                strict=True,
+            )
+        ),
+        Fact("in_padding", "", place.in_padding, ""),
+        Fact("pixel", pixel_label, _plain(place.element), _pixel_text(place, padding_mode)),
+        _value_fact(place.element, value),
+    ]
+
+
+def pixel_facts(
+    geometry: ConvGeometry,
+    element: tuple[int, ...],
+    places: Sequence[Place],
+    padding_mode: str,
+    order: str,
+    value: Any = None,
+) -> list[Fact]:
+    """One pixel, and how often X_col holds it."""
+    pixel_names, _ = _names(geometry)
+    found = [
+        {
+            "row": place.row,
+            "column": place.column,
+            "patch": list(place.patch),
+            "tap": list(place.tap),
+            "in_padding": place.in_padding,
+        }
+        for place in places
+    ]
+    padded = sum(place.in_padding for place in places)
+    times = f"{len(places)}" + (f", {padded} of them in the padding" if padded else "")
+    return [
+        *_mapping_facts(geometry, padding_mode, order),
+        Fact("pixel", f"pixel ({_listed(pixel_names)})", list(element), _listed(element)),
+        _value_fact(element, value),
+        Fact("count", "times in X_col", len(places), times if places else "0: no patch covers this pixel"),
+        Fact("places", "", found, ""),
+    ]
+
+
+def places_grid(geometry: ConvGeometry, places: Sequence[Place], order: str) -> Grid:
+    """Every row and column that a pixel went to, with the patch and the tap."""
+    pixel_names, tap_names = _names(geometry)
+    columns = ["row", "column", f"patch ({_listed(pixel_names[:-1])})", f"tap ({_listed(tap_names[:-1])})"]
+    padded = any(place.in_padding for place in places)
+    lines = []
+    for place in places:
+        line = [str(place.row), str(place.column), _listed(place.patch), _listed(place.tap)]
+        if order == "chw":
+            line.insert(2, str(geometry.column_of(place.tap, place.channel)))
+        if padded:
+            line.append(f"padding, at {_listed(place.position)}" if place.in_padding else "")
+        lines.append(tuple(line))
+    if order == "chw":
+        columns.insert(2, "column in hwc order")
+    return Grid("", (*columns, "in") if padded else tuple(columns), lines)
+
+
+def _mapping_facts(geometry: ConvGeometry, padding_mode: str, order: str) -> list[Fact]:
+    return [
+        shape_fact("input_shape", "input shape", geometry.input_shape, axes_text(geometry)),
+        Fact("padding", "", geometry.padding, ""),
+        Fact("padding_mode", "", padding_mode, ""),
+        Fact("pads", "padding", [list(p) for p in geometry.pads], pads_text(geometry, padding_mode)),
+        shape_fact("output_size", "output size", geometry.output_size),
+        shape_fact("matrix_shape", "X_col", geometry.matrix_shape),
+        Fact("order", "columns over", order, columns_text(geometry, order)),
+    ]
+
+
+def _names(geometry: ConvGeometry) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    axes = len(geometry.axis_names)
+    return ("n", *POSITION_NAMES[axes], "c"), (*TAP_NAMES[axes], "c")
+
+
+def _outside(position: int, size: int) -> str:
+    return "" if 0 <= position < size else f", outside 0..{size - 1}"
+
+
+def _pixel_text(place: Place, padding_mode: str) -> str:
+    if place.element is None:
+        return "none: padding, which is zero"
+    held = _listed(place.element)
+    return f"{held}, in the padding: {_PADDED_WITH[padding_mode]}" if place.in_padding else held
+
+
+def _value_fact(element: tuple[int, ...] | None, value: Any) -> Fact:
+    """The value, where an input was given; of a padding of zeros there is no element to have one."""
+    if value is None:
+        return Fact("value", "", 0 if element is None else None, "")
+    plain = [float(value.real), float(value.imag)] if value.dtype.kind == "c" else value.item()
+    return Fact("value", "value", plain, str(value))
+
+
+def _plain(element: tuple[int, ...] | None) -> list[int] | None:
+    return None if element is None else list(element)
+
+
+def _listed(numbers: Sequence[object]) -> str:
+    return ", ".join(map(str, numbers))
