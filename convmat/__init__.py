@@ -10,8 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from convmat.chains import chain as chain
     from convmat.engine import convolve as convolve
     from convmat.errors import ConvmatError as ConvmatError
+    from convmat.frameworks import framework_pads as framework_pads
     from convmat.geometry import ConvGeometry as ConvGeometry
     from convmat.patches import flatten_filters as flatten_filters
     from convmat.patches import unroll as unroll
@@ -24,8 +26,10 @@ _HOMES = {
     "ConvGeometry": "geometry",
     "ConvmatError": "errors",
     "Report": "verification",
+    "chain": "chains",
     "convolve": "engine",
     "flatten_filters": "patches",
+    "framework_pads": "frameworks",
     "unroll": "patches",
     "verify": "verification",
 }

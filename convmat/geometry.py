@@ -605,6 +605,31 @@ def under_every_rule(
     return found | {"full": full}
 
 
+def transpose_under_every_rule(
+    output_shape: Sequence[SupportsIndex],
+    kernel_size: Sizes,
+    stride: Sizes = 1,
+    dilation: Sizes = 1,
+    output_padding: Sizes = 0,
+) -> dict[str, ConvGeometry | None]:
+    """`transpose_geometry` under each rule of `PADDING_NAMES`; None where it makes nothing.
+
+    Raises:
+        GeometryError: sizes that are wrong under any padding.
+    """
+    # Under `valid` there is always a result, so what it refuses is wrong under each.
+    valid = transpose_geometry(output_shape, 1, kernel_size, stride, "valid", dilation, 1, output_padding)
+    found: dict[str, ConvGeometry | None] = {"valid": valid}
+    for rule in PADDING_NAMES[1:]:
+        try:
+            found[rule] = transpose_geometry(
+                output_shape, 1, kernel_size, stride, rule, dilation, 1, output_padding
+            )
+        except GeometryError:
+            found[rule] = None
+    return found
+
+
 def check_choice(parameter: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise GeometryError unless `value` is one of `choices`."""
     if value not in choices:

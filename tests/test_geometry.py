@@ -15,7 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convmat.errors import ConvmatError, GeometryError, MappingIndexError
-from convmat.geometry import ConvGeometry, transpose_geometry, under_every_rule
+from convmat.geometry import (
+    ConvGeometry,
+    transpose_geometry,
+    transpose_under_every_rule,
+    under_every_rule,
+)
 from tests.strategies import RULES, Layer, Rule, find_pads, layers, slide
 
 SYMMETRIC = [(p, p) for p in range(4)]
@@ -436,3 +441,57 @@ def test_what_makes_no_transpose(fault: dict[str, Any], message: str) -> None:
     example = {"output_shape": (1, 3, 4, 5), "channels": 2, "kernel_size": 3, "stride": 2}
     with pytest.raises(GeometryError, match=message):
         transpose_geometry(**example | fault)
+
+
+@pytest.mark.parametrize(
+    "size, arguments, text",
+    [
+        (112, {"stride": 2, "padding": 1, "output_padding": 1}, "(112 - 1)*2 - (1 + 1) + 3 + 1 = 224"),
+        (3, {"padding": ((0, 1),)}, "(3 - 1)*1 - (0 + 1) + 3 + 0 = 4"),
+        (3, {"stride": 2, "padding": "same"}, "(3 - 1)*2 - (0 + 1) + 3 + 0 = 6"),
+        (3, {"stride": 4, "padding": "same"}, "(3 - 1)*4 - (0 + 0) + 3 + 1 = 12"),
+        (3, {"dilation": 3, "output_padding": 2}, "(3 - 1)*1 - (0 + 0) + (3*(3 - 1) + 1) + 2 = 11"),
+    ],
+)
+def test_transpose_formula(size: int, arguments: dict[str, Any], text: str) -> None:
+    geometry = transpose_geometry((1, size, 1), 1, 3, **arguments)
+    assert geometry.transpose_formula(0, size) == text
+    left, right = text.split(" = ")
+    assert eval(left) == int(right) == geometry.input_size[0]
+    if geometry.output_size == (size,):
+        assert geometry.transpose_formula(0) == text
+
+
+def test_transpose_under_every_rule() -> None:
+    found = transpose_under_every_rule((1, 4, 5, 1), 3, 2)
+    assert found == {rule: transpose_geometry((1, 4, 5, 1), 1, 3, 2, rule) for rule in RULES}
+    found = transpose_under_every_rule((1, 4, 1), 3, 2, output_padding=1)
+    assert [rule for rule, geometry in found.items() if geometry is None] == ["same", "same-lower"]
+    assert transpose_under_every_rule((1, 1, 1), 3)["full"] is None
+    with pytest.raises(GeometryError, match=r"^output_padding: 2 along width is not below the stride 2"):
+        transpose_under_every_rule((1, 4, 1), 3, 2, output_padding=2)
+
+
+def test_pytorch_s_transposes_are_these() -> None:
+    """Shape and numbers, output_padding past the stride included: what lies beyond y is 0."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    for size, k, s, d, p in itertools.product((1, 4), (1, 2, 3), (1, 2, 3), (1, 3), (0, 1)):
+        for extra in range(max(s, d)):
+            y, w = rng.integers(-5, 6, size), rng.integers(-5, 6, k)
+            if (size - 1) * s - 2 * p + d * (k - 1) + 1 + extra < 1:
+                continue
+            g = transpose_geometry((1, size, 1), 1, k, s, p, d, output_padding=extra)
+            ours = [
+                sum(y[row] * w[col] for row, col in g.matrix_indices(0, (pixel,), 0) if row < size)
+                for pixel in range(g.input_size[0])
+            ]
+            theirs = torch.nn.functional.conv_transpose1d(
+                torch.tensor(y[None, None]).double(),
+                torch.tensor(w[None, None]).double(),
+                stride=s,
+                padding=p,
+                output_padding=extra,
+                dilation=d,
+            )
+            assert theirs.flatten().tolist() == ours

@@ -259,16 +259,11 @@ def test_values_of_every_kind(said: Any, value: Any, shown: str, plain: Any) -> 
     assert said("x.npy -k 2 --row 0 --col 0 --json")["value"] == plain
 
 
-@pytest.mark.parametrize(
-    "where", ["--row 0 --col 0 -p 1", "--row 3 --col 3", "--pixel 1,1,1,0", "--pixel 0,0,0"]
-)
+@pytest.mark.parametrize("where", ["--row 0 --col 0 -p 1", "--pixel 1,1,1,0"])
 def test_a_pipe_is_read_to_its_end(where: str) -> None:
     np.save("x.npy", coded((40, 100, 100, 1)))
-    status, out, err = shell(
-        "set -o pipefail; locate() { convmat locate $1 -k 2 --json WHERE; }; cat x.npy | locate - && locate x.npy".replace(
-            "WHERE", where
-        )
-    )
+    script = "set -o pipefail; cat x.npy | convmat locate - WHERE && convmat locate x.npy WHERE"
+    status, out, err = shell(script.replace("WHERE", f"-k 2 {where} --json"))
     assert (status, err) == (0, "")
     piped, read = map(json.loads, out.splitlines())
     assert piped.pop("input") != read.pop("input")

@@ -18,10 +18,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each part with the parts it may import; everything below it, and no more.
 _LIBRARY = ("errors", "geometry", "layouts", "parallel", "patches", "engine")
 MAY_IMPORT = {
-    "__init__": (*_LIBRARY, "verification"),
+    "__init__": (*_LIBRARY, "frameworks", "chains", "verification"),
     "__main__": ("cli",),
     "errors": (),
     "geometry": ("errors",),
+    "frameworks": ("geometry",),
+    "chains": ("errors", "geometry"),
     "layouts": ("errors",),
     "kernels": ("errors",),
     "parallel": ("errors", "geometry"),
@@ -30,8 +32,18 @@ MAY_IMPORT = {
     "reference": (),
     "verification": (*_LIBRARY, "reference"),
     "files": ("errors", "files"),
-    "report": (*_LIBRARY, "verification", "report"),
-    "cli": (*_LIBRARY, "kernels", "verification", "files", "report", "cli", "__version__"),
+    "report": (*_LIBRARY, "frameworks", "chains", "verification", "report"),
+    "cli": (
+        *_LIBRARY,
+        "frameworks",
+        "chains",
+        "kernels",
+        "verification",
+        "files",
+        "report",
+        "cli",
+        "__version__",
+    ),
 }
 # Third-party packages with the modules that may import them.
 HOMES = {"click": "cli", "tqdm": "cli", "rich": "report", "PIL": "files/images"}

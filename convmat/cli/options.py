@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
@@ -129,14 +129,43 @@ class PaddingType(Pads):
             self.fail(f"{value!r} is no padding; give {rules}, or numbers: 1 or 1,2 or 1,2,1,2", param, ctx)
 
 
+class LayerType(click.ParamType):  # type: ignore[type-arg]
+    """One layer of a chain, as in k=7,s=2,p=3; numbers for each axis are joined by x."""
+
+    name = "layer"
+    keys: ClassVar = {"k": "kernel_size", "s": "stride", "p": "padding", "d": "dilation"}
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "k=N[,s=N][,p=RULE|N][,d=N]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        parts = [part.partition("=") for part in value.split(",")]
+        keys = [key for key, _, _ in parts]
+        if "k" not in keys or len(set(keys)) != len(keys) or not set(keys) <= set(self.keys):
+            self.fail(f"{value!r} is no layer; write k=7,s=2,p=3,d=1, of which k is needed", param, ctx)
+        layer: dict[str, Any] = {"padding": "valid"}
+        for key, _, number in parts:
+            kind = PaddingType() if key == "p" else Sizes()
+            try:
+                layer[self.keys[key]] = kind.convert(number.replace("x", ","), param, ctx)
+            except click.BadParameter:
+                form = "a rule, or pixels: 1 or 1x2" if key == "p" else "a size: 7 or 3x5"
+                self.fail(f"{key}={number} in {value!r} is not {form}", param, ctx)
+        return layer
+
+
 def inputs_argument(required: bool = True) -> Callable[[F], F]:
     metavar = "INPUT..." if required else "[INPUT]..."
     return click.argument("inputs", metavar=metavar, nargs=-1, required=required)
 
 
-k_option = click.option(
-    "--k", "-k", "kernel_size", type=Sizes(), required=True, help="Kernel size: 7 or 3,5."
-)
+def kernel_size_option(required: bool = True) -> Callable[[F], F]:
+    return click.option(
+        "--k", "-k", "kernel_size", type=Sizes(), required=required, help="Kernel size: 7 or 3,5."
+    )
+
+
+k_option = kernel_size_option()
 stride_option = click.option(
     "--stride", "-s", type=Sizes(), default=1, show_default=True, help="Pixels from patch to patch."
 )
@@ -158,6 +187,13 @@ padding_mode_option = click.option(
 )
 dilation_option = click.option(
     "--dilation", "-d", type=Sizes(), default=1, show_default=True, help="Pixels from tap to tap."
+)
+output_padding_option = click.option(
+    "--output-padding",
+    type=Sizes(),
+    default=0,
+    show_default=True,
+    help="Pixels more at the end of a transposed convolution's output.",
 )
 groups_option = click.option(
     "--groups", "-g", type=int, default=1, show_default=True, help="Groups of channels filtered apart."

@@ -1,4 +1,4 @@
-"""Facts and grids of filters, products, convolutions and output sizes."""
+"""Facts and grids of filters, products and convolutions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.geometry import TAP_NAMES, ConvGeometry
+from convmat.geometry import TAP_NAMES
 from convmat.layouts import from_batch_shape
 from convmat.report.facts import (
     Fact,
@@ -102,37 +102,3 @@ def layer_facts(plan: BlockPlan, flip: bool, layout: str) -> list[Fact]:
 
 def _in_groups(groups: int) -> str:
     return f", in {groups} groups" if groups > 1 else ""
-
-
-def sizes_facts(full: ConvGeometry, rules: dict[str, ConvGeometry | None]) -> list[Fact]:
-    """Output sizes under each padding rule, for programs; None where the kernel does not fit."""
-    values = {
-        rule: g and {"pads": [list(p) for p in g.pads], "output_size": list(g.output_size)}
-        for rule, g in rules.items()
-    }
-    return [
-        shape_fact("input_size", "input size", full.input_size),
-        shape_fact("kernel_size", "kernel", full.kernel_size),
-        shape_fact("stride", "stride", full.stride),
-        shape_fact("dilation", "dilation", full.dilation),
-        Fact("rules", "paddings", values, str(len(values))),
-    ]
-
-
-def sizes_grid(rules: dict[str, ConvGeometry | None]) -> Grid:
-    """Output sizes under each padding rule, with the formula filled in, a line an axis."""
-    rows: list[tuple[str, ...]] = []
-    for rule, geometry in rules.items():
-        if geometry is None:
-            rows.append((rule, "", "the kernel does not fit", ""))
-            continue
-        axes = range(len(geometry.axis_names))
-        rows.append(
-            (
-                rule,
-                "\n".join(", ".join(map(str, pair)) for pair in geometry.pads),
-                "\n".join(geometry.output_formula(axis) for axis in axes),
-                sizes(geometry.output_size),
-            )
-        )
-    return Grid("", ("padding", "before, after", "output size", "output"), rows)
