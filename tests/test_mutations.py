@@ -26,7 +26,7 @@ MUTATIONS = [
     ("geometry.py", "return extent - 1, extent - 1", "return extent, extent"),
     ("geometry.py", "y * s + i * d - before", "y * s + i * d + before"),
     ("geometry.py", "y * s + i * d - before", "y * d + i * s - before"),
-    ("geometry.py", "(t := p + before - i * d) % s == 0", "(t := p + before - i * d) >= 0"),
+    ("geometry.py", "(t := q + pads[0] - i * d) % s == 0", "(t := q + pads[0] - i * d) >= 0"),
     ("geometry.py", "index = index * size + digit", "index = index * size - digit"),
     ("geometry.py", "            room //= take\n", ""),
     ("patches.py", "y.start * s - before", "y.start * s"),
