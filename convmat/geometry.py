@@ -457,12 +457,8 @@ class ConvGeometry:
 
     def boxes(self, block_shape: tuple[int, ...]) -> Iterator[Block]:
         """Boxes of a shape that `block_shape` gave that cover X_col once, in row order; last ones smaller."""
-        cuts = [
-            [range(start, min(start + step, size)) for start in range(0, size, step)]
-            for size, step in zip((self.batch, *self.output_size), block_shape, strict=True)
-        ]
         start = 0
-        for positions in itertools.product(*cuts):
+        for positions in _cut((self.batch, *self.output_size), block_shape):
             stop = start + math.prod(map(len, positions))
             yield Block(range(start, stop), positions)
             start = stop
@@ -668,6 +664,16 @@ def _per_axis(name: str, value: Any, axes: int, least: int = 1) -> tuple[int, ..
     return sizes
 
 
+def _cut(sizes: tuple[int, ...], steps: tuple[int, ...]) -> Iterator[tuple[range, ...]]:
+    """Boxes of `steps` that cover a box of `sizes`, in order, one at a time: there may be very many."""
+    if not sizes:
+        yield ()
+        return
+    for start in range(0, sizes[0], steps[0]):
+        for rest in _cut(sizes[1:], steps[1:]):
+            yield (range(start, min(start + steps[0], sizes[0])), *rest)
+
+
 def _even_part(size: int, most: int, times: int, threads: int) -> int:
     """How much of `size`, at most `most`, to do at once, when `threads` share `times` such axes."""
     least = max(-(-size // most), 1)
@@ -677,7 +683,7 @@ def _even_part(size: int, most: int, times: int, threads: int) -> int:
             return size
         return -(-times * pieces // threads) * -(-size // pieces)
 
-    pieces = min(range(least, min(2 * least + threads, max(size, 1)) + 1), key=longest_share)
+    pieces = min(range(least, min(least + 2 * threads, max(size, 1)) + 1), key=longest_share)
     return max(-(-size // pieces), 1)
 
 

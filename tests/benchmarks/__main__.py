@@ -164,10 +164,8 @@ def run(code: str, argument: Any, threads: int) -> list[float]:
 
 
 def growth(options: argparse.Namespace) -> None:
-    print(
-        "\n### Time against size, per unit relative to the first of each line\n\n| | ×1 | ×3 | ×10 | ×30 | ×100 |"
-    )
-    print("|---|---|---|---|---|---|")
+    print("\n### Time per unit of size, relative to the first of its line\n")
+    print("| | ×1 | ×3 | ×10 | ×30 | ×100 |\n|---|---|---|---|---|---|")
     cases = {
         "N, from 2 × 64×64×16 → 32, 3×3": lambda n: ((2 * n, 64, 64, 16), (32, 3, 3, 16)),
         "H·W, from 64×64×16 → 32, 3×3": lambda n: ((1, 64, 64 * n, 16), (32, 3, 3, 16)),
