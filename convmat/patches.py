@@ -102,22 +102,28 @@ def _unrolled(
     """X_col, written to `out`; or wave by wave to a buffer, as many blocks at a time as there are threads."""
     rows, columns = geometry.matrix_shape
     limit = max(_BLOCK_BYTES // (geometry.row_footprint * x.itemsize), 1)
-    shape = geometry.block_shape(limit)
     if rows * columns * x.itemsize < _WORTH_THREADS:
         threads = 1
-    buffer = np.empty((threads * math.prod(shape), columns), x.dtype) if out is None else out
+    shape = geometry.block_shape(min(limit, max(-(-rows // threads), 1)), threads)
     blocks = geometry.boxes(shape)
-    while wave := list(itertools.islice(blocks, threads if out is None else None)):
-        first = wave[0].rows.start if out is None else 0
 
-        def worker(first: int = first) -> Callable[[Block], None]:
+    def worker(buffer: NDArray[Any], first: int) -> Callable[[], Callable[[Block], None]]:
+        def make() -> Callable[[Block], None]:
             patches = Patches(x, geometry, shape, padding_mode, order=order)
             return lambda block: patches.copy_to(
                 buffer[block.rows.start - first : block.rows.stop - first], block
             )
 
-        share_out(wave, worker, min(threads, len(wave)), blas=False)
-        yield buffer[: wave[-1].rows.stop - first]
+        return make
+
+    if out is not None:
+        share_out(blocks, worker(out, 0), threads, blas=False)
+        yield out
+        return
+    buffer = np.empty((threads * math.prod(shape), columns), x.dtype)
+    while wave := list(itertools.islice(blocks, threads)):
+        share_out(wave, worker(buffer, wave[0].rows.start), len(wave), blas=False)
+        yield buffer[: wave[-1].rows.stop - wave[0].rows.start]
 
 
 class _Seen(NamedTuple):

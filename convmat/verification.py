@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import reference
-from convmat.engine import Tactic, convolve, execute, prepare, replan, tactics
+from convmat.engine import Tactic, convolve, execute, prepare, replan, stream, tactics
 from convmat.errors import ShapeError
 from convmat.geometry import PADDING_NAMES, ConvGeometry, Padding, Sizes
 from convmat.layouts import from_batch, to_batch, to_filters
@@ -361,6 +361,7 @@ _GRID: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ("dilation 3 × 1, same", (1, 7, 5, 1), (2, 3, 2, 1), {"dilation": (3, 1), "padding": "same"}),
     ("groups 2, bias", (2, 5, 4, 4), (6, 3, 2, 2), {"groups": 2, "bias": True}),
     ("depthwise, stride 2", (1, 6, 5, 3), (6, 3, 3, 1), {"groups": 3, "stride": 2, "padding": 1}),
+    ("depthwise, bias", (2, 5, 6, 3), (3, 3, 2, 1), {"groups": 3, "bias": True, "padding": "same"}),
     ("flipped, bias", (1, 5, 6, 2), (3, 2, 3, 2), {"flip": True, "bias": True}),
     ("reflect", (1, 4, 5, 2), (2, 3, 3, 2), {"padding": 2, "padding_mode": "reflect"}),
     ("replicate", (1, 3, 4, 1), (2, 3, 3, 1), {"padding": (1, 3), "padding_mode": "replicate"}),
@@ -453,6 +454,7 @@ def _check_geometry(
         ]
         plans += [{"tactic": tactic} for tactic in tactics(todo.plan.geometry, len(w))]
         ys = [execute(todo), *(execute(replan(todo, **choices)) for choices in plans)]
+        ys.append(np.concatenate(list(stream(replan(todo, block_bytes=200)))).reshape(wanted.shape))
         return compare_exactly(np.stack([by_taps, *ys]), np.stack([wanted] * (len(ys) + 1)))
 
     def bounded() -> Report:
@@ -460,12 +462,19 @@ def _check_geometry(
         weights = rng.standard_normal(filter_shape).astype(np.float32)
         return verify(noise, weights, **layer)
 
+    def strewn() -> Report:
+        """Infinities reach the outputs whose kernels see them, and no others."""
+        noise = rng.standard_normal(shape).astype(np.float32)
+        noise.flat[:: max(noise.size // 3, 1)] = np.inf
+        return verify(noise, w, **layer)
+
     stages = {
         "index mapping": mapping,
         "unroll": unrolled,
         "flatten-filters": flattened,
         "convolve": convolved,
         "convolve within bound": bounded,
+        "convolve with infinities": strewn,
     }
     if "groups" not in options and "flip" not in options:
         stages["X_col · W_col"] = multiplied
