@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from convmat.errors import ConvmatError as ConvmatError
     from convmat.frameworks import framework_pads as framework_pads
     from convmat.geometry import ConvGeometry as ConvGeometry
+    from convmat.matrix import layer_matrix as layer_matrix
     from convmat.patches import flatten_filters as flatten_filters
     from convmat.patches import unroll as unroll
     from convmat.verification import Report as Report
@@ -30,6 +31,7 @@ _HOMES = {
     "convolve": "engine",
     "flatten_filters": "patches",
     "framework_pads": "frameworks",
+    "layer_matrix": "matrix",
     "unroll": "patches",
     "verify": "verification",
 }

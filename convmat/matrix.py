@@ -1,7 +1,7 @@
 """The whole layer as one matrix: vec(Y) = M · vec(X), as a map, as sparse entries, and what is known of it.
 
-Written with the unroll matrix U of 0s and 1s, vec(X_col) = U · vec(X), the fully connected layer on patches is
-W_colᵀ repeated once a patch: M = (I_P ⊗ W_colᵀ) · U. So M has P·K rows, H·W·C columns, and shares the
+Written with the unroll matrix U of 0s and 1s, vec(X_col) = U · vec(X), the fully connected layer on patches
+is W_colᵀ repeated once a patch: M = (I_P ⊗ W_colᵀ) · U. So M has P·K rows, H·W·C columns, and shares the
 kh·kw·C·K weights of W_col among all of its entries. Its transpose is fold ∘ (· W_colᵀ).
 """
 
@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from convmat import spectrum
 from convmat.engine import choose_arithmetic, convolve, filter_geometry
 from convmat.errors import GeometryError, ShapeError
-from convmat.geometry import PADDING_MODES, ConvGeometry, Padding, Sizes, check_choice, padding_source
+from convmat.geometry import PADDING_MODES, ConvGeometry, Padding, Sizes, check_choice, padding_source, whole
 from convmat.patches import as_numbers
 from convmat.spectrum import Spectrum
 
@@ -30,6 +30,8 @@ LAYOUTS = ("nhwc", "nchw")
 
 # Entries handled at a time where a temporary array is needed: within a core's cache.
 _BLOCK_ENTRIES = 1 << 17
+# Entries times weights in all of Lanczos' iterations, about a minute's work, unless more are asked for.
+_AFFORDABLE_PRODUCTS = 10**11
 
 
 def layer_matrix(
@@ -62,8 +64,8 @@ def layer_matrix(
         are int64, float16 becomes float32, all others are kept.
 
     Raises:
-        GeometryError, ShapeError: sizes or filters that do not fit. DTypeError: elements that are not numbers.
-        IntegerRangeError: weights whose sums could pass 2^63.
+        GeometryError, ShapeError: sizes or filters that do not fit. DTypeError: elements that are not
+            numbers. IntegerRangeError: weights whose sums could pass 2^63.
     """
     return layer_map(
         filters, input_shape, stride, padding, dilation, groups, flip, padding_mode, layout=layout
@@ -82,11 +84,11 @@ def layer_map(
     *,
     layout: str = "nhwc",
 ) -> LayerMap:
-    """The layer as a linear map, of which all facts are known before its matrix is made; as `layer_matrix`."""
+    """The layer as a linear map, all facts of which can be had without its matrix; as `layer_matrix`."""
     filters = as_numbers("filters", filters)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     check_choice("layout", layout, LAYOUTS)
-    shape = tuple(input_shape)
+    shape = tuple(whole("input_shape", size) for size in input_shape)
     if len(shape) not in (filters.ndim - 1, filters.ndim):
         raise ShapeError(
             "input_shape",
@@ -147,8 +149,8 @@ class LayerMap:
     def __repr__(self) -> str:
         rows, columns = self.shape
         return (
-            f"<{type(self).__name__} {rows} × {columns}, {self.nnz} entries from {self.filters.size} weights, "
-            f"{self.filters.dtype}, {self.layout}>"
+            f"<{type(self).__name__} {rows} × {columns}, {self.nnz} entries from {self.filters.size} "
+            f"weights, {self.filters.dtype}, {self.layout}>"
         )
 
     @property
@@ -160,7 +162,13 @@ class LayerMap:
     @property
     def nnz(self) -> int:
         """Entries of M; counted per axis, since patches are boxes."""
-        return self.filters.shape[-1] * len(self.filters) * math.prod(map(_pixels_met, self._runs))
+        met = math.prod(map(_pixels_met, self._runs))
+        return int(self.filters.shape[-1] * len(self.filters) * met)
+
+    @property
+    def density(self) -> float:
+        """nnz / (rows · columns)."""
+        return self.nnz / math.prod(self.shape)
 
     @property
     def index_dtype(self) -> np.dtype[Any]:
@@ -191,7 +199,9 @@ class LayerMap:
         # A step to the next channel, and along each axis to the next pixel, in the input's vector.
         size = self.geometry.input_size
         channel_step = 1 if last else math.prod(size)
-        pixel_steps = [math.prod(size[a + 1 :]) * (self.geometry.channels if last else 1) for a in range(len(size))]
+        pixel_steps = [
+            math.prod(size[a + 1 :]) * (self.geometry.channels if last else 1) for a in range(len(size))
+        ]
         group_columns = (np.arange(groups) * depth * channel_step).astype(index)
         for box in self._boxes():
             lengths = [len(run.starts) for run in box]
@@ -200,9 +210,7 @@ class LayerMap:
             weights = weights if last else np.moveaxis(weights, -1, 1)
             # Within a box all rows are equally long, so the entries lie at equal steps along every axis.
             unit = depth * (count if last else 1)
-            steps = [
-                unit * math.prod(lengths[: a + 1]) * math.prod(met[a + 1 :]) for a in range(len(box))
-            ]
+            steps = [unit * math.prod(lengths[: a + 1]) * math.prod(met[a + 1 :]) for a in range(len(box))]
             filter_step = entries if last else depth * math.prod(met)
             steps += [filter_step * (count // groups), filter_step, 1]
             shape = (*(len(run.outputs) for run in box), groups, count // groups, entries)
@@ -216,7 +224,9 @@ class LayerMap:
                 part = [pixels[0][start : start + rows], *pixels[1:]]
                 columns = _columns(part, pixel_steps, depth, channel_step, last).astype(index)
                 np.add(
-                    columns[..., None, None, :], group_columns[:, None, None], out=target[start : start + rows]
+                    columns[..., None, None, :],
+                    group_columns[:, None, None],
+                    out=target[start : start + rows],
                 )
         for array in (data, indices, indptr):
             array.setflags(write=False)
@@ -251,7 +261,7 @@ class LayerMap:
                 slice(i * d, i * d + (out - 1) * s + 1, s)
                 for i, d, s, out in zip(tap, g.dilation, g.stride, g.output_size, strict=True)
             ]
-            share = np.matmul(rows, weights[:, :, *tap])  # (groups, P, C/groups)
+            share = np.matmul(rows, weights[(..., *tap, slice(None))])  # (groups, P, C/groups)
             slab[*target] += np.moveaxis(share, 0, 1).reshape(*g.output_size, g.channels)
         for axis, (h, (before, _)) in enumerate(zip(g.input_size, g.pads, strict=True)):
             lines = np.moveaxis(slab, axis, 0)
@@ -275,14 +285,27 @@ class LayerMap:
         # Weighted by the taps that share their pixel, each product is counted as often as it occurs.
         return scale * math.sqrt(max(float(np.vdot(weights, counted).real), 0.0))
 
+    @property
+    def spectrum_bytes(self) -> int:
+        """Memory that `spectrum` takes, at most about."""
+        item = 16 if self.filters.dtype.kind == "c" else 8
+        if self._is_circular():
+            lines = math.prod(self.geometry.input_size[1:]) * self.geometry.kernel_size[0]
+            depth = self.filters.shape[-1] * len(self.filters)
+            return 24 * min(self.shape) + 32 * lines * depth + 4 * spectrum.BLOCK_BYTES
+        if math.prod(self.shape) <= spectrum.DENSE_ELEMENTS:
+            return 3 * item * math.prod(self.shape)
+        return item * (spectrum.BASIS * min(self.shape) + 6 * max(self.shape))
+
     def spectrum(
-        self, tolerance: float = spectrum.TOLERANCE, iterations: int = spectrum.ITERATIONS
+        self, tolerance: float = spectrum.TOLERANCE, iterations: int | None = None
     ) -> Spectrum | None:
         """The singular values, by the first method that serves; None where weights are not finite.
 
         All of them by Fourier transform where the layer is circular, of stride 1, and its output has the
         input's size; all from a dense copy where M is small; else the largest by Lanczos' method, to the
-        relative `tolerance`, in at most `iterations` products with MᴴM. All compute in float64.
+        relative `tolerance`, in at most `iterations` products with MᴴM: by default 500, and fewer where they
+        would take minutes. All compute in float64.
         """
         weights, scale = self._scaled()
         if not math.isfinite(scale):
@@ -295,6 +318,8 @@ class LayerMap:
         elif math.prod(self.shape) <= spectrum.DENSE_ELEMENTS:
             found = spectrum.dense_spectrum(scaled.matrix().toarray())
         else:
+            affordable = max(_AFFORDABLE_PRODUCTS // self.nnz, 1)
+            iterations = iterations or min(spectrum.ITERATIONS, affordable)
             found = spectrum.lanczos_spectrum(
                 scaled._gram, min(self.shape), weights.dtype, tolerance, iterations
             )
@@ -302,11 +327,10 @@ class LayerMap:
 
     def facts(self, with_spectrum: bool = True, **limits: Any) -> MatrixFacts:
         """All that is known of M, without making it; `limits` are those of `spectrum`."""
-        rows, columns = self.shape
         return MatrixFacts(
             shape=self.shape,
             nnz=self.nnz,
-            density=self.nnz / (rows * columns),
+            density=self.density,
             weights=self.filters.size,
             frobenius_norm=self.frobenius_norm(),
             spectrum=self.spectrum(**limits) if with_spectrum else None,
@@ -315,7 +339,9 @@ class LayerMap:
     @cached_property
     def _runs(self) -> list[list[_Run]]:
         """The outputs along each axis."""
-        return [_runs_along(self.geometry, axis, self.padding_mode) for axis in range(len(self.geometry.stride))]
+        return [
+            _runs_along(self.geometry, axis, self.padding_mode) for axis in range(len(self.geometry.stride))
+        ]
 
     def _boxes(self) -> Iterator[tuple[_Run, ...]]:
         """Boxes of outputs that meet the input in the same way, and meet it at all."""
@@ -355,7 +381,7 @@ class LayerMap:
         return (image if self.layout == "nhwc" else np.moveaxis(image, -1, 0)).reshape(-1)
 
     def _scaled(self) -> tuple[NDArray[Any], float]:
-        """The weights in float64 (complex128), divided by the largest, so that no square over- or underflows."""
+        """The weights in float64 (complex128), over the largest, so that no square over- or underflows."""
         weights = self.filters.astype(np.complex128 if self.filters.dtype.kind == "c" else np.float64)
         with np.errstate(all="ignore"):
             scale = float(np.abs(weights).max())
@@ -379,8 +405,8 @@ class LayerMap:
 class LayerMatrix:
     """The sparse matrix M of a layer, (P·K, H·W·C), in compressed rows (CSR); what `layer_matrix` returns.
 
-    `scipy.sparse.csr_array((m.data, m.indices, m.indptr), m.shape)` is the same matrix, without a copy. In each
-    row columns ascend and none is there twice. The arrays are read-only.
+    `scipy.sparse.csr_array((m.data, m.indices, m.indptr), m.shape)` is the same matrix, without a copy. In
+    each row columns ascend and none is there twice. The arrays are read-only.
     """
 
     layer: LayerMap
@@ -541,7 +567,7 @@ def _met_together(weights: NDArray[Any], axis: int, runs: list[_Run]) -> NDArray
 def _columns(
     pixels: list[NDArray[np.intp]], steps: list[int], depth: int, channel_step: int, channels_last: bool
 ) -> NDArray[np.intp]:
-    """The columns of M that the outputs of a box meet in their first group, (*outputs, entries), ascending."""
+    """The columns of M that a box's outputs meet in their first group, (*outputs, entries), ascending."""
     axes = len(pixels)
     found = np.arange(depth) * channel_step
     found = found.reshape(-1 if channels_last else (-1, *(1,) * axes))

@@ -20,11 +20,11 @@ DENSE_ELEMENTS = 4_000_000
 TOLERANCE = 1e-6
 """Relative error bound at which Lanczos' method stops."""
 
-ITERATIONS = 300
+ITERATIONS = 500
 """Products with MᴴM that Lanczos' method may take."""
 
-_BASIS, _KEPT = 24, 8  # vectors held by Lanczos' method, and those that a restart keeps
-_BLOCK_BYTES = 1 << 24  # of Fourier blocks held at a time
+BASIS, KEPT = 48, 16  # vectors held by Lanczos' method, and those that a restart keeps
+BLOCK_BYTES = 1 << 24  # of Fourier blocks held at a time
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _fourier_blocks(
     for axis, wave in reversed(list(enumerate(waves[1:], 1))):
         partial = np.moveaxis(np.tensordot(wave, partial, (1, axis + 1)), 0, axis + 1)
     rest = math.prod(size[1:]) * len(filters) * filters.shape[-1] * 16
-    step = max(_BLOCK_BYTES // rest, 1)
+    step = max(BLOCK_BYTES // rest, 1)
     # The blocks of f and −f are conjugate for real filters, and have the same singular values.
     halves = _runs_of_frequencies(size[0]) if real else [(range(size[0]), 1)]
     for frequencies, count in halves:
@@ -130,9 +130,9 @@ def lanczos_spectrum(
 ) -> Spectrum:
     """The largest singular value of M by Lanczos' method on MᴴM (or MMᴴ), from a fixed random start.
 
-    Thick restarts (Wu & Simon, 2000) keep 24 vectors at most, all orthogonalised against each other twice. With
-    θ the largest Ritz value and r its residual, MᴴM has an eigenvalue within ‖r‖ of θ; so M has a singular
-    value within ‖r‖/√θ of √θ. The value itself is never above the norm, but for rounding.
+    Thick restarts (Wu & Simon, 2000) keep 48 vectors at most, all orthogonalised against each other twice.
+    With θ the largest Ritz value and r its residual, MᴴM has an eigenvalue within ‖r‖ of θ; so M has a
+    singular value within ‖r‖/√θ of √θ. The value itself is never above the norm, but for rounding.
 
     Args:
         gram: v ↦ MᴴM·v, for vectors (size,) of `dtype`; its values should not be far from 1 in scale.
@@ -140,7 +140,7 @@ def lanczos_spectrum(
         iterations: products with MᴴM at most; `converged` says whether they sufficed.
     """
     rng = np.random.default_rng(2019)
-    width = min(_BASIS, size)
+    width = min(BASIS, size)
     basis = np.zeros((width, size), dtype)
     projected = np.zeros((width, width), dtype)
     start = rng.standard_normal(size)
@@ -150,9 +150,9 @@ def lanczos_spectrum(
         image = gram(basis[count])
         scale = np.linalg.norm(image)
         held = basis[: count + 1]
-        # Once is not enough: what is left of the first projections would grow back (Kahan's "twice").
         column = held.conj() @ image
         image = image - column @ held
+        # What is left of the projections would grow with every step; twice is enough (Kahan, Parlett).
         again = held.conj() @ image
         image -= again @ held
         column += again
@@ -166,10 +166,10 @@ def lanczos_spectrum(
         if residual <= tolerance * theta or exhausted:
             break
         if count == width:
-            basis[:_KEPT] = vectors[:, -_KEPT:].T @ basis
+            basis[:KEPT] = vectors[:, -KEPT:].T @ basis
             projected[:] = 0
-            np.fill_diagonal(projected[:_KEPT, :_KEPT], values[-_KEPT:])
-            count = _KEPT
+            np.fill_diagonal(projected[:KEPT, :KEPT], values[-KEPT:])
+            count = KEPT
         basis[count] = image / rest
     largest = math.sqrt(theta)
     error = float(residual / largest if largest else residual)

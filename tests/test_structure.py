@@ -16,7 +16,7 @@ PACKAGE = Path(convmat.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each part with the parts it may import; everything below it, and no more.
-_LIBRARY = ("errors", "geometry", "layouts", "parallel", "patches", "engine")
+_LIBRARY = ("errors", "geometry", "layouts", "parallel", "patches", "engine", "spectrum", "matrix")
 MAY_IMPORT = {
     "__init__": (*_LIBRARY, "frameworks", "chains", "verification"),
     "__main__": ("cli",),
@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "parallel": ("errors", "geometry"),
     "patches": ("errors", "geometry", "parallel"),
     "engine": ("errors", "geometry", "parallel", "patches"),
+    "spectrum": (),
+    "matrix": ("errors", "geometry", "patches", "engine", "spectrum", "files"),  # its arrays, saved
     "reference": (),
     "verification": (*_LIBRARY, "reference"),
     "files": ("errors", "files"),
@@ -46,7 +48,12 @@ MAY_IMPORT = {
     ),
 }
 # Third-party packages with the modules that may import them.
-HOMES = {"click": "cli", "tqdm": "cli", "rich": "report", "PIL": "files/images"}
+HOMES: dict[str, str | tuple[str, ...]] = {
+    "click": "cli",
+    "tqdm": "cli",
+    "rich": "report",
+    "PIL": ("files/images", "report/figures"),
+}
 
 
 def part_of(module: Path) -> str:

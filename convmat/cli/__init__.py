@@ -27,6 +27,7 @@ _COMMANDS = {
     "convolve": ("convolve", "all of it at once, in blocks"),
     "verify": ("verify", "does the FC form equal the definition? does your result?"),
     "locate": ("locate", "which pixel is at a row and column, and where a pixel went"),
+    "matrix": ("matrix", "the whole layer as one sparse matrix, with its facts"),
     "sizes": ("sizes", "output sizes under every padding rule"),
 }
 

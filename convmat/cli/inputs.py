@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.errors import ShapeError
+from convmat.errors import GeometryError, ShapeError
 from convmat.files.npy import NpyInput, is_npy
 from convmat.layouts import to_batch, to_batch_shape
 
@@ -38,7 +38,7 @@ class Batch:
 
     def channels_as(self, layout: str) -> int | None:
         """C if the array were in another layout; None for images, whose layout is their own."""
-        source = self.sources[0]
+        source = self.sources[0] if self.sources else None
         if not isinstance(source, NpyInput) or len(source.shape) == self.dims:
             return None
         return source.shape[-1] if layout == "nhwc" else source.shape[-self.dims - 1]
@@ -114,6 +114,23 @@ def open_batch(
                 f"is {_said(kind)}, the others are {_said(usual)}; a batch has images of one size and dtype",
             )
     return Batch((sum(s[0] for s in shapes), *usual[0]), usual[1], sources, dims, layout)
+
+
+def shape_batch(shape: tuple[int, ...], dims: int, layout: str) -> Batch:
+    """The batch that an array of this shape would be; there is none, so nothing can be read of it.
+
+    Raises:
+        ShapeError: a shape that does not fit `dims`. GeometryError: sizes below 1.
+    """
+    if min(shape) < 1:
+        raise GeometryError("input_shape", f"got {shape}; sizes and channels must be at least 1")
+    try:
+        seen = to_batch(np.broadcast_to(np.zeros(()), shape), dims, layout)
+    except ShapeError as error:
+        raise ShapeError("input_shape", f"{error.problem}; see --dims and --layout") from None
+    except ValueError:  # NumPy's own limit on how much a shape may hold
+        raise GeometryError("input_shape", f"{shape} is more than any array can hold; give less") from None
+    return Batch(seen.shape, seen.dtype, [], dims, layout)
 
 
 def _open(name: str, frame: int | None, alpha: str) -> NpyInput | ImageInput:

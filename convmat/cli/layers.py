@@ -8,8 +8,9 @@ from typing import Any
 import click
 from numpy.typing import NDArray
 
-from convmat.cli.inputs import Batch, open_batch
+from convmat.cli.inputs import Batch, open_batch, shape_batch
 from convmat.cli.options import axes_of, pads_of
+from convmat.cli.output import drain
 from convmat.errors import FileError, GeometryError, ShapeError
 from convmat.files.npy import NpyInput
 from convmat.kernels import NAMES, is_kernel_name, named_kernel
@@ -34,14 +35,21 @@ def open_layer(
     kernel_layout: str,
     dims: int | None,
     expected: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
 ) -> tuple[Batch, dict[str, Any]]:
-    """What the options of a layer mean: its input, and the other arguments of `convmat.convolve`."""
+    """What the options of a layer mean: its input, and the other arguments of `convmat.convolve`.
+
+    With `input_shape` there are no inputs, and the input is what an array of that shape would be.
+    """
     if kernel is None:
         raise click.UsageError(f"Missing option '--kernel'; give an .npy file or one of {', '.join(NAMES)}")
     if (*inputs, kernel, bias, expected).count("-") > 1:
         raise ShapeError("standard input", "is named twice; it can be read once")
     axes = axes_of(dims, stride, dilation)
-    batch = open_batch(inputs, axes, layout, frame, alpha)
+    if input_shape is None:
+        batch = open_batch(inputs, axes, layout, frame, alpha)
+    else:
+        batch = shape_batch(input_shape, axes, layout)
     kernels = _load_kernels(kernel, axes)
     filters = to_filters(kernels, axes, kernel_layout)
     filters, groups = fit_to_channels(filters, batch.shape[-1], groups, depthwise)
@@ -61,6 +69,23 @@ def open_layer(
         "flip": flip,
         "padding_mode": padding_mode,
     }
+
+
+def open_linear_layer(
+    source: str | None, input_shape: tuple[int, ...] | None, *, layout: str, **layer: Any
+) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """The input's shape, (N, *spatial, C), and the arguments of a layer without bias.
+
+    The shape is `input_shape`, or that of the input `source`, whose data do not matter.
+    """
+    if (source is None) == (input_shape is None):
+        raise click.UsageError("Give either INPUT or --input-shape, to say how large the layer's input is")
+    inputs = () if source is None else (source,)
+    batch, arguments = open_layer(inputs, bias=None, layout=layout, input_shape=input_shape, **layer)
+    if source == "-":
+        drain(batch.chunks())  # whoever writes to us should not be cut off
+    del arguments["bias"]
+    return batch.shape, arguments
 
 
 def read_expected(

@@ -16,8 +16,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _OPTION_OF = {
     "kernel_size": ("--k", "--kernel"),
     "filters": ("--kernel", "KERNELS"),
-    "input": ("INPUT...", "[INPUT]...", "--input-shape", "SIZE"),
-    "input_shape": ("INPUT...", "[INPUT]...", "--input-shape", "SIZE"),
+    "input": ("INPUT...", "[INPUT]...", "[INPUT]", "--input-shape", "SIZE"),
+    "input_shape": ("INPUT...", "[INPUT]...", "[INPUT]", "--input-shape", "SIZE"),
     "output_shape": ("--output-shape", "INPUT...", "[INPUT]...", "SIZE"),
     "output": ("--output",),
     "column": ("--col",),
@@ -47,7 +47,7 @@ class Command(click.Command):
                     return wanted
                 if isinstance(parameter, click.Argument) and wanted == parameter.human_readable_name:
                     given = ctx.params.get(parameter.name or "")
-                    if given == ():
+                    if given in ((), None):
                         continue  # the shape was said in another way
                     names = [given] if isinstance(given, str) else list(given or [])
                     return names[0] if len(names) == 1 and names[0] != "-" else wanted
@@ -224,6 +224,11 @@ dims_option = click.option(
     type=click.IntRange(1, 3),
     help="Spatial axes of arrays.  [default: as many as the sizes given, or 2]",
 )
+input_shape_option = click.option(
+    "--input-shape",
+    type=InputShape(),
+    help="Shape of an input that need not exist: 28,28 or 28,28,1 or N,28,28,1; 1,28,28 with --layout nchw.",
+)
 output_option = click.option(
     "--output", "-o", metavar="FILE", help="Write here; - is .npy bytes on standard output."
 )
@@ -239,11 +244,6 @@ alpha_option = click.option(
     help="What to do with an image's transparency: a channel, nothing, or colours over black.",
 )
 
-input_shape_option = click.option(
-    "--input-shape",
-    type=InputShape(),
-    help="Shape of the images: 28,28 or 28,28,1 or N,28,28,1; channels first with --layout nchw.",
-)
 kernel_option = click.option(
     "--kernel",
     metavar="FILE|NAME",
@@ -271,9 +271,7 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 patch_options = together(stride_option, padding_option, padding_mode_option, dilation_option)
 image_options = together(frame_option, alpha_option)
-layer_options = together(
-    kernel_option,
-    bias_option,
+_linear_options = together(
     patch_options,
     groups_option,
     depthwise_option,
@@ -283,6 +281,8 @@ layer_options = together(
     kernel_layout_option,
     dims_option,
 )
+linear_layer_options = together(kernel_option, _linear_options)
+layer_options = together(kernel_option, bias_option, _linear_options)
 report_options = together(json_option, quiet_option)
 
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from convmat.errors import ConvmatError, FileError, ShapeError
-from convmat.files.outputs import PICTURE_FORMATS, open_output, reading
+from convmat.files.outputs import PICTURE_FORMATS, is_picture, open_output, reading
 
 # Pillow logs what it also raises, which would be a second line on standard error.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -260,6 +260,12 @@ def check_picture(shape: tuple[int, ...]) -> None:
         raise ShapeError(
             "output", f"has shape {shape}, a picture shows (1, H, W, 1) or (1, H, W, 3); write .npy instead"
         )
+
+
+def check_picture_name(name: str) -> None:
+    """Raise FileError unless an output of this name is a picture."""
+    if not is_picture(name):
+        raise FileError(name or "''", f"is no picture's name; end it in one of {', '.join(PICTURE_FORMATS)}")
 
 
 def write_picture(name: str, y: NDArray[Any], keep: bool) -> str:

@@ -54,6 +54,11 @@ def bytes_text(count: int) -> str:
     return f"{count} ({count / 1024**unit:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[unit - 1]})"
 
 
+def percent(share: float) -> str:
+    """A share of 1 in percent, to three digits."""
+    return f"{100 * share:.3g} %"
+
+
 def axes_text(geometry: ConvGeometry) -> str:
     """The axes of the input: N × H × W × C."""
     return " × ".join(["N", *(name[0].upper() for name in geometry.axis_names), "C"])

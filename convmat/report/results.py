@@ -17,6 +17,7 @@ from convmat.report.facts import (
     bytes_text,
     ends,
     geometry_facts,
+    percent,
     shape_fact,
     sizes,
     values_text,
@@ -24,6 +25,8 @@ from convmat.report.facts import (
 
 if TYPE_CHECKING:
     from convmat.engine import BlockPlan
+    from convmat.matrix import LayerMap, MatrixFacts
+    from convmat.spectrum import Spectrum
 
 
 def kernel_facts(name: str, filters: NDArray[Any], w_col: NDArray[Any], groups: int) -> list[Fact]:
@@ -97,6 +100,72 @@ def layer_facts(plan: BlockPlan, flip: bool, layout: str) -> list[Fact]:
         Fact("layout", "", layout, ""),
         shape_fact("output_shape", "Y", from_batch_shape(plan.output_shape, layout), layout),
         Fact("dtype", "dtype", str(plan.arithmetic.result), str(plan.arithmetic.result)),
+    ]
+
+
+def layer_matrix_facts(layer: LayerMap, known: MatrixFacts) -> list[Fact]:
+    """A layer's matrix: its size and entries, what they share, its norms and singular values."""
+    geometry, filters = layer.geometry, len(layer.filters)
+    rows, columns = known.shape
+    outputs, inputs = ((*geometry.output_size, filters), (*geometry.input_size, geometry.channels))
+    if layer.layout == "nchw":
+        outputs, inputs = ((n[-1], *n[:-1]) for n in (outputs, inputs))
+    patches, weights = f"I_{geometry.patches}", "W_colᵀ"
+    repeated = f"{patches} ⊗ {weights}" if layer.layout == "nhwc" else f"{weights} ⊗ {patches}"
+    unrolled = geometry.patches * geometry.matrix_shape[1]
+    shared = f"{known.weights}, each {known.nnz / known.weights:.6g} times on average"
+    text = f"{known.nnz}, {percent(known.density)} of {rows * columns}"
+    return [
+        Fact("filters", "filters", filters, f"{filters} of {sizes(layer.filters.shape[1:])}"),
+        Fact("groups", "groups", geometry.groups, str(geometry.groups)),
+        Fact("layout", "", layer.layout, ""),
+        Fact("matrix_shape", "M", [rows, columns], f"{sizes((rows, columns))}  (vec Y × vec X)"),
+        shape_fact("row_axes", "rows over", outputs, layer.layout),
+        shape_fact("column_axes", "columns over", inputs, layer.layout),
+        Fact("nnz", "entries stored", known.nnz, text),
+        Fact("density", "", known.density, ""),
+        Fact("weights", "free weights", known.weights, shared),
+        Fact(
+            "unroll_shape",
+            "as FC on patches",
+            [unrolled, columns],
+            f"M = ({repeated}) · U, U {sizes((unrolled, columns))}",
+        ),
+        Fact("dtype", "dtype", str(layer.filters.dtype), str(layer.filters.dtype)),
+        Fact("bytes", "bytes, sparse", layer.nbytes, bytes_text(layer.nbytes)),
+        Fact("dense_bytes", "bytes, dense", layer.dense_bytes, bytes_text(layer.dense_bytes)),
+        Fact("frobenius_norm", "Frobenius norm", known.frobenius_norm, f"{known.frobenius_norm:.10g}"),
+        *_spectrum_facts(known.spectrum),
+    ]
+
+
+def _spectrum_facts(found: Spectrum | None) -> list[Fact]:
+    """Singular values; None for those that are not known, with the reason."""
+    if found is None:
+        keys = (
+            "spectral_norm spectral_error method iterations converged smallest_singular_value rank condition"
+        )
+        return [Fact(key, "", None, "") for key in keys.split()]
+    how = {
+        "dense": "of a dense copy",
+        "fourier": "exact, by Fourier transform: circular, stride 1",
+        "lanczos": f"{'' if found.converged else 'not converged '}to ±{found.error:.2g}, "
+        f"{found.iterations} Lanczos iterations",
+    }[found.method]
+    unknown = "unknown: M is too large for all singular values"
+    smallest, rank, condition = (
+        unknown if value is None else f"{value:.{digits}g}"
+        for value, digits in ((found.smallest, 10), (found.rank, 15), (found.condition, 6))
+    )
+    return [
+        Fact("spectral_norm", "largest singular value", found.largest, f"{found.largest:.10g}  ({how})"),
+        Fact("spectral_error", "", found.error, ""),
+        Fact("method", "", found.method, ""),
+        Fact("iterations", "", found.iterations, ""),
+        Fact("converged", "", found.converged, ""),
+        Fact("smallest_singular_value", "smallest singular value", found.smallest, smallest),
+        Fact("rank", "rank", found.rank, rank),
+        Fact("condition", "condition", found.condition, condition),
     ]
 
 

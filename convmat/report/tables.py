@@ -14,7 +14,9 @@ from rich.text import Text
 from convmat.report.facts import Fact, Grid, printable
 
 # What tables say beyond ASCII, for the terminals that cannot.
-_PLAIN = str.maketrans({"×": "x", "·": "*", "…": "...", "−": "-", "σ": "sigma", "≤": "<="})
+_PLAIN = str.maketrans(
+    {"×": "x", "·": "*", "…": "...", "−": "-", "σ": "sigma", "≤": "<=", "⊗": "(x)", "ᵀ": "^T", "±": "+-"}
+)
 _PIPE_WIDTH = 100_000  # a pipe has no edge to wrap at
 
 

@@ -1,0 +1,90 @@
+"""Figures drawn as pixels: where a layer's matrix has entries; Pillow writes their captions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from convmat.report.facts import percent, sizes
+
+if TYPE_CHECKING:
+    from convmat.matrix import LayerMatrix
+
+_PAPER, _LINE, _TEXT = (255, 255, 255), (214, 218, 224), (40, 44, 52)
+_FAINT, _FULL = np.array([187, 207, 235.0]), np.array([12, 44, 107.0])  # of cells that are not empty
+_LONG_SIDE, _SHORT_SIDE = 768, 96  # pixels of the pattern: the longer side at most, the shorter at least
+_LARGEST_CELL, _LINED_CELL = 32, 8  # pixels of one element, and from when on lines part them
+_MARGIN, _FONT = 24, 18
+
+
+def sparsity_picture(matrix: LayerMatrix) -> NDArray[np.uint8]:
+    """Where a layer's matrix has entries, as one RGB image (1, height, width, 3), with a caption.
+
+    The matrix lies as it is written: row 0 at the top, column 0 at the left. Where an element has a cell of
+    its own, it is dark if it is stored. In larger matrices a cell stands for a block of elements, and is the
+    darker the more of them are stored, the fullest cell darkest; no cell with an entry is white.
+    """
+    rows, columns = _cells(matrix.shape)
+    filled = _entries_in_cells(matrix, rows, columns)
+    share = filled / np.maximum(_elements_in_cells(matrix.shape, rows, columns), 1)
+    fullest = float(share.max())
+    # The root keeps apart the many shades of nearly empty cells.
+    shade = np.sqrt(share / fullest)[..., None] if fullest else share[..., None]
+    colours = np.where(shade > 0, _FAINT + (_FULL - _FAINT) * shade, _PAPER).round().astype(np.uint8)
+    one_each = (rows, columns) == matrix.shape
+    cell = max(min(_LONG_SIDE // max(rows, columns), _LARGEST_CELL), 1) if one_each else 1
+    pattern = colours.repeat(cell, 0).repeat(cell, 1)
+    if cell >= _LINED_CELL:
+        pattern[::cell], pattern[:, ::cell] = _LINE, _LINE
+    caption = [f"{sizes(matrix.shape)}, {matrix.nnz} entries ({percent(matrix.layer.density)})"]
+    if not one_each:
+        caption.append(f"darkest: {percent(fullest)} of a cell's elements are entries")
+    return _with_caption(pattern, caption)[None]
+
+
+def _cells(shape: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of cells: one for each element where they fit, else in the matrix's proportions."""
+    if max(shape) <= _LONG_SIDE:
+        return shape
+    scale = _LONG_SIDE / max(shape)
+    rows, columns = (min(n, max(round(n * scale), _SHORT_SIDE)) for n in shape)
+    return rows, columns
+
+
+def _entries_in_cells(matrix: LayerMatrix, rows: int, columns: int) -> NDArray[np.int64]:
+    """Stored entries in each cell."""
+    counts = np.zeros(rows * columns, np.int64)
+    for entries, lines in matrix.blocks():
+        down = lines.astype(np.int64) * rows // matrix.shape[0]
+        across = matrix.indices[entries].astype(np.int64) * columns // matrix.shape[1]
+        counts += np.bincount(down * columns + across, minlength=len(counts))
+    return counts.reshape(rows, columns)
+
+
+def _elements_in_cells(shape: tuple[int, int], rows: int, columns: int) -> NDArray[np.int64]:
+    """Elements of the matrix that each cell stands for: not all cells are equally large."""
+    edges = (-(-np.arange(cells + 1) * n // cells) for n, cells in zip(shape, (rows, columns), strict=True))
+    return np.multiply.outer(*map(np.diff, edges))
+
+
+def _with_caption(pattern: NDArray[np.uint8], lines: list[str]) -> NDArray[np.uint8]:
+    """A framed pattern on paper, lines of text below it."""
+    height, width = pattern.shape[:2]
+    font = ImageFont.load_default(_FONT)
+    # Pillow's small built-in font has no sign for times.
+    text = "\n".join(lines).replace("×", "x")
+    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    _, _, text_width, text_height = pen.multiline_textbbox((0, 0), text, font=font)
+    size = (
+        max(width, int(text_width) + 1) + 2 * _MARGIN,
+        height + int(text_height) + 1 + 3 * _MARGIN,
+    )
+    sheet = Image.new("RGB", size, _PAPER)
+    sheet.paste(Image.fromarray(pattern), (_MARGIN, _MARGIN))
+    pen = ImageDraw.Draw(sheet)
+    pen.rectangle((_MARGIN - 1, _MARGIN - 1, _MARGIN + width, _MARGIN + height), outline=_TEXT)
+    pen.multiline_text((_MARGIN, height + 2 * _MARGIN), text, fill=_TEXT, font=font)
+    return np.asarray(sheet)
