@@ -261,7 +261,8 @@ class LayerMap:
                 slice(i * d, i * d + (out - 1) * s + 1, s)
                 for i, d, s, out in zip(tap, g.dilation, g.stride, g.output_size, strict=True)
             ]
-            share = np.matmul(rows, weights[(..., *tap, slice(None))])  # (groups, P, C/groups)
+            at_tap: tuple[Any, ...] = (..., *tap, slice(None))
+            share = np.matmul(rows, weights[at_tap])  # (groups, P, C/groups)
             slab[*target] += np.moveaxis(share, 0, 1).reshape(*g.output_size, g.channels)
         for axis, (h, (before, _)) in enumerate(zip(g.input_size, g.pads, strict=True)):
             lines = np.moveaxis(slab, axis, 0)
@@ -288,10 +289,10 @@ class LayerMap:
     @property
     def spectrum_bytes(self) -> int:
         """Memory that `spectrum` takes, at most about."""
-        item = 16 if self.filters.dtype.kind == "c" else 8
+        item: int = 16 if self.filters.dtype.kind == "c" else 8
         if self._is_circular():
             lines = math.prod(self.geometry.input_size[1:]) * self.geometry.kernel_size[0]
-            depth = self.filters.shape[-1] * len(self.filters)
+            depth = int(self.filters.shape[-1]) * len(self.filters)
             return 24 * min(self.shape) + 32 * lines * depth + 4 * spectrum.BLOCK_BYTES
         if math.prod(self.shape) <= spectrum.DENSE_ELEMENTS:
             return 3 * item * math.prod(self.shape)

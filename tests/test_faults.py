@@ -769,6 +769,7 @@ COMMANDS = {
     "convolve": (["convolve", DIGIT, DIGIT, "--kernel", "k.npy", "--padding", "same"], "out.npy"),
     "picture": (["convolve", "small.png", "--kernel", "k.npy", "--depthwise"], "out.png"),
     "flatten-filters": (["flatten-filters", EDGES], "out.npy"),
+    "matrix": (["matrix", DIGIT, "--kernel", "k.npy"], "out.npz"),
 }
 CALLS = ("open", "read", "write", "buffered write", "flush", "fsync", "fchmod", "replace")
 # Calls that each command makes at least: a loop that ends sooner has tested nothing.

@@ -36,7 +36,9 @@ def sparsity_picture(matrix: LayerMatrix) -> NDArray[np.uint8]:
     colours = np.where(shade > 0, _FAINT + (_FULL - _FAINT) * shade, _PAPER).round().astype(np.uint8)
     one_each = (rows, columns) == matrix.shape
     cell = max(min(_LONG_SIDE // max(rows, columns), _LARGEST_CELL), 1) if one_each else 1
-    pattern = colours.repeat(cell, 0).repeat(cell, 1)
+    # What has few rows, or few columns, should still be seen.
+    height, width = (max(cell, _SHORT_SIDE // n) if not one_each else cell for n in (rows, columns))
+    pattern = colours.repeat(height, 0).repeat(width, 1)
     if cell >= _LINED_CELL:
         pattern[::cell], pattern[:, ::cell] = _LINE, _LINE
     caption = [f"{sizes(matrix.shape)}, {matrix.nnz} entries ({percent(matrix.layer.density)})"]
