@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from convmat.chains import chain as chain
     from convmat.engine import convolve as convolve
+    from convmat.engine import convolve_transpose as convolve_transpose
     from convmat.errors import ConvmatError as ConvmatError
     from convmat.frameworks import framework_pads as framework_pads
     from convmat.geometry import ConvGeometry as ConvGeometry
     from convmat.matrix import layer_matrix as layer_matrix
     from convmat.patches import flatten_filters as flatten_filters
+    from convmat.patches import fold as fold
     from convmat.patches import unroll as unroll
     from convmat.verification import Report as Report
     from convmat.verification import verify as verify
@@ -29,7 +31,9 @@ _HOMES = {
     "Report": "verification",
     "chain": "chains",
     "convolve": "engine",
+    "convolve_transpose": "engine",
     "flatten_filters": "patches",
+    "fold": "patches",
     "framework_pads": "frameworks",
     "layer_matrix": "matrix",
     "unroll": "patches",

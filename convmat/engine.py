@@ -19,17 +19,25 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat.errors import DTypeError, IntegerRangeError, ShapeError
-from convmat.geometry import PADDING_MODES, Block, ConvGeometry, Padding, Sizes, check_choice
+from convmat.geometry import (
+    PADDING_MODES,
+    Block,
+    ConvGeometry,
+    Padding,
+    Sizes,
+    check_choice,
+    transpose_geometry,
+)
 from convmat.parallel import share_out, thread_count
-from convmat.patches import Patches, as_numbers, check_filter_groups
+from convmat.patches import Folding, Patches, as_numbers, check_filter_groups
 
 BLOCK_BYTES = 1 << 20
 """Size of the buffer that holds a block of X_col: within a core's cache, so that BLAS finds it there."""
@@ -81,6 +89,105 @@ def convolve(
     """
     todo = prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode, threads)
     return execute(todo, out)
+
+
+def convolve_transpose(
+    y: ArrayLike,
+    filters: ArrayLike,
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+    groups: int = 1,
+    output_padding: Sizes = 0,
+    input_shape: Sequence[SupportsIndex] | None = None,
+    *,
+    bias: ArrayLike | None = None,
+    threads: int | None = None,
+) -> NDArray[Any]:
+    """Transposed convolution: fold(Y · W_colᵀ), the adjoint of `convolve`, ⟨convolve x, y⟩ = ⟨x, this y⟩.
+
+    So it is the gradient of a convolution by its input, and the layer called deconvolution or
+    ConvTranspose.
+
+    Args:
+        y: (N, *out, K), what a convolution with these filters gives.
+        filters: (K, *kernel, C/groups), those of the convolution that is transposed.
+        stride, padding, dilation, groups: of that convolution.
+        output_padding: lines more at the end of each axis; 0 to max(stride, dilation) − 1.
+        input_shape: (N, *spatial, C) of that convolution's input, where many would give this y: the result
+            is then the exact adjoint, under any padding name. Without it the output has
+            (H − 1)·S − P + D·(k − 1) + 1 + output_padding lines, or H·S for "same" and "same-lower".
+        bias: (C,), added to each pixel.
+
+    Returns:
+        (N, *spatial, C), in the dtype that `convolve` has.
+
+    Raises:
+        As `convolve`; GeometryError for an `input_shape` whose convolution does not give this y.
+    """
+    y, filters = as_numbers("input", y), as_numbers("filters", filters)
+    if len(filters.shape) != y.ndim or 0 in filters.shape:
+        raise ShapeError(
+            "filters",
+            f"have shape {filters.shape}, expected (K, *kernel, C/groups) with {y.ndim} axes, none 0",
+        )
+    if y.shape[-1] != len(filters):
+        raise ShapeError(
+            "input",
+            f"has {y.shape[-1]} channels, {len(filters)} filters give as many; what is transposed takes "
+            "the outputs of a convolution with these filters",
+        )
+    check_filter_groups(len(filters), groups)
+    channels = filters.shape[-1] * groups
+    geometry = transpose_geometry(
+        y.shape,
+        channels,
+        filters.shape[1:-1],
+        stride,
+        padding,
+        dilation,
+        groups,
+        output_padding,
+        input_shape,
+    )
+    if bias is not None:
+        bias = as_numbers("bias", bias)
+        if bias.shape != (channels,):
+            raise ShapeError("bias", f"has shape {bias.shape}, {channels} channels take ({channels},)")
+    terms = math.prod(geometry.kernel_size) * len(filters) // groups
+    arithmetic = choose_arithmetic(terms, y, filters, bias)
+    accumulator = arithmetic.accumulator
+    threads = thread_count(threads)
+    if 2 * y.size * geometry.terms < _WORTH_ONE_BLAS:
+        threads = 1
+    with np.errstate(all="ignore"):
+        # W_colᵀ of each group, (groups, K/groups, n).
+        w_rows = filters.astype(accumulator, copy=False).reshape(groups, len(filters) // groups, -1)
+        folding = Folding(geometry, accumulator, positions=y.shape[1:-1], threads=threads)
+        blocks = (
+            (block, functools.partial(_products, y, w_rows, geometry, block)) for block in folding.blocks()
+        )
+        x = np.empty(geometry.input_shape, arithmetic.result)
+        lines, start = x.reshape(len(y) * x.shape[1], *x.shape[2:]), 0
+        for found in folding.run(blocks, blas=True):
+            if bias is not None:
+                found = found + bias.astype(accumulator)
+            np.copyto(lines[start : start + len(found)], found, casting="unsafe")
+            start += len(found)
+    return x
+
+
+def _products(y: NDArray[Any], w_rows: NDArray[Any], geometry: ConvGeometry, block: Block) -> NDArray[Any]:
+    """Rows of Y · W_colᵀ as patches, (n, *positions, *kernel, C)."""
+    images, lines, *_ = block.positions
+    groups, per_group, _ = w_rows.shape
+    part = y[images.start : images.stop, lines.start : lines.stop].astype(w_rows.dtype, copy=False)
+    rows = part.reshape(-1, groups, per_group).transpose(1, 0, 2)
+    found = np.matmul(rows, w_rows)  # (groups, rows, kh·kw·C/groups)
+    depth = geometry.channels // groups
+    patches = (*part.shape[:-1], *geometry.kernel_size)
+    split: NDArray[Any] = np.moveaxis(found.reshape(groups, *patches, depth), 0, -2)
+    return split.reshape(*patches, geometry.channels)
 
 
 def multiply(x_col: ArrayLike, w_col: ArrayLike) -> NDArray[Any]:

@@ -370,7 +370,8 @@ class LayerMap:
         met = _positions(self.geometry, axis, np.asarray(run.outputs)[:, None], run.taps[run.starts])
         if self.padding_mode == "zeros":
             return met
-        return padding_source(met, self.geometry.input_size[axis], self.padding_mode)
+        pixels: NDArray[np.intp] = padding_source(met, self.geometry.input_size[axis], self.padding_mode)
+        return pixels
 
     def _as_image(self, vector: NDArray[Any], size: tuple[int, ...], channels: int) -> NDArray[Any]:
         """A vector in the map's layout as (*size, channels)."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import ArrayLike, NDArray
 
-from convmat.errors import DTypeError, GeometryError, ShapeError
+from convmat.errors import DTypeError, GeometryError, IntegerRangeError, ShapeError
 from convmat.geometry import (
     ORDERS,
     PADDING_MODES,
@@ -24,6 +25,8 @@ from convmat.geometry import (
     whole,
 )
 from convmat.parallel import share_out, thread_count
+
+OVERLAPS = ("sum", "mean")
 
 # Of X_col, written at one time by a thread: bounds a block's slab, and a stream's memory.
 _BLOCK_BYTES = 1 << 20
@@ -425,6 +428,365 @@ class _Memory:
     def __init__(self, owner: NDArray[Any], interface: dict[str, Any]) -> None:
         self.owner = owner
         self.__array_interface__ = interface
+
+
+def fold(
+    x_col: ArrayLike,
+    input_shape: Sequence[SupportsIndex],
+    kernel_size: Sizes,
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+    overlap: str = "sum",
+    *,
+    order: str = "hwc",
+    threads: int | None = None,
+) -> NDArray[Any]:
+    """Put the patches of X_col back where `unroll` took them from (col2im).
+
+    Every element X_col[row, col] goes to the pixel that Eq. 8 names; what fell into the padding is dropped.
+
+    Args:
+        x_col: (N·P, kh·kw·C), or (N, P, kh·kw·C).
+        input_shape: (N, *spatial, C), of the input that was unrolled.
+        kernel_size, stride, padding, dilation: those of the unrolling, as `ConvGeometry` takes them.
+        overlap: what becomes of elements that meet in one pixel. "sum" adds them: the adjoint of `unroll`,
+            ⟨unroll x, p⟩ = ⟨x, fold p⟩, and so its gradient; PyTorch's Fold, ONNX's Col2Im. "mean" is the
+            inverse of `unroll`, exact wherever a patch covers the pixel.
+        order: of the columns, as `unroll` takes it.
+        threads: to work with; by default what CONVMAT_THREADS says, or all cores.
+
+    Returns:
+        (N, *spatial, C); 0 where no patch reaches. Where no elements meet they keep dtype and bits. Else
+        sums of integers are int64, their means float64; floats keep their dtype, in native byte order
+        (float16 is summed in float32, a mean's sum one precision wider).
+
+    Raises:
+        GeometryError: sizes that make no convolution. ShapeError: an X_col that is not of this geometry.
+        DTypeError: not numbers. IntegerRangeError: integers whose sums could pass 2^63.
+    """
+    x_col = as_numbers("x_col", x_col)
+    geometry = ConvGeometry(input_shape, kernel_size, stride, padding, dilation)
+    check_x_col(x_col.shape, geometry)
+    rows = x_col.reshape(geometry.matrix_shape)
+    image = np.empty(geometry.input_shape, fold_dtype(x_col.dtype, geometry, overlap))
+    lines, start = image.reshape(geometry.batch * geometry.input_size[0], *image.shape[2:]), 0
+    for block in fold_stream([rows], x_col.dtype, geometry, overlap, order, threads):
+        lines[start : start + len(block)] = block
+        start += len(block)
+    return image
+
+
+def check_x_col(shape: tuple[int, ...], geometry: ConvGeometry) -> None:
+    """Raise ShapeError unless a matrix of this shape is an X_col of the geometry."""
+    rows, columns = geometry.matrix_shape
+    if shape not in ((rows, columns), (geometry.batch, geometry.patches, columns)):
+        raise ShapeError(
+            "x_col",
+            f"has shape {shape}, an input of {geometry.input_shape} is unrolled to {(rows, columns)}; "
+            "give the shape, kernel, stride, padding and dilation of the unrolling",
+        )
+
+
+def fold_dtype(dtype: np.dtype[Any], geometry: ConvGeometry, overlap: str = "sum") -> np.dtype[Any]:
+    """The dtype that `fold` returns for an X_col of this dtype."""
+    check_choice("overlap", overlap, OVERLAPS)
+    if not _elements_meet(geometry):
+        return dtype
+    if dtype.kind in "biu":
+        return np.dtype(np.int64 if overlap == "sum" else np.float64)
+    return dtype.newbyteorder("=")
+
+
+def fold_stream(
+    parts: Iterable[NDArray[Any]],
+    dtype: np.dtype[Any],
+    geometry: ConvGeometry,
+    overlap: str = "sum",
+    order: str = "hwc",
+    threads: int | None = None,
+) -> Iterator[NDArray[Any]]:
+    """The folded images line by line, (lines, *other axes, C), all images' first axes joined.
+
+    Args:
+        parts: X_col of `dtype`, any number of rows at a time; a few of its lines are held at a time.
+    """
+    check_choice("order", order, ORDERS)
+    folded = fold_dtype(dtype, geometry, overlap)
+    threads = thread_count(threads)
+    line_bytes = geometry.matrix_shape[1] * math.prod(geometry.output_size[1:]) * max(dtype.itemsize, 1)
+    if line_bytes * geometry.output_size[0] * geometry.batch < _WORTH_THREADS:
+        threads = 1
+    folding = Folding(geometry, dtype, overlap, threads=threads)
+    kernel, channels = geometry.kernel_size, geometry.channels
+
+    def patches(block: Block, rows: NDArray[Any]) -> NDArray[Any]:
+        where = tuple(map(len, block.positions))
+        if order == "hwc":
+            return rows.reshape(*where, *kernel, channels)
+        return np.moveaxis(rows.reshape(*where, channels, *kernel), len(where), -1)
+
+    blocks = _regrouped(parts, folding.blocks())
+    for lines in folding.run((block, partial(patches, block, rows)) for block, rows in blocks):
+        yield lines.astype(folded, copy=False)
+
+
+def _regrouped(
+    parts: Iterable[NDArray[Any]], blocks: Iterable[Block]
+) -> Iterator[tuple[Block, NDArray[Any]]]:
+    """X_col's rows, however many come at a time, block by block."""
+    rest, held = iter(parts), np.empty((0, 0))
+    for block in blocks:
+        got = [held] if len(held) else []
+        while sum(map(len, got)) < len(block.rows):
+            part = next(rest)
+            got.append(part.reshape(-1, part.shape[-1]))
+        rows = got[0] if len(got) == 1 else np.concatenate(got)
+        yield block, rows[: len(block.rows)]
+        held = rows[len(block.rows) :]
+
+
+class Folding:
+    """Sums, or means, of patches in the pixels where they meet, a block at a time.
+
+    A block of output lines adds up in a slab of its own, the pixel lines it reaches. The last of those are
+    also reached by the block that follows: they wait for it. So blocks need nothing of each other, and
+    threads can work on several at a time, with the same result for any number of them.
+
+    Args:
+        geometry: of the input that is put together.
+        dtype: of the patches.
+        positions: output positions of an image that there are patches for; by default all.
+    """
+
+    def __init__(
+        self,
+        geometry: ConvGeometry,
+        dtype: np.dtype[Any],
+        overlap: str = "sum",
+        positions: tuple[int, ...] | None = None,
+        threads: int = 1,
+    ) -> None:
+        self._geometry, self._overlap, self._dtype, self._threads = geometry, overlap, dtype, threads
+        self._positions = geometry.output_size if positions is None else positions
+        self._counts = _counts(geometry)
+        self._meet = any(count.max() > 1 for count in self._counts)
+        self._most = math.prod(int(count.max()) for count in self._counts)
+        self._accumulator = self._choose_accumulator() if self._meet else dtype
+        # A mean of equal numbers is that number. A wider sum sees to it; where there is none, bounds do.
+        self._bounded = self._meet and overlap == "mean" and self._accumulator == dtype and dtype.kind in "fc"
+        self._slabs: dict[tuple[int, int, int], list[_Slab]] = {}
+
+    def blocks(self) -> Iterator[Block]:
+        """What `run` takes the patches of: several whole images, or whole lines of one, in order."""
+        line = math.prod(self._positions[1:])
+        line_bytes = max(line * self._geometry.matrix_shape[1] * self._dtype.itemsize, 1)
+        lines = self._positions[0]
+        most = max(_BLOCK_BYTES // line_bytes, 1)
+        images, most = (most // lines, lines) if most >= lines else (1, most)
+        images = max(min(images, -(-self._geometry.batch // self._threads)), 1)
+        start = 0
+        for n in range(0, self._geometry.batch, images):
+            some = range(n, min(n + images, self._geometry.batch))
+            for y in range(0, lines, most):
+                positions = (some, range(y, min(y + most, lines)), *map(range, self._positions[1:]))
+                stop = start + math.prod(map(len, positions))
+                yield Block(range(start, stop), positions)
+                start = stop
+
+    def _choose_accumulator(self) -> np.dtype[Any]:
+        if self._dtype.kind in "biu":
+            return np.dtype(np.int64)
+        if self._dtype == np.float16:
+            return np.dtype(np.float32)
+        native = self._dtype.newbyteorder("=")
+        wider = {"f4": "f8", "c8": "c16"}.get(native.str[1:], native)
+        return np.dtype(wider if self._overlap == "mean" else native)
+
+    def run(
+        self, blocks: Iterable[tuple[Block, Callable[[], NDArray[Any]]]], blas: bool = False
+    ) -> Iterator[NDArray[Any]]:
+        """The images' lines, (lines, *other axes, C), a few at a time; each is valid until the next.
+
+        Args:
+            blocks: those of `blocks`, each with what gives its patches, (n, *positions, *kernel, C).
+        """
+        rest, waiting = iter(blocks), list[NDArray[Any]]()
+        while wave := list(itertools.islice(rest, self._threads)):
+            found: list[list[NDArray[Any]]] = [[] for _ in wave]
+
+            def worker(
+                found: list[list[NDArray[Any]]] = found,
+            ) -> Callable[[tuple[int, tuple[Block, Callable[[], NDArray[Any]]]]], None]:
+                def add(task: tuple[int, tuple[Block, Callable[[], NDArray[Any]]]]) -> None:
+                    number, (_, patches) = task
+                    with np.errstate(all="ignore"):
+                        found[number] = self._add_up(patches(), number)
+
+                return add
+
+            share_out(enumerate(wave), worker, len(wave), blas)
+            for (block, _), slabs in zip(wave, found, strict=True):
+                lines, waiting = self._finish(block.positions[1], slabs, waiting)
+                yield lines
+
+    def _add_up(self, patches: NDArray[Any], number: int) -> list[NDArray[Any]]:
+        """Sums of patches, and where a mean needs them the least and the largest, in a thread's slabs."""
+        self._check_range(patches)
+        key = (number, *patches.shape[:2])
+        if key not in self._slabs:
+            self._slabs[key] = [_Slab(self, patches) for _ in range(3 if self._bounded else 1)]
+        slabs = self._slabs[key]
+        # Complex numbers are compared by part.
+        for slab, first, put in zip(
+            slabs, (0, np.inf, -np.inf), (np.add, np.minimum, np.maximum), strict=False
+        ):
+            for part in _parts(slab.memory):
+                part[...] = first
+            if not self._meet:
+                slab.put(patches)
+            else:
+                for source, target in slab.pieces(patches):
+                    if put is np.add:
+                        np.add(target, source, out=target)
+                        continue
+                    for value, bound in zip(_parts(source), _parts(target), strict=True):
+                        put(bound, value, out=bound)
+        return [slab.memory for slab in slabs]
+
+    def _finish(
+        self, positions: range, slabs: list[NDArray[Any]], waiting: list[NDArray[Any]]
+    ) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+        """The lines that no later block reaches, and a copy of the others."""
+        g = self._geometry
+        for slab, rest, merge in zip(slabs, waiting, (np.add, np.minimum, np.maximum), strict=False):
+            for ours, theirs in zip(_parts(slab), _parts(rest), strict=True):
+                both = ours[:, : theirs.shape[1]]
+                merge(both, theirs, out=both)
+        before, size = g.pads[0][0], g.input_size[0]
+        start = positions.start * g.stride[0] - before
+        last = positions.stop == self._positions[0]
+        stop = size if last else min(positions.stop * g.stride[0] - before, size)
+        first = max(start, 0)
+        inner = [slice(b, b + h) for (b, _), h in zip(g.pads[1:], g.input_size[1:], strict=True)]
+        box = (slice(None), slice(max(first - start, 0), max(stop - start, 0)), *inner)
+        lines = self._result([slab[box] for slab in slabs], first)
+        if lines.shape[1] < stop - first:  # no patch reaches further
+            gap = np.zeros((len(lines), stop - first - lines.shape[1], *lines.shape[2:]), lines.dtype)
+            lines = np.concatenate([lines, gap], axis=1)
+        waiting = [] if last else [slab[:, max(stop - start, 0) :].copy() for slab in slabs]
+        return lines.reshape(-1, *lines.shape[2:]), waiting
+
+    def _result(self, found: list[NDArray[Any]], first: int) -> NDArray[Any]:
+        """Sums, or means, of lines from line `first` on."""
+        total = found[0]
+        if self._overlap == "sum" or not self._meet:
+            return total
+        times = np.ones(())
+        for axis, count in enumerate(self._counts):
+            along = count[first : first + total.shape[1]] if axis == 0 else count
+            times = np.multiply.outer(times, np.maximum(along, 1))
+        with np.errstate(all="ignore"):
+            mean: NDArray[Any] = total / times[..., None].astype(total.real.dtype.newbyteorder("="))
+        if self._bounded:
+            for value, low, high in zip(*map(_parts, (mean, *found[1:])), strict=True):
+                # Where no patch reaches, the least is above the largest.
+                np.copyto(value, np.clip(value, low, high), where=low <= high)
+        return mean
+
+    def _check_range(self, patches: NDArray[Any]) -> None:
+        if not self._meet or patches.dtype.kind not in "biu" or not patches.size:
+            return
+        if patches.dtype.itemsize < 8 and self._most < 1 << 31:
+            return
+        peak = max(int(patches.max()), -int(patches.min())) * self._most
+        if peak >= 1 << 63:
+            raise IntegerRangeError(
+                "x_col",
+                f"sums of {self._most} integers could reach {peak:.3g}, int64 ends at {2**63 - 1:.3g}; "
+                "use smaller integers, or floats",
+            )
+
+
+class _Slab:
+    """The pixel lines that a block of patches reaches, padding included, and where each patch goes.
+
+    Patches go tap by tap; but where channels are many or nothing meets, kernel rows go whole, every m-th
+    along a line so that they stay apart: longer runs, at which NumPy is faster.
+    """
+
+    def __init__(self, folding: Folding, patches: NDArray[Any]) -> None:
+        g = folding._geometry
+        axes = len(g.kernel_size)
+        shape = [len(patches)]
+        for axis, (size, count) in enumerate(zip(g.input_size, patches.shape[1 : 1 + axes], strict=True)):
+            reach = (count - 1) * g.stride[axis] + g.extent[axis]
+            shape.append(reach if axis == 0 else max(reach, g.pads[axis][0] + size))
+        self.memory = np.empty((*shape, g.channels), folding._accumulator)
+        self._pieces = list(self._places(g, patches.shape[: 1 + axes]))
+
+    def pieces(self, patches: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """Parts of the patches that share no pixel, each with its place."""
+        return ((patches[part], place) for part, place in self._pieces)
+
+    def put(self, patches: NDArray[Any]) -> None:
+        """Write patches of which none meet, whole runs at a time."""
+        for source, target in self.pieces(patches):
+            merged = min(_run_axes(source, source.ndim), _run_axes(target, source.ndim))
+            if merged and source.dtype == target.dtype:
+                source, target = _as_runs(source, merged), _as_runs(target, merged)
+            np.copyto(target, source)
+
+    def _places(
+        self, g: ConvGeometry, counts: tuple[int, ...]
+    ) -> Iterator[tuple[tuple[Any, ...], NDArray[Any]]]:
+        (k, s, d), line = (g.kernel_size[-1], g.stride[-1], g.dilation[-1]), self.memory.strides[-2]
+        whole_rows = d == 1 and (g.channels > 1 or s >= k)
+        width = k if whole_rows else 1
+        apart = -(-width // s)
+        every = (slice(None),) * (len(counts) - 1)
+        for tap in itertools.product(*map(range, g.kernel_size[:-1])):
+            starts = [i * step for i, step in zip(tap, g.dilation[:-1], strict=True)]
+            ends = [
+                start + (n - 1) * step + 1
+                for start, n, step in zip(starts, counts[1:-1], g.stride[:-1], strict=True)
+            ]
+            lines = self.memory[:, *map(slice, starts, ends, g.stride[:-1])]
+            for j in range(0, k, width):
+                for first in range(min(apart, counts[-1])):
+                    part = (*every, slice(first, None, apart), *tap, slice(j, j + width))
+                    place = as_strided(
+                        lines[(*every, slice(first * s + j * d, None))],
+                        (*lines.shape[:-2], -(-(counts[-1] - first) // apart), width, g.channels),
+                        (*lines.strides[:-2], apart * s * line, d * line, lines.strides[-1]),
+                    )
+                    yield part, place
+
+
+def _parts(a: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """The real and the imaginary part, which are compared apart, or real numbers themselves."""
+    return (a.real, a.imag) if a.dtype.kind == "c" else (a,)
+
+
+def _counts(geometry: ConvGeometry) -> list[NDArray[np.intp]]:
+    """How many patches see each pixel along each axis; over several axes these multiply."""
+    found = []
+    for size, k, s, d, (before, _), out in zip(
+        geometry.input_size,
+        geometry.kernel_size,
+        geometry.stride,
+        geometry.dilation,
+        geometry.pads,
+        geometry.output_size,
+        strict=True,
+    ):
+        seen = np.add.outer(np.arange(k) * d, np.arange(out) * s) - before
+        found.append(np.bincount(seen[(seen >= 0) & (seen < size)], minlength=size))
+    return found
+
+
+def _elements_meet(geometry: ConvGeometry) -> bool:
+    return any(count.max() > 1 for count in _counts(geometry))
 
 
 def flatten_filters(filters: ArrayLike, groups: int = 1, *, order: str = "hwc") -> NDArray[Any]:
