@@ -39,12 +39,19 @@ from convmat.geometry import (
 from convmat.parallel import share_out, thread_count
 from convmat.patches import Folding, Patches, as_numbers, check_filter_groups
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 19
 """Size of the buffer that holds a block of X_col: within a core's cache, so that BLAS finds it there."""
+
+LARGE_BLOCK_BYTES = 1 << 22
+"""The same where W_col is large: BLAS packs it anew for each block, so blocks have many rows."""
 
 TAP_BLOCK_BYTES = 1 << 17
 """The same where no X_col is formed: of the sums, which each tap passes over."""
 
+_MANY_ROWS = 384
+# OpenBLAS multiplies without packing up to so many multiplications, for few columns a half faster.
+_UNPACKED = 1_000_000
+_FEW_COLUMNS = 32
 _WORTH_ONE_BLAS = 1 << 19  # FLOPs; below, BLAS starts no threads of its own, and need not be told
 
 
@@ -418,10 +425,10 @@ class BlockPlan:
     """Largest block of the product, over (n, *position of a patch)."""
     threads: int
 
-    def for_batch(self, batch: int) -> BlockPlan:
-        """The same plan for another number of images."""
+    def for_batch(self, batch: int, threads: int | None = None) -> BlockPlan:
+        """The plan for another number of images; threads as `convolve` takes them."""
         geometry = self.geometry.for_batch(batch)
-        return plan(geometry, self.filters, self.arithmetic, self.padding_mode, self.threads)
+        return plan(geometry, self.filters, self.arithmetic, self.padding_mode, thread_count(threads))
 
     @property
     def block_rows(self) -> int:
@@ -493,14 +500,14 @@ def plan(
     arithmetic: Arithmetic,
     padding_mode: str = "zeros",
     threads: int = 1,
-    block_bytes: int = BLOCK_BYTES,
+    block_bytes: int | None = None,
     tactic: Tactic | None = None,
 ) -> BlockPlan:
     """Decide how to convolve with `filters` filters.
 
     Args:
         threads: to use at most; small work is done on one.
-        block_bytes: of X_col that a thread holds at a time, at most, or one row.
+        block_bytes: of X_col that a thread holds at a time, at most, or one row; by default what suits.
         tactic: to use, instead of the one that costs least.
     """
     decided = _decide(geometry, filters, arithmetic.accumulator, threads, block_bytes, tactic)
@@ -513,7 +520,7 @@ def _decide(
     filters: int,
     accumulator: np.dtype[Any],
     threads: int,
-    block_bytes: int,
+    block_bytes: int | None,
     tactic: Tactic | None,
 ) -> tuple[Tactic, ConvGeometry, tuple[int, ...], int]:
     """The last fields of a plan; remembered, since the same layer comes again and again."""
@@ -521,14 +528,44 @@ def _decide(
         tactic = min(tactics(geometry, filters), key=lambda t: _cost(geometry, filters, accumulator, t))
     product = widen(geometry, tactic.outputs)
     rows = max(product.matrix_shape[0], 1)
-    footprint = max(tactic.outputs * filters, product.matrix_shape[1])
+    row_bytes = max(tactic.outputs * filters, product.matrix_shape[1]) * accumulator.itemsize
     if tactic.by_taps:
-        block_bytes, footprint = min(block_bytes, TAP_BLOCK_BYTES), filters
-    block_rows = max(block_bytes // (footprint * accumulator.itemsize), 1)
+        row_bytes = filters * accumulator.itemsize
+    if block_bytes is None:
+        block_bytes = TAP_BLOCK_BYTES if tactic.by_taps else BLOCK_BYTES
+        if not tactic.by_taps and _unpacked_rows(product, filters, tactic) is None:
+            block_bytes = max(block_bytes, min(_MANY_ROWS * row_bytes, LARGE_BLOCK_BYTES))
+    block_rows = max(block_bytes // row_bytes, 1)
     if _cost(geometry, filters, accumulator, tactic) < _WORTH_THREADS:
         threads = 1
     block_shape = product.block_shape(min(block_rows, -(-rows // threads)), threads)
     return tactic, product, block_shape, min(threads, -(-rows // math.prod(block_shape)))
+
+
+def _unpacked_rows(product: ConvGeometry, filters: int, tactic: Tactic) -> int | None:
+    """Rows of the product to multiply at a time, where BLAS does better with few; None where it does not."""
+    n = product.terms * tactic.groups
+    columns = tactic.outputs * filters * tactic.groups // product.groups
+    rows = max(_UNPACKED // (n * columns), 1)
+    return rows if columns <= _FEW_COLUMNS or rows >= 100 else None
+
+
+def _multiply(left: NDArray[Any], right: NDArray[Any], out: NDArray[Any], at_a_time: int | None) -> None:
+    """Products (parts, rows, n) · (parts, n, columns), `at_a_time` rows after another's."""
+    _, rows, n = left.shape
+    if at_a_time is None or at_a_time >= rows:
+        np.matmul(left, right, out=out)
+        return
+    at_a_time = -(-rows // -(-rows // at_a_time))  # as even as can be
+    for part, other, found in zip(left, right, out, strict=True):
+        even = rows // at_a_time * at_a_time
+        np.matmul(
+            part[:even].reshape(-1, at_a_time, n),
+            other,
+            out=found[:even].reshape(-1, at_a_time, len(other.T)),
+        )
+        if even < rows:
+            np.matmul(part[even:], other, out=found[even:])
 
 
 @dataclass(frozen=True)
@@ -684,7 +721,11 @@ def _product_weights(todo: Convolution) -> NDArray[Any]:
     geometry, (outputs, merged, _) = plan.geometry, plan.tactic
     parts, per_group, depth = geometry.groups // merged, len(filters) // geometry.groups, filters.shape[-1]
     if outputs == merged == 1:
-        return filters.reshape(parts, per_group, -1).transpose(0, 2, 1)
+        weights = filters.reshape(parts, per_group, -1).transpose(0, 2, 1)
+        # BLAS packs a transposed matrix as fast, but only a straight one does it use unpacked.
+        return (
+            weights if _unpacked_rows(plan.product, plan.filters, plan.tactic) is None else weights.copy("C")
+        )
     banded = np.zeros(
         (parts, *plan.product.kernel_size, merged, depth, outputs, merged, per_group), filters.dtype
     )
@@ -705,6 +746,7 @@ def _by_products(todo: Convolution, weights: NDArray[Any]) -> Callable[[Block, N
     plan = todo.plan
     accumulator, outputs = plan.arithmetic.accumulator, plan.tactic.outputs
     parts, n, columns = weights.shape
+    at_a_time = None if accumulator.kind == "i" else _unpacked_rows(plan.product, plan.filters, plan.tactic)
     patches = Patches(todo.x, plan.product, plan.block_shape, plan.padding_mode, accumulator, parts)
     in_place = patches.matrix() if parts == 1 else None
     x_col = np.empty((parts, plan.block_rows * n if in_place is None else 0), accumulator)
@@ -732,14 +774,14 @@ def _by_products(todo: Convolution, weights: NDArray[Any]) -> Callable[[Block, N
             and y.flags.c_contiguous
             and line == len(block.positions[-1]) * outputs
         ):
-            np.matmul(left[0], weights[0], out=y.reshape(rows, columns))
+            _multiply(left, weights, y.reshape(1, rows, columns), at_a_time)
             if todo.bias is not None:
                 y += todo.bias
             return
         if not sums:
             sums.append(np.empty((parts, plan.block_rows * columns), accumulator))
         product = sums[0][:, : rows * columns].reshape(parts, rows, columns)
-        np.matmul(left, weights, out=product)
+        _multiply(left, weights, product, at_a_time)
         split = product.reshape(parts, *y.shape[:-2], -1, columns // outputs)
         found = np.moveaxis(split, 0, -2).reshape(*y.shape[:-2], -1, plan.filters)[..., :line, :]
         if todo.bias is not None:

@@ -32,6 +32,7 @@ OVERLAPS = ("sum", "mean")
 _BLOCK_BYTES = 1 << 20
 _WORTH_THREADS = 1 << 19  # bytes; below, to wake another thread takes longer than it saves
 _LONGEST_RUN = 1 << 30  # bytes; NumPy's elements end at 2^31
+_ALL = slice(None)
 
 
 def unroll(
@@ -240,11 +241,12 @@ class Patches:
                 strict=True,
             )
         ]
+        self._inside = [axis.inside for axis in self._axes]
         self._input = self._see_input()
         self._slab: NDArray[Any] | None = None
         self._slab_seen: _Seen | None = None
         self._inner: list[slice] | None = None
-        self._read = x[:0]
+        self._last: Block | None = None
 
     def at(self, block: Block) -> NDArray[Any]:
         """A block's patches, (groups, n, *positions, *kernel, C/groups), to read until the next block."""
@@ -292,9 +294,13 @@ class Patches:
 
     def are_finite(self) -> bool:
         """Whether all pixels that the last block was taken from are: no NaN, no infinity."""
-        pixels = self._read
-        if pixels.dtype.kind not in "fc":
+        if self._x.dtype.kind not in "fc":
             return True
+        pixels = self._x if self._slab is None else self._slab
+        if self._last is not None:
+            images, positions = self._last.positions[0], self._last.positions[1:]
+            spans = (axis.span(p) for axis, p in zip(self._axes, positions, strict=True))
+            pixels = self._x[images.start : images.stop, *(slice(s.start, s.stop) for s in spans)]
         if not pixels.flags.c_contiguous or not pixels.dtype.isnative:
             return bool(np.isfinite(pixels).all())
         flat = pixels.reshape(-1).view(pixels.real.dtype)
@@ -305,22 +311,23 @@ class Patches:
         """What a block's patches are seen in, and their part of it."""
         images, positions = block.positions[0], block.positions[1:]
         if self._input is not None and all(
-            axis.inside.start <= p.start and p.stop <= axis.inside.stop
-            for axis, p in zip(self._axes, positions, strict=True)
+            within.start <= p.start and p.stop <= within.stop
+            for within, p in zip(self._inside, positions, strict=True)
         ):
-            spans = (axis.span(p) for axis, p in zip(self._axes, positions, strict=True))
-            self._read = self._x[images.start : images.stop, *(slice(s.start, s.stop) for s in spans)]
-            starts = [axis.inside.start for axis in self._axes]
-            cut = [slice(p.start - start, p.stop - start) for p, start in zip(positions, starts, strict=True)]
-            return self._input, (slice(None), slice(images.start, images.stop), *cut)
+            self._last = block
+            cut = [
+                slice(p.start - within.start, p.stop - within.start)
+                for p, within in zip(positions, self._inside, strict=True)
+            ]
+            return self._input, (_ALL, slice(images.start, images.stop), *cut)
         if self._slab is None or self._slab_seen is None:
             self._slab = self._new_slab()
             self._slab_seen = self._seen_in(
                 self._slab, [0] * len(self._axes), [a.most for a in self._axes], [a.steps for a in self._axes]
             )
         self._fill(self._slab, self._x[images.start : images.stop], positions)
-        self._read = self._slab
-        return self._slab_seen, (slice(None), slice(0, len(images)), *(slice(0, len(p)) for p in positions))
+        self._last = None
+        return self._slab_seen, (_ALL, slice(0, len(images)), *(slice(0, len(p)) for p in positions))
 
     def _see_input(self) -> _Seen | None:
         """The patches that fall inside the input, as a view of it; None where a slab is needed or better."""

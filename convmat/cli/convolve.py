@@ -12,11 +12,17 @@ from convmat.cli import options
 @click.command("convolve", cls=options.Command)
 @options.inputs_argument()
 @options.layer_options
+@options.threads_option
+@click.option(
+    "--explain", is_flag=True, help="Print the plan: how the product is cut, blocks, threads, FLOPs."
+)
 @options.output_option
 @options.report_options
 def command(
     inputs: tuple[str, ...],
     layout: str,
+    threads: int | None,
+    explain: bool,
     output: str | None,
     as_json: bool,
     quiet: bool,
@@ -41,19 +47,19 @@ def command(
     from convmat.files.outputs import is_picture
     from convmat.layouts import from_batch
     from convmat.report.facts import Fact, Seen, input_fact, rows_grid
-    from convmat.report.results import layer_facts
+    from convmat.report.results import layer_facts, plan_facts
 
     batch, arguments = open_layer(inputs, layout=layout, **layer)
     # What is wrong with the options shows before any data is read.
     todo = prepare(batch.empty(), **arguments)
-    plan, dtype = todo.plan.for_batch(batch.shape[0]), todo.plan.arithmetic.result
+    plan, dtype = todo.plan.for_batch(batch.shape[0], threads), todo.plan.arithmetic.result
     picture = output is not None and is_picture(output)
     if picture:
         from convmat.files.images import check_picture, write_picture
 
         check_picture(plan.output_shape)
     rows = plan.geometry.matrix_shape[0]
-    results = (block for x in batch.chunks() for block in stream(prepare(x, **arguments)))
+    results = (block for x in batch.chunks() for block in stream(prepare(x, **arguments, threads=threads)))
     seen = Seen(results, (rows, plan.filters))
     blocks = progress(seen, rows, quiet)
     notes = []
@@ -68,5 +74,6 @@ def command(
         y = from_batch(collect(blocks, plan.output_shape, dtype), layout)
         write_npy(output, y.shape, dtype, y)
     facts = [input_fact(inputs), *layer_facts(plan, arguments["flip"], layout), seen.fact(), *notes]
+    facts += plan_facts(plan) if explain else []
     grids = [rows_grid(plan.geometry, "Y", seen.whole)] if seen.whole is not None else []
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)

@@ -19,6 +19,7 @@ from convmat.cli import options
 @options.dims_option
 @click.option("--per-image", is_flag=True, help="Write N × P × (kh·kw·C), a matrix for each image.")
 @click.option("--dry-run", is_flag=True, help="Read headers only and write nothing; print what would be.")
+@options.threads_option
 @options.output_option
 @options.report_options
 def command(
@@ -35,6 +36,7 @@ def command(
     dims: int | None,
     per_image: bool,
     dry_run: bool,
+    threads: int | None,
     output: str | None,
     as_json: bool,
     quiet: bool,
@@ -65,7 +67,7 @@ def command(
         (
             block
             for x in batch.chunks()
-            for block in unroll_stream(x, geometry.for_batch(len(x)), padding_mode, order)
+            for block in unroll_stream(x, geometry.for_batch(len(x)), padding_mode, order, threads)
         ),
         shape,
         extremes=False,

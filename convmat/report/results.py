@@ -79,9 +79,8 @@ def values_grid(title: str, matrix: NDArray[Any]) -> Grid:
 
 
 def layer_facts(plan: BlockPlan, flip: bool, layout: str) -> list[Fact]:
-    """A convolution: its geometry, its matrices, and the blocks that X_col is made in."""
+    """A convolution: its geometry and its matrices."""
     geometry = plan.geometry
-    rows, columns = geometry.matrix_shape
     depth = geometry.channels // geometry.groups
     return [
         *geometry_facts(geometry, plan.padding_mode),
@@ -90,12 +89,7 @@ def layer_facts(plan: BlockPlan, flip: bool, layout: str) -> list[Fact]:
         ),
         Fact("groups", "groups", geometry.groups, str(geometry.groups)),
         Fact("flip", "filters flipped", flip, "yes" if flip else "no"),
-        Fact(
-            "matrix_shape",
-            "X_col",
-            [rows, columns],
-            f"{sizes((rows, columns))}, in blocks of at most {plan.block_rows} rows",
-        ),
+        shape_fact("matrix_shape", "X_col", geometry.matrix_shape),
         shape_fact("weights_shape", "W_col", (geometry.terms, plan.filters)),
         Fact("layout", "", layout, ""),
         shape_fact("output_shape", "Y", from_batch_shape(plan.output_shape, layout), layout),
@@ -166,6 +160,41 @@ def _spectrum_facts(found: Spectrum | None) -> list[Fact]:
         Fact("smallest_singular_value", "smallest singular value", found.smallest, smallest),
         Fact("rank", "rank", found.rank, rank),
         Fact("condition", "condition", found.condition, condition),
+    ]
+
+
+def plan_facts(plan: BlockPlan) -> list[Fact]:
+    """How the engine goes about it."""
+    product, (outputs, groups, by_taps) = plan.product, plan.tactic
+    parts = plan.geometry.groups // groups
+    per_row = f", {outputs} outputs a row" if outputs > 1 else ""
+    per_part = f", in {parts} products of {groups} groups" if plan.geometry.groups > 1 else ""
+    shape = (
+        f"{sizes(product.matrix_shape)} · {sizes((product.terms * groups, outputs * plan.filters // parts))}"
+    )
+    copied = bytes_text(plan.bytes_copied) if plan.bytes_copied else "0, read in place"
+    more = plan.product_flops / max(plan.flops, 1)
+    return [
+        Fact("by_taps", "", by_taps, ""),
+        Fact("outputs_per_row", "", outputs, ""),
+        Fact("groups_per_product", "", groups, ""),
+        Fact(
+            "product_shape",
+            "product",
+            list(product.matrix_shape),
+            "tap by tap, no X_col" if by_taps else shape + per_row + per_part,
+        ),
+        Fact(
+            "block_shape",
+            "blocks",
+            list(plan.block_shape),
+            f"{plan.block_rows} rows, {sizes(plan.block_shape)} of (n, *positions)",
+        ),
+        Fact("buffer_bytes", "buffer of a thread", plan.buffer_bytes, bytes_text(plan.buffer_bytes)),
+        Fact("threads", "threads", plan.threads, str(plan.threads)),
+        Fact("bytes_copied", "bytes copied", plan.bytes_copied, copied),
+        Fact("flops", "FLOPs", plan.flops, str(plan.flops)),
+        Fact("product_flops", "carried out", plan.product_flops, f"{plan.product_flops} ({more:.2f} times)"),
     ]
 
 
