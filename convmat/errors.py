@@ -40,6 +40,10 @@ class MappingIndexError(ConvmatError, IndexError):
     """A row, column or pixel that the index mapping does not have."""
 
 
+class SettingError(ConvmatError, ValueError):
+    """A setting of an experiment that makes no experiment, or whose training comes to nothing."""
+
+
 class MemoryLimitError(ConvmatError, MemoryError):
     """Work that would need more memory than there is."""
 

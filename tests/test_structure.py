@@ -33,14 +33,16 @@ MAY_IMPORT = {
     "matrix": ("errors", "geometry", "patches", "engine", "spectrum", "files"),  # its arrays, saved
     "reference": (),
     "verification": (*_LIBRARY, "reference"),
+    "experiment": (*_LIBRARY, "experiment"),
     "files": ("errors", "files"),
-    "report": (*_LIBRARY, "frameworks", "chains", "verification", "report"),
+    "report": (*_LIBRARY, "frameworks", "chains", "verification", "experiment", "report"),
     "cli": (
         *_LIBRARY,
         "frameworks",
         "chains",
         "kernels",
         "verification",
+        "experiment",
         "files",
         "report",
         "cli",
@@ -53,6 +55,7 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "tqdm": "cli",
     "rich": "report",
     "PIL": ("files/images", "report/figures"),
+    "matplotlib": "report/curves",
 }
 
 

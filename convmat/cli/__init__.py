@@ -17,6 +17,7 @@ from typing import NoReturn, TextIO
 import click
 
 from convmat import __version__
+from convmat.cli.signals import SIGNALS, Stopped, stop
 from convmat.errors import ConvmatError
 
 # Each command's module, imported when it is called: a command waits for nothing it does not use.
@@ -28,15 +29,9 @@ _COMMANDS = {
     "verify": ("verify", "does the FC form equal the definition? does your result?"),
     "locate": ("locate", "which pixel is at a row and column, and where a pixel went"),
     "matrix": ("matrix", "the whole layer as one sparse matrix, with its facts"),
+    "train": ("train", "a CNN and its FC network, trained side by side"),
     "sizes": ("sizes", "output sizes under every padding rule"),
 }
-
-
-class _Stopped(BaseException):
-    """A signal, on its way out through whatever has to be cleaned up."""
-
-    def __init__(self, status: int) -> None:
-        self.status = status
 
 
 class _Commands(click.Group):
@@ -83,21 +78,11 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
-    for number in _SIGNALS:
+    for number in SIGNALS:
         # What a script has chosen to ignore stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
+            signal.signal(number, stop)
     sys.exit(run(sys.argv[1:]))
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def _stop(number: int, _: object) -> None:
-    # A second signal must not interrupt the cleaning up after the first.
-    for other in _SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
-    raise _Stopped(128 + number)
 
 
 def run(args: list[str]) -> int:
@@ -107,7 +92,7 @@ def run(args: list[str]) -> int:
     status = 2
     try:
         status = _invoke([arg for arg in args if arg != "--debug"])
-    except _Stopped as stopped:
+    except Stopped as stopped:
         _discard(sys.stdout)  # its reader may not be reading, and would keep us waiting
         return stopped.status
     except (KeyboardInterrupt, click.Abort):

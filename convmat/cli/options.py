@@ -15,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 # What the library calls its parameters, and what a command may call them, the first that it has.
 _OPTION_OF = {
     "kernel_size": ("--k", "--kernel"),
-    "filters": ("--kernel", "KERNELS"),
+    "filters": ("--kernel", "KERNELS", "--filters"),
     "input": ("INPUT...", "[INPUT]...", "[INPUT]", "--input-shape", "SIZE"),
     "input_shape": ("INPUT...", "[INPUT]...", "[INPUT]", "--input-shape", "SIZE"),
     "output_shape": ("--output-shape", "INPUT...", "[INPUT]...", "SIZE"),

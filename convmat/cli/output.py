@@ -7,7 +7,7 @@ import os
 import select
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 def report(
     facts: Sequence[Fact],
-    grids: Sequence[Grid] = (),
+    grids: Sequence[Grid | Sequence[Fact]] = (),
     *,
     output: str | None = None,
     as_json: bool = False,
@@ -39,7 +39,7 @@ def report(
         return
     from convmat.report.tables import json_text, tables_text, write_text
 
-    parts: list[Sequence[Fact] | Grid] = [*grids, facts] if facts_last else [facts, *grids]
+    parts = [*grids, facts] if facts_last else [facts, *grids]
     text = json_text(facts) if as_json else tables_text(parts, stream)
     if output == "-":
         _stop_if_unread()
@@ -60,17 +60,30 @@ def warn(text: str, quiet: bool = False) -> None:
             click.echo(f"convmat: warning: {text}", err=True)
 
 
-def progress(blocks: Iterable[T], total: int, quiet: bool = False) -> Iterator[T]:
-    """`blocks`, with a bar on a terminal once they take longer than a second; `total` of their lengths."""
+def progress(
+    blocks: Iterable[T],
+    total: int,
+    quiet: bool = False,
+    *,
+    unit: str = "row",
+    size: Callable[[T], int] = len,  # type: ignore[assignment]  # of what has a length, which most have
+    note: Callable[[T], str] | None = None,
+) -> Iterator[T]:
+    """`blocks`, with a bar on a terminal once they take longer than a second.
+
+    `total` of their sizes, in `unit`; `note` says what the bar is to tell of a block.
+    """
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield from blocks
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="row", unit_scale=True, delay=1, leave=False) as bar:
+    with tqdm(total=total, unit=unit, unit_scale=True, delay=1, leave=False) as bar:
         for block in blocks:
             yield block
-            bar.update(len(block))  # type: ignore[arg-type]
+            if note is not None:
+                bar.set_postfix_str(note(block), refresh=False)
+            bar.update(size(block))
 
 
 def drain(blocks: Iterable[object]) -> None:

@@ -1,0 +1,157 @@
+"""The drawn digits, the range of pixels, and data from files."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convmat.cli.datasets import read_dataset
+from convmat.errors import DTypeError, FileError, ShapeError
+from convmat.experiment.digits import SIZE, draw_digits, unit_range
+from convmat.files.idx import read_idx_images
+
+
+def test_digits_are_ink_on_an_empty_page() -> None:
+    images = draw_digits(500, 0)
+    assert (images.shape, images.dtype) == ((500, SIZE, SIZE, 1), np.uint8)
+    assert 0.1 < images.mean() / 255 < 0.17  # MNIST's has 0.13
+    assert 0.14 < (images > 0).mean() < 0.24  # and 0.19
+    assert images.reshape(500, -1).max(axis=1).min() > 200
+    # The outermost pixels are all but empty: nothing is cut off.
+    edges = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]])
+    assert (edges > 0).mean() < 0.005
+
+
+def test_digits_are_the_seeds() -> None:
+    first = draw_digits(64, 3)
+    np.testing.assert_array_equal(first, draw_digits(64, 3))
+    assert (draw_digits(64, 4) != first).any()
+    assert len(np.unique(first.reshape(64, -1), axis=0)) == 64
+    assert draw_digits(0, 1).shape == (0, SIZE, SIZE, 1)
+
+
+def test_digits_are_drawn_in_time() -> None:
+    """3,000 in under 3 s of this process's own time."""
+    began = time.process_time()
+    draw_digits(3000, 1)
+    assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (np.array([0, 51, 255], "u1"), [0, 0.2, 1]),
+        (np.array([0, 13107, 65535], "u2"), [0, 0.2, 1]),
+        (np.array([0, 51, 255], "i8"), [0, 0.2, 1]),
+        (np.array([False, True]), [0, 1]),
+        (np.array([0, 0.5, 1], "f2"), [0, 0.5, 1]),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_unit_range(pixels: np.ndarray, expected: list[float], dtype: str) -> None:
+    found = unit_range(pixels.reshape(1, 1, -1, 1), dtype)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found.ravel(), np.array(expected, dtype))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "error", "message"),
+    [
+        ([-1, 3], DTypeError, r"int64 values -1 .. 3; expected 0 .. 255"),
+        ([0, 256], DTypeError, r"int64 values 0 .. 256"),
+        ([0.0, 255.0], ShapeError, r"values 0 .. 255; scale floats to 0 .. 1"),
+        ([0.0, np.nan], ShapeError, "values nan .. nan"),
+        ([1j], DTypeError, "complex128; expected real"),
+    ],
+)
+def test_unit_range_refuses(pixels: list[Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        unit_range(np.array(pixels), "float32")
+
+
+def idx_bytes(images: np.ndarray) -> bytes:
+    return b"\0\0\x08\x03" + np.array(images.shape, ">i4").tobytes() + images.tobytes()
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.arange(5 * 6 * 4, dtype=np.uint8).reshape(5, 6, 4)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dot", ["-", "."])
+def test_idx_folder(images: np.ndarray, tmp_path: Path, packed: bool, dot: str) -> None:
+    """Both of MNIST's image files, training before test; labels are not looked at."""
+    for name, part in (("train", images[:3]), ("t10k", images[3:])):
+        data = idx_bytes(part)
+        file = tmp_path / f"{name}-images{dot}idx3-ubyte{'.gz' if packed else ''}"
+        file.write_bytes(gzip.compress(data) if packed else data)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"nonsense")
+    np.testing.assert_array_equal(read_dataset(str(tmp_path)), images[..., None])
+
+
+def test_idx_file_that_is_there_twice_counts_once(images: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(images))
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(images)))
+    assert len(read_dataset(str(tmp_path))) == 5
+
+
+def test_keras_and_npy(images: np.ndarray, tmp_path: Path) -> None:
+    labels = np.arange(5)
+    np.savez(tmp_path / "mnist.npz", x_train=images[:3], y_train=labels, x_test=images[3:], y_test=labels)
+    np.save(tmp_path / "a.npy", images)
+    np.save(tmp_path / "b.npy", images[..., None])
+    np.savez(tmp_path / "c.npz", images=images)
+    for name in ("mnist.npz", "a.npy", "b.npy", "c.npz:images"):
+        np.testing.assert_array_equal(read_dataset(str(tmp_path / name)), images[..., None])
+
+
+def test_folder_of_images(tmp_path: Path) -> None:
+    pixels = np.arange(3 * 5 * 7 * 3, dtype=np.uint8).reshape(3, 5, 7, 3)
+    for number, picture in enumerate(pixels):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    (tmp_path / "notes.txt").write_text("not an image")
+    np.testing.assert_array_equal(read_dataset(str(tmp_path)), pixels)
+    Image.new("RGB", (4, 4)).save(tmp_path / "3.png")
+    with pytest.raises(ShapeError, match=r"3.png: is 4 × 4 × 3 uint8, the others are 5 × 7 × 3"):
+        read_dataset(str(tmp_path))
+
+
+def test_data_that_is_none(images: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    np.save(tmp_path / "flat.npy", images.reshape(5, -1))
+    np.savez(tmp_path / "other.npz", a=images)
+    (tmp_path / "bad.npz").write_bytes(b"PK nonsense")
+    for name, message in {
+        "empty": "has no images and no IDX files",
+        "absent": "cannot be read: No such file",
+        "flat.npy": r"has shape \(5, 24\); expected images of one size",
+        "other.npz": "has neither x_train nor x_test",
+        "bad.npz": "is no .npz archive",
+    }.items():
+        with pytest.raises((FileError, ShapeError), match=message):
+            read_dataset(str(tmp_path / name))
+
+
+def test_damaged_idx(images: np.ndarray, tmp_path: Path) -> None:
+    whole = idx_bytes(images)
+    packed = gzip.compress(whole)
+    cases = {
+        "a": (whole[:-1], "truncated: .* are 120 bytes, got 119"),
+        "b": (whole + b"x", "too long"),
+        "c": (whole[:10], "no IDX file of images"),
+        "d": (b"\0\0\x08\x01" + whole[4:], "no IDX file of images"),
+        "e.gz": (packed[:-9], "damaged .gz"),
+        "f.gz": (whole, "damaged .gz"),
+        "g.gz": (packed[:12] + b"\xff\xff" + packed[14:], "damaged .gz"),
+    }
+    for name, (data, message) in cases.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(FileError, match=message):
+            read_idx_images(str(tmp_path / name))
