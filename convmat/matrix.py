@@ -468,10 +468,11 @@ class LayerMatrix:
         Raises:
             FileError: it cannot be written; nothing is left of it.
         """
-        from convmat.files.npy import write_npz
+        from convmat.files.archives import write_archive
 
         arrays = {"indices": self.indices, "indptr": self.indptr, "format": np.array(b"csr")}
-        write_npz(os.fspath(path), arrays | {"shape": np.array(self.shape), "data": self.data})
+        arrays |= {"shape": np.array(self.shape), "data": self.data}
+        write_archive(os.fspath(path), arrays, compressed=True)
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.intp]]]:
         """All entries in order, some at a time: which they are, and the row of each."""

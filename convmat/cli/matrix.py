@@ -60,8 +60,9 @@ def command(
     """
     from convmat.cli.layers import open_linear_layer
     from convmat.cli.output import report, warn
+    from convmat.files.archives import check_archive_name
     from convmat.files.memory import check_memory
-    from convmat.files.npy import check_npz_name, write_npy
+    from convmat.files.npy import write_npy
     from convmat.matrix import layer_map
     from convmat.report.facts import geometry_facts
     from convmat.report.results import layer_matrix_facts
@@ -76,7 +77,7 @@ def command(
 
         check_picture_name(figure)
     if output is not None and not dense:
-        check_npz_name(output)
+        check_archive_name(output)
     if output is not None or figure is not None:
         needed = found.nbytes + (found.dense_bytes if dense else 0)
         remedy = "leave out --dense" if dense else "without -o and --figure the facts need no memory for it"

@@ -6,14 +6,13 @@ Arrays are float32 or float64 and keep their dtype. Weights are two matrices in 
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import ConvGeometry
+from convmat.parallel import share_out, thread_count
 
 _CHUNK_BYTES = 1 << 19  # of a convolution's output, worked on at one time: within a core's cache
 
@@ -54,10 +53,12 @@ class Convolution:
         """Images (N, H, W, C) to (N, H_out, W_out, K)."""
         self._x = np.pad(x, ((0, 0), *self.geometry.pads, (0, 0)))
         y = np.empty((len(x), *self.geometry.output_size, self.weights.shape[1]), x.dtype)
-        # NumPy lets go of the interpreter while it multiplies; each chunk is one thread's alone.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for done in [pool.submit(self._sum_of_taps, images, y[images]) for images in self._chunks(y)]:
-                done.result()
+        share_out(
+            self._chunks(y),
+            lambda: lambda images: self._sum_of_taps(images, y[images]),
+            thread_count(),
+            blas=False,
+        )
         return y
 
     def _sum_of_taps(self, images: slice, y: NDArray[Any]) -> None:

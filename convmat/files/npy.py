@@ -161,26 +161,6 @@ def write_npy(
             first = next(rest, None)
 
 
-def write_npz(name: str, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write arrays as a compressed .npz archive, to a file of exactly that name.
-
-    Raises:
-        FileError: the output cannot be written, or is standard output; nothing is left of it.
-    """
-    check_npz_name(name)
-    with open_output(name) as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # typed as if a name could be allow_pickle
-
-
-def check_npz_name(name: str) -> None:
-    """Raise FileError for standard output, and for names that say another format."""
-    if name == "-":
-        raise FileError("standard output", "carries .npy bytes, and this is an .npz archive; name a file")
-    if is_picture(name) or name.endswith(".npy"):
-        kind = "an .npy array" if name.endswith(".npy") else "a picture"
-        raise FileError(name, f"is named like {kind}, and this is written as .npz; name it .npz")
-
-
 def _open(name: str, shown: str) -> io.BufferedIOBase:
     if name == "-":
         if sys.stdin is None:
