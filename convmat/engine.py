@@ -634,6 +634,26 @@ def filter_geometry(
     Raises:
         ShapeError: another number of axes or channels. GeometryError: as `ConvGeometry`.
     """
+    # What is written the same is the same; unlike equality, that tells 1 from 1.0, which is refused.
+    key = repr((input_shape, filter_shape, stride, padding, dilation, groups))
+    if key not in _known:
+        if len(_known) > 256:
+            _known.clear()
+        _known[key] = _filter_geometry(input_shape, filter_shape, stride, padding, dilation, groups)
+    return _known[key]
+
+
+_known: dict[str, ConvGeometry] = {}
+
+
+def _filter_geometry(
+    input_shape: tuple[int, ...],
+    filter_shape: tuple[int, ...],
+    stride: Sizes,
+    padding: Padding,
+    dilation: Sizes,
+    groups: int,
+) -> ConvGeometry:
     if len(filter_shape) != len(input_shape) or 0 in filter_shape:
         raise ShapeError(
             "filters",
@@ -673,7 +693,7 @@ def execute(todo: Convolution, out: NDArray[Any] | None = None) -> NDArray[Any]:
 def stream(todo: Convolution) -> Iterator[NDArray[Any]]:
     """Y's rows, (rows, K), in order, for outputs larger than memory: each time as many blocks as threads."""
     plan = todo.plan
-    blocks = _blocks(plan)
+    blocks = iter(_blocks(plan))
     while wave := list(itertools.islice(blocks, plan.threads)):
         shapes = [[part.stop - part.start for part in outputs] for _, outputs in wave]
         ends = list(itertools.accumulate(map(math.prod, shapes), initial=0))
@@ -686,12 +706,31 @@ def stream(todo: Convolution) -> Iterator[NDArray[Any]]:
         yield rows
 
 
-def _blocks(plan: BlockPlan) -> Iterator[tuple[Block, tuple[slice, ...]]]:
+def _blocks(plan: BlockPlan) -> Iterable[tuple[Block, tuple[slice, ...]]]:
     """The product's blocks, each with the box of Y, over (n, *output position), that comes of it."""
-    line, outputs = plan.geometry.output_size[-1], plan.tactic.outputs
-    for block in plan.product.boxes(plan.block_shape):
+    few = (
+        math.prod(-(-n // m) for n, m in zip(_positions(plan.product), plan.block_shape, strict=True)) < 1000
+    )
+    boxes = _few_blocks if few else _cut_blocks
+    return boxes(plan.product, plan.block_shape, plan.geometry.output_size[-1], plan.tactic.outputs)
+
+
+def _positions(geometry: ConvGeometry) -> tuple[int, ...]:
+    return (geometry.batch, *geometry.output_size)
+
+
+def _cut_blocks(
+    product: ConvGeometry, block_shape: tuple[int, ...], line: int, outputs: int
+) -> Iterator[tuple[Block, tuple[slice, ...]]]:
+    for block in product.boxes(block_shape):
         *before, x = (slice(p.start, p.stop) for p in block.positions)
         yield block, (*before, slice(x.start * outputs, min(x.stop * outputs, line)))
+
+
+@functools.lru_cache(maxsize=256)
+def _few_blocks(*args: Any) -> list[tuple[Block, tuple[slice, ...]]]:
+    """The same, remembered: a small convolution takes no longer than to cut it up."""
+    return list(_cut_blocks(*args))
 
 
 Part = tuple[Block, NDArray[Any]]
@@ -699,11 +738,16 @@ Part = tuple[Block, NDArray[Any]]
 
 
 def _share_out(todo: Convolution, parts: Iterable[Part]) -> None:
-    make = _by_taps if todo.plan.tactic.by_taps else _by_products
-    weights = _tap_weights(todo) if todo.plan.tactic.by_taps else _product_weights(todo)
+    plan = todo.plan
+    by_taps = plan.tactic.by_taps
+    make, weights = (_by_taps, _tap_weights(todo)) if by_taps else (_by_products, _product_weights(todo))
+    groups = plan.geometry.groups // plan.tactic.groups if not by_taps else 1
+    patches = Patches(
+        todo.x, plan.product, plan.block_shape, plan.padding_mode, plan.arithmetic.accumulator, groups
+    )
 
     def worker() -> Callable[[Part], None]:
-        compute = make(todo, weights)
+        compute = make(todo, weights, patches.twin())
 
         def quietly(part: Part) -> None:
             # An infinity or NaN is a result here, not an accident to warn of.
@@ -712,7 +756,7 @@ def _share_out(todo: Convolution, parts: Iterable[Part]) -> None:
 
         return quietly
 
-    share_out(parts, worker, todo.plan.threads, blas=todo.plan.product_flops > _WORTH_ONE_BLAS)
+    share_out(parts, worker, plan.threads, blas=plan.product_flops > _WORTH_ONE_BLAS)
 
 
 def _product_weights(todo: Convolution) -> NDArray[Any]:
@@ -741,13 +785,14 @@ def _product_weights(todo: Convolution) -> NDArray[Any]:
     return banded.reshape(parts, plan.product.terms * merged, -1)
 
 
-def _by_products(todo: Convolution, weights: NDArray[Any]) -> Callable[[Block, NDArray[Any]], None]:
+def _by_products(
+    todo: Convolution, weights: NDArray[Any], patches: Patches
+) -> Callable[[Block, NDArray[Any]], None]:
     """What computes a block by matrix products, with one thread's memory for X_col and Y."""
     plan = todo.plan
     accumulator, outputs = plan.arithmetic.accumulator, plan.tactic.outputs
     parts, n, columns = weights.shape
     at_a_time = None if accumulator.kind == "i" else _unpacked_rows(plan.product, plan.filters, plan.tactic)
-    patches = Patches(todo.x, plan.product, plan.block_shape, plan.padding_mode, accumulator, parts)
     in_place = patches.matrix() if parts == 1 else None
     x_col = np.empty((parts, plan.block_rows * n if in_place is None else 0), accumulator)
     direct_dtype = accumulator == plan.arithmetic.result
@@ -798,7 +843,15 @@ def _in_small(todo: Convolution) -> Callable[[Block, NDArray[Any]], None]:
     small = plan(geometry, wide.filters, wide.arithmetic, wide.padding_mode, tactic=Tactic())
     step = small.block_shape[-1]
     plain = replace(todo, plan=replace(small, block_shape=(*(1 for _ in small.block_shape[1:]), step)))
-    compute = _by_products(plain, _product_weights(plain))
+    patches = Patches(
+        todo.x,
+        geometry,
+        plain.plan.block_shape,
+        wide.padding_mode,
+        wide.arithmetic.accumulator,
+        geometry.groups,
+    )
+    compute = _by_products(plain, _product_weights(plain), patches)
 
     def lines(block: Block, y: NDArray[Any]) -> None:
         *before, x = block.positions
@@ -824,11 +877,12 @@ def _tap_weights(todo: Convolution) -> NDArray[Any]:
     return weights
 
 
-def _by_taps(todo: Convolution, weights: NDArray[Any]) -> Callable[[Block, NDArray[Any]], None]:
+def _by_taps(
+    todo: Convolution, weights: NDArray[Any], patches: Patches
+) -> Callable[[Block, NDArray[Any]], None]:
     """What computes a block tap by tap, each channel with its own filter."""
     plan = todo.plan
     accumulator = plan.arithmetic.accumulator
-    patches = Patches(todo.x, plan.product, plan.block_shape, plan.padding_mode, accumulator)
     taps = list(itertools.product(*map(range, plan.geometry.kernel_size)))
     memory = np.empty((2, plan.block_rows * plan.filters), accumulator)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from copy import copy
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -110,10 +111,11 @@ def _unrolled(
         threads = 1
     shape = geometry.block_shape(min(limit, max(-(-rows // threads), 1)), threads)
     blocks = geometry.boxes(shape)
+    seen = Patches(x, geometry, shape, padding_mode, order=order)
 
     def worker(buffer: NDArray[Any], first: int) -> Callable[[], Callable[[Block], None]]:
         def make() -> Callable[[Block], None]:
-            patches = Patches(x, geometry, shape, padding_mode, order=order)
+            patches = seen.twin()
             return lambda block: patches.copy_to(
                 buffer[block.rows.start - first : block.rows.stop - first], block
             )
@@ -198,6 +200,22 @@ class _Axis(NamedTuple):
         return seen.ravel(), (tap * self.most + position).ravel()
 
 
+@lru_cache(maxsize=256)
+def _slab_axes(geometry: ConvGeometry, most: tuple[int, ...]) -> list[_Axis]:
+    """The axes of slabs for blocks of at most so many positions; remembered, for small work done often."""
+    axes = zip(
+        geometry.input_size,
+        geometry.kernel_size,
+        geometry.stride,
+        geometry.dilation,
+        (before for before, _ in geometry.pads),
+        geometry.extent,
+        most,
+        strict=True,
+    )
+    return [_Axis(*axis) for axis in axes]
+
+
 class Patches:
     """The patches of a batch, a block of output positions at a time: Eq. 8 as strides.
 
@@ -228,25 +246,19 @@ class Patches:
         self._dtype = x.dtype if dtype is None else dtype
         self._groups, self._channels_first = groups, order == "chw"
         self._images = block_shape[0]
-        self._axes = [
-            _Axis(*axis)
-            for axis in zip(
-                geometry.input_size,
-                geometry.kernel_size,
-                geometry.stride,
-                geometry.dilation,
-                (before for before, _ in geometry.pads),
-                geometry.extent,
-                block_shape[1:],
-                strict=True,
-            )
-        ]
+        self._axes = _slab_axes(geometry, block_shape[1:])
         self._inside = [axis.inside for axis in self._axes]
         self._input = self._see_input()
         self._slab: NDArray[Any] | None = None
         self._slab_seen: _Seen | None = None
         self._inner: list[slice] | None = None
         self._last: Block | None = None
+
+    def twin(self) -> Patches:
+        """The same for another thread."""
+        other = copy(self)
+        other._slab = other._slab_seen = other._inner = other._last = None
+        return other
 
     def at(self, block: Block) -> NDArray[Any]:
         """A block's patches, (groups, n, *positions, *kernel, C/groups), to read until the next block."""
