@@ -489,6 +489,13 @@ def fold(
     check_x_col(x_col.shape, geometry)
     rows = x_col.reshape(geometry.matrix_shape)
     image = np.empty(geometry.input_shape, fold_dtype(x_col.dtype, geometry, overlap))
+    check_choice("order", order, ORDERS)
+    folding = Folding(geometry, x_col.dtype, overlap, threads=_worth(rows.nbytes, threads))
+    if folding.adds_in(image.dtype):
+        folding.fill(
+            image, lambda block: _as_patches(rows[block.rows.start : block.rows.stop], geometry, block, order)
+        )
+        return image
     lines, start = image.reshape(geometry.batch * geometry.input_size[0], *image.shape[2:]), 0
     for block in fold_stream([rows], x_col.dtype, geometry, overlap, order, threads):
         lines[start : start + len(block)] = block
@@ -532,22 +539,26 @@ def fold_stream(
     """
     check_choice("order", order, ORDERS)
     folded = fold_dtype(dtype, geometry, overlap)
-    threads = thread_count(threads)
-    line_bytes = geometry.matrix_shape[1] * math.prod(geometry.output_size[1:]) * max(dtype.itemsize, 1)
-    if line_bytes * geometry.output_size[0] * geometry.batch < _WORTH_THREADS:
-        threads = 1
-    folding = Folding(geometry, dtype, overlap, threads=threads)
-    kernel, channels = geometry.kernel_size, geometry.channels
-
-    def patches(block: Block, rows: NDArray[Any]) -> NDArray[Any]:
-        where = tuple(map(len, block.positions))
-        if order == "hwc":
-            return rows.reshape(*where, *kernel, channels)
-        return np.moveaxis(rows.reshape(*where, channels, *kernel), len(where), -1)
-
+    folding = Folding(
+        geometry, dtype, overlap, threads=_worth(math.prod(geometry.matrix_shape) * dtype.itemsize, threads)
+    )
     blocks = _regrouped(parts, folding.blocks())
-    for lines in folding.run((block, partial(patches, block, rows)) for block, rows in blocks):
+    work = ((block, partial(_as_patches, rows, geometry, block, order)) for block, rows in blocks)
+    for lines in folding.run(work):
         yield lines.astype(folded, copy=False)
+
+
+def _worth(nbytes: int, threads: int | None) -> int:
+    """Threads to move so many bytes with."""
+    return thread_count(threads) if nbytes >= _WORTH_THREADS else min(thread_count(threads), 1)
+
+
+def _as_patches(rows: NDArray[Any], geometry: ConvGeometry, block: Block, order: str) -> NDArray[Any]:
+    """A block's rows of X_col as its patches, (n, *positions, *kernel, C)."""
+    where, kernel = tuple(map(len, block.positions)), geometry.kernel_size
+    if order == "hwc":
+        return rows.reshape(*where, *kernel, geometry.channels)
+    return np.moveaxis(rows.reshape(*where, geometry.channels, *kernel), len(where), -1)
 
 
 def _regrouped(
@@ -601,7 +612,8 @@ class Folding:
         line = math.prod(self._positions[1:])
         line_bytes = max(line * self._geometry.matrix_shape[1] * self._dtype.itemsize, 1)
         lines = self._positions[0]
-        most = max(_BLOCK_BYTES // line_bytes, 1)
+        # Not so few that most of a slab waits for the next.
+        most = max(_BLOCK_BYTES // line_bytes, -(-self._geometry.extent[0] // (2 * self._geometry.stride[0])))
         images, most = (most // lines, lines) if most >= lines else (1, most)
         images = max(min(images, -(-self._geometry.batch // self._threads)), 1)
         start = 0
@@ -649,6 +661,63 @@ class Folding:
                 lines, waiting = self._finish(block.positions[1], slabs, waiting)
                 yield lines
 
+    def adds_in(self, dtype: np.dtype[Any]) -> bool:
+        """Whether sums need no more than their own dtype, so that `fill` can write them where they belong."""
+        return self._accumulator == dtype and (self._overlap == "sum" or not self._meet)
+
+    def fill(self, image: NDArray[Any], patches: Callable[[Block], NDArray[Any]], blas: bool = False) -> None:
+        """Write whole images (N, *spatial, C) from all blocks' patches, each thread its own blocks' lines."""
+        blocks = list(self.blocks())
+        waiting: list[NDArray[Any] | None] = [None] * len(blocks)
+
+        def worker() -> Callable[[tuple[int, Block]], None]:
+            slabs: dict[tuple[int, ...], _Slab] = {}
+
+            def add(task: tuple[int, Block]) -> None:
+                number, block = task
+                with np.errstate(all="ignore"):
+                    found = patches(block)
+                    self._check_range(found)
+                    slab = slabs.get(found.shape)
+                    if slab is None:
+                        slab = slabs[found.shape] = _Slab(self, found)
+                    slab.memory.fill(0)
+                    slab.add(found, self._meet)
+                start, first, stop = self._own(block.positions[1])
+                inner = self._inner
+                own = slab.memory[:, first - start : max(stop - start, first - start), *inner]
+                lines = image[block.positions[0].start : block.positions[0].stop, first:stop]
+                lines[:, : own.shape[1]] = own
+                lines[:, own.shape[1] :] = 0  # no patch reaches so far
+                if block.positions[1].stop < self._positions[0]:
+                    waiting[number] = slab.memory[:, max(stop - start, 0) :, *inner].copy()
+
+            return add
+
+        share_out(enumerate(blocks), worker, min(self._threads, max(len(blocks), 1)), blas)
+        for block, rest in zip(blocks, waiting, strict=True):
+            if rest is not None:
+                _, _, stop = self._own(block.positions[1])
+                lines = image[block.positions[0].start, stop : stop + rest.shape[1]]
+                lines += rest[0, : len(lines)]
+
+    @property
+    def _inner(self) -> list[slice]:
+        """A slab's part inside the image, along all axes but the first."""
+        g = self._geometry
+        return [slice(b, b + h) for (b, _), h in zip(g.pads[1:], g.input_size[1:], strict=True)]
+
+    def _own(self, positions: range) -> tuple[int, int, int]:
+        """The first line a block reaches; and the first and the end of those in the image that are its own."""
+        before, size, stride = (
+            self._geometry.pads[0][0],
+            self._geometry.input_size[0],
+            self._geometry.stride[0],
+        )
+        start = positions.start * stride - before
+        stop = size if positions.stop == self._positions[0] else positions.stop * stride - before
+        return start, max(start, 0), max(min(stop, size), 0)
+
     def _add_up(self, patches: NDArray[Any], number: int) -> list[NDArray[Any]]:
         """Sums of patches, and where a mean needs them the least and the largest, in a thread's slabs."""
         self._check_range(patches)
@@ -662,13 +731,10 @@ class Folding:
         ):
             for part in _parts(slab.memory):
                 part[...] = first
-            if not self._meet:
-                slab.put(patches)
+            if put is np.add:
+                slab.add(patches, self._meet)
             else:
                 for source, target in slab.pieces(patches):
-                    if put is np.add:
-                        np.add(target, source, out=target)
-                        continue
                     for value, bound in zip(_parts(source), _parts(target), strict=True):
                         put(bound, value, out=bound)
         return [slab.memory for slab in slabs]
@@ -677,22 +743,17 @@ class Folding:
         self, positions: range, slabs: list[NDArray[Any]], waiting: list[NDArray[Any]]
     ) -> tuple[NDArray[Any], list[NDArray[Any]]]:
         """The lines that no later block reaches, and a copy of the others."""
-        g = self._geometry
         for slab, rest, merge in zip(slabs, waiting, (np.add, np.minimum, np.maximum), strict=False):
             for ours, theirs in zip(_parts(slab), _parts(rest), strict=True):
                 both = ours[:, : theirs.shape[1]]
                 merge(both, theirs, out=both)
-        before, size = g.pads[0][0], g.input_size[0]
-        start = positions.start * g.stride[0] - before
-        last = positions.stop == self._positions[0]
-        stop = size if last else min(positions.stop * g.stride[0] - before, size)
-        first = max(start, 0)
-        inner = [slice(b, b + h) for (b, _), h in zip(g.pads[1:], g.input_size[1:], strict=True)]
-        box = (slice(None), slice(max(first - start, 0), max(stop - start, 0)), *inner)
+        start, first, stop = self._own(positions)
+        box = (slice(None), slice(first - start, max(stop - start, first - start)), *self._inner)
         lines = self._result([slab[box] for slab in slabs], first)
         if lines.shape[1] < stop - first:  # no patch reaches further
             gap = np.zeros((len(lines), stop - first - lines.shape[1], *lines.shape[2:]), lines.dtype)
             lines = np.concatenate([lines, gap], axis=1)
+        last = positions.stop == self._positions[0]
         waiting = [] if last else [slab[:, max(stop - start, 0) :].copy() for slab in slabs]
         return lines.reshape(-1, *lines.shape[2:]), waiting
 
@@ -730,8 +791,7 @@ class Folding:
 class _Slab:
     """The pixel lines that a block of patches reaches, padding included, and where each patch goes.
 
-    Patches go tap by tap; but where channels are many or nothing meets, kernel rows go whole, every m-th
-    along a line so that they stay apart: longer runs, at which NumPy is faster.
+    Along each axis patches go tap by tap, or whole: then every m-th at a time, so that none meet.
     """
 
     def __init__(self, folding: Folding, patches: NDArray[Any]) -> None:
@@ -742,44 +802,56 @@ class _Slab:
             reach = (count - 1) * g.stride[axis] + g.extent[axis]
             shape.append(reach if axis == 0 else max(reach, g.pads[axis][0] + size))
         self.memory = np.empty((*shape, g.channels), folding._accumulator)
-        self._pieces = list(self._places(g, patches.shape[: 1 + axes]))
+        self._pieces = list(self._places(g, patches.shape[: 1 + axes], folding._meet))
 
     def pieces(self, patches: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """Parts of the patches that share no pixel, each with its place."""
         return ((patches[part], place) for part, place in self._pieces)
 
-    def put(self, patches: NDArray[Any]) -> None:
-        """Write patches of which none meet, whole runs at a time."""
+    def add(self, patches: NDArray[Any], meet: bool) -> None:
+        """Add patches; where none meet, write them, whole runs at a time."""
         for source, target in self.pieces(patches):
+            if meet:
+                np.add(target, source, out=target)
+                continue
             merged = min(_run_axes(source, source.ndim), _run_axes(target, source.ndim))
             if merged and source.dtype == target.dtype:
                 source, target = _as_runs(source, merged), _as_runs(target, merged)
             np.copyto(target, source)
 
     def _places(
-        self, g: ConvGeometry, counts: tuple[int, ...]
-    ) -> Iterator[tuple[tuple[Any, ...], NDArray[Any]]]:
-        (k, s, d), line = (g.kernel_size[-1], g.stride[-1], g.dilation[-1]), self.memory.strides[-2]
-        whole_rows = d == 1 and (g.channels > 1 or s >= k)
-        width = k if whole_rows else 1
-        apart = -(-width // s)
-        every = (slice(None),) * (len(counts) - 1)
-        for tap in itertools.product(*map(range, g.kernel_size[:-1])):
-            starts = [i * step for i, step in zip(tap, g.dilation[:-1], strict=True)]
-            ends = [
-                start + (n - 1) * step + 1
-                for start, n, step in zip(starts, counts[1:-1], g.stride[:-1], strict=True)
+        self, g: ConvGeometry, counts: tuple[int, ...], meet: bool
+    ) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
+        last = len(g.kernel_size) - 1
+        steps = self.memory.strides
+        ways: list[list[tuple[slice, slice, int]]] = []
+        axes = zip(g.kernel_size, g.stride, g.dilation, g.extent, counts[1:], strict=True)
+        for axis, (k, s, d, extent, count) in enumerate(axes):
+            apart = min(-(-extent // s), count)
+            # Whole kernel rows make long runs. Of single channels they are too short, and lines are longer.
+            whole = not meet or (g.channels > 1 and (d == 1 if axis == last else apart < k))
+            if whole:
+                ways.append([(slice(first, None, apart), slice(None), first * s) for first in range(apart)])
+            else:
+                ways.append([(slice(None), slice(j, j + 1), j * d) for j in range(k)])
+        for way in itertools.product(*ways):
+            positions, taps, starts = zip(*way, strict=True)
+            part = (slice(None), *positions, *taps)
+            shape = [
+                len(range(n)[where]) for n, where in zip((*counts[1:], *g.kernel_size), part[1:], strict=True)
             ]
-            lines = self.memory[:, *map(slice, starts, ends, g.stride[:-1])]
-            for j in range(0, k, width):
-                for first in range(min(apart, counts[-1])):
-                    part = (*every, slice(first, None, apart), *tap, slice(j, j + width))
-                    place = as_strided(
-                        lines[(*every, slice(first * s + j * d, None))],
-                        (*lines.shape[:-2], -(-(counts[-1] - first) // apart), width, g.channels),
-                        (*lines.strides[:-2], apart * s * line, d * line, lines.strides[-1]),
-                    )
-                    yield part, place
+            every = [where.step or 1 for where in positions]
+            place = as_strided(
+                self.memory[:, *(slice(start, None) for start in starts)],
+                (counts[0], *shape, g.channels),
+                (
+                    steps[0],
+                    *(n * s * step for n, s, step in zip(every, g.stride, steps[1:-1], strict=True)),
+                    *(d * step for d, step in zip(g.dilation, steps[1:-1], strict=True)),
+                    steps[-1],
+                ),
+            )
+            yield part, place
 
 
 def _parts(a: NDArray[Any]) -> tuple[NDArray[Any], ...]:
