@@ -171,10 +171,15 @@ def convolve_transpose(
         # W_colᵀ of each group, (groups, K/groups, n).
         w_rows = filters.astype(accumulator, copy=False).reshape(groups, len(filters) // groups, -1)
         folding = Folding(geometry, accumulator, positions=y.shape[1:-1], threads=threads)
+        x = np.empty(geometry.input_shape, arithmetic.result)
+        if folding.adds_in(x.dtype):
+            folding.fill(x, functools.partial(_products, y, w_rows, geometry), blas=True)
+            if bias is not None:
+                x += bias
+            return x
         blocks = (
             (block, functools.partial(_products, y, w_rows, geometry, block)) for block in folding.blocks()
         )
-        x = np.empty(geometry.input_shape, arithmetic.result)
         lines, start = x.reshape(len(y) * x.shape[1], *x.shape[2:]), 0
         for found in folding.run(blocks, blas=True):
             if bias is not None:

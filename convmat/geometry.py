@@ -465,24 +465,37 @@ class ConvGeometry:
 
     def coverage(self) -> Coverage:
         """How often pixels appear in X_col; counted per axis, since patches are boxes."""
-        repeats, covered = 1, 1
-        for axis, size in enumerate(self.input_size):
-            seen = bytearray(size)
-            s, d = self.stride[axis], self.dilation[axis]
-            count = 0
-            for i in range(self.kernel_size[axis]):
-                offset = i * d - self.pads[axis][0]
-                # Outputs y whose tap i falls inside the input: 0 <= y·S + offset < size.
-                first = max(-(offset // s), 0)
-                end = min((size - 1 - offset) // s + 1, self.output_size[axis])
-                if end > first:
-                    count += end - first
-                    start, stop = first * s + offset, (end - 1) * s + offset + 1
-                    seen[start:stop:s] = b"\1" * (end - first)
-            repeats *= count
-            covered *= sum(seen)
+        counts, seen = zip(*map(self._covered, range(len(self.stride))), strict=True)
         pixels = math.prod(self.input_size)
-        return Coverage(repeats / pixels, pixels - covered, pixels)
+        return Coverage(math.prod(counts) / pixels, pixels - math.prod(map(sum, seen)), pixels)
+
+    def uncovered_lines(self) -> tuple[list[range], ...]:
+        """Along each axis the lines, runs of neighbours as ranges, that no patch reaches.
+
+        A pixel that no patch holds lies in one of them, and all pixels of them are such.
+        """
+        found = []
+        for axis in range(len(self.stride)):
+            _, seen = self._covered(axis)
+            ends = itertools.accumulate(len(list(run)) for _, run in itertools.groupby(seen))
+            runs = [range(start, stop) for start, stop in itertools.pairwise([0, *ends])]
+            found.append([run for run in runs if not seen[run.start]])
+        return tuple(found)
+
+    def _covered(self, axis: int) -> tuple[int, bytearray]:
+        """Along one axis: elements of patches that fall inside, and for each line whether any reaches it."""
+        size, s, d = self.input_size[axis], self.stride[axis], self.dilation[axis]
+        seen, count = bytearray(size), 0
+        for i in range(self.kernel_size[axis]):
+            offset = i * d - self.pads[axis][0]
+            # Outputs y whose tap i falls inside the input: 0 <= y·S + offset < size.
+            first = max(-(offset // s), 0)
+            end = min((size - 1 - offset) // s + 1, self.output_size[axis])
+            if end > first:
+                count += end - first
+                start, stop = first * s + offset, (end - 1) * s + offset + 1
+                seen[start:stop:s] = b"\1" * (end - first)
+        return count, seen
 
 
 def transpose_geometry(
@@ -526,9 +539,14 @@ def transpose_geometry(
     """
     shape = _spatial_shape("output_shape", output_shape)
     if input_shape is not None:
-        return _known_transpose(
-            shape, ConvGeometry(input_shape, kernel_size, stride, padding, dilation, groups), output_padding
-        )
+        known = ConvGeometry(input_shape, kernel_size, stride, padding, dilation, groups)
+        if known.channels != whole("channels", channels):
+            raise GeometryError(
+                "input_shape",
+                f"{known.input_shape} has {known.channels} channels, the filters make {channels}; give the "
+                "shape of what they were made for",
+            )
+        return _known_transpose(shape, known, output_padding)
     # Under `full` every kernel fits, so this refuses what is wrong under each padding.
     axes = ConvGeometry((*shape[:-1], channels), kernel_size, stride, "full", dilation, groups)
     extra = _per_axis("output_padding", output_padding, len(axes.stride), least=0)

@@ -708,7 +708,7 @@ class Folding:
         return [slice(b, b + h) for (b, _), h in zip(g.pads[1:], g.input_size[1:], strict=True)]
 
     def _own(self, positions: range) -> tuple[int, int, int]:
-        """The first line a block reaches; and the first and the end of those in the image that are its own."""
+        """The first line a block reaches, and the first and the end of its own lines in the image."""
         before, size, stride = (
             self._geometry.pads[0][0],
             self._geometry.input_size[0],
@@ -754,7 +754,8 @@ class Folding:
             gap = np.zeros((len(lines), stop - first - lines.shape[1], *lines.shape[2:]), lines.dtype)
             lines = np.concatenate([lines, gap], axis=1)
         last = positions.stop == self._positions[0]
-        waiting = [] if last else [slab[:, max(stop - start, 0) :].copy() for slab in slabs]
+        further = len(positions) * self._geometry.stride[0]  # where the next block begins
+        waiting = [] if last else [slab[:, further:].copy() for slab in slabs]
         return lines.reshape(-1, *lines.shape[2:]), waiting
 
     def _result(self, found: list[NDArray[Any]], first: int) -> NDArray[Any]:
@@ -766,8 +767,12 @@ class Folding:
         for axis, count in enumerate(self._counts):
             along = count[first : first + total.shape[1]] if axis == 0 else count
             times = np.multiply.outer(times, np.maximum(along, 1))
+        times = times[..., None].astype(np.result_type(total.real, np.float16))
+        mean: NDArray[Any] = np.empty(total.shape, np.result_type(total, times))
         with np.errstate(all="ignore"):
-            mean: NDArray[Any] = total / times[..., None].astype(total.real.dtype.newbyteorder("="))
+            # By part: a division of complex numbers makes NaN of infinities.
+            for value, part in zip(_parts(mean), _parts(total), strict=True):
+                np.divide(part, times, out=value)
         if self._bounded:
             for value, low, high in zip(*map(_parts, (mean, *found[1:])), strict=True):
                 # Where no patch reaches, the least is above the largest.
@@ -812,7 +817,8 @@ class _Slab:
         """Add patches; where none meet, write them, whole runs at a time."""
         for source, target in self.pieces(patches):
             if meet:
-                np.add(target, source, out=target)
+                # Of uint64 and int64 NumPy would make float64; that all fit int64 is known by now.
+                np.add(target, source, out=target, dtype=target.dtype, casting="unsafe")
                 continue
             merged = min(_run_axes(source, source.ndim), _run_axes(target, source.ndim))
             if merged and source.dtype == target.dtype:

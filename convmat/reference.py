@@ -1,4 +1,6 @@
-"""The definition of convolution, unrolling and flattening in plain loops; NumPy, and nothing of convmat.
+"""The definition of convolution, its transpose, unrolling, folding and flattening in plain loops.
+
+It is NumPy, and nothing of convmat.
 
 It finds output sizes by sliding the kernel until it leaves the input, padding by trying, and padded pixels
 by walking, and never by a formula, so that a mistake in the geometry cannot hide in both sides of a
@@ -137,6 +139,93 @@ def unroll(
     return np.array(rows, x.dtype).reshape(len(rows), len(columns))
 
 
+def fold(
+    x_col: NDArray[Any],
+    input_shape: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    overlap: str = "sum",
+    order: str = "hwc",
+) -> NDArray[Any]:
+    """Each element goes back to its pixel, where all that meet are added, or averaged; 0 where none comes.
+
+    Returns (N, *spatial, C): int64, float64 or complex128; a mean of integers is float64.
+    """
+    size, channels = input_shape[1:-1], input_shape[-1]
+    along = _axes(size, kernel_size, stride, padding, dilation)
+    taps = list(itertools.product(*map(range, kernel_size)))
+    columns = [(tap, c) for tap in taps for c in range(channels)]
+    if order == "chw":
+        columns = [(tap, c) for c in range(channels) for tap in taps]
+    met: dict[tuple[int, ...], list[Any]] = {}
+    rows = iter(x_col.tolist())
+    for n in range(input_shape[0]):
+        for position in itertools.product(*(range(len(starts)) for starts, _ in along)):
+            for (tap, c), value in zip(columns, next(rows), strict=True):
+                place = tuple(_place(along, position, tap))
+                if all(0 <= p < h for p, h in zip(place, size, strict=True)):
+                    met.setdefault((n, *place, c), []).append(value)
+    mean = overlap == "mean"
+    image = np.zeros(tuple(input_shape), _exact_dtype(x_col.dtype.kind + ("f" if mean else "")))
+    for pixel, values in met.items():
+        image[pixel] = sum(values) / len(values) if mean else sum(values)
+    return image
+
+
+def convolve_transpose(
+    y: NDArray[Any],
+    filters: NDArray[Any],
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    groups: int = 1,
+    output_padding: Any = 0,
+    input_shape: Sequence[int] | None = None,
+    bias: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Each number of Y lays its filter, times itself, on the output; what lies in the padding is cut off.
+
+    Returns (N, *spatial, C): int64, float64 or complex128.
+    """
+    kernel, channels = filters.shape[1:-1], filters.shape[-1]
+    per_group = len(filters) // groups
+    if input_shape is not None:
+        along = _axes(input_shape[1:-1], kernel, stride, padding, dilation)
+        size = list(input_shape[1:-1])
+    else:
+        along, size = _lay(y.shape[1:-1], kernel, stride, padding, dilation, output_padding)
+    numbers, weights = y.tolist(), filters.tolist()
+    x = np.zeros((len(y), *size, channels * groups), object)
+    taps = list(itertools.product(*map(range, kernel)))
+    for position, tap in itertools.product(itertools.product(*map(range, y.shape[1:-1])), taps):
+        place = tuple(_place(along, position, tap))
+        if not all(0 <= p < h for p, h in zip(place, size, strict=True)):
+            continue
+        for n, k in itertools.product(range(len(y)), range(len(filters))):
+            number, first = _at(numbers, (n, *position, k)), (k // per_group) * channels
+            for c, weight in enumerate(_at(weights, (k, *tap))):
+                x[(n, *place, first + c)] += number * weight
+    if bias is not None:
+        for c in range(channels * groups):
+            x[..., c] += bias[c].item()
+    kinds = y.dtype.kind + filters.dtype.kind + ("" if bias is None else bias.dtype.kind)
+    return x.astype(_exact_dtype(kinds))
+
+
+def transposed_size(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    output_padding: Any = 0,
+) -> tuple[int, ...]:
+    """The size of a transposed convolution's output, counted; 0 or less where nothing is left."""
+    return tuple(_lay(size, kernel, stride, padding, dilation, output_padding)[1])
+
+
 def flatten_filters(filters: NDArray[Any], order: str = "hwc") -> NDArray[Any]:
     """Each filter, flattened, is the next column."""
     *kernel, channels = filters.shape[1:]
@@ -164,6 +253,34 @@ def _axes(size: Sequence[int], kernel: Sequence[int], stride: Any, padding: Any,
             strict=True,
         )
     ]
+
+
+def _lay(
+    size: Sequence[int], kernel: Sequence[int], stride: Any, padding: Any, dilation: Any, output_padding: Any
+) -> tuple[list[Axis], list[int]]:
+    """Where a transposed convolution lays its kernels, and how far they reach once the padding is cut off."""
+    along, reached = [], []
+    axes = len(size)
+    for count, k, s, rule, d, more in zip(
+        size,
+        kernel,
+        _each(stride, axes),
+        _each(padding, axes),
+        _each(dilation, axes),
+        _each(output_padding, axes),
+        strict=True,
+    ):
+        taps, starts = [i * d for i in range(k)], [i * s for i in range(count)]
+        if rule in ("same", "same-lower"):  # promises stride pixels for each of Y's
+            enlarged = sum(s for _ in starts)
+            first = _slide(enlarged, k, s, rule, d)[0][0]
+            along.append(([first + start for start in starts], taps))
+            reached.append(enlarged)
+            continue
+        before, after = _pads(rule, 0, taps, s, lambda *_: [])
+        along.append(([start - before for start in starts], taps))
+        reached.append(starts[-1] + taps[-1] + 1 - before - after + more)
+    return along, reached
 
 
 def _each(value: Any, axes: int) -> list[Any]:

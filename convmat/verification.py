@@ -18,11 +18,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import reference
-from convmat.engine import Tactic, convolve, execute, prepare, replan, stream, tactics
+from convmat.engine import (
+    Tactic,
+    convolve,
+    convolve_transpose,
+    execute,
+    prepare,
+    replan,
+    stream,
+    tactics,
+)
 from convmat.errors import ShapeError
-from convmat.geometry import PADDING_NAMES, ConvGeometry, Padding, Sizes
+from convmat.geometry import PADDING_NAMES, ConvGeometry, Padding, Sizes, transpose_geometry
 from convmat.layouts import from_batch, to_batch, to_filters
-from convmat.patches import as_numbers, flatten_filters, unroll
+from convmat.matrix import layer_matrix
+from convmat.patches import as_numbers, flatten_filters, fold, fold_stream, unroll
 
 _BAND_BYTES = 1 << 26  # of the definition's output held at one time
 
@@ -335,6 +345,7 @@ def self_check() -> Iterator[Check]:
     """
     rng = np.random.default_rng(2017)
     yield _check_sizes()
+    yield _check_transposed_sizes()
     for name, shape, filter_shape, options in _GRID:
         yield _check_geometry(name, shape, filter_shape, options, rng)
     for dtype in _DTYPES:
@@ -393,6 +404,23 @@ def _check_sizes() -> Check:
     return _checked("output size", "every size to 7, kernel to 3", (), (), {"geometry": run})
 
 
+def _check_transposed_sizes() -> Check:
+    """Sizes of transposed convolutions under every padding rule, against laying kernels side by side."""
+    ranges = (range(1, 6), range(1, 4), range(1, 4), range(1, 3), (0, 1), PADDING_NAMES)
+    wrong = 0
+
+    def run() -> Report:
+        nonlocal wrong
+        for size, k, s, d, more, rule in itertools.product(*ranges):
+            counted = reference.transposed_size((size,), (k,), s, rule, d, more)
+            if counted[0] > 0 and more < max(s, d) and not (more and rule.startswith("same")):
+                geometry = transpose_geometry((1, size, 1), 1, k, s, rule, d, 1, more)
+                wrong += geometry.input_size != counted
+        return compare_exactly(np.array([wrong]), np.array([0]))
+
+    return _checked("output size", "transposed, every size to 5", (), (), {"geometry": run})
+
+
 def _check_geometry(
     name: str,
     shape: tuple[int, ...],
@@ -414,17 +442,21 @@ def _check_geometry(
     # An image of its own coordinates, so that each element of X_col says where it came from; 0 is padding.
     coded = np.arange(1, x.size + 1).reshape(shape)
 
+    mode = options.get("padding_mode", "zeros")
+    order = "hwc" if mode == "zeros" else "chw"  # both, without doubling the work
+
     def mapping() -> Report:
         geometry = ConvGeometry(shape, kernel, **where)
         rows, cols = geometry.matrix_shape
-        x_col = reference.unroll(coded, kernel, **where)
+        x_col = reference.unroll(coded, kernel, **patch, order=order)
         found = np.zeros((rows, cols), coded.dtype)
         for row, col in itertools.product(range(rows), range(cols)):
-            index = geometry.input_index(row, col)
+            index = geometry.place(row, col, mode, order=order).element
             found[row, col] = 0 if index is None else coded[index]
         back = np.zeros((rows, cols), coded.dtype)
         for element in np.ndindex(*shape):
-            for row, col in geometry.matrix_indices(element[0], element[1:-1], element[-1]):
+            n, *pixel, c = element
+            for row, col in geometry.matrix_indices(n, pixel, c, mode, order=order):
                 back[row, col] = coded[element]
         return compare_exactly(np.stack([found, back]), np.stack([x_col, x_col]))
 
@@ -468,9 +500,57 @@ def _check_geometry(
         noise.flat[:: max(noise.size // 3, 1)] = np.inf
         return verify(noise, w, **layer)
 
+    def folded() -> Report:
+        """Sums and means, and ⟨unroll x, p⟩ = ⟨x, fold p⟩."""
+        unrolled = unroll(x, kernel, **where)
+        p = rng.integers(-8, 9, unrolled.shape).astype(np.float32)
+        found = [
+            fold(p, shape, kernel, **where),
+            fold(p, shape, kernel, **where, order="chw"),
+            fold(unrolled, shape, kernel, **where, overlap="mean"),
+        ]
+        wanted = [
+            reference.fold(p, shape, kernel, **where),
+            reference.fold(p, shape, kernel, **where, order="chw"),
+            reference.fold(unrolled, shape, kernel, **where, overlap="mean"),
+        ]
+        inner = [np.full(shape, float(np.vdot(a, b))) for a, b in ((unrolled, p), (x, found[0]))]
+        return compare_exactly(np.stack([*found, inner[0]]), np.stack([*wanted, inner[1]]).astype(np.float32))
+
+    linear = {key: value for key, value in layer.items() if key != "bias"}
+    transpose = where | {key: layer[key] for key in ("groups",) if key in layer}
+
+    def transposed() -> Report:
+        """Against the definition, sized by itself and by the input."""
+        y = rng.integers(-8, 9, (shape[0], *ConvGeometry(shape, kernel, **where).output_size, len(w)))
+        bias = rng.integers(-8, 9, shape[-1])
+        reports = [
+            compare_exactly(
+                convolve_transpose(y.astype(np.float32), w, **transpose, input_shape=known, bias=added),
+                reference.convolve_transpose(y, w, **transpose, input_shape=known, bias=added).astype(
+                    np.float32
+                ),
+            )
+            for known, added in ((shape, None), (None, bias.astype(np.float32)))
+        ]
+        return max(reports, key=lambda report: report.outside)
+
+    def as_matrix() -> Report:
+        """M · vec(X) in the order of either layout."""
+        wanted = reference.convolve_by_taps(x[:1], w, **linear)
+        found = []
+        for order in ("nhwc", "nchw"):
+            m = layer_matrix(w, shape, **linear, layout=order)
+            columns = m @ from_batch(x[:1], order).reshape(-1)
+            found.append(to_batch(columns.reshape(from_batch(wanted, order).shape), len(kernel), order))
+        return compare_exactly(np.stack(found), np.stack([wanted] * 2).astype(np.float32))
+
     stages = {
         "index mapping": mapping,
         "unroll": unrolled,
+        "fold": folded,
+        "convolve transposed": transposed,
+        "matrix": as_matrix,
         "flatten-filters": flattened,
         "convolve": convolved,
         "convolve within bound": bounded,
@@ -508,8 +588,19 @@ def _check_dtype(dtype: np.dtype[Any], rng: np.random.Generator) -> Check:
         noise, weights = noise.reshape(shape), weights[:count].reshape(filter_shape)
         return verify(noise.astype(dtype), weights.astype(dtype), **where)
 
+    def folded() -> Report:
+        """The mean is the inverse of unroll, and sums do not wrap."""
+        x_col = unroll(x, filter_shape[1:-1], **where)
+        mean = fold(x_col, shape, filter_shape[1:-1], **where, overlap="mean")
+        total = fold(x_col, shape, filter_shape[1:-1], **where)
+        times = reference.fold(np.ones(x_col.shape, int), shape, filter_shape[1:-1], **where)
+        wide = np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
+        wanted = np.stack([x.astype(wide), x.astype(wide) * times])
+        return compare_exactly(np.stack([mean.astype(wide), total.astype(wide)]), wanted)
+
     name = dtype.name + (", big-endian" if dtype.byteorder == ">" else "")
-    stages = {"convolve": exact} | ({"convolve within bound": bounded} if dtype.kind in "fc" else {})
+    stages = {"convolve": exact, "fold": folded}
+    stages |= {"convolve within bound": bounded} if dtype.kind in "fc" else {}
     return _checked("dtype", name, shape, filter_shape, stages, where)
 
 
@@ -556,6 +647,25 @@ def _check_arrays(rng: np.random.Generator) -> Iterator[Check]:
         ("empty batch", empty, ((0, *shape[1:]), filter_shape)),
     ):
         yield _checked("arrays", name, *shapes, {"convolve": run})
+    yield _check_blocks(rng)
+
+
+def _check_blocks(rng: np.random.Generator) -> Check:
+    """Folding an X_col so long that it is cut in blocks, whose pixels overlap; as a stream, too."""
+    line, taps = 20_000, 9
+    shape = (1, line, 1)
+    p = rng.integers(-8, 9, (line - taps + 1, taps)).astype(np.float64)
+
+    def run() -> Report:
+        wanted = np.zeros(line)
+        for tap in range(taps):
+            wanted[tap : tap + len(p)] += p[:, tap]
+        parts = np.split(p, [7, 15_000])
+        streamed = [lines.copy() for lines in fold_stream(parts, p.dtype, ConvGeometry(shape, taps))]
+        found = [fold(p, shape, taps), np.concatenate(streamed)[None]]
+        return compare_exactly(np.stack(found), np.stack([wanted.reshape(shape)] * 2))
+
+    return _checked("arrays", "blocks that overlap", shape, (1, taps, 1), {"fold": run})
 
 
 def _checked(

@@ -95,6 +95,7 @@ IMAGE = npy(np.arange(30.0).reshape(5, 6))
 RGB = npy(np.arange(90.0).reshape(5, 6, 3))
 TAPS = npy(np.ones((3, 3)))
 VOLUME = npy(np.zeros((1, 300, 300, 1)))
+PIXELS = npy(np.zeros((300 * 300, 1)))  # X_col of a kernel of one pixel
 CUT, LONG = IMAGE[:-8], IMAGE + b"\0"
 FRAMES = picture("GIF", save_all=True, append_images=[Image.new("RGB", (40, 30))])
 ARCHIVE = npz(a=IMAGE, b=TAPS)
@@ -605,13 +606,15 @@ CASES = [
     *(
         Case(
             f"full disk, {name}",
-            {target: b"old", "in.npy": VOLUME},
+            {target: b"old", "in.npy": VOLUME, "x.npy": PIXELS},
             f"ulimit -f 2; convmat {command} -o {target}",
             rf"{re.escape(target)}: cannot be written: File too large",
         )
         for name, command, target in (
             ("unroll", "unroll in.npy --k 3", "out.npy"),
             ("convolve", "convolve in.npy --kernel box:3", "out.npy"),
+            ("fold", "fold x.npy --input-shape 300,300 --k 1", "out.npy"),
+            ("transpose", "convolve in.npy --kernel box:3 --transpose", "out.npy"),
             ("picture", f"convolve {SCENE} --kernel box:3 --depthwise", "out.png"),
             ("JPEG", f"convolve {SCENE} --kernel box:3 --depthwise", "out.jpg"),
             ("TIFF", f"convolve {SCENE} --kernel box:3 --depthwise", "out.tif"),
@@ -770,6 +773,8 @@ COMMANDS = {
     "picture": (["convolve", "small.png", "--kernel", "k.npy", "--depthwise"], "out.png"),
     "flatten-filters": (["flatten-filters", EDGES], "out.npy"),
     "matrix": (["matrix", DIGIT, "--kernel", "k.npy"], "out.npz"),
+    "fold": (["fold", "x_col.npy", "--input-shape", "100,100", "--k", "3"], "out.npy"),
+    "transpose": (["convolve", DIGIT, DIGIT, "--kernel", "k.npy", "--transpose", "--stride", "2"], "out.npy"),
 }
 CALLS = ("open", "read", "write", "buffered write", "flush", "fsync", "fchmod", "replace")
 # Calls that each command makes at least: a loop that ends sooner has tested nothing.
@@ -795,6 +800,7 @@ def test_the_nth_call_fails(
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.arange(120_000.0).reshape(-1, 2))
     np.save("w.npy", np.arange(6.0).reshape(2, 3))
+    np.save("x_col.npy", np.arange(98 * 98 * 9.0).reshape(-1, 9))
     np.save("k.npy", np.arange(9.0).reshape(3, 3))
     Image.open(SCENE).crop((0, 0, 200, 100)).save("small.png")
     arguments, target = COMMANDS[command]

@@ -1,4 +1,4 @@
-"""Mistakes planted one at a time in geometry, mapping, flattening and engine: `verify` must exit 1.
+"""Mistakes planted one at a time in geometry, mapping, folding, matrix and engine: `verify` must exit 1.
 
 Each mutation replaces one piece of the source, in a copy; the self-check of the copy is run as a user would.
 """
@@ -61,6 +61,40 @@ MUTATIONS = [
     ),
     ("engine.py", "result = np.dtype(np.int64)", "result = np.dtype(np.uint8)"),
     ("engine.py", "result == np.float16 else result", "result == np.float64 else result"),
+    (
+        "patches.py",
+        "np.moveaxis(rows.reshape(*where, geometry.channels, *kernel), len(where), -1)",
+        "rows.reshape(*where, *kernel, geometry.channels)",
+    ),
+    ("patches.py", "held = rows[len(block.rows) :]", "held = rows[:0]"),
+    ("patches.py", "merge(both, theirs, out=both)", "merge(theirs, theirs, out=both)"),
+    ("patches.py", "np.maximum(along, 1)", "np.maximum(along, 2)"),
+    ("patches.py", "slice(j, j + 1), j * d) for", "slice(j, j + 1), j) for"),
+    ("patches.py", "slice(None), first * s) for", "slice(None), first) for"),
+    ("patches.py", "lines += rest[0, : len(lines)]", "lines -= rest[0, : len(lines)]"),
+    (
+        "engine.py",
+        "np.moveaxis(found.reshape(groups, *patches, depth), 0, -2)",
+        "found.reshape(*patches, groups, depth)",
+    ),
+    (
+        "geometry.py",
+        "(size - 1) * stride - sum(pads) + extent + output_padding",
+        "(size - 1) * stride - sum(pads) + extent",
+    ),
+    (
+        "geometry.py",
+        "tuple(h * s for h, s in zip(shape[1:-1], axes.stride, strict=True))",
+        "tuple((h - 1) * s + 1 for h, s in zip(shape[1:-1], axes.stride, strict=True))",
+    ),
+    (
+        "geometry.py",
+        "padding_source(q, size, padding_mode) == pixel)",
+        "padding_source(q, size, padding_mode) == pixel - 1)",
+    ),
+    ("geometry.py", 'digits if order == "hwc" else (digits[-1], *digits[:-1])', "digits"),
+    ("matrix.py", "np.arange(groups) * depth * channel_step", "np.arange(groups) * channel_step"),
+    ("matrix.py", "else np.moveaxis(weights, -1, 1)", "else weights"),
     ("layouts.py", "array = np.moveaxis(array, -dims - 1, -1)", "array = np.swapaxes(array, -dims - 1, -1)"),
 ]
 

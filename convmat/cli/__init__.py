@@ -27,6 +27,7 @@ _COMMANDS = {
     "matmul": ("matmul", "X_col · W_col → Y"),
     "convolve": ("convolve", "all of it at once, in blocks"),
     "verify": ("verify", "does the FC form equal the definition? does your result?"),
+    "fold": ("fold", "X_col or its gradient → image(s), summed or averaged"),
     "locate": ("locate", "which pixel is at a row and column, and where a pixel went"),
     "matrix": ("matrix", "the whole layer as one sparse matrix, with its facts"),
     "train": ("train", "a CNN and its FC network, trained side by side"),

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from convmat.cli import options
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from convmat.geometry import ConvGeometry
+    from convmat.report.facts import Fact
 
 
 @click.command("convolve", cls=options.Command)
@@ -16,6 +26,14 @@ from convmat.cli import options
 @click.option(
     "--explain", is_flag=True, help="Print the plan: how the product is cut, blocks, threads, FLOPs."
 )
+@click.option("--transpose", is_flag=True, help="The transposed convolution, which takes Y back to X's size.")
+@options.output_padding_option
+@click.option(
+    "--input-shape",
+    type=options.InputShape(),
+    help="With --transpose, the shape of X where several give this Y: 28,28 or 28,28,1 or N,28,28,1; "
+    "1,28,28 with --layout nchw.",
+)
 @options.output_option
 @options.report_options
 def command(
@@ -23,6 +41,9 @@ def command(
     layout: str,
     threads: int | None,
     explain: bool,
+    transpose: bool,
+    output_padding: Any,
+    input_shape: tuple[int, ...] | None,
     output: str | None,
     as_json: bool,
     quiet: bool,
@@ -34,46 +55,92 @@ def command(
     Example:
       convmat convolve sample_images/scene.png --kernel sobel-x --depthwise -o edges.png
       convmat convolve sample_images/digit.png --kernel sample_images/strokes_2x7x7x1.npy --stride 7
+      convmat convolve sample_images/digit.png --kernel box:2 --stride 2 --transpose -o larger.png
 
     FILE ending in .png, .jpg, .bmp, .gif, .tif, .webp, .pgm or .ppm is a picture, of one filter (gray) or
     three (RGB): values within 0..255 from an 8-bit input are rounded and kept; all others are stretched,
     the smallest to 0, the largest to 255. Any other FILE is Y as .npy, (N, H_out, W_out, K), or with
     --layout nchw (N, K, H_out, W_out).
+
+    With --transpose the options are those of the convolution that is transposed: INPUT is its Y, with K
+    channels, and what comes out has the size and the C channels of its X, fold(Y · W_colᵀ). The bias has C
+    numbers then. Kernels are those of PyTorch's ConvTranspose with --kernel-layout oihw.
     """
+    from convmat.cli.output import progress, report, write_images
+    from convmat.report.facts import Seen, input_fact, rows_grid
+
+    if transpose:
+        if explain:
+            raise click.UsageError("--explain goes without --transpose")
+        work = _transposed(inputs, output_padding, input_shape, threads, layout=layout, **layer)
+    else:
+        for name in ("output_padding", "input_shape"):
+            if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
+                raise click.UsageError(f"--{name.replace('_', '-')} goes with --transpose")
+        work = _convolved(inputs, threads, explain, layout=layout, **layer)
+    rows = math.prod(work.shape[:-1])
+    seen = Seen(work.rows, (rows, work.shape[-1]))
+    notes = write_images(
+        output, progress(seen, rows, quiet), work.shape, work.dtype, layout=layout, keep=work.from_8_bit
+    )
+    facts = [input_fact(inputs), *work.facts, seen.fact(), *notes]
+    small = seen.whole
+    grids = [rows_grid(work.patches, "Y", small)] if work.patches and small is not None else []
+    report(facts, grids, output=output, as_json=as_json, quiet=quiet)
+
+
+class _Work(NamedTuple):
+    """What is to be computed: nothing is, nor any data read, before its rows are asked for."""
+
+    shape: tuple[int, ...]
+    """(N, *out, K)."""
+    dtype: np.dtype[Any]
+    rows: Iterator[NDArray[Any]]
+    facts: list[Fact]
+    patches: ConvGeometry | None
+    """Whose patches the rows are of."""
+    from_8_bit: bool
+
+
+def _convolved(
+    inputs: tuple[str, ...], threads: int | None, explain: bool, *, layout: str, **layer: Any
+) -> _Work:
     from convmat.cli.layers import open_layer
-    from convmat.cli.output import collect, drain, progress, report
     from convmat.engine import prepare, stream
-    from convmat.files.npy import write_npy
-    from convmat.files.outputs import is_picture
-    from convmat.layouts import from_batch
-    from convmat.report.facts import Fact, Seen, input_fact, rows_grid
     from convmat.report.results import layer_facts, plan_facts
 
     batch, arguments = open_layer(inputs, layout=layout, **layer)
-    # What is wrong with the options shows before any data is read.
-    todo = prepare(batch.empty(), **arguments)
-    plan, dtype = todo.plan.for_batch(batch.shape[0], threads), todo.plan.arithmetic.result
-    picture = output is not None and is_picture(output)
-    if picture:
-        from convmat.files.images import check_picture, write_picture
+    plan = prepare(batch.empty(), **arguments).plan.for_batch(batch.shape[0], threads)
+    rows = (block for x in batch.chunks() for block in stream(prepare(x, **arguments, threads=threads)))
+    facts = layer_facts(plan, arguments["flip"], layout) + (plan_facts(plan) if explain else [])
+    return _Work(
+        plan.output_shape, plan.arithmetic.result, rows, facts, plan.geometry, batch.dtype == "uint8"
+    )
 
-        check_picture(plan.output_shape)
-    rows = plan.geometry.matrix_shape[0]
-    results = (block for x in batch.chunks() for block in stream(prepare(x, **arguments, threads=threads)))
-    seen = Seen(results, (rows, plan.filters))
-    blocks = progress(seen, rows, quiet)
-    notes = []
-    if output is None:
-        drain(blocks)
-    elif picture:
-        note = write_picture(output, collect(blocks, plan.output_shape, dtype), batch.dtype == "uint8")
-        notes.append(Fact("picture", "picture", note, note))
-    elif layout == "nhwc":
-        write_npy(output, plan.output_shape, dtype, blocks)
-    else:
-        y = from_batch(collect(blocks, plan.output_shape, dtype), layout)
-        write_npy(output, y.shape, dtype, y)
-    facts = [input_fact(inputs), *layer_facts(plan, arguments["flip"], layout), seen.fact(), *notes]
-    facts += plan_facts(plan) if explain else []
-    grids = [rows_grid(plan.geometry, "Y", seen.whole)] if seen.whole is not None else []
-    report(facts, grids, output=output, as_json=as_json, quiet=quiet)
+
+def _transposed(
+    inputs: tuple[str, ...],
+    output_padding: Any,
+    input_shape: tuple[int, ...] | None,
+    threads: int | None,
+    *,
+    layout: str,
+    flip: bool,
+    **layer: Any,
+) -> _Work:
+    from convmat.cli.layers import open_transposed_layer
+    from convmat.engine import convolve_transpose
+    from convmat.report.results import transposed_facts
+
+    batch, geometry, arguments = open_transposed_layer(
+        inputs, output_padding, input_shape, layout=layout, flip=flip, **layer
+    )
+
+    def transposed(y: NDArray[Any]) -> NDArray[Any]:
+        known = (len(y), *geometry.input_shape[1:]) if input_shape is not None else None
+        return convolve_transpose(y, **arguments, input_shape=known, threads=threads)
+
+    dtype = transposed(batch.empty()).dtype
+    rows = (transposed(y).reshape(-1, geometry.channels) for y in batch.chunks())
+    facts = transposed_facts(geometry, batch.shape, flip, layout, dtype)
+    return _Work(geometry.input_shape, dtype, rows, facts, None, batch.dtype == "uint8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 
 from convmat.errors import GeometryError, ShapeError
 from convmat.files.npy import NpyInput, is_npy
+from convmat.geometry import ConvGeometry
 from convmat.layouts import to_batch, to_batch_shape
+from convmat.patches import check_x_col
 
 if TYPE_CHECKING:
     from convmat.files.images import ImageInput
@@ -131,6 +134,40 @@ def shape_batch(shape: tuple[int, ...], dims: int, layout: str) -> Batch:
     except ValueError:  # NumPy's own limit on how much a shape may hold
         raise GeometryError("input_shape", f"{shape} is more than any array can hold; give less") from None
     return Batch(seen.shape, seen.dtype, [], dims, layout)
+
+
+def folded_geometry(
+    x_shape: tuple[int, ...],
+    input_shape: tuple[int, ...],
+    dims: int,
+    layout: str,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+) -> ConvGeometry:
+    """The geometry that an X_col of this shape was unrolled with; N, where not said, is found from its rows.
+
+    Raises:
+        ShapeError: an X_col that is not of this geometry. GeometryError: as `ConvGeometry`.
+    """
+    geometry = ConvGeometry(
+        input_batch_shape(input_shape, dims, layout), kernel_size, stride, padding, dilation
+    )
+    if len(input_shape) < dims + 2:
+        rows = math.prod(x_shape[:-1])
+        images, rest = divmod(rows, geometry.patches)
+        geometry = geometry if rest else geometry.for_batch(images)
+    check_x_col(x_shape, geometry)
+    return geometry
+
+
+def input_batch_shape(shape: tuple[int, ...], dims: int, layout: str) -> tuple[int, ...]:
+    """What `--input-shape` says as (N, *spatial, C); where it leaves them out N and C are 1."""
+    try:
+        return to_batch_shape(shape, dims, layout)
+    except ShapeError as error:
+        raise ShapeError("input_shape", f"{error.problem}; see --dims and --layout") from None
 
 
 def _open(name: str, frame: int | None, alpha: str) -> NpyInput | ImageInput:

@@ -6,15 +6,18 @@ import os
 from typing import Any
 
 import click
+import numpy as np
 from numpy.typing import NDArray
 
-from convmat.cli.inputs import Batch, open_batch, shape_batch
+from convmat.cli.inputs import Batch, input_batch_shape, open_batch, shape_batch
 from convmat.cli.options import axes_of, pads_of
 from convmat.cli.output import drain
 from convmat.errors import FileError, GeometryError, ShapeError
 from convmat.files.npy import NpyInput
+from convmat.geometry import ConvGeometry, transpose_geometry
 from convmat.kernels import NAMES, is_kernel_name, named_kernel
 from convmat.layouts import KERNEL_LAYOUTS, to_batch, to_filters
+from convmat.patches import check_filter_groups
 
 
 def open_layer(
@@ -36,10 +39,12 @@ def open_layer(
     dims: int | None,
     expected: str | None = None,
     input_shape: tuple[int, ...] | None = None,
+    transpose: bool = False,
 ) -> tuple[Batch, dict[str, Any]]:
     """What the options of a layer mean: its input, and the other arguments of `convmat.convolve`.
 
-    With `input_shape` there are no inputs, and the input is what an array of that shape would be.
+    With `input_shape` there are no inputs, and the input is what an array of that shape would be. With
+    `transpose` the input is the layer's Y.
     """
     if kernel is None:
         raise click.UsageError(f"Missing option '--kernel'; give an .npy file or one of {', '.join(NAMES)}")
@@ -52,8 +57,14 @@ def open_layer(
         batch = shape_batch(input_shape, axes, layout)
     kernels = _load_kernels(kernel, axes)
     filters = to_filters(kernels, axes, kernel_layout)
-    filters, groups = fit_to_channels(filters, batch.shape[-1], groups, depthwise)
-    if filters.shape[-1] * groups != batch.shape[-1] and groups > 0 and batch.shape[-1] % groups == 0:
+    fit = fit_to_outputs if transpose else fit_to_channels
+    filters, groups = fit(filters, batch.shape[-1], groups, depthwise)
+    if (
+        not transpose
+        and filters.shape[-1] * groups != batch.shape[-1]
+        and groups > 0
+        and batch.shape[-1] % groups == 0
+    ):
         raise ShapeError(
             "filters",
             f"made for {filters.shape[-1]} channels in each of {groups} groups, the input has "
@@ -86,6 +97,50 @@ def open_linear_layer(
         drain(batch.chunks())  # whoever writes to us should not be cut off
     del arguments["bias"]
     return batch.shape, arguments
+
+
+def open_transposed_layer(
+    inputs: tuple[str, ...],
+    output_padding: Any,
+    input_shape: tuple[int, ...] | None,
+    *,
+    padding_mode: str,
+    layout: str,
+    **layer: Any,
+) -> tuple[Batch, ConvGeometry, dict[str, Any]]:
+    """What the options of a transposed layer mean: its input, which is the layer's Y, the layer's geometry,
+    and the other arguments of `convmat.convolve_transpose`, of which there is no `input_shape`.
+    """
+    if padding_mode != "zeros":
+        raise GeometryError(
+            "padding_mode",
+            f"got {padding_mode}; a transposed convolution drops what falls into the padding, so it has "
+            "zeros alone: leave it out",
+        )
+    batch, arguments = open_layer(inputs, padding_mode=padding_mode, layout=layout, transpose=True, **layer)
+    del arguments["padding_mode"]
+    filters, groups = arguments["filters"], arguments["groups"]
+    check_filter_groups(len(filters), groups)
+    if arguments.pop("flip"):
+        filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
+    arguments |= {"filters": filters, "output_padding": output_padding}
+    channels = filters.shape[-1] * groups
+    if input_shape is not None:
+        n, *size, c = input_batch_shape(input_shape, batch.dims, layout)
+        said = len(input_shape) - batch.dims  # C, then N, may be left out
+        input_shape = (n if said == 2 else batch.shape[0], *size, c if said else channels)
+    geometry = transpose_geometry(
+        batch.shape,
+        channels,
+        filters.shape[1:-1],
+        arguments["stride"],
+        arguments["padding"],
+        arguments["dilation"],
+        groups,
+        output_padding,
+        input_shape,
+    )
+    return batch, geometry, arguments
 
 
 def read_expected(
@@ -164,3 +219,27 @@ def fit_to_channels(
             f"give one single-channel filter, or a multiple of {channels}",
         )
     return (filters.repeat(channels, axis=0) if count == 1 else filters), channels
+
+
+def fit_to_outputs(
+    filters: NDArray[Any], outputs: int, groups: int, depthwise: bool
+) -> tuple[NDArray[Any], int]:
+    """The filters and groups that `--depthwise`, or its absence, means for a layer with these `outputs`.
+
+    Raises:
+        ShapeError: another number of filters than outputs; with `depthwise` one will do for all.
+    """
+    count = len(filters)
+    if depthwise and groups not in (1, outputs):
+        raise GeometryError("groups", f"--depthwise means {outputs} groups here, got {groups}; leave it out")
+    if depthwise and count == 1:
+        filters = filters.repeat(outputs, axis=0)
+    elif count != outputs:
+        hint = "; or add --depthwise for this one on each" if count == 1 and not depthwise else ""
+        raise ShapeError(
+            "filters",
+            f"are {count}, so the Y that is transposed has {count} channels, and the input has {outputs}; "
+            f"give {outputs} filters, of shape {('K', *filters.shape[1:-1], 'C/groups')}".replace("'", "")
+            + hint,
+        )
+    return filters, outputs if depthwise else groups

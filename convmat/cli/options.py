@@ -17,7 +17,7 @@ _OPTION_OF = {
     "kernel_size": ("--k", "--kernel"),
     "filters": ("--kernel", "KERNELS", "--filters"),
     "input": ("INPUT...", "[INPUT]...", "[INPUT]", "--input-shape", "SIZE"),
-    "input_shape": ("INPUT...", "[INPUT]...", "[INPUT]", "--input-shape", "SIZE"),
+    "input_shape": ("--input-shape", "INPUT...", "[INPUT]...", "[INPUT]", "SIZE"),
     "output_shape": ("--output-shape", "INPUT...", "[INPUT]...", "SIZE"),
     "output": ("--output",),
     "column": ("--col",),
@@ -44,6 +44,8 @@ class Command(click.Command):
         for wanted in _OPTION_OF.get(subject, (f"--{subject.replace('_', '-')}",)):
             for parameter in self.params:
                 if wanted in parameter.opts:
+                    if wanted == "--input-shape" and ctx.params.get("input_shape") is None:
+                        continue  # the shape is that of an input
                     return wanted
                 if isinstance(parameter, click.Argument) and wanted == parameter.human_readable_name:
                     given = ctx.params.get(parameter.name or "")

@@ -106,6 +106,41 @@ def collect(blocks: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dt
     return whole.reshape(shape)
 
 
+def write_images(
+    output: str | None,
+    rows: Iterable[NDArray[Any]],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    *,
+    layout: str,
+    keep: bool,
+) -> list[Fact]:
+    """Write images, (N, *spatial, C), that come as rows of channels: .npy, a picture, or nothing.
+
+    Returns what is to be told of a picture; `keep` is that of `write_picture`. What makes no picture is
+    refused before any of the rows is computed.
+    """
+    from convmat.files.npy import write_npy
+    from convmat.files.outputs import is_picture
+    from convmat.layouts import from_batch
+    from convmat.report.facts import Fact
+
+    if output is None:
+        drain(rows)
+    elif is_picture(output):
+        from convmat.files.images import check_picture, write_picture
+
+        check_picture(shape)
+        note = write_picture(output, collect(rows, shape, dtype), keep)
+        return [Fact("picture", "picture", note, note)]
+    elif layout == "nhwc":
+        write_npy(output, shape, dtype, rows)
+    else:
+        images = from_batch(collect(rows, shape, dtype), layout)
+        write_npy(output, images.shape, dtype, images)
+    return []
+
+
 def _stop_if_unread() -> None:
     """A reader that has seen enough is the end of the work, also where all of it fitted in the pipe."""
     poll = select.poll()

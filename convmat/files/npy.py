@@ -81,22 +81,29 @@ class NpyInput:
 
         In C order it is never held whole.
         """
-        row_bytes = self.nbytes // max(self.shape[0], 1)
+        return self._blocks(block_bytes, self.shape)
+
+    def rows(self, block_bytes: int) -> Iterator[NDArray[Any]]:
+        """The array as one matrix, all its axes but the last joined, in blocks of whole rows, in order."""
+        return self._blocks(block_bytes, (math.prod(self.shape[:-1]), *self.shape[-1:]))
+
+    def _blocks(self, block_bytes: int, shape: tuple[int, ...]) -> Iterator[NDArray[Any]]:
+        row_bytes = self.nbytes // max(shape[0], 1)
         step = max(block_bytes // max(row_bytes, 1), 1)
         if self._fortran_order:
-            array = self.read()
+            array = self.read().reshape(shape)
             for start in range(0, len(array), step):
                 yield array[start : start + step]
             return
         with self._data() as stream:
             got = 0
-            for start in range(0, self.shape[0], step):
-                rows = min(step, self.shape[0] - start)
+            for start in range(0, shape[0], step):
+                rows = min(step, shape[0] - start)
                 data = self._take(stream, rows * row_bytes)
                 got += len(data)
                 if len(data) != rows * row_bytes:
                     self._check_size(got)
-                yield np.frombuffer(data, self.dtype).reshape(rows, *self.shape[1:])
+                yield np.frombuffer(data, self.dtype).reshape(rows, *shape[1:])
             self._check_end(stream, got)
 
     def _data(self) -> io.BufferedIOBase:

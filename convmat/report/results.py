@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.geometry import TAP_NAMES
+from convmat.geometry import LINE_NAMES, TAP_NAMES, ConvGeometry
 from convmat.layouts import from_batch_shape
 from convmat.report.facts import (
     Fact,
     Grid,
     Seen,
+    axes_text,
     bytes_text,
+    columns_text,
     ends,
     geometry_facts,
+    pads_text,
     percent,
     shape_fact,
     sizes,
@@ -95,6 +98,80 @@ def layer_facts(plan: BlockPlan, flip: bool, layout: str) -> list[Fact]:
         shape_fact("output_shape", "Y", from_batch_shape(plan.output_shape, layout), layout),
         Fact("dtype", "dtype", str(plan.arithmetic.result), str(plan.arithmetic.result)),
     ]
+
+
+def transposed_facts(
+    geometry: ConvGeometry, y_shape: Sequence[int], flip: bool, layout: str, dtype: np.dtype[Any]
+) -> list[Fact]:
+    """A transposed convolution of Y, (N, *out, K): the layer it transposes, and sizes with their formula.
+
+    "Input" and "output" are those of the transposed convolution.
+    """
+    filters, depth = y_shape[-1], geometry.channels // geometry.groups
+    return [
+        Fact("transpose", "transposed", True, "yes"),
+        shape_fact("input_shape", "input shape", y_shape, axes_text(geometry).replace("C", "K")),
+        shape_fact("kernel_size", "kernel", geometry.kernel_size),
+        shape_fact("stride", "stride", geometry.stride),
+        shape_fact("dilation", "dilation", geometry.dilation),
+        Fact("padding", "", geometry.padding, ""),
+        Fact("pads", "padding", [list(p) for p in geometry.pads], pads_text(geometry)),
+        *(
+            Fact(
+                f"output_{name}", f"output {name}", size, geometry.transpose_formula(axis, y_shape[1 + axis])
+            )
+            for axis, (name, size) in enumerate(zip(geometry.axis_names, geometry.input_size, strict=True))
+        ),
+        shape_fact("output_size", "output size", geometry.input_size),
+        Fact("filters", "filters", filters, f"{filters} of {sizes((*geometry.kernel_size, depth))}"),
+        Fact("groups", "groups", geometry.groups, str(geometry.groups)),
+        Fact("flip", "filters flipped", flip, "yes" if flip else "no"),
+        shape_fact("weights_shape", "W_col", (geometry.terms, filters)),
+        Fact("layout", "", layout, ""),
+        shape_fact("output_shape", "folded", from_batch_shape(geometry.input_shape, layout), layout),
+        Fact("dtype", "dtype", str(dtype), str(dtype)),
+    ]
+
+
+def fold_facts(
+    geometry: ConvGeometry,
+    x_shape: Sequence[int],
+    overlap: str,
+    order: str,
+    layout: str,
+    dtype: np.dtype[Any],
+) -> list[Fact]:
+    """X_col and the images it is folded into: how often elements meet, and which pixels none reaches."""
+    mean, uncovered, pixels = geometry.coverage()
+    runs = [[[r.start, r.stop - 1] for r in lines] for lines in geometry.uncovered_lines()]
+    which = f": {uncovered_text(geometry)}" if uncovered else ""
+    return [
+        shape_fact("matrix_shape", "X_col", x_shape),
+        Fact("order", "columns over", order, columns_text(geometry, order)),
+        Fact("overlap", "overlap", overlap, f"{overlap}, {_OVERLAPS[overlap]}"),
+        Fact("repeats", "elements in a pixel", mean, f"{mean:.2f} on average"),
+        Fact("uncovered", "pixels never covered", uncovered, f"{uncovered} of {pixels}{which}"),
+        Fact("uncovered_lines", "", runs, ""),
+        Fact("layout", "", layout, ""),
+        shape_fact("output_shape", "folded", from_batch_shape(geometry.input_shape, layout), layout),
+        Fact("dtype", "dtype", str(dtype), str(dtype)),
+    ]
+
+
+_OVERLAPS = {"sum": "the adjoint of unroll", "mean": "the inverse of unroll"}
+_MOST_RUNS = 4  # along an axis, that a line of text can name
+
+
+def uncovered_text(geometry: ConvGeometry) -> str:
+    """The lines that no patch reaches: rows 27, columns 13..14 and 27."""
+    parts = []
+    for name, runs in zip(geometry.axis_names, geometry.uncovered_lines(), strict=True):
+        shown = [f"{r.start}" if len(r) == 1 else f"{r.start}..{r.stop - 1}" for r in runs]
+        if len(shown) > _MOST_RUNS:
+            shown = [*shown[: _MOST_RUNS - 1], f"… {shown[-1]}"]
+        if shown:
+            parts.append(f"{LINE_NAMES[name]} {', '.join(shown)}")
+    return "; ".join(parts)
 
 
 def layer_matrix_facts(layer: LayerMap, known: MatrixFacts) -> list[Fact]:

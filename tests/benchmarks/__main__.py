@@ -122,6 +122,11 @@ def unroll(options: argparse.Namespace) -> None:
     compare("unroll, into a reused `out`", "unroll", layers.UNROLLED, names, options)
 
 
+def fold(options: argparse.Namespace) -> None:
+    options.out = False
+    compare("fold, by sum", "fold", layers.UNROLLED, [*peers("torch"), "copy"], options)
+
+
 GROWTH = """
 import sys, time, numpy as np, convmat as cm
 shape, filter_shape = eval(sys.argv[1])
@@ -225,7 +230,14 @@ def commands(options: argparse.Namespace) -> None:
         print(f"| `{'python ' * (case[1] == '-c')}{words}` | {1e3 * median(taken[n]):.0f} |")
 
 
-TABLES = {"convolve": convolve, "unroll": unroll, "growth": growth, "memory": memory, "commands": commands}
+TABLES = {
+    "convolve": convolve,
+    "unroll": unroll,
+    "fold": fold,
+    "growth": growth,
+    "memory": memory,
+    "commands": commands,
+}
 
 
 def main() -> None:

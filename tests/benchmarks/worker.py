@@ -1,7 +1,7 @@
 """One implementation in a process of its own: takes a task as a line of JSON, answers with times.
 
-Run by `python -m tests.benchmarks`. A task is {"do": "convolve" or "unroll", "layer": [...], "seconds": s};
-the answer has the median seconds of a call for each variant, and check sums of the result.
+Run by `python -m tests.benchmarks`. A task is {"do": "unroll", "layer": [...], "seconds": s} or
+the like; the answer has the median seconds of a call for each variant, and check sums of the result.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ def convmat(do: str, layer: Layer) -> dict[str, Call]:
             "out": lambda: cm.convolve(x, filters, **layer.where, groups=layer.groups, out=out),
         }
     x_col = cm.unroll(x, layer.kernel, **layer.where)
+    if do == "fold":
+        return {"": lambda: cm.fold(x_col, layer.shape, layer.kernel, **layer.where)}
     return {
         "": lambda: cm.unroll(x, layer.kernel, **layer.where),
         "out": lambda: cm.unroll(x, layer.kernel, **layer.where, out=x_col),
@@ -60,6 +62,12 @@ def torch(do: str, layer: Layer) -> dict[str, Call]:
         if x.ndim != 4:
             return {}
         return {"": lambda: torch.nn.functional.unfold(x, layer.kernel, **layer.where)}
+    if do == "fold":
+        if x.ndim != 4:
+            return {}
+        unfolded = torch.nn.functional.unfold(x, layer.kernel, **layer.where)
+        size = layer.shape[1:-1]
+        return {"": lambda: torch.nn.functional.fold(unfolded, size, layer.kernel, **layer.where)}
     if layer.dtype == "uint8":
         x, filters = x.float(), filters.float()  # it convolves no integers on CPU
     conv = {3: torch.conv1d, 4: torch.conv2d, 5: torch.conv3d}[x.ndim]
@@ -72,7 +80,7 @@ def torch(do: str, layer: Layer) -> dict[str, Call]:
 
 
 def onnxruntime(do: str, layer: Layer) -> dict[str, Call]:
-    if do == "unroll" or layer.dtype == "float64":  # it has no convolution in float64
+    if do != "convolve" or layer.dtype == "float64":  # it has no convolution in float64
         return {}
     import onnx
     import onnxruntime
@@ -114,7 +122,7 @@ def plain_image(layer: Layer) -> bool:
 
 
 def scipy(do: str, layer: Layer) -> dict[str, Call]:
-    if do == "unroll" or not plain_image(layer):
+    if do != "convolve" or not plain_image(layer):
         return {}
     from scipy.signal import correlate
 
@@ -123,7 +131,7 @@ def scipy(do: str, layer: Layer) -> dict[str, Call]:
 
 
 def opencv(do: str, layer: Layer) -> dict[str, Call]:
-    if do == "unroll" or not plain_image(layer):
+    if do != "convolve" or not plain_image(layer):
         return {}
     import cv2
 
@@ -136,7 +144,7 @@ def opencv(do: str, layer: Layer) -> dict[str, Call]:
 
 
 def skimage(do: str, layer: Layer) -> dict[str, Call]:
-    if do == "convolve" or layer.dilation > 1 or len(layer.kernel) != 2 or layer.padding:
+    if do != "unroll" or layer.dilation > 1 or len(layer.kernel) != 2 or layer.padding:
         return {}
     from skimage.util import view_as_windows
 
