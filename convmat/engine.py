@@ -39,16 +39,13 @@ from convmat.geometry import (
 from convmat.parallel import share_out, thread_count
 from convmat.patches import Folding, Patches, as_numbers, check_filter_groups
 
-BLOCK_BYTES = 1 << 19
-"""Size of the buffer that holds a block of X_col: within a core's cache, so that BLAS finds it there."""
+BLOCK_BYTES = 1 << 22
+"""Size of the buffer that holds a block of X_col. Smaller ones would stay nearer to the core, but to change
+between copying and multiplying costs a core some time, and BLAS packs W_col anew for each block."""
 
-LARGE_BLOCK_BYTES = 1 << 22
-"""The same where W_col is large: BLAS packs it anew for each block, so blocks have many rows."""
-
-TAP_BLOCK_BYTES = 1 << 17
+TAP_BLOCK_BYTES = 1 << 19
 """The same where no X_col is formed: of the sums, which each tap passes over."""
 
-_MANY_ROWS = 384
 # OpenBLAS multiplies without packing up to so many multiplications, for few columns a half faster.
 _UNPACKED = 1_000_000
 _FEW_COLUMNS = 32
@@ -538,8 +535,6 @@ def _decide(
         row_bytes = filters * accumulator.itemsize
     if block_bytes is None:
         block_bytes = TAP_BLOCK_BYTES if tactic.by_taps else BLOCK_BYTES
-        if not tactic.by_taps and _unpacked_rows(product, filters, tactic) is None:
-            block_bytes = max(block_bytes, min(_MANY_ROWS * row_bytes, LARGE_BLOCK_BYTES))
     block_rows = max(block_bytes // row_bytes, 1)
     if _cost(geometry, filters, accumulator, tactic) < _WORTH_THREADS:
         threads = 1

@@ -30,7 +30,7 @@ from convmat.parallel import share_out, thread_count
 OVERLAPS = ("sum", "mean")
 
 # Of X_col, written at one time by a thread: bounds a block's slab, and a stream's memory.
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 21
 _WORTH_THREADS = 1 << 19  # bytes; below, to wake another thread takes longer than it saves
 _LONGEST_RUN = 1 << 30  # bytes; NumPy's elements end at 2^31
 _ALL = slice(None)
