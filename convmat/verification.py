@@ -652,7 +652,7 @@ def _check_arrays(rng: np.random.Generator) -> Iterator[Check]:
 
 def _check_blocks(rng: np.random.Generator) -> Check:
     """Folding an X_col so long that it is cut in blocks, whose pixels overlap; as a stream, too."""
-    line, taps = 20_000, 9
+    line, taps = 60_000, 9
     shape = (1, line, 1)
     p = rng.integers(-8, 9, (line - taps + 1, taps)).astype(np.float64)
 
@@ -660,7 +660,7 @@ def _check_blocks(rng: np.random.Generator) -> Check:
         wanted = np.zeros(line)
         for tap in range(taps):
             wanted[tap : tap + len(p)] += p[:, tap]
-        parts = np.split(p, [7, 15_000])
+        parts = np.split(p, [7, 45_000])
         streamed = [lines.copy() for lines in fold_stream(parts, p.dtype, ConvGeometry(shape, taps))]
         found = [fold(p, shape, taps), np.concatenate(streamed)[None]]
         return compare_exactly(np.stack(found), np.stack([wanted.reshape(shape)] * 2))
