@@ -464,7 +464,7 @@ class BlockPlan:
 
     @property
     def bytes_copied(self) -> int:
-        """Bytes of X_col that are written; 0 where the input is read in place."""
+        """Bytes of X_col that are written; 0 where an input of the accumulator's dtype is read in place."""
         if self.tactic.by_taps or (self.tactic.groups == self.geometry.groups and self._in_place):
             return 0
         return math.prod(self.product.matrix_shape) * self.arithmetic.accumulator.itemsize

@@ -549,8 +549,9 @@ def fold_stream(
 
 
 def _worth(nbytes: int, threads: int | None) -> int:
-    """Threads to move so many bytes with."""
-    return thread_count(threads) if nbytes >= _WORTH_THREADS else min(thread_count(threads), 1)
+    """Threads to move so many bytes with, of those that are asked for."""
+    most = thread_count(threads)
+    return most if nbytes >= _WORTH_THREADS else 1
 
 
 def _as_patches(rows: NDArray[Any], geometry: ConvGeometry, block: Block, order: str) -> NDArray[Any]:

@@ -1,0 +1,76 @@
+"""Threads: who does what, what goes wrong in one, how many there are; results do not depend on them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from convmat import engine, parallel
+from convmat.errors import GeometryError
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_every_task_is_done_once(threads: int) -> None:
+    done: list[int] = []
+    parallel.share_out(range(100), lambda: done.append, threads)
+    assert sorted(done) == list(range(100))
+
+
+def test_a_failure_in_any_thread_comes_out_and_ends_the_work() -> None:
+    done: list[int] = []
+
+    def worker() -> Callable[[int], None]:
+        def do(task: int) -> None:
+            if task == 3:
+                raise ValueError("task 3")
+            done.append(task)
+
+        return do
+
+    for threads in (1, 2):
+        with pytest.raises(ValueError, match="task 3"):
+            parallel.share_out(range(10**9), worker, threads)
+    assert len(done) < 10**6
+
+
+def test_blas_gets_its_threads_back() -> None:
+    before = [library.get_num_threads() for library in parallel._blas()]
+    seen: list[list[int]] = []
+    parallel.share_out(
+        [0], lambda: lambda _: seen.append([b.get_num_threads() for b in parallel._blas()]), 1, blas=True
+    )
+    assert seen == [[1] * len(before)]
+    assert [library.get_num_threads() for library in parallel._blas()] == before
+
+
+def test_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVMAT_THREADS", "3")
+    assert (parallel.thread_count(), parallel.thread_count(2)) == (3, 2)
+    monkeypatch.setenv("CONVMAT_THREADS", "many")
+    with pytest.raises(GeometryError, match="CONVMAT_THREADS: is 'many', expected a number from 1 on"):
+        parallel.thread_count()
+    with pytest.raises(GeometryError, match="threads: must be at least 1, got 0"):
+        parallel.thread_count(0)
+
+
+def test_threads_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that several threads really compute, by every tactic, whole and as a stream."""
+    monkeypatch.setattr(engine, "_WORTH_THREADS", 0)
+    engine._decide.cache_clear()
+    rng = np.random.default_rng(1712)
+    x = rng.integers(-4, 5, (3, 9, 11, 4)).astype(np.float32)
+    filters = rng.integers(-4, 5, (4, 3, 3, 1)).astype(np.float32)
+    todo = engine.prepare(x, filters, padding=1, groups=4, threads=1)
+    wanted = engine.execute(todo)
+    used: set[int] = set()
+    for tactic in engine.tactics(todo.plan.geometry, 4):
+        other = engine.replan(todo, tactic=tactic, threads=3, block_bytes=300)
+        assert other.plan.threads == 3
+        np.testing.assert_array_equal(engine.execute(other), wanted)
+        np.testing.assert_array_equal(np.concatenate(list(engine.stream(other))), wanted.reshape(-1, 4))
+        used.add(threading.active_count())
+    engine._decide.cache_clear()
+    assert max(used) > 1
