@@ -329,7 +329,7 @@ def test_verify_alone_checks_itself(facts: Any, monkeypatch: pytest.MonkeyPatch)
     found = facts("verify")
     assert found["equal"] is True
     assert len(found["cases"]) > 40
-    monkeypatch.setattr("convmat.verification.flatten_filters", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("convmat.verification.selfcheck.flatten_filters", lambda *_, **__: 1 / 0)
     found = facts("verify", status=1)
     assert found["equal"] is False
     first = next(case for case in found["cases"] if case["family"] == "every stage")
@@ -423,7 +423,7 @@ def test_trouble_is_one_line_and_status_2(line: str, told: str, capsys: pytest.C
 def test_what_must_not_happen_is_told_in_a_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("convmat.verification.self_check", lambda: 1 / 0)
+    monkeypatch.setattr("convmat.verification.selfcheck.self_check", lambda: 1 / 0)
     assert run(["verify"]) == 2
     assert capsys.readouterr().err.startswith("convmat: internal error: ZeroDivisionError: ")
     for debug in (["--debug", "verify"], ["verify", "--debug"]):

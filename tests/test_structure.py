@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "spectrum": (),
     "matrix": ("errors", "geometry", "patches", "engine", "spectrum", "files"),  # its arrays, saved
     "reference": (),
-    "verification": (*_LIBRARY, "reference"),
+    "verification": (*_LIBRARY, "reference", "verification"),
     "experiment": (*_LIBRARY, "experiment"),
     "files": ("errors", "files"),
     "report": (*_LIBRARY, "frameworks", "chains", "verification", "experiment", "report"),

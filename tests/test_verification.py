@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import convmat as cm
 from convmat import reference, verification
 from convmat.errors import DTypeError, GeometryError, ShapeError
+from convmat.verification import judging, selfcheck
 from tests.strategies import DTYPES, INTEGERS, Layer, layers, noise, probes
 
 SHAPE, FILTERS = (2, 5, 6, 4), (4, 3, 2, 2)
@@ -231,7 +232,7 @@ def test_the_worst_index_counts_from_the_start_of_the_result(
     monkeypatch: pytest.MonkeyPatch, bands: int
 ) -> None:
     """However small the parts are in which the definition is computed."""
-    monkeypatch.setattr(verification, "_BAND_BYTES", bands)
+    monkeypatch.setattr(judging, "_BAND_BYTES", bands)
     for dtype, change in (("i4", 1), ("f4", 0.1)):
         x, filters, options = probe_layer(dtype)
         expected = reference.convolve(x, filters, **options)
@@ -359,7 +360,7 @@ def test_what_makes_no_convolution(change: dict[str, Any], error: type[Exception
 
 def test_a_broken_engine_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     x, filters, options = probe_layer("f4")
-    monkeypatch.setattr(verification, "execute", lambda todo: np.ones(todo.plan.output_shape, "f4"))
+    monkeypatch.setattr(judging, "execute", lambda todo: np.ones(todo.plan.output_shape, "f4"))
     assert not cm.verify(x, filters, **options)
 
 
@@ -407,7 +408,7 @@ def test_distances_do_not_wrap(result: np.ndarray, wanted: np.ndarray, distance:
 
 def failures() -> set[str]:
     """Families of the self-check that found something; none may raise."""
-    checks = list(verification.self_check())
+    checks = list(selfcheck.self_check())
     assert len({(check.family, check.name) for check in checks}) == len(checks)
     assert all(bool(check) == (not check.trouble) for check in checks)
     return {check.family for check in checks if not check}
@@ -415,7 +416,7 @@ def failures() -> set[str]:
 
 def test_the_self_check_finds_nothing_and_is_quick() -> None:
     start = time.perf_counter()
-    checks = list(verification.self_check())
+    checks = list(selfcheck.self_check())
     assert time.perf_counter() - start < 5
     assert [str(check) for check in checks if not check] == []
     assert len(checks) > 40
@@ -482,25 +483,27 @@ def raising(_: Any) -> Any:
 def test_the_self_check_finds(
     monkeypatch: pytest.MonkeyPatch, name: str, breaking: Callable[[Any], Any], found: set[str]
 ) -> None:
-    monkeypatch.setattr(verification, name, breaking(getattr(verification, name)))
+    for module in (selfcheck, judging):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, breaking(getattr(module, name)))
     assert failures() >= found
 
 
 def test_the_self_check_says_which_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "unroll", rows_swapped(cm.unroll))
-    checks = {check.name: check for check in verification.self_check()}
+    monkeypatch.setattr(selfcheck, "unroll", rows_swapped(cm.unroll))
+    checks = {check.name: check for check in selfcheck.self_check()}
     trouble = checks["same, stride 2"].trouble
     assert trouble.startswith("unroll: different: ")
     assert "; X_col · W_col: different: " in trouble
     assert "mapping" not in trouble
-    monkeypatch.setattr(verification, "unroll", raising(None))
-    checks = {check.name: check for check in verification.self_check()}
+    monkeypatch.setattr(selfcheck, "unroll", raising(None))
+    checks = {check.name: check for check in selfcheck.self_check()}
     assert checks["same, stride 2"].trouble.startswith("unroll: RuntimeError: broken; ")
 
 
 def test_wrong_sizes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "ConvGeometry", stride_forgotten(cm.ConvGeometry))
-    sizes = next(verification.self_check())
+    monkeypatch.setattr(selfcheck, "ConvGeometry", stride_forgotten(cm.ConvGeometry))
+    sizes = next(selfcheck.self_check())
     assert sizes.family == "output size"
     assert "different: " in sizes.trouble
     assert sizes.max_abs_error > 0

@@ -47,7 +47,7 @@ def command(
                 option = f"--{name.replace('_', '-')}"
                 raise click.UsageError(f"Missing argument 'INPUT'; name the image or array {option} is for")
         from convmat.report.verdicts import checks_facts, checks_grid
-        from convmat.verification import self_check
+        from convmat.verification.selfcheck import self_check
 
         checks = list(self_check())
         grids = [checks_grid(checks)]

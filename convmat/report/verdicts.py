@@ -7,7 +7,8 @@ from typing import Any
 
 from convmat.geometry import POSITION_NAMES
 from convmat.report.facts import Fact, Grid, shape_fact, sizes
-from convmat.verification import Check, Report
+from convmat.verification import Report
+from convmat.verification.selfcheck import Check
 
 
 def verification_facts(found: Report, given: Sequence[int] | None = None, layout: str = "nhwc") -> list[Fact]:
