@@ -312,7 +312,7 @@ _BYTE = 1 / 20  # to copy a byte within the cache
 _MULTIPLY = 1 / 50  # of BLAS, in float32, times the columns rounded up to whole registers
 _REGISTER = 64  # bytes
 _STREAMED = 1 / 12  # a byte of a matrix that meets one column: read once, used once
-_TAP = 0.15  # to multiply, and to add, an element of float32, in NumPy
+_TAP = 0.15  # to multiply and add an element of float32, in NumPy
 _LOOP = 12.0  # to begin one of NumPy's inner loops
 _INTEGER = 1.0  # to multiply and add in int64, which BLAS does not
 
@@ -360,7 +360,8 @@ def _cost(geometry: ConvGeometry, filters: int, accumulator: np.dtype[Any], tact
     if tactic.by_taps:
         channels, line = geometry.channels, geometry.output_size[-1]
         loop = line * channels if geometry.stride[-1] == 1 else channels
-        return positions * taps * channels * (2 * _TAP * itemsize / 4 + _LOOP / max(loop, 1))
+        passes = taps + (2 * geometry.kernel_size[-1] if channels == 1 else 0)
+        return positions * passes * channels * (_TAP * itemsize / 4 + _LOOP / max(loop, 1))
     # One row of the widened X_col: what its copy and its product take.
     width = geometry.kernel_size[-1]
     in_runs = geometry.dilation[-1] == 1 or tactic.outputs > 1
@@ -756,7 +757,8 @@ def _share_out(todo: Convolution, parts: Iterable[Part]) -> None:
 
         return quietly
 
-    share_out(parts, worker, plan.threads, blas=plan.product_flops > _WORTH_ONE_BLAS)
+    blas = not by_taps and plan.product_flops > _WORTH_ONE_BLAS
+    share_out(parts, worker, plan.threads, blas)
 
 
 def _product_weights(todo: Convolution) -> NDArray[Any]:
@@ -868,39 +870,58 @@ def _in_small(todo: Convolution) -> Callable[[Block, NDArray[Any]], None]:
 
 
 def _tap_weights(todo: Convolution) -> NDArray[Any]:
-    """The filters' values, (taps, 1, C), or (taps, line, C) so that NumPy's inner loop is a whole line."""
+    """The filters' values, (*kernel, C), or (*kernel, line·C) so that NumPy's inner loop is a whole line."""
     plan = todo.plan
-    weights = np.ascontiguousarray(todo.filters.reshape(plan.filters, -1).T)[:, None]
+    weights = np.ascontiguousarray(np.moveaxis(todo.filters[..., 0], 0, -1))
     line = plan.block_shape[-1]
-    if plan.filters > 1 and plan.geometry.stride[-1] == 1 and line * weights.nbytes <= TAP_BLOCK_BYTES:
-        weights = weights.repeat(line, axis=1)
-    return weights
+    lines = plan.geometry.stride[-1] == 1 and line * weights.nbytes <= TAP_BLOCK_BYTES
+    return np.tile(weights, line) if lines else weights
 
 
 def _by_taps(
     todo: Convolution, weights: NDArray[Any], patches: Patches
 ) -> Callable[[Block, NDArray[Any]], None]:
-    """What computes a block tap by tap, each channel with its own filter."""
+    """What computes a block tap by tap, each channel with its own filter.
+
+    A block is one call of einsum, which multiplies and adds in one pass over the sums. In calls for every tap
+    the threads would wait for each other, in between, longer than they work.
+    """
     plan = todo.plan
-    accumulator = plan.arithmetic.accumulator
-    taps = list(itertools.product(*map(range, plan.geometry.kernel_size)))
-    memory = np.empty((2, plan.block_rows * plan.filters), accumulator)
+    accumulator, axes = plan.arithmetic.accumulator, len(plan.geometry.kernel_size)
+    own = accumulator != plan.arithmetic.result
+    size = plan.block_rows * plan.filters
+    memory = np.empty(size if own else 0, accumulator)
+    places, taps = "nzyx"[: axes + 1], "ijk"[:axes]
+    by_pixels = f"{places}{taps}c,{taps}c->{places}c"
+    by_lines = f"{places[:-1]}{taps}c,{taps}c->{places[:-1]}c"
+    # One channel's neighbours are as near as its taps, and einsum would run along these, which are few.
+    width = plan.geometry.kernel_size[-1]
+    turns = [slice(None)] if plan.filters > 1 else [slice(j, j + 1) for j in range(width)]
+    turned = np.empty(size if len(turns) > 1 else 0, accumulator)
 
     def compute(block: Block, y: NDArray[Any]) -> None:
         seen = patches.at(block)[0]
-        total, product = memory[:, : y.size].reshape(2, *y.shape)
-        if y.dtype == accumulator:
-            total = y
-        for tap, weight in zip(taps, weights[:, : y.shape[-2]], strict=True):
-            pixels = seen[(..., *tap, slice(None))]
-            if tap == taps[0]:
-                np.multiply(pixels, weight, out=total)
-            else:
-                np.multiply(pixels, weight, out=product)
-                np.add(total, product, out=total)
+        total = memory[: y.size].reshape(y.shape) if own else y
+        line, channels = y.shape[-2:]
+        # Whether the pixels of a line, and its sums, follow one another.
+        joined = (
+            (a.strides[axes], a.strides[-1]) == (channels * a.itemsize, a.itemsize) for a in (seen, total)
+        )
+        if weights.shape[-1] >= line * channels and all(joined):
+            pixels = np.moveaxis(seen, axes, -2)
+            pixels = pixels.reshape(*pixels.shape[:-2], -1)
+            sums = total.reshape(*total.shape[:-2], -1)
+            more = turned[: y.size].reshape(sums.shape) if len(turns) > 1 else sums
+            for number, turn in enumerate(turns):
+                weight = weights[..., turn, : line * channels]
+                np.einsum(by_lines, pixels[..., turn, :], weight, out=more if number else sums)
+                if number:
+                    sums += more
+        else:
+            np.einsum(by_pixels, seen, weights[..., :channels], out=total)
         if todo.bias is not None:
             total += todo.bias
-        if total is not y:
+        if own:
             np.copyto(y, total, casting="unsafe")
 
     return compute
