@@ -9,17 +9,21 @@ import click
 from click.core import ParameterSource
 
 from convmat.cli import options
+from convmat.cli.probes import check_itself, check_options
 
 
 @click.command("verify", cls=options.Command)
 @options.inputs_argument(required=False)
 @options.layer_options
 @click.option("--expected", metavar="FILE", help="Your own result as .npy, to judge in place of convmat's.")
+@check_options
 @options.report_options
 def command(
     inputs: tuple[str, ...],
     expected: str | None,
     layout: str,
+    seed: int,
+    cases: int,
     as_json: bool,
     quiet: bool,
     **layer: Any,
@@ -46,13 +50,7 @@ def command(
             if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
                 option = f"--{name.replace('_', '-')}"
                 raise click.UsageError(f"Missing argument 'INPUT'; name the image or array {option} is for")
-        from convmat.report.verdicts import checks_facts, checks_grid
-        from convmat.verification.selfcheck import self_check
-
-        checks = list(self_check())
-        grids = [checks_grid(checks)]
-        report(checks_facts(checks), grids, as_json=as_json, quiet=quiet, facts_last=True)
-        ctx.exit(0 if all(checks) else 1)
+        ctx.exit(check_itself(seed, cases, as_json, quiet))
 
     from convmat.cli.layers import open_layer, read_expected
     from convmat.engine import filter_geometry
