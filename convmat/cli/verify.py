@@ -6,24 +6,21 @@ import math
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from convmat.cli import options
-from convmat.cli.probes import check_itself, check_options
+from convmat.cli.probes import WITHOUT_INPUT, probe_options, without_input
 
 
 @click.command("verify", cls=options.Command)
 @options.inputs_argument(required=False)
 @options.layer_options
 @click.option("--expected", metavar="FILE", help="Your own result as .npy, to judge in place of convmat's.")
-@check_options
+@probe_options
 @options.report_options
 def command(
     inputs: tuple[str, ...],
     expected: str | None,
     layout: str,
-    seed: int,
-    cases: int,
     as_json: bool,
     quiet: bool,
     **layer: Any,
@@ -45,12 +42,9 @@ def command(
     from convmat.cli.output import report
 
     ctx = click.get_current_context()
-    if not inputs:
-        for name in ("expected", "layout", *layer):
-            if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
-                option = f"--{name.replace('_', '-')}"
-                raise click.UsageError(f"Missing argument 'INPUT'; name the image or array {option} is for")
-        ctx.exit(check_itself(seed, cases, as_json, quiet))
+    if (status := without_input(ctx)) is not None:
+        ctx.exit(status)
+    layer = {name: value for name, value in layer.items() if name not in WITHOUT_INPUT}
 
     from convmat.cli.layers import open_layer, read_expected
     from convmat.engine import filter_geometry

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from convmat.report.facts import Fact, Grid, sizes
+from convmat.geometry import POSITION_NAMES, ConvGeometry
+from convmat.report.facts import Fact, Grid, geometry_facts, shape_fact, sizes
+from convmat.verification import Report
+from convmat.verification.probes import Probe
 from convmat.verification.selfcheck import Case, Check
 
 _SHOWN = 20  # cases that differ in the table; JSON has all
@@ -76,3 +79,96 @@ def _case_value(case: Case) -> dict[str, Any]:
         "max_abs_error": error,
         "trouble": case.trouble,
     }
+
+
+def probe_facts(
+    probe: Probe, folder: str, layout: str, kernel_layout: str, formats: Sequence[str], seed: int
+) -> list[Fact]:
+    """A probe that was written."""
+    geometry, written = probe.geometry, [name for name in ("npy", "c", "hex") if name in {"npy", *formats}]
+    dtypes = f"{probe.dtype}; bias and Y {probe.summed}, accumulators int32"
+    return [
+        Fact("probe", "probe", folder, folder),
+        *geometry_facts(geometry, probe.padding_mode),
+        Fact("filters", "filters", probe.filters, f"{probe.filters}{', flipped' if probe.flip else ''}"),
+        Fact("flip", "", probe.flip, ""),
+        Fact("groups", "groups", geometry.groups, str(geometry.groups)),
+        shape_fact("matrix_shape", "X_col", geometry.matrix_shape),
+        Fact("layout", "layouts", layout, f"{layout}, kernels {kernel_layout}, columns {probe.order}"),
+        Fact("kernel_layout", "", kernel_layout, ""),
+        Fact("order", "", probe.order, ""),
+        Fact("dtype", "dtype", str(probe.dtype), dtypes),
+        Fact("formats", "formats", written, ", ".join(written)),
+        Fact("seed", "seed", seed, str(seed)),
+    ]
+
+
+def probe_grid(cases: Sequence[dict[str, Any]], probe: Probe) -> Grid:
+    """The cases of a probe, a line each."""
+    columns = ("case", "what it is", "max |x|", "max |w|", "sums, at most", "exact below")
+    lines = [
+        (
+            case["name"],
+            case["about"],
+            str(case["largest_x"]),
+            str(case["largest_kernel"]),
+            str(probe.terms * case["largest_x"] * case["largest_kernel"] + case["largest_bias"]),
+            str(probe.limit),
+        )
+        for case in cases
+    ]
+    return Grid("", columns, lines)
+
+
+def judged_facts(folder: str, stage: str, reports: Mapping[str, Report]) -> list[Fact]:
+    """Results judged against a probe, in one verdict."""
+    different = sum(not found for found in reports.values())
+    cases = [
+        {
+            "name": name,
+            "result_shape": list(found.shape),
+            "definition_shape": list(found.expected_shape),
+            "elements": found.elements,
+            "outside": found.outside,
+            "max_abs_error": found.max_abs_error,
+            "worst": None if found.worst is None else list(found.worst),
+            "worst_value": None if found.worst_values is None else _number(found.worst_values[0]),
+            "worst_definition": None if found.worst_values is None else _number(found.worst_values[1]),
+            "equal": bool(found),
+        }
+        for name, found in reports.items()
+    ]
+    count = len(reports)
+    verdict = f"different: {different} of {count} cases" if different else f"equal: {count} of {count} cases"
+    return [
+        Fact("probe", "probe", folder, folder),
+        Fact("stage", "stage", stage, stage),
+        Fact("cases", "", cases, ""),
+        Fact("different", "", different, ""),
+        Fact("equal", "verdict", not different, verdict),
+    ]
+
+
+def judged_grid(reports: Mapping[str, Report], geometry: ConvGeometry, stage: str) -> Grid:
+    """Results judged against a probe, a line a case."""
+    names = (
+        ("n", *POSITION_NAMES[len(geometry.kernel_size)], "k") if stage == "convolve" else ("row", "column")
+    )
+    columns = ("case", "elements that differ", "worst element", "its value", "by definition", "verdict")
+    lines = []
+    for name, found in reports.items():
+        if found.shape != found.expected_shape:
+            verdict = f"different shapes: {sizes(found.shape)}, not {sizes(found.expected_shape)}"
+            lines.append((name, "", "", "", "", verdict))
+            continue
+        place = value = wanted = ""
+        if found.worst is not None and found.worst_values is not None:
+            place = ", ".join(f"{axis} {i}" for axis, i in zip(names, found.worst, strict=True))
+            value, wanted = (f"{number:.15g}" for number in found.worst_values)
+        share = f"{found.outside} of {found.elements}"
+        lines.append((name, share, place, value, wanted, "equal" if found else "different"))
+    return Grid("", columns, lines)
+
+
+def _number(value: Any) -> Any:
+    return str(value) if isinstance(value, complex) else value
