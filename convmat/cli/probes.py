@@ -413,9 +413,9 @@ def _read_manifest(folder: str) -> tuple[Probe, dict[str, Any]]:
 
     from convmat.errors import ConvmatError, FileError
     from convmat.files.outputs import reading
-    from convmat.geometry import ConvGeometry, check_choice
+    from convmat.geometry import PADDING_MODES, ConvGeometry, check_choice, whole
     from convmat.layouts import KERNEL_LAYOUTS
-    from convmat.verification.probes import Probe
+    from convmat.verification.probes import CASES, Probe
 
     name = os.path.join(folder, _MANIFEST)
     with reading(name):
@@ -436,19 +436,19 @@ def _read_manifest(folder: str) -> tuple[Probe, dict[str, Any]]:
         )
         probe = Probe(
             geometry,
-            said["filters"],
+            whole("filters", said["filters"]),
             np.dtype(said["dtype"]),
-            said["flip"],
+            said["flip"] is True,
             said["padding_mode"],
             said["order"],
         )
         check_choice("layout", said["layout"], ("nhwc", "nchw"))
         check_choice("kernel_layout", said["kernel_layout"], KERNEL_LAYOUTS)
         check_choice("order", said["order"], ("hwc", "chw"))
-        check_choice("padding_mode", said["padding_mode"], ("zeros", "reflect", "replicate", "circular"))
-        if not said["cases"] or any(os.path.basename(case["name"]) != case["name"] for case in said["cases"]):
+        check_choice("padding_mode", said["padding_mode"], PADDING_MODES)
+        if not said["cases"] or not {case["name"] for case in said["cases"]} <= set(CASES):
             raise ValueError("cases")
-    except (ConvmatError, LookupError, TypeError, ValueError) as error:
+    except (ConvmatError, LookupError, RecursionError, TypeError, ValueError) as error:
         problem = f": {error}" if isinstance(error, ConvmatError) else ""
         raise FileError(name, f"is damaged{problem}; write the probe again") from None
     return probe, said

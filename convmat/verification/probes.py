@@ -57,6 +57,8 @@ class Probe:
     """Of the columns of X_col."""
 
     def __post_init__(self) -> None:
+        if self.filters < 1:
+            raise GeometryError("filters", f"must be at least 1, got {self.filters}")
         check_filter_groups(self.filters, self.geometry.groups)
         if str(self.dtype) not in PROBE_DTYPES:
             raise DTypeError("dtype", f"got {self.dtype}; give one of {', '.join(PROBE_DTYPES)}")
