@@ -365,8 +365,9 @@ def test_a_write_that_ends_early_leaves_nothing(
 
     monkeypatch.setattr(os, "replace", broken)
     files = len(ARRAYS) * len(CASES) + 1
-    for left in range(files):
-        line = ["verify", "--write-probe", "p", "--k", "2", "--input-shape", "3,3", "-q"]
+    line = ["verify", "--write-probe", "p", "--k", "2", "--input-shape", "3,3", "-q"]
+    for written in range(files):
+        left = written
         assert run(line) == status
         assert sorted(os.listdir()) == ["p"] * existing
         assert not existing or os.listdir("p") == []

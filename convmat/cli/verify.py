@@ -31,11 +31,16 @@ def command(
     Example:
       convmat verify sample_images/digit.png --kernel sample_images/strokes_2x7x7x1.npy --stride 7
       convmat verify
+      convmat verify --write-probe probe --k 3 --stride 2 --format c,hex
 
     Alone it checks itself, over geometries, dtypes and layouts. With INPUT and --kernel it compares the
     engine with the definition on them; with --expected it compares your Y instead, (N, H_out, W_out, K),
     (N, K, H_out, W_out) with --layout nchw, or the rows of X_col · W_col. Integers must be equal; floats must
     be within each element's error bound.
+
+    --write-probe makes layers of small whole numbers, whose sums are exact in any order, with all that they
+    give; --probe then demands that your --expected, a file or a folder of integers.npy, one-hot.npy and so
+    on, is equal to them.
 
     Exit status: 0 equal, 1 different, 2 trouble.
     """
