@@ -193,6 +193,7 @@ def test_a_probe_is_written_and_the_engine_passes_it(line: str, verify: Any) -> 
     ):
         assert said[key] == manifest[key]
     assert [case["name"] for case in manifest["cases"]] == list(CASES)
+    assert said["cases"] == manifest["cases"]
     assert sorted(os.listdir("p")) == sorted([*CASES, "probe.h", "probe.json"])
     words = re.sub(r"--(k|input-shape|filters|dtype|seed) \S+", "", line)  # which convolve has not
     os.mkdir("mine")

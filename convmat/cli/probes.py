@@ -192,6 +192,7 @@ def write_probe(
     from convmat.files.outputs import open_output
     from convmat.files.sources import c_header, hex_lines
     from convmat.report.checks import probe_facts, probe_grid
+    from convmat.report.facts import Fact
     from convmat.verification.probes import CASES, Probe
 
     check_new_folder(write_probe)
@@ -228,7 +229,10 @@ def write_probe(
             write(os.path.join(folder, "probe.h"), c_header("PROBE_H_", _macros(probe), flat))
         write(os.path.join(folder, _MANIFEST), [json.dumps(manifest, indent=1)])
     report(
-        probe_facts(probe, write_probe, layout, kernel_layout, formats, seed),
+        [
+            *probe_facts(probe, write_probe, layout, kernel_layout, formats, seed),
+            Fact("cases", "", manifest["cases"], ""),
+        ],
         [probe_grid(manifest["cases"], probe)],
         as_json=as_json,
         quiet=quiet,
