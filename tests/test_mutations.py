@@ -95,6 +95,13 @@ MUTATIONS = [
     ("geometry.py", 'digits if order == "hwc" else (digits[-1], *digits[:-1])', "digits"),
     ("matrix.py", "np.arange(groups) * depth * channel_step", "np.arange(groups) * channel_step"),
     ("matrix.py", "else np.moveaxis(weights, -1, 1)", "else weights"),
+    ("engine.py", "return np.asarray(y, arithmetic.result)", "return np.asarray(-y, arithmetic.result)"),
+    (
+        "engine.py",
+        "part.reshape(-1, groups, per_group).transpose(1, 0, 2)",
+        "part.reshape(-1, per_group, groups).transpose(2, 0, 1)",
+    ),
+    ("layouts.py", "    return (*size, rows[-1])", "    return (*size[::-1], rows[-1])"),
     ("layouts.py", "array = np.moveaxis(array, -dims - 1, -1)", "array = np.swapaxes(array, -dims - 1, -1)"),
 ]
 

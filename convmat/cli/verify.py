@@ -6,15 +6,16 @@ import math
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from convmat.cli import options
+from convmat.cli.probes import WITHOUT_INPUT, probe_options, without_input
 
 
 @click.command("verify", cls=options.Command)
 @options.inputs_argument(required=False)
 @options.layer_options
 @click.option("--expected", metavar="FILE", help="Your own result as .npy, to judge in place of convmat's.")
+@probe_options
 @options.report_options
 def command(
     inputs: tuple[str, ...],
@@ -30,29 +31,25 @@ def command(
     Example:
       convmat verify sample_images/digit.png --kernel sample_images/strokes_2x7x7x1.npy --stride 7
       convmat verify
+      convmat verify --write-probe probe --k 3 --stride 2 --format c,hex
 
     Alone it checks itself, over geometries, dtypes and layouts. With INPUT and --kernel it compares the
     engine with the definition on them; with --expected it compares your Y instead, (N, H_out, W_out, K),
     (N, K, H_out, W_out) with --layout nchw, or the rows of X_col · W_col. Integers must be equal; floats must
     be within each element's error bound.
 
+    --write-probe makes layers of small whole numbers, whose sums are exact in any order, with all that they
+    give; --probe then demands that your --expected, a file or a folder of integers.npy, one-hot.npy and so
+    on, is equal to them.
+
     Exit status: 0 equal, 1 different, 2 trouble.
     """
     from convmat.cli.output import report
 
     ctx = click.get_current_context()
-    if not inputs:
-        for name in ("expected", "layout", *layer):
-            if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
-                option = f"--{name.replace('_', '-')}"
-                raise click.UsageError(f"Missing argument 'INPUT'; name the image or array {option} is for")
-        from convmat.report.verdicts import checks_facts, checks_grid
-        from convmat.verification.selfcheck import self_check
-
-        checks = list(self_check())
-        grids = [checks_grid(checks)]
-        report(checks_facts(checks), grids, as_json=as_json, quiet=quiet, facts_last=True)
-        ctx.exit(0 if all(checks) else 1)
+    if (status := without_input(ctx)) is not None:
+        ctx.exit(status)
+    layer = {name: value for name, value in layer.items() if name not in WITHOUT_INPUT}
 
     from convmat.cli.layers import open_layer, read_expected
     from convmat.engine import filter_geometry

@@ -1,4 +1,4 @@
-"""Facts and grids of verifications: one result judged, or the self-check."""
+"""Facts of verifications: one result judged."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from convmat.geometry import POSITION_NAMES
-from convmat.report.facts import Fact, Grid, shape_fact, sizes
+from convmat.report.facts import Fact, shape_fact, sizes
 from convmat.verification import Report
-from convmat.verification.selfcheck import Check
 
 
 def verification_facts(found: Report, given: Sequence[int] | None = None, layout: str = "nhwc") -> list[Fact]:
@@ -49,49 +48,3 @@ def verification_facts(found: Report, given: Sequence[int] | None = None, layout
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, complex) else value
-
-
-def checks_grid(checks: Sequence[Check]) -> Grid:
-    """The self-check, a line a case."""
-    rows = [
-        (
-            check.name,
-            sizes(check.input_shape),
-            sizes(check.filter_shape),
-            sizes(check.matrix_shape),
-            check.dtype,
-            f"{check.max_abs_error:.3g}",
-            f"{check.bound:.3g}" if check.bound else "0, exact",
-            "equal" if check else f"different: {check.trouble}",
-        )
-        for check in checks
-    ]
-    columns = ("case", "input", "filters", "X_col", "dtype", "max abs error", "bound", "verdict")
-    return Grid("", columns, rows)
-
-
-def checks_facts(checks: Sequence[Check]) -> list[Fact]:
-    """The self-check in one verdict."""
-    failed = sum(not check for check in checks)
-    cases = [
-        {
-            "family": check.family,
-            "name": check.name,
-            "input_shape": list(check.input_shape),
-            "filter_shape": list(check.filter_shape),
-            "matrix_shape": list(check.matrix_shape),
-            "dtype": check.dtype,
-            "max_abs_error": check.max_abs_error,
-            "bound": check.bound,
-            "equal": bool(check),
-            "trouble": check.trouble,
-        }
-        for check in checks
-    ]
-    equal = f"equal: {len(checks)} of {len(checks)} cases"
-    different = f"different: {failed} of {len(checks)} cases"
-    return [
-        Fact("cases", "cases", cases, str(len(checks))),
-        Fact("different", "different", failed, str(failed)),
-        Fact("equal", "verdict", not failed, different if failed else equal),
-    ]

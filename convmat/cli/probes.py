@@ -1,0 +1,505 @@
+"""`convmat verify` without INPUT: the self-check, and probes, written and judged."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from convmat.cli import options
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from convmat.geometry import ConvGeometry
+    from convmat.verification.probes import Probe
+
+_MANIFEST = "probe.json"
+_FORMATS = ("npy", "c", "hex")
+
+
+class Formats(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """Formats of a probe, joined by commas."""
+
+    name = "formats"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "npy|c|hex[,…]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        formats = tuple(value.lower().split(","))
+        for wanted in formats:
+            if wanted not in _FORMATS:
+                self.fail(f"{wanted!r} is none of {', '.join(_FORMATS)}", param, ctx)
+        return formats
+
+
+probe_options = options.together(
+    click.option(
+        "--write-probe",
+        metavar="DIR",
+        help="Make this folder: inputs and kernels whose sums are exact in any order, and what they give.",
+    ),
+    options.kernel_size_option(required=False),
+    click.option(
+        "--input-shape",
+        type=options.InputShape(),
+        help="Of the probe: 8,10,3 or N,8,10,3; 3,8,10 with --layout nchw.  [default: a few patches]",
+    ),
+    click.option(
+        "--filters", type=click.IntRange(1), help="Of the probe.  [default: 4, or to fit the groups]"
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "float64", "float16", "int8", "uint8", "int16"], case_sensitive=False),
+        default="float32",
+        show_default=True,
+        help="Of the probe's inputs and kernels; of integers the results are int32.",
+    ),
+    click.option(
+        "--format",
+        "formats",
+        type=Formats(),
+        default="npy",
+        show_default=True,
+        help="Of the probe, besides .npy: c, a header; hex, for $readmemh.",
+    ),
+    click.option("--probe", metavar="DIR", help="Judge --expected against this probe: it must be equal."),
+    click.option(
+        "--case", metavar="NAME", help="Of the probe.  [default: integers; all, if --expected is a folder]"
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(0),
+        default=2017,
+        show_default=True,
+        help="Of the random numbers of the self-check, or of --write-probe.",
+    ),
+    click.option(
+        "--cases",
+        type=click.IntRange(0),
+        default=0,
+        help="Random geometries to add to the self-check, to soak it.",
+    ),
+)
+"""Those of `verify` that are not about an INPUT."""
+
+WITHOUT_INPUT = (
+    "write_probe",
+    "kernel_size",
+    "input_shape",
+    "filters",
+    "dtype",
+    "formats",
+    "probe",
+    "case",
+    "seed",
+    "cases",
+)
+_SHOWN = ("as_json", "quiet")
+_GEOMETRY = ("stride", "padding", "padding_mode", "dilation", "groups", "depthwise", "flip", "dims")
+_WRITES = (*_GEOMETRY, "layout", "kernel_layout", "order", *WITHOUT_INPUT[:6], "seed")
+
+
+def without_input(ctx: click.Context) -> int | None:
+    """Do what `verify` is asked to do without an INPUT; the exit status, or None where there is one."""
+    given = ctx.params
+    if given["inputs"]:
+        _refuse(ctx, [name for name in given if name not in WITHOUT_INPUT], "goes without INPUT")
+        return None
+    if given["write_probe"] is not None:
+        _refuse(ctx, _WRITES, "does not go with --write-probe")
+        return write_probe(**{name: given[name] for name in (*_WRITES, *_SHOWN) if name in given})
+    if given["probe"] is not None:
+        _refuse(
+            ctx, ("probe", "case", "expected", "stage"), "does not go with --probe, which has its own layer"
+        )
+        return judge_probe(
+            given["probe"],
+            given["expected"],
+            given["case"],
+            given.get("stage") or "convolve",
+            given["as_json"],
+            given["quiet"],
+        )
+    _refuse(ctx, ("seed", "cases"), "")
+    return check_itself(given["seed"], given["cases"], given["as_json"], given["quiet"])
+
+
+def _refuse(ctx: click.Context, allowed: Any, why: str) -> None:
+    """Refuse options that the command line sets and that mean nothing here."""
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        if name in allowed or name in _SHOWN or ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
+            continue
+        if isinstance(parameter, click.Argument):
+            continue
+        option = parameter.opts[0]
+        if not why:
+            need = {"case": "--probe", "kernel_size": "--write-probe"}.get(name)
+            why = (
+                f"Missing option '{need}'"
+                if need
+                else f"Missing argument 'INPUT'; name the image or array {option} is for"
+            )
+            raise click.UsageError(why)
+        raise click.UsageError(f"{option} {why}")
+
+
+def check_itself(seed: int, cases: int, as_json: bool, quiet: bool) -> int:
+    """Check convmat itself, and tell; the exit status."""
+    from convmat.cli.output import progress, report
+    from convmat.report.checks import checks_facts, checks_grids
+    from convmat.verification.selfcheck import self_check
+
+    checks = list(
+        self_check(
+            seed,
+            cases,
+            watch=lambda groups, total: progress(groups, total, quiet, unit="group", size=lambda _: 1),
+        )
+    )
+    report(checks_facts(checks, seed), checks_grids(checks), as_json=as_json, quiet=quiet, facts_last=True)
+    return 0 if all(checks) else 1
+
+
+def write_probe(
+    write_probe: str,
+    kernel_size: Any,
+    input_shape: tuple[int, ...] | None,
+    filters: int | None,
+    dtype: str,
+    formats: tuple[str, ...],
+    seed: int,
+    layout: str,
+    kernel_layout: str,
+    as_json: bool,
+    quiet: bool,
+    order: str = "hwc",
+    **layer: Any,
+) -> int:
+    """Write a probe, its folder whole or not at all; the exit status."""
+    import numpy as np
+
+    from convmat.cli.output import report
+    from convmat.files.folders import check_new_folder, new_folder
+    from convmat.files.npy import write_npy
+    from convmat.files.outputs import open_output
+    from convmat.files.sources import c_header, hex_lines
+    from convmat.report.checks import probe_facts, probe_grid
+    from convmat.report.facts import Fact
+    from convmat.verification.probes import CASES, Probe
+
+    check_new_folder(write_probe)
+    geometry, filters = _geometry(kernel_size, input_shape, filters, layout, **layer)
+    probe = Probe(geometry, filters, np.dtype(dtype), layer["flip"], layer["padding_mode"], order)
+    cases = {
+        name: {
+            key: _laid_out(key, array, layout, kernel_layout)
+            for key, array in (inputs._asdict() | probe.results(inputs)).items()
+        }
+        for name, inputs in probe.inputs(seed)
+    }
+    manifest = _manifest(probe, layout, kernel_layout, seed, cases, CASES)
+
+    def write(name: str, lines: Any) -> None:
+        with open_output(name) as stream:
+            for line in lines:
+                stream.write(f"{line}\n".encode())
+
+    with new_folder(write_probe) as folder:
+        for name, arrays in cases.items():
+            os.mkdir(os.path.join(folder, name))
+            for key, array in arrays.items():
+                path = os.path.join(folder, name, key)
+                write_npy(f"{path}.npy", array.shape, array.dtype, [array])
+                if "hex" in formats:
+                    write(f"{path}.hex", hex_lines(f"{name}/{key}", array))
+        if "c" in formats:
+            flat = {
+                f"{name.replace('-', '_')}_{key}": array
+                for name, arrays in cases.items()
+                for key, array in arrays.items()
+            }
+            write(os.path.join(folder, "probe.h"), c_header("PROBE_H_", _macros(probe), flat))
+        write(os.path.join(folder, _MANIFEST), [json.dumps(manifest, indent=1)])
+    report(
+        [
+            *probe_facts(probe, write_probe, layout, kernel_layout, formats, seed),
+            Fact("cases", "", manifest["cases"], ""),
+        ],
+        [probe_grid(manifest["cases"], probe)],
+        as_json=as_json,
+        quiet=quiet,
+    )
+    return 0
+
+
+def _geometry(
+    kernel_size: Any,
+    input_shape: tuple[int, ...] | None,
+    filters: int | None,
+    layout: str,
+    *,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    depthwise: bool,
+    dims: int | None,
+    **_: Any,
+) -> tuple[ConvGeometry, int]:
+    """The geometry and the number of filters that the options of a probe mean."""
+    from convmat.cli.inputs import shape_batch
+    from convmat.geometry import ConvGeometry, kernel_extent
+
+    if kernel_size is None:
+        raise click.UsageError("Missing option '--k'; give the size of the probe's kernels: 3 or 3,5")
+    axes = options.axes_of(dims, kernel_size, stride, dilation)
+
+    def each(value: Any) -> tuple[int, ...]:
+        return value if isinstance(value, tuple) else (value,) * axes
+
+    if input_shape is None:
+        channels = 3 if groups == 1 else 2 * max(groups, 1)
+        # Room for a few patches, and no two axes of one size: a transposed image must show.
+        size = [
+            max(8, kernel_extent(k, d) + 2 * s) + 2 * axis
+            for axis, (k, s, d) in enumerate(
+                zip(each(kernel_size), each(stride), each(dilation), strict=True)
+            )
+        ]
+        shape = (1, *size, channels)
+    else:
+        shape = shape_batch(input_shape, axes, layout).shape
+    if depthwise:
+        if groups not in (1, shape[-1]):
+            raise click.UsageError(f"--depthwise means {shape[-1]} groups here, got {groups}; leave it out")
+        groups = shape[-1]
+    geometry = ConvGeometry(shape, kernel_size, stride, options.pads_of(padding, axes), dilation, groups)
+    if filters is None:
+        filters = groups * -(-4 // groups)
+    if filters % groups:
+        raise click.UsageError(f"--filters {filters} cannot be shared by {groups} groups; give a multiple")
+    return geometry, filters
+
+
+_ON_OUTPUTS = ("x", "accumulators", "y")  # the arrays that are images
+
+
+def _laid_out(key: str, array: NDArray[Any], layout: str, kernel_layout: str) -> NDArray[Any]:
+    """An array of a probe in the layout of its file."""
+    import numpy as np
+
+    from convmat.layouts import from_batch
+
+    if key in _ON_OUTPUTS:
+        array = from_batch(array, layout)
+    elif key == "kernel" and kernel_layout != "ohwi":
+        array = np.moveaxis(array, -1, 1) if kernel_layout == "oihw" else np.moveaxis(array, 0, -1)
+    return np.ascontiguousarray(array)
+
+
+def _manifest(
+    probe: Probe, layout: str, kernel_layout: str, seed: int, cases: Any, about: dict[str, str]
+) -> dict[str, Any]:
+    """What probe.json says: sizes are of channels last, whatever the layout of the files."""
+    import numpy as np
+
+    geometry = probe.geometry
+    return {
+        "convmat_probe": 1,
+        "input_shape": list(geometry.input_shape),
+        "kernel_size": list(geometry.kernel_size),
+        "filters": probe.filters,
+        "stride": list(geometry.stride),
+        "padding": geometry.padding,
+        "pads": [list(pair) for pair in geometry.pads],
+        "padding_mode": probe.padding_mode,
+        "dilation": list(geometry.dilation),
+        "groups": geometry.groups,
+        "flip": probe.flip,
+        "output_size": list(geometry.output_size),
+        "matrix_shape": list(geometry.matrix_shape),
+        "layout": layout,
+        "kernel_layout": kernel_layout,
+        "order": probe.order,
+        "dtype": str(probe.dtype),
+        "seed": seed,
+        "terms": probe.terms,
+        "exact_below": probe.limit,
+        "cases": [
+            {
+                "name": name,
+                "about": about[name],
+                **{
+                    f"largest_{key}": int(np.abs(arrays[key].astype(float)).max())
+                    for key in ("x", "kernel", "bias", "y")
+                },
+            }
+            for name, arrays in cases.items()
+        ],
+    }
+
+
+def _macros(probe: Probe) -> dict[str, int]:
+    """The sizes of a probe as a C header names them."""
+    from convmat.geometry import SIDE_NAMES
+
+    geometry = probe.geometry
+    found = {"PROBE_N": geometry.batch}
+    for axis, name in enumerate(geometry.axis_names):
+        upper = name.upper()
+        found |= {
+            f"PROBE_INPUT_{upper}": geometry.input_size[axis],
+            f"PROBE_KERNEL_{upper}": geometry.kernel_size[axis],
+            f"PROBE_STRIDE_{upper}": geometry.stride[axis],
+            f"PROBE_DILATION_{upper}": geometry.dilation[axis],
+            f"PROBE_OUTPUT_{upper}": geometry.output_size[axis],
+        }
+        for side, count in zip(SIDE_NAMES[name], geometry.pads[axis], strict=True):
+            found[f"PROBE_PAD_{side.upper()}"] = count
+    rows, columns = geometry.matrix_shape
+    return found | {
+        "PROBE_CHANNELS": geometry.channels,
+        "PROBE_FILTERS": probe.filters,
+        "PROBE_GROUPS": geometry.groups,
+        "PROBE_X_COL_ROWS": rows,
+        "PROBE_X_COL_COLUMNS": columns,
+    }
+
+
+_RESULT_OF = {"unroll": "x_col", "flatten-filters": "w_col", "convolve": "y"}
+
+
+def judge_probe(
+    folder: str, expected: str | None, case: str | None, stage: str, as_json: bool, quiet: bool
+) -> int:
+    """Judge results against a probe, which is itself checked against the definition; the exit status."""
+    from convmat.cli.output import report
+    from convmat.errors import FileError
+    from convmat.report.checks import judged_facts, judged_grid
+    from convmat.verification import compare_exactly
+
+    if expected is None:
+        raise click.UsageError("Missing option '--expected'; give your result of the probe as .npy")
+    if stage not in _RESULT_OF:
+        raise click.UsageError(f"--stage {stage} is not in a probe; give one of {', '.join(_RESULT_OF)}")
+    probe, manifest = _read_manifest(folder)
+    names = [found["name"] for found in manifest["cases"]]
+    if case is not None and case not in names:
+        raise click.UsageError(f"--case {case!r} is not in {folder}; give one of {', '.join(names)}")
+    if os.path.isdir(expected):
+        files = {name: os.path.join(expected, f"{name}.npy") for name in ([case] if case else names)}
+        for name, file in files.items():
+            if not os.path.exists(file):
+                raise FileError(file, f"is not there; write your result of {name} to it, or give --case")
+    else:
+        files = {case or names[0]: expected}
+    reports = {}
+    for name, file in files.items():
+        wanted = _read_case(folder, name, probe, manifest)[_RESULT_OF[stage]]
+        reports[name] = compare_exactly(_read_result(file, wanted, probe, manifest["layout"], stage), wanted)
+    different = sum(not found for found in reports.values())
+    grid = judged_grid(reports, probe.geometry, stage)
+    report(judged_facts(folder, stage, reports), [grid], as_json=as_json, quiet=quiet, facts_last=True)
+    return 1 if different else 0
+
+
+def _read_manifest(folder: str) -> tuple[Probe, dict[str, Any]]:
+    """What probe.json says, checked as any arguments are."""
+    import numpy as np
+
+    from convmat.errors import ConvmatError, FileError
+    from convmat.files.outputs import reading
+    from convmat.geometry import PADDING_MODES, ConvGeometry, check_choice, whole
+    from convmat.layouts import KERNEL_LAYOUTS
+    from convmat.verification.probes import CASES, Probe
+
+    name = os.path.join(folder, _MANIFEST)
+    with reading(name):
+        if not os.path.isdir(folder):
+            raise FileError(folder, "is no folder; name one that verify --write-probe made")
+        with open(name, "rb") as stream:
+            text = stream.read(1 << 20)
+    try:
+        said = json.loads(text)
+        padding = said["padding"]
+        geometry = ConvGeometry(
+            tuple(said["input_shape"]),
+            tuple(said["kernel_size"]),
+            tuple(said["stride"]),
+            padding if padding is not None else tuple(map(tuple, said["pads"])),
+            tuple(said["dilation"]),
+            said["groups"],
+        )
+        probe = Probe(
+            geometry,
+            whole("filters", said["filters"]),
+            np.dtype(said["dtype"]),
+            said["flip"] is True,
+            said["padding_mode"],
+            said["order"],
+        )
+        check_choice("layout", said["layout"], ("nhwc", "nchw"))
+        check_choice("kernel_layout", said["kernel_layout"], KERNEL_LAYOUTS)
+        check_choice("order", said["order"], ("hwc", "chw"))
+        check_choice("padding_mode", said["padding_mode"], PADDING_MODES)
+        if not said["cases"] or not {case["name"] for case in said["cases"]} <= set(CASES):
+            raise ValueError("cases")
+    except (ConvmatError, LookupError, RecursionError, TypeError, ValueError) as error:
+        problem = f": {error}" if isinstance(error, ConvmatError) else ""
+        raise FileError(name, f"is damaged{problem}; write the probe again") from None
+    return probe, said
+
+
+def _read_case(folder: str, case: str, probe: Probe, manifest: dict[str, Any]) -> dict[str, NDArray[Any]]:
+    """A case's results, (N, *out, K), by the definition; the files must say the same."""
+    import numpy as np
+
+    from convmat.errors import ConvmatError, FileError
+    from convmat.files.npy import NpyInput
+    from convmat.layouts import to_batch, to_filters
+    from convmat.verification.probes import ARRAYS, Inputs
+
+    def path(key: str) -> str:
+        return os.path.join(folder, case, f"{key}.npy")
+
+    dims, stored = len(probe.geometry.kernel_size), {}
+    for key in ARRAYS:
+        array = NpyInput(path(key)).read()
+        try:
+            if key in _ON_OUTPUTS:
+                array = to_batch(array, dims, manifest["layout"])
+            elif key == "kernel":
+                array = to_filters(array, dims, manifest["kernel_layout"])
+        except ConvmatError as error:
+            raise FileError(path(key), f"is damaged: {error.problem}; write the probe again") from None
+        stored[key] = array
+    try:
+        results = probe.results(Inputs(*(stored[key] for key in Inputs._fields)))
+    except ConvmatError as error:
+        raise FileError(path(error.subject), f"is damaged: {error.problem}; write the probe again") from None
+    for key, wanted in results.items():
+        if not np.array_equal(stored[key], wanted):
+            raise FileError(
+                path(key), "is damaged: it is not what x.npy and kernel.npy give; write the probe again"
+            )
+    return results
+
+
+def _read_result(file: str, wanted: NDArray[Any], probe: Probe, layout: str, stage: str) -> NDArray[Any]:
+    """A result to judge: in a form of the stage's, as (N, *out, K) or a matrix."""
+    from convmat.cli.layers import read_expected
+    from convmat.files.npy import NpyInput
+
+    if stage != "convolve":
+        return NpyInput(file).read()
+    rows = (probe.geometry.matrix_shape[0], probe.filters)
+    result, _ = read_expected(file, rows, len(probe.geometry.kernel_size), layout)
+    return result.reshape(wanted.shape) if result.shape == rows else result

@@ -1,0 +1,174 @@
+"""Facts and grids of checks over many cases: the self-check's families, and probes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from convmat.geometry import POSITION_NAMES, ConvGeometry
+from convmat.report.facts import Fact, Grid, geometry_facts, shape_fact, sizes
+from convmat.verification import Report
+from convmat.verification.probes import Probe
+from convmat.verification.selfcheck import Case, Check
+
+_SHOWN = 20  # cases that differ in the table; JSON has all
+
+
+def checks_grids(checks: Sequence[Check]) -> list[Grid]:
+    """The self-check, a line a family; and the first cases that differ, a line each."""
+    families = [_family_line(check) for check in checks]
+    grids = [Grid("", ("family", "cases", "judged", "worst error", "verdict"), families)]
+    differences = [case for check in checks for case in check.differences]
+    if differences:
+        more = f", the first {_SHOWN} of {len(differences)}" if len(differences) > _SHOWN else ""
+        columns = ("family", "case", "input", "filters", "options", "how")
+        grids.append(
+            Grid(f"What differs{more}", columns, [_case_line(case) for case in differences[:_SHOWN]])
+        )
+    return grids
+
+
+def _family_line(check: Check) -> tuple[str, ...]:
+    if check.exact:
+        judged, worst = "exactly", f"{check.max_abs_error:.3g}"
+    else:
+        judged, worst = "by the bound", f"{check.error_over_bound:.3g} of the bound"
+    verdict = "equal" if check else f"different: {len(check.differences)}"
+    return check.family, str(check.cases), judged, worst, verdict
+
+
+def _case_line(case: Case) -> tuple[str, ...]:
+    options = ", ".join(f"{key} {value}" for key, value in case.options.items())
+    return case.family, case.name, sizes(case.input_shape), sizes(case.filter_shape), options, case.trouble
+
+
+def checks_facts(checks: Sequence[Check], seed: int) -> list[Fact]:
+    """The self-check in one verdict."""
+    cases = sum(check.cases for check in checks)
+    different = sum(len(check.differences) for check in checks)
+    families = [
+        {
+            "family": check.family,
+            "cases": check.cases,
+            "exact": check.exact,
+            "max_abs_error": check.max_abs_error,
+            "error_over_bound": check.error_over_bound,
+            "equal": bool(check),
+            "differences": [_case_value(case) for case in check.differences],
+        }
+        for check in checks
+    ]
+    verdict = f"different: {different} of {cases} cases" if different else f"equal: {cases} of {cases} cases"
+    return [
+        Fact("families", "", families, ""),
+        Fact("seed", "seed", seed, str(seed)),
+        Fact("cases", "cases", cases, str(cases)),
+        Fact("different", "different", different, str(different)),
+        Fact("equal", "verdict", not different, verdict),
+    ]
+
+
+def _case_value(case: Case) -> dict[str, Any]:
+    error = math.inf if case.report is None else case.report.max_abs_error
+    return {
+        "name": case.name,
+        "input_shape": list(case.input_shape),
+        "filter_shape": list(case.filter_shape),
+        "options": case.options,
+        "max_abs_error": error,
+        "trouble": case.trouble,
+    }
+
+
+def probe_facts(
+    probe: Probe, folder: str, layout: str, kernel_layout: str, formats: Sequence[str], seed: int
+) -> list[Fact]:
+    """A probe that was written."""
+    geometry, written = probe.geometry, [name for name in ("npy", "c", "hex") if name in {"npy", *formats}]
+    dtypes = f"{probe.dtype}; bias and Y {probe.summed}, accumulators int32"
+    return [
+        Fact("probe", "probe", folder, folder),
+        *geometry_facts(geometry, probe.padding_mode),
+        Fact("filters", "filters", probe.filters, f"{probe.filters}{', flipped' if probe.flip else ''}"),
+        Fact("flip", "", probe.flip, ""),
+        Fact("groups", "groups", geometry.groups, str(geometry.groups)),
+        shape_fact("matrix_shape", "X_col", geometry.matrix_shape),
+        Fact("layout", "layouts", layout, f"{layout}, kernels {kernel_layout}, columns {probe.order}"),
+        Fact("kernel_layout", "", kernel_layout, ""),
+        Fact("order", "", probe.order, ""),
+        Fact("dtype", "dtype", str(probe.dtype), dtypes),
+        Fact("formats", "formats", written, ", ".join(written)),
+        Fact("seed", "seed", seed, str(seed)),
+    ]
+
+
+def probe_grid(cases: Sequence[dict[str, Any]], probe: Probe) -> Grid:
+    """The cases of a probe, a line each."""
+    columns = ("case", "what it is", "max |x|", "max |w|", "sums, at most", "exact below")
+    lines = [
+        (
+            case["name"],
+            case["about"],
+            str(case["largest_x"]),
+            str(case["largest_kernel"]),
+            str(probe.terms * case["largest_x"] * case["largest_kernel"] + case["largest_bias"]),
+            str(probe.limit),
+        )
+        for case in cases
+    ]
+    return Grid("", columns, lines)
+
+
+def judged_facts(folder: str, stage: str, reports: Mapping[str, Report]) -> list[Fact]:
+    """Results judged against a probe, in one verdict."""
+    different = sum(not found for found in reports.values())
+    cases = [
+        {
+            "name": name,
+            "result_shape": list(found.shape),
+            "definition_shape": list(found.expected_shape),
+            "elements": found.elements,
+            "outside": found.outside,
+            "max_abs_error": found.max_abs_error,
+            "worst": None if found.worst is None else list(found.worst),
+            "worst_value": None if found.worst_values is None else _number(found.worst_values[0]),
+            "worst_definition": None if found.worst_values is None else _number(found.worst_values[1]),
+            "equal": bool(found),
+        }
+        for name, found in reports.items()
+    ]
+    count = len(reports)
+    verdict = f"different: {different} of {count} cases" if different else f"equal: {count} of {count} cases"
+    return [
+        Fact("probe", "probe", folder, folder),
+        Fact("stage", "stage", stage, stage),
+        Fact("cases", "", cases, ""),
+        Fact("different", "", different, ""),
+        Fact("equal", "verdict", not different, verdict),
+    ]
+
+
+def judged_grid(reports: Mapping[str, Report], geometry: ConvGeometry, stage: str) -> Grid:
+    """Results judged against a probe, a line a case."""
+    names = (
+        ("n", *POSITION_NAMES[len(geometry.kernel_size)], "k") if stage == "convolve" else ("row", "column")
+    )
+    columns = ("case", "elements that differ", "worst element", "its value", "by definition", "verdict")
+    lines = []
+    for name, found in reports.items():
+        if found.shape != found.expected_shape:
+            verdict = f"different shapes: {sizes(found.shape)}, not {sizes(found.expected_shape)}"
+            lines.append((name, "", "", "", "", verdict))
+            continue
+        place = value = wanted = ""
+        if found.worst is not None and found.worst_values is not None:
+            place = ", ".join(f"{axis} {i}" for axis, i in zip(names, found.worst, strict=True))
+            value, wanted = (f"{number:.15g}" for number in found.worst_values)
+        share = f"{found.outside} of {found.elements}"
+        lines.append((name, share, place, value, wanted, "equal" if found else "different"))
+    return Grid("", columns, lines)
+
+
+def _number(value: Any) -> Any:
+    return str(value) if isinstance(value, complex) else value

@@ -1,0 +1,523 @@
+"""Probes: exact in any order, written whole or not at all, read by compilers, merciless to what is wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import convmat as cm
+from convmat import reference
+from convmat.cli import run
+from convmat.cli.probes import judge_probe
+from convmat.errors import DTypeError, GeometryError
+from convmat.files.sources import hex_lines
+from convmat.verification.probes import ARRAYS, CASES, PROBE_DTYPES, Inputs, Probe
+from tests.strategies import Layer, layers
+
+COMPILER = shutil.which("cc")
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def verify(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run verify; its JSON where it found anything out, else the line of trouble."""
+
+    def call(line: str, status: int = 0) -> Any:
+        capsys.readouterr()
+        assert run(["verify", *line.split(), "--json"]) == status
+        out, err = capsys.readouterr()
+        if status == 2:
+            assert out == ""
+            assert err.count("\n") == 1
+            return err
+        assert err == ""
+        return json.loads(out)
+
+    return call
+
+
+def load(folder: str, case: str) -> dict[str, np.ndarray]:
+    return {key: np.load(f"{folder}/{case}/{key}.npy") for key in ARRAYS}
+
+
+# What a probe holds.
+
+
+@given(layers(least_batch=1), st.sampled_from(PROBE_DTYPES), st.sampled_from(["hwc", "chw"]))
+def test_sums_are_exact_in_any_order(layer: Layer, dtype: str, order: str) -> None:
+    geometry = cm.ConvGeometry(layer.shape, layer.kernel, **layer.where, groups=layer.groups)
+    probe = Probe(geometry, layer.filter_shape[0], np.dtype(dtype), layer.flip, layer.padding_mode, order)
+    options = layer.patch | {"groups": layer.groups, "flip": layer.flip}
+    limit = {"float16": 2**11, "float32": 2**24}.get(dtype, 2**31)
+    names = []
+    for name, inputs in probe.inputs(7):
+        names.append(name)
+        x, kernel, bias = inputs
+        assert (x.shape, kernel.shape, bias.shape) == (layer.shape, layer.filter_shape, (len(kernel),))
+        assert x.dtype == kernel.dtype == dtype
+        magnitudes = [np.abs(a.astype(np.float64)) for a in inputs]
+        most = math.prod(kernel.shape[1:]) * magnitudes[0].max() * magnitudes[1].max()
+        assert most + magnitudes[2].max() < limit
+        assert (name == "bias") or not bias.any()
+        found = probe.results(inputs)
+        whole = reference.convolve(x.astype(int), kernel.astype(int), **options)
+        np.testing.assert_array_equal(found["accumulators"], whole)
+        np.testing.assert_array_equal(found["y"], whole + bias.astype(int))
+        assert found["accumulators"].dtype == np.int32
+        assert found["y"].dtype == bias.dtype == (dtype if dtype.startswith("float") else "int32")
+        assert cm.verify(x, kernel, expected=found["y"], bias=bias, **options)
+        if layer.groups == 1:
+            product = found["x_col"].astype(int) @ found["w_col"].astype(int)
+            np.testing.assert_array_equal(product, whole.reshape(product.shape))
+        np.testing.assert_array_equal(found["x_col"], cm.unroll(x, layer.kernel, **layer.patch, order=order))
+    assert names == list(CASES)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_one_hot_shows_one_output_of_each_filter(groups: int, flip: bool) -> None:
+    geometry = cm.ConvGeometry((2, 7, 9, 4), 3, 2, "same", groups=groups)
+    probe = Probe(geometry, 4, np.dtype("float32"), flip)
+    inputs = dict(probe.inputs(1))["one-hot"]
+    assert (inputs.x.sum(), inputs.kernel.sum(axis=(1, 2, 3)).tolist()) == (groups, [1] * 4)
+    y = probe.results(inputs)["y"]
+    assert y[0].sum() == 0  # the last image alone
+    assert y.sum(axis=(0, 1, 2)).tolist() == [1] * 4
+    places = {tuple(np.argwhere(y[..., k])[0]) for k in range(4 // groups)}
+    assert len(places) == min(4 // groups, 4)  # each filter sends the pixel to another place
+
+
+def test_coordinates_count_on_from_one() -> None:
+    probe = Probe(cm.ConvGeometry((1, 8, 10, 3), 3, 2), 4, np.dtype("float32"))
+    inputs = dict(probe.inputs(1))["coordinates"]
+    np.testing.assert_array_equal(inputs.x.ravel(), np.arange(1, 241))
+    np.testing.assert_array_equal(inputs.kernel.ravel(), np.arange(1, 109))
+    small = dict(Probe(probe.geometry, 4, np.dtype("int8")).inputs(1))["coordinates"]
+    assert small.x.max() == 127  # 240 have no room, and 127 has no factor in common with them
+    assert len(np.unique(small.x[0, :, 0, 0])) == 8
+    assert len(np.unique(small.x[0, 0])) == 30
+
+
+def test_the_seed_makes_the_numbers() -> None:
+    probe = Probe(cm.ConvGeometry((1, 8, 10, 3), 3, 2), 4, np.dtype("float32"))
+    first, again, other = (dict(probe.inputs(seed))["integers"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.x, again.x)
+    assert (first.x != other.x).any()
+    assert (dict(probe.inputs(1))["bias"].x != first.x).any()
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"dtype": np.dtype("int64")}, DTypeError, r"^dtype: got int64; give one of float32, "),
+        ({"filters": 3}, GeometryError, r"^groups: "),
+        ({"filters": 0}, GeometryError, r"^filters: must be at least 1, got 0"),
+        ({"geometry": cm.ConvGeometry((0, 8, 8, 2), 3)}, ValueError, r"^input_shape: has no images"),
+        (
+            {"geometry": cm.ConvGeometry((1, 900, 900, 2), 3)},
+            GeometryError,
+            r"elements, a probe has at most 10",
+        ),
+        (
+            {"geometry": cm.ConvGeometry((1, 50, 50, 2), 32), "dtype": np.dtype("float16")},
+            DTypeError,
+            r"^dtype: float16 holds whole numbers to 2048, too few for 2048 products; give float32",
+        ),
+    ],
+)
+def test_what_makes_no_probe(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    usual = {"geometry": cm.ConvGeometry((1, 8, 8, 2), 3, groups=2), "filters": 4, "dtype": np.dtype("f4")}
+    with pytest.raises(error, match=message):
+        Probe(**usual | change)
+
+
+def test_inputs_that_are_not_of_the_probe() -> None:
+    probe = Probe(cm.ConvGeometry((1, 4, 5, 1), 3), 2, np.dtype("float32"))
+    inputs = dict(probe.inputs(1))["bias"]
+    for change, message in (
+        ({"x": inputs.x + np.float32(0.5)}, "x: holds numbers that are not whole"),
+        ({"x": inputs.x * np.float32(np.nan)}, "x: holds numbers that are not whole"),
+        ({"kernel": inputs.kernel.astype("f8")}, "kernel: has dtype float64, expected float32"),
+        ({"bias": inputs.bias[:1]}, r"bias: has shape \(1,\), expected \(2,\)"),
+        ({"bias": inputs.bias + np.float32(2**24)}, "x: and kernel have sums beyond 16777216"),
+    ):
+        with pytest.raises((DTypeError, ValueError), match=message):
+            probe.results(Inputs(**inputs._asdict() | change))
+
+
+# Writing.
+
+LINES = [
+    "--k 3 --stride 2",
+    "--k 3,2 --stride 2,1 --padding same --dilation 1,2 --groups 2 --input-shape 2,9,7,4 --filters 6",
+    "--k 3 --padding 1,2,0,1 --padding-mode reflect --flip --layout nchw --kernel-layout oihw --dtype int8",
+    "--k 5 --dims 1 --padding half --kernel-layout hwio --dtype float16",
+    "--k 2 --dims 3 --input-shape 2,4,5,3 --layout nchw --dtype uint8 --seed 3",
+    "--k 3 --depthwise --padding full --dtype int16",
+    "--k 2 --padding same-lower --groups 3 --dtype float64",
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_probe_is_written_and_the_engine_passes_it(line: str, verify: Any) -> None:
+    said = verify(f"--write-probe p {line} --format c,hex")
+    assert said["formats"] == ["npy", "c", "hex"]
+    manifest = json.loads(Path("p/probe.json").read_text())
+    assert manifest["convmat_probe"] == 1
+    for key in (
+        "input_shape",
+        "kernel_size",
+        "stride",
+        "padding",
+        "pads",
+        "padding_mode",
+        "dilation",
+        "groups",
+    ):
+        assert said[key] == manifest[key]
+    assert [case["name"] for case in manifest["cases"]] == list(CASES)
+    assert said["cases"] == manifest["cases"]
+    assert sorted(os.listdir("p")) == sorted([*CASES, "probe.h", "probe.json"])
+    words = re.sub(r"--(k|input-shape|filters|dtype|seed) \S+", "", line)  # which convolve has not
+    os.mkdir("mine")
+    for case in CASES:
+        assert sorted(os.listdir(f"p/{case}")) == sorted(f"{k}.{e}" for k in ARRAYS for e in ("npy", "hex"))
+        files = f"p/{case}/x.npy --kernel p/{case}/kernel.npy --bias p/{case}/bias.npy"
+        assert run(["convolve", *files.split(), *words.split(), "-q", "-o", f"mine/{case}.npy"]) == 0
+        assert verify(f"--probe p --case {case} --expected mine/{case}.npy")["equal"] is True
+    found = verify("--probe p --expected mine")
+    assert [case["name"] for case in found["cases"]] == list(CASES)
+
+
+def test_formats_and_defaults(verify: Any) -> None:
+    said = verify("--write-probe p --k 3")
+    assert (said["formats"], said["dtype"], said["filters"], said["seed"]) == (["npy"], "float32", 4, 2017)
+    assert said["input_shape"] == [1, 8, 10, 3]
+    assert sorted(os.listdir("p")) == sorted([*CASES, "probe.json"])
+    os.mkdir("empty")
+    os.chmod("empty", 0o750)
+    assert verify("--write-probe empty/ --k 3,5,1 --groups 3 --format hex")["filters"] == 6
+    assert os.stat("empty").st_mode & 0o777 == 0o750
+    assert "probe.h" not in os.listdir("empty")
+    assert verify("--probe empty --expected empty/integers/y.npy")["equal"] is True
+
+
+def test_hex_files_hold_the_same_bits(verify: Any) -> None:
+    for dtype in PROBE_DTYPES:
+        verify(f"--write-probe {dtype} --k 2 --dtype {dtype} --format hex")
+        for key in ARRAYS:
+            array = np.load(f"{dtype}/bias/{key}.npy")
+            lines = Path(f"{dtype}/bias/{key}.hex").read_text().splitlines()
+            assert lines[0].startswith(f"// bias/{key}: {' x '.join(map(str, array.shape))}, {array.dtype}, ")
+            assert {len(line) for line in lines[1:]} == {2 * array.dtype.itemsize}
+            assert b"".join(bytes.fromhex(line)[::-1] for line in lines[1:]) == array.tobytes()
+
+
+def test_hex_is_twos_complement_or_ieee_bits() -> None:
+    assert list(hex_lines("a", np.array([-1, 127, -128], "i1"))) == [
+        "// a: 3, int8, 8 bits, two's complement, C order",
+        "ff",
+        "7f",
+        "80",
+    ]
+    assert list(hex_lines("a", np.array([[-2]], "i4")))[1:] == ["fffffffe"]
+    assert list(hex_lines("a", np.array([1.0, -2.0], "f4")))[1:] == ["3f800000", "c0000000"]
+    assert list(hex_lines("a", np.array([1.0], "f2")))[1:] == ["3c00"]
+
+
+CONVOLVE = """
+#include <stdio.h>
+#include "p/probe.h"
+
+static int wrong(const TYPE *x, const TYPE *kernel, const SUM *bias, const SUM *y, const int32_t *acc)
+{
+    int count = 0;
+    for (int n = 0; n < PROBE_N; n++)
+        for (int h = 0; h < PROBE_OUTPUT_HEIGHT; h++)
+            for (int w = 0; w < PROBE_OUTPUT_WIDTH; w++)
+                for (int k = 0; k < PROBE_FILTERS; k++, y++, acc++) {
+                    SUM sum = 0;
+                    for (int i = 0; i < PROBE_KERNEL_HEIGHT; i++)
+                        for (int j = 0; j < PROBE_KERNEL_WIDTH; j++)
+                            for (int c = 0; c < PROBE_CHANNELS; c++) {
+                                int a = h * PROBE_STRIDE_HEIGHT + i * PROBE_DILATION_HEIGHT - PROBE_PAD_TOP;
+                                int b = w * PROBE_STRIDE_WIDTH + j * PROBE_DILATION_WIDTH - PROBE_PAD_LEFT;
+                                if (a < 0 || b < 0 || a >= PROBE_INPUT_HEIGHT || b >= PROBE_INPUT_WIDTH)
+                                    continue;
+                                sum += x[((n * PROBE_INPUT_HEIGHT + a) * PROBE_INPUT_WIDTH + b)
+                                         * PROBE_CHANNELS + c]
+                                     * kernel[((k * PROBE_KERNEL_HEIGHT + i) * PROBE_KERNEL_WIDTH + j)
+                                              * PROBE_CHANNELS + c];
+                            }
+                    count += sum != *acc || sum + bias[k] != *y;
+                }
+    return count;
+}
+
+int main(void)
+{
+    printf("%d %d %d %d\\n",
+           wrong(integers_x, integers_kernel, integers_bias, integers_y, integers_accumulators),
+           wrong(one_hot_x, one_hot_kernel, one_hot_bias, one_hot_y, one_hot_accumulators),
+           wrong(coordinates_x, coordinates_kernel, coordinates_bias, coordinates_y,
+                 coordinates_accumulators),
+           wrong(bias_x, bias_kernel, bias_bias, bias_y, bias_accumulators));
+    return 0;
+}
+"""
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
+
+
+@pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
+@pytest.mark.parametrize(
+    "dtype, c_type, c_sum",
+    [("float32", "float", "float"), ("float64", "double", "double"), ("int8", "int8_t", "int32_t")],
+)
+def test_a_c_program_passes_the_probe(dtype: str, c_type: str, c_sum: str, verify: Any) -> None:
+    verify(f"--write-probe p --k 3,2 --stride 2,1 --padding same --dilation 1,2 --dtype {dtype} --format c")
+    Path("own.c").write_text(CONVOLVE)
+    types = (f"-DTYPE={c_type}", f"-DSUM={c_sum}")
+    subprocess.run([str(COMPILER), *STRICT, *types, "own.c", "-o", "own"], check=True)
+    done = subprocess.run(["./own"], capture_output=True, check=True, text=True)
+    assert done.stdout == "0 0 0 0\n"
+
+
+@pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
+@pytest.mark.parametrize("line", LINES)
+def test_headers_compile_without_a_warning(line: str, verify: Any) -> None:
+    verify(f"--write-probe p {line} --format c,npy")
+    Path("own.c").write_text('#include "p/probe.h"\n#include "p/probe.h"\nint main(void) { return 0; }\n')
+    subprocess.run([str(COMPILER), *STRICT, "-fsyntax-only", "own.c"], check=True)
+
+
+@pytest.mark.parametrize(
+    "line, told",
+    [
+        ("--write-probe full --k 3", "full: is there and not empty; name a new folder"),
+        ("--write-probe file --k 3", "file: is there and no folder; name a new folder"),
+        ("--write-probe link --k 3", "link: is a link to nothing; name a new folder"),
+        ("--write-probe - --k 3", "-: is no folder's name; name a folder to make"),
+        ("--write-probe none/p --k 3", "none/p: cannot be written: No such file or directory"),
+        ("--write-probe p", "Missing option '--k'; give the size of the probe's kernels"),
+        ("--write-probe p --k 9 --input-shape 5,5", "--k: the kernel spans 9 pixels of height"),
+        ("--write-probe p --k 3 --input-shape 5", "--input-shape: has 1 axes"),
+        ("--write-probe p --k 3 --groups 2 --filters 3", "--filters 3 cannot be shared by 2 groups"),
+        ("--write-probe p --k 3 --groups 2 --input-shape 5,5,3", "groups"),
+        ("--write-probe p --k 3 --depthwise --groups 2", "--depthwise means 4 groups here, got 2"),
+        (
+            "--write-probe p --k 3 --input-shape 2000,2000",
+            "--input-shape: makes an X_col of 35928036 elements",
+        ),
+        ("--write-probe p --k 30 --dtype float16", "--dtype: float16 holds whole numbers to 2048"),
+        ("--write-probe p --k 3 --format c,vhdl", "'vhdl' is none of npy, c, hex"),
+        ("--write-probe p --k 3 --kernel box:3", "--kernel does not go with --write-probe"),
+        ("--write-probe p --k 3 --cases 3", "--cases does not go with --write-probe"),
+        ("--write-probe p --k 3 --probe full", "--probe does not go with --write-probe"),
+        ("full/x.npy --write-probe p --k 3", "--write-probe goes without INPUT"),
+        ("full/x.npy --kernel box:3 --seed 3", "--seed goes without INPUT"),
+        ("--k 3", "Missing option '--write-probe'"),
+        ("--case integers", "Missing option '--probe'"),
+        ("--stride 2", "Missing argument 'INPUT'; name the image or array --stride is for"),
+    ],
+)
+def test_trouble_leaves_nothing(line: str, told: str, verify: Any) -> None:
+    os.mkdir("full")
+    np.save("full/x.npy", np.zeros((5, 5)))
+    Path("file").write_text("here before")
+    os.symlink("nowhere", "link")
+    before = sorted(Path().rglob("*"))
+    assert told in verify(line, 2)
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind, status", [(KeyboardInterrupt, 130), (OSError, 2)])
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_write_that_ends_early_leaves_nothing(
+    kind: type[BaseException], status: int, existing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each file in turn."""
+    if existing:
+        os.mkdir("p")
+    replace, left = os.replace, 0
+
+    def broken(*args: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise kind(28, "No space left on device")
+        replace(*args)
+
+    monkeypatch.setattr(os, "replace", broken)
+    files = len(ARRAYS) * len(CASES) + 1
+    line = ["verify", "--write-probe", "p", "--k", "2", "--input-shape", "3,3", "-q"]
+    for written in range(files):
+        left = written
+        assert run(line) == status
+        assert sorted(os.listdir()) == ["p"] * existing
+        assert not existing or os.listdir("p") == []
+    left = files
+    assert run(line) == 0
+
+
+# Judging.
+
+
+@pytest.mark.parametrize("dtype", PROBE_DTYPES)
+def test_one_wrong_element_is_found_and_named(dtype: str, verify: Any) -> None:
+    verify(f"--write-probe p --k 3 --stride 2 --dtype {dtype}")
+    for case in CASES:
+        right = np.load(f"p/{case}/y.npy")
+        for place in ((0, 0, 0, 0), (0, 2, 3, 1), (0, 1, 2, 3)):
+            y = right.copy()
+            y[place] += 1
+            np.save("mine.npy", y)
+            found = verify(f"--probe p --case {case} --expected mine.npy", 1)
+            (line,) = found["cases"]
+            assert (line["name"], line["outside"], line["worst"]) == (case, 1, list(place))
+            assert (line["worst_value"], line["worst_definition"]) == (y[place], right[place])
+            assert (found["different"], found["equal"]) == (1, False)
+
+
+def test_every_case_finds_a_dropped_tap(verify: Any) -> None:
+    """Of the probes but one-hot, which has a tap in each filter and no other."""
+    verify("--write-probe p --k 3 --stride 2")
+    for case in ("integers", "coordinates", "bias"):
+        x, kernel, bias = (np.load(f"p/{case}/{key}.npy") for key in ("x", "kernel", "bias"))
+        for tap in np.ndindex(3, 3):
+            less = kernel.copy()
+            less[(slice(None), *tap)] = 0
+            np.save("mine.npy", cm.convolve(x, less, stride=2, bias=bias))
+            verify(f"--probe p --case {case} --expected mine.npy", 1)
+
+
+def test_forms_of_a_result(verify: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    verify("--write-probe p --k 3 --layout nchw --input-shape 2,3,6,7")
+    y = np.load("p/integers/y.npy")
+    assert y.shape == (2, 4, 4, 5)
+    rows = np.moveaxis(y, 1, -1).reshape(-1, 4)
+    for form in (y, y.astype(int), y.astype("f8"), np.asfortranarray(y), y.astype(complex), rows):
+        np.save("mine.npy", form)
+        assert verify("--probe p --expected mine.npy")["equal"] is True
+    for form in (np.moveaxis(y, 1, -1), y[:1], rows[:, :3], y[0, 0, 0], np.array(3)):
+        np.save("mine.npy", form)
+        (line,) = verify("--probe p --expected mine.npy", 1)["cases"]
+        assert line["definition_shape"] == [2, 4, 5, 4]
+    np.save("mine.npy", np.where(y == y.max(), np.nan, y))
+    assert verify("--probe p --expected mine.npy", 1)["cases"][0]["outside"] == np.sum(y == y.max())
+    assert run(["verify", "--probe", "p", "--expected", "mine.npy", "-q"]) == 1
+    assert capsys.readouterr() == ("", "")
+    assert run(["verify", "--probe", "p", "--expected", "mine.npy"]) == 1
+    assert "different: 1 of 1 cases" in capsys.readouterr().out
+    np.save("mine.npy", np.zeros(5))
+    assert run(["verify", "--probe", "p", "--expected", "mine.npy"]) == 1
+    assert "different shapes: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage, key", [("unroll", "x_col"), ("flatten-filters", "w_col"), ("convolve", "y")])
+def test_stages(stage: str, key: str, verify: Any) -> None:
+    verify("--write-probe p --k 3 --stride 2 --groups 2 --flip --layout nchw --kernel-layout oihw")
+    for case in CASES:
+        assert judge_probe("p", f"p/{case}/{key}.npy", case, stage, False, True) == 0
+    array = np.load(f"p/coordinates/{key}.npy")
+    array.flat[5] += 1
+    np.save("mine.npy", array)
+    assert judge_probe("p", "mine.npy", "coordinates", stage, False, False) == 1
+    with pytest.raises(click.UsageError, match="--stage fold is not in a probe; give one of unroll, "):
+        judge_probe("p", "mine.npy", None, "fold", False, True)
+
+
+def edit(change: dict[str, Any]) -> None:
+    path = Path("p/probe.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+
+
+def add_one(name: str, amount: Any = 1) -> None:
+    array = np.load(f"p/integers/{name}.npy")
+    array.flat[3] += amount
+    np.save(f"p/integers/{name}.npy", array)
+
+
+@pytest.mark.parametrize(
+    "damage, told",
+    [
+        (lambda: add_one("x"), r"p/integers/\w+.npy: is damaged: it is not what x.npy and kernel.npy give"),
+        (lambda: add_one("x", 0.5), "p/integers/x.npy: is damaged: holds numbers that are not whole"),
+        (lambda: add_one("kernel"), "is damaged: it is not what"),
+        (lambda: add_one("bias"), "p/integers/y.npy: is damaged: it is not what"),
+        (lambda: add_one("x_col"), "p/integers/x_col.npy: is damaged"),
+        (lambda: add_one("w_col"), "p/integers/w_col.npy: is damaged"),
+        (lambda: add_one("accumulators"), "p/integers/accumulators.npy: is damaged"),
+        (lambda: add_one("y"), "p/integers/y.npy: is damaged"),
+        (lambda: np.save("p/integers/x.npy", np.zeros((2, 2))), "p/integers/x.npy: is damaged: has shape"),
+        (
+            lambda: np.save("p/integers/kernel.npy", np.zeros(2)),
+            "p/integers/kernel.npy: is damaged: have 1 axes",
+        ),
+        (lambda: os.truncate("p/integers/y.npy", 200), "p/integers/y.npy: truncated"),
+        (lambda: os.unlink("p/integers/y.npy"), "p/integers/y.npy: cannot be read"),
+        (lambda: os.unlink("p/probe.json"), "p/probe.json: cannot be read: No such file"),
+        (lambda: Path("p/probe.json").write_text("{"), "p/probe.json: is damaged; write the probe again"),
+        (lambda: Path("p/probe.json").write_text("[" * 10**5), "p/probe.json: is damaged"),
+        (lambda: Path("p/probe.json").write_bytes(b"\xff"), "p/probe.json: is damaged"),
+        (lambda: Path("p/probe.json").write_text("[]"), "p/probe.json: is damaged"),
+        (lambda: edit({"stride": [0, 1]}), "p/probe.json: is damaged: stride: must be at least 1"),
+        (lambda: edit({"stride": [1, 1]}), "is damaged"),
+        (lambda: edit({"filters": "4"}), "p/probe.json: is damaged: filters: "),
+        (lambda: edit({"filters": 0}), "p/probe.json: is damaged: filters: must be at least 1"),
+        (lambda: edit({"dtype": "complex64"}), "p/probe.json: is damaged: dtype: got complex64"),
+        (lambda: edit({"dtype": "no such"}), "p/probe.json: is damaged"),
+        (lambda: edit({"layout": "chwn"}), "p/probe.json: is damaged: layout: unknown 'chwn'"),
+        (lambda: edit({"cases": []}), "p/probe.json: is damaged"),
+        (lambda: edit({"cases": [{"name": ".."}]}), "p/probe.json: is damaged"),
+        (lambda: edit({"pads": None, "padding": None}), "p/probe.json: is damaged"),
+    ],
+)
+def test_a_damaged_probe_is_trouble(damage: Callable[[], Any], told: str, verify: Any) -> None:
+    verify("--write-probe p --k 3 --stride 2")
+    shutil.copy("p/integers/y.npy", "mine.npy")
+    verify("--probe p --expected mine.npy")
+    damage()
+    trouble = verify("--probe p --expected mine.npy", 2)
+    assert re.search(told, trouble), trouble
+
+
+@pytest.mark.parametrize(
+    "line, told",
+    [
+        ("--probe p", "Missing option '--expected'"),
+        ("--probe q --expected mine.npy", "q: is no folder; name one that verify --write-probe made"),
+        ("--probe p --expected none.npy", "none.npy: cannot be read"),
+        ("--probe p --expected p/probe.json", "p/probe.json: is not an .npy array"),
+        ("--probe p --expected mine", "mine/one-hot.npy: is not there; write your result of one-hot to it"),
+        (
+            "--probe p --expected mine.npy --case none",
+            "--case 'none' is not in p; give one of integers, one-hot",
+        ),
+        ("--probe p --expected mine.npy --stride 2", "--stride does not go with --probe, which has its own"),
+        ("--probe p --expected mine.npy --seed 2", "--seed does not go with --probe"),
+    ],
+)
+def test_trouble_while_judging(line: str, told: str, verify: Any) -> None:
+    verify("--write-probe p --k 3 --stride 2")
+    os.mkdir("mine")
+    for name in ("mine.npy", "mine/integers.npy"):
+        shutil.copy("p/integers/y.npy", name)
+    assert told in verify(line, 2)
+    assert verify("--probe p --expected mine --case integers")["equal"] is True
