@@ -65,6 +65,10 @@ class Requantize(NamedTuple):
         name = "" if result is None else result.newbyteorder("=").name
         return self._replace(dtype=self.dtype or (name if name in DTYPES else DTYPES[0])).check()
 
+    def apply(self, accumulators: NDArray[Any]) -> NDArray[Any]:
+        """As `requantize`."""
+        return requantize(accumulators, self.scale, self.zero_point, self.rounding, self.dtype or DTYPES[0])
+
     def __str__(self) -> str:
         return f"scale {self.scale}, zero point {self.zero_point}, {self.rounding}, {self.dtype or DTYPES[0]}"
 
