@@ -8,6 +8,7 @@ result stays inside, whatever the input.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import reference
-from convmat.engine import execute, prepare
+from convmat.engine import execute, filter_geometry, prepare
 from convmat.errors import DTypeError, SettingError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.patches import as_numbers
@@ -229,6 +230,52 @@ def compare_sums(
     judge = Judge(result.dtype, terms, inputs, Rule.of(**judged))
     judge.compare_whole(result, wanted, magnitude)
     return judge.report(result)
+
+
+class Explanation(NamedTuple):
+    """The sum that is one element of the definition, term by term."""
+
+    at: tuple[int, ...]
+    """(n, *position, k)."""
+    terms: list[reference.Term]
+    products: list[Any]
+    sums: list[Any]
+    """After each product."""
+    bias: Any
+    """Python's number, or None."""
+    total: Any
+    """With the bias, if there is one."""
+
+
+def explain(
+    x: NDArray[Any],
+    filters: NDArray[Any],
+    at: tuple[int, ...],
+    *,
+    bias: NDArray[Any] | None = None,
+    padding: Padding = "valid",
+    **layer: Any,
+) -> Explanation:
+    """What the definition sums for the element `at` (n, *position, k); other arguments as `convolve`'s.
+
+    Integers are exact, floats are summed in double precision in the order of a row of X_col.
+    """
+    where = {key: layer.pop(key, 1) for key in ("stride", "dilation", "groups")}
+    geometry = filter_geometry(x.shape, filters.shape, padding=padding, **where)
+    terms = reference.terms(
+        x,
+        filters,
+        at,
+        geometry.stride,
+        plain_padding(geometry),
+        geometry.dilation,
+        groups=where["groups"],
+        **layer,
+    )
+    products = [term.value * term.weight for term in terms]
+    sums = list(itertools.accumulate(products))
+    shift = None if bias is None else bias[at[-1]].item()
+    return Explanation(at, terms, products, sums, shift, sums[-1] + (shift or 0))
 
 
 def memory_needed(geometry: ConvGeometry, filters: int, itemsize: int) -> int:
