@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from convmat.geometry import LINE_NAMES, POSITION_NAMES, TAP_NAMES, ConvGeometry
 from convmat.report.facts import Fact, Grid, percent, shape_fact, sizes
 from convmat.verification import Report
@@ -203,7 +205,10 @@ def _number(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, complex) else value
+    """For JSON, which has no complex numbers, and nothing wider than a double."""
+    if isinstance(value, complex | np.clongdouble):
+        return str(value)
+    return float(value) if isinstance(value, np.longdouble) else value
 
 
 def checks_grid(checks: Sequence[Check]) -> Grid:

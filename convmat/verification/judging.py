@@ -409,6 +409,7 @@ class Judge:
         axis: int = 1,
     ) -> None:
         """Judge a part of the result, whose `axis` begins at `start`."""
+        shown = result, wanted
         if magnitude is None:
             result, wanted = _comparable(result, wanted)
             outside = np.asarray((result != wanted) & ~((result != result) & (wanted != wanted)))
@@ -437,7 +438,7 @@ class Judge:
         if rank[at] > self._rank:
             self._rank = float(rank[at])
             self._worst_error = float(error[at])
-            self.worst_values = result[at].item(), wanted[at].item()
+            self.worst_values = shown[0][at].item(), shown[1][at].item()
             place = [int(i) for i in at]
             if start:
                 place[axis] += start
@@ -549,8 +550,9 @@ def _distance(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
         else:
             high, low = np.maximum(a, b, dtype=np.int64), np.minimum(a, b, dtype=np.int64)
             return np.asarray(high.astype(np.uint64) - low.astype(np.uint64), np.float64)
+    kind = np.result_type(a.dtype, b.dtype, np.float64)  # the difference of two float16 may be none
     with np.errstate(all="ignore"):
-        distance = np.asarray(np.abs(a - b), np.float64)
+        distance = np.asarray(np.abs(a.astype(kind) - b.astype(kind)), np.float64)
     distance[(a == b) | ((a != a) & (b != b))] = 0.0
     distance[np.isnan(distance)] = math.inf
     return distance

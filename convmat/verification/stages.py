@@ -195,4 +195,4 @@ def _magnitudes(array: NDArray[Any]) -> NDArray[Any]:
 
 def _rows(array: NDArray[Any]) -> NDArray[Any]:
     """X_col as one matrix, also where it is one for each image."""
-    return array.reshape(-1, array.shape[-1]) if array.ndim == 3 else array
+    return array.reshape(math.prod(array.shape[:2]), array.shape[2]) if array.ndim == 3 else array
