@@ -21,7 +21,7 @@ _OPTION_OF = {
     "output_shape": ("--output-shape", "INPUT...", "[INPUT]...", "SIZE"),
     "output": ("--output",),
     "column": ("--col",),
-    "x_col": ("X",),
+    "x_col": ("X", "[INPUT]..."),
     "w_col": ("W",),
 }
 
@@ -173,9 +173,8 @@ class RequantizeType(click.ParamType):  # type: ignore[type-arg]
                 raise ValueError
             return (float(scale), int(zero_point), rounding.lower(), dtype[0] if dtype else None)
         except ValueError:
-            self.fail(
-                f"{value!r} is none; write scale, zero point and rounding: 0.0037,-3,half-even", param, ctx
-            )
+            form = "write scale, zero point and rounding, as in 0.0037,-3,half-even"
+            self.fail(f"{value!r} is no requantization; {form}", param, ctx)
 
 
 def inputs_argument(required: bool = True) -> Callable[[F], F]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -365,10 +366,7 @@ def _as_matrix(
         arguments["filters"].shape,
         *(arguments[key] for key in ("stride", "padding", "dilation", "groups")),
     )
-    pixels = shape[-1]
-    for size in shape[1:-1]:
-        pixels *= size
-    check_dense((geometry.patches * len(arguments["filters"]), pixels))
+    check_dense((geometry.patches * len(arguments["filters"]), math.prod(shape[1:])))
     result = None
     if expected is not None:
         archived = expected.endswith(".npz")

@@ -78,7 +78,7 @@ def read_sparse(name: str, check_shape: Callable[[tuple[int, ...]], None]) -> ND
     keys = next((keys for keys in (compressed, pairs) if set(keys) <= set(names)), None)
     if keys is None:
         raise FileError(
-            name, f"is no sparse matrix: it has {', '.join(names) or 'nothing'}; write CSR or COO"
+            name, f"is no sparse matrix, it has {', '.join(names) or 'nothing'}; write CSR or COO"
         )
     data, first, second, size = (read_array(name, key) for key in keys)
     shape = tuple(size.ravel().tolist())
