@@ -38,7 +38,9 @@ _OF_TWO_ARRAYS = ("inputs", "exact", "atol", "rtol", "stage", "as_json", "quiet"
 @options.inputs_argument(required=False)
 @options.layer_options
 @click.option(
-    "--expected", metavar="FILE", help="Your own result as .npy, to judge in place of convmat's; - is a pipe."
+    "--expected",
+    metavar="FILE",
+    help="Your own result as .npy, to judge in place of convmat's; - is standard input.",
 )
 @click.option(
     "--stage",
