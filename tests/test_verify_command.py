@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -150,6 +150,51 @@ def test_explain_where_nothing_is_off(verify: Any) -> None:
     found, text = verify(*LAYER, "--explain")
     assert "explained" not in found
     assert re.search(r"│ 0 +│ 32 +│ 100 %", text)  # the histogram
+
+
+class Named(NamedTuple):
+    """A diagnosis."""
+
+    mistakes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"your output has {' and '.join(self.mistakes)}"
+
+
+def test_the_diagnosis_is_told(verify: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for where something differs and someone reads; an array that does not fit goes as it is."""
+    asked: list[dict[str, Any]] = []
+    found = [Named(("flip",)), Named(("swap", "bias"))]
+
+    def diagnose(x: Any, filters: Any, expected: Any, **others: Any) -> list[Named]:
+        asked.append({"x": x, "expected": expected, **others})
+        return found
+
+    monkeypatch.setattr("convmat.verification.diagnosis.diagnose", diagnose)
+    make("convolve", *LAYER, "-o", "y.npy")
+    told, text = verify(*LAYER, "--expected", changed("y.npy"), "--atol", "0.5", status=1)
+    assert told["diagnosis"] == [
+        {"sentence": "your output has flip", "mistakes": ["flip"]},
+        {"sentence": "your output has swap and bias", "mistakes": ["swap", "bias"]},
+    ]
+    assert re.search(r"diagnosis +│ your output has flip +│\n│ +│ your output has swap and bias", text)
+    assert len(asked) == 2  # not with -q
+    assert asked[0]["judged"] == {"exact": False, "atol": 0.5, "rtol": None, "requantize": None}
+    assert (asked[0]["x"].shape, asked[0]["expected"].shape, asked[0]["stride"]) == (
+        (1, 28, 28, 1),
+        (1, 4, 4, 2),
+        7,
+    )
+    found.clear()
+    np.save("other.npy", np.load("y.npy")[0].transpose(2, 0, 1))
+    told, text = verify(*LAYER, "--expected", "other.npy", status=1)
+    assert told["diagnosis"] == []
+    assert "no known mistake explains it" in text
+    assert asked[-1]["expected"].shape == (2, 4, 4)
+    count = len(asked)
+    verify(*LAYER, "--expected", "y.npy")
+    verify(*LAYER, "--expected", "wrong.npy", "--no-diagnose", status=1)
+    assert len(asked) == count
 
 
 # Stages.
