@@ -10,8 +10,9 @@ comparison. Names and layouts are those of the public functions; arguments are t
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,15 +92,7 @@ def convolve_by_taps(
     per_group, channels = len(filters) // groups, filters.shape[-1]
     y = np.zeros((groups, len(x), *outputs, per_group), dtype)
     for tap in itertools.product(*map(range, kernel)):
-        places = [
-            [_walk(start + taps[i], h, padding_mode) for start in starts]
-            for (starts, taps), i, h in zip(along, tap, size, strict=True)
-        ]
-        pixels = [np.array([p or 0 for p in line], np.intp) for line in places]
-        seen = x[np.ix_(np.arange(len(x)), *pixels)].astype(dtype)
-        for axis, line in enumerate(places):
-            outside = [y_at for y_at, p in enumerate(line) if p is None]
-            seen[(slice(None),) * (axis + 1) + (outside,)] = 0
+        seen = _seen_by(tap, along, x, padding_mode).astype(dtype)
         weight_at: tuple[Any, ...] = (slice(None), *(_turned(tap, kernel) if flip else tap))
         weights = filters[weight_at].astype(dtype)
         for g in range(groups):
@@ -137,6 +130,66 @@ def unroll(
                     row[col] = x[(n, *inside, c)]
             rows.append(row)
     return np.array(rows, x.dtype).reshape(len(rows), len(columns))
+
+
+def unroll_by_taps(
+    x: NDArray[Any],
+    kernel_size: Sequence[int],
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    padding_mode: str = "zeros",
+    order: str = "hwc",
+) -> NDArray[Any]:
+    """The same matrix, one kernel tap at a time over whole images, for images of real size."""
+    along = _axes(x.shape[1:-1], kernel_size, stride, padding, dilation)
+    taps = itertools.product(*map(range, kernel_size))
+    seen = [_seen_by(tap, along, x, padding_mode) for tap in taps]
+    patches = np.stack(seen, axis=-1 if order == "chw" else -2)
+    rows = len(x) * math.prod(len(starts) for starts, _ in along)
+    return patches.reshape(rows, len(seen) * x.shape[-1])
+
+
+class Term(NamedTuple):
+    """One product of a sum."""
+
+    tap: tuple[int, ...]
+    channel: int
+    """Of the filter: within the group."""
+    position: tuple[int, ...]
+    """Where the tap lies, inside the input or beyond its edge."""
+    pixel: tuple[int, ...] | None
+    """(n, *pixel, c) in the input; None for a zero of the padding."""
+    value: Any
+    weight: Any
+
+
+def terms(
+    x: NDArray[Any],
+    filters: NDArray[Any],
+    at: Sequence[int],
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    groups: int = 1,
+    flip: bool = False,
+    padding_mode: str = "zeros",
+) -> list[Term]:
+    """What is summed for the output at (n, *position, k), in the order of a row of X_col."""
+    size, kernel = x.shape[1:-1], filters.shape[1:-1]
+    n, *position, k = at
+    along = _axes(size, kernel, stride, padding, dilation)
+    first = (k // (len(filters) // groups)) * filters.shape[-1]
+    found = []
+    for tap in itertools.product(*map(range, kernel)):
+        place = tuple(_place(along, position, tap))
+        inside = [_walk(p, h, padding_mode) for p, h in zip(place, size, strict=True)]
+        weights = filters[(k, *(_turned(tap, kernel) if flip else tap))]
+        for c, weight in enumerate(weights.tolist()):
+            pixel = None if None in inside else (n, *(p or 0 for p in inside), first + c)
+            value = 0 if pixel is None else x[pixel].item()
+            found.append(Term(tap, c, place, pixel, value, weight))
+    return found
 
 
 def fold(
@@ -238,6 +291,20 @@ def flatten_filters(filters: NDArray[Any], order: str = "hwc") -> NDArray[Any]:
         for k in range(len(filters)):
             w_col[row, k] = filters[(k, *line)]
     return w_col
+
+
+def _seen_by(tap: Sequence[int], along: list[Axis], x: NDArray[Any], padding_mode: str) -> NDArray[Any]:
+    """The pixels that one tap sees from every position, (N, *out, C)."""
+    places = [
+        [_walk(start + taps[i], h, padding_mode) for start in starts]
+        for (starts, taps), i, h in zip(along, tap, x.shape[1:-1], strict=True)
+    ]
+    pixels = [np.array([p or 0 for p in line], np.intp) for line in places]
+    seen = x[np.ix_(np.arange(len(x)), *pixels)]
+    for axis, line in enumerate(places):
+        outside = [y_at for y_at, p in enumerate(line) if p is None]
+        seen[(slice(None),) * (axis + 1) + (outside,)] = 0
+    return seen
 
 
 def _axes(size: Sequence[int], kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> list[Axis]:

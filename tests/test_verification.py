@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,16 @@ from hypothesis import strategies as st
 
 import convmat as cm
 from convmat import reference, verification
-from convmat.errors import DTypeError, GeometryError, ShapeError
-from convmat.verification import judging
+from convmat.errors import (
+    DTypeError,
+    GeometryError,
+    IntegerRangeError,
+    MemoryLimitError,
+    SettingError,
+    ShapeError,
+)
+from convmat.verification import judging, stages
+from convmat.verification.quantization import ROUNDINGS, requantize
 from tests.strategies import DTYPES, INTEGERS, Layer, layers, noise, probes
 
 SHAPE, FILTERS = (2, 5, 6, 4), (4, 3, 2, 2)
@@ -221,6 +230,8 @@ def test_an_integer_off_by_one(peak: int, result: str, change: int) -> None:
         error_over_bound=math.inf,
         worst=place,
         worst_values=(right + change, right),
+        max_rel_error=pytest.approx(1 / right),
+        histogram=(expected.size - 1, 0, 0, 0, 0, 1, 0, 0, 0),
     )
     assert str(report) == f"different: 1 of {expected.size} elements outside, max abs error 1 (0, exact)"
 
@@ -399,3 +410,257 @@ def test_distances_do_not_wrap(result: np.ndarray, wanted: np.ndarray, distance:
     report = verification.compare_exactly(result, wanted)
     assert not report
     assert report.max_abs_error == distance
+
+
+# What a report tells beside its verdict.
+
+
+def test_a_report_counts_errors_by_size() -> None:
+    """One element for each bucket, as multiples of the bound."""
+    x, filters = np.ones((1, 12, 1)), np.ones((1, 1, 1))
+    bound = cm.verify(x, filters, expected=np.full((1, 12, 1), 1 + 1e-9)).bound
+    multiples = [0, 0, 5, 20, 0.9, 100, np.inf, np.nan, 0.9]
+    expected = np.ones((1, 12, 1))
+    for i, multiple in enumerate(multiples):
+        expected[0, i, 0] = 1 + multiple * bound
+    report = cm.verify(x, filters, expected=expected, rtol=0, atol=bound)
+    assert sum(report.histogram) == report.elements == 12
+    assert report.histogram[0] == 5
+    assert report.histogram[-2:] == (2, 2)
+    assert report.histogram[6] == 1
+    assert report.outside == 5
+    assert report.outside_share == 5 / 12
+    assert report.smallest_atol == report.max_rel_error == math.inf
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "c16"])
+def test_errors_in_units_in_the_last_place(dtype: str) -> None:
+    x, filters, options = probe_layer(dtype)
+    expected = reference.convolve(x, filters, **options).astype(dtype)
+    part = expected.real if expected.dtype.kind == "c" else expected
+    expected[PLACE] = expected[PLACE].real or 1
+    off = part[PLACE]
+    for _ in range(5):
+        off = np.nextafter(off, off.dtype.type(2 * off))
+    wanted, expected = expected, expected.copy()
+    expected[PLACE] = off
+    report = verification.compare(expected, wanted)
+    assert report.worst == PLACE
+    assert report.ulps == 5
+    assert report.max_rel_error == pytest.approx(report.max_abs_error / abs(wanted[PLACE]))
+    assert verification.compare(wanted, wanted).ulps == 0
+    assert verification.compare(np.arange(3), np.arange(3)).ulps is None
+
+
+def test_the_relative_error_leaves_out_what_is_0() -> None:
+    report = verification.compare(np.array([1.0, 0.5, 4.0]), np.array([0.0, 1.0, 4.0]))
+    assert (report.max_abs_error, report.max_rel_error) == (1, 0.5)
+
+
+@given(layers(least_batch=1), st.sampled_from(["f2", "f4", "f8", "c8", "i2"]), st.integers(0, 2**32))
+def test_the_smallest_tolerance_passes_and_a_smaller_does_not(layer: Layer, dtype: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, filters, options = layer.arrays(noise(dtype, rng))
+    expected = cm.convolve(x, filters, **options)
+    expected = expected + rng.integers(0, 3, expected.shape).astype(expected.dtype)
+    report = cm.verify(x, filters, expected=expected, **options)
+    atol = report.smallest_atol
+    assert cm.verify(x, filters, expected=expected, **options, atol=atol)
+    if atol:
+        smaller = float(np.nextafter(atol, 0))
+        found = cm.verify(x, filters, expected=expected, **options, atol=smaller)
+        assert not found
+        assert found.tolerances == (smaller, 0)
+
+
+def test_tolerances_take_the_place_of_the_bound() -> None:
+    x, filters = np.array([[[1.0], [100.0]]]), np.ones((1, 1, 1))
+    expected = np.array([[[1.5], [101.0]]])
+    for options, right in [
+        ({"atol": 1}, True),
+        ({"atol": 0.9}, False),
+        ({"rtol": 0.5}, True),
+        ({"rtol": 0.01}, False),
+        ({"atol": 0.5, "rtol": 0.01}, True),
+        ({"atol": 0, "rtol": 0}, False),
+    ]:
+        assert bool(cm.verify(x, filters, expected=expected, **options)) == right, options
+        assert bool(verification.compare(expected, cm.convolve(x, filters), **options)) == right, options
+    integers = x.astype(int), filters.astype(int), expected.astype(int)
+    assert cm.verify(*integers, atol=1)
+    assert not cm.verify(*integers, atol=0.5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_no_tolerance_lets_nan_and_infinity_pass(value: float) -> None:
+    x, filters = np.ones((1, 3, 1)), np.ones((1, 1, 1))
+    expected = x.copy()
+    expected[0, 1, 0] = value
+    assert not cm.verify(x, filters, expected=expected, atol=1e300, rtol=1e300)
+    assert not verification.compare(expected, x, atol=1e300, rtol=1e300)
+    assert not verification.compare(x, expected, atol=1e300, rtol=1e300)
+    assert verification.compare(expected, expected)
+    assert not verification.compare(expected, -expected) or np.isnan(value)
+
+
+def test_exactly_means_equal_in_value() -> None:
+    x, filters, options = probe_layer("f4")
+    expected = reference.convolve(x, filters, **options).astype("f4")
+    assert cm.verify(x, filters, expected=expected, **options, exact=True).exact
+    expected[PLACE] = np.nextafter(expected[PLACE], np.float32(np.inf))
+    assert cm.verify(x, filters, expected=expected, **options)
+    report = cm.verify(x, filters, expected=expected, **options, exact=True)
+    assert (bool(report), report.worst, report.outside) == (False, PLACE, 1)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"exact": True, "atol": 1}, r"^atol: got 1, and exact leaves no tolerance"),
+        ({"exact": True, "rtol": 0}, r"^rtol: got 0, and exact leaves no tolerance"),
+        ({"atol": -1}, r"^atol: got -1; give a finite number, at least 0"),
+        ({"rtol": math.nan}, r"^rtol: got nan;"),
+        ({"atol": math.inf}, r"^atol: got inf;"),
+    ],
+)
+def test_what_is_no_tolerance(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        cm.verify(np.ones((1, 3, 1)), np.ones((1, 1, 1)), **arguments)
+    with pytest.raises(SettingError, match=message):
+        verification.compare(np.ones(3), np.ones(3), **arguments)
+
+
+@pytest.mark.parametrize(
+    "first, second, equal",
+    [
+        (np.array(3), np.array(3.0), True),
+        (np.array([2**53 + 1]), np.array([2.0**53]), False),
+        (np.array([60000, 1], "f2"), np.array([-60000, 1], "f2"), False),
+        (np.zeros((0, 3)), np.zeros((0, 3)), True),
+        (np.zeros((0, 3)), np.zeros((3, 0)), False),
+        (np.array([True, False]), np.array([1, 0]), True),
+        (np.array([1 + 1j]), np.array([1 + 2j]), False),
+        (np.arange(3, dtype=">i4"), np.arange(3), True),
+    ],
+)
+def test_two_arrays(first: np.ndarray, second: np.ndarray, equal: bool) -> None:
+    report = verification.compare(first, second)
+    assert bool(report) == equal
+    assert report.exact or first.shape != second.shape
+    assert math.isfinite(report.smallest_atol) or first.shape != second.shape
+    assert bool(verification.compare(second, first)) == equal
+
+
+def test_arrays_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "_BAND_BYTES", 100)
+    a = np.arange(600.0).reshape(60, 10)
+    b = a.copy()
+    b[37, 4] += 1
+    report = verification.compare(a, b)
+    assert (report.worst, report.outside, report.elements) == ((37, 4), 1, 600)
+
+
+# Quantized results.
+
+
+@given(layers(), st.sampled_from(ROUNDINGS), st.sampled_from(["int8", "uint8", "int16"]))
+def test_quantized_results_are_judged_exactly(layer: Layer, rounding: str, dtype: str) -> None:
+    rng = np.random.default_rng(2017)
+    x, filters, options = layer.arrays(lambda shape: rng.integers(-100, 100, shape).astype("i1"))
+    said = (0.0037, 5, rounding)
+    expected = requantize(reference.convolve(x, filters, **options), *said, dtype)
+    report = cm.verify(x, filters, expected=expected, **options, requantize=said)
+    assert report, str(report)
+    assert report.exact
+    assert cm.verify(x, filters, **options, requantize=(*said, dtype))
+    if expected.size:
+        wrong = expected.copy()
+        wrong.flat[-1] ^= 1
+        report = cm.verify(x, filters, expected=wrong, **options, requantize=said)
+        assert (bool(report), report.outside, report.max_abs_error) == (False, 1, 1)
+        assert cm.verify(x, filters, expected=wrong, **options, requantize=said, atol=1)
+
+
+def test_what_cannot_be_requantized() -> None:
+    x, filters = np.full((1, 3, 1), 2**20), np.full((1, 1, 1), 2**12)
+    with pytest.raises(IntegerRangeError, match=r"^requantize: an accumulator is 4294967296, beyond int32"):
+        cm.verify(x, filters, requantize=(0.5,))
+    with pytest.raises(DTypeError, match=r"^requantize: takes integer inputs, .*; got float64$"):
+        cm.verify(x.astype(float), filters, requantize=(0.5,))
+
+
+# The worst element, term by term.
+
+
+@given(layers(least_batch=1), st.sampled_from(["i4", "f8", "c16"]), st.data())
+def test_the_terms_add_up_to_the_element(layer: Layer, dtype: str, data: st.DataObject) -> None:
+    x, filters, options = layer.arrays(probes(dtype, np.random.default_rng(2017)))
+    at = tuple(data.draw(st.integers(0, size - 1)) for size in layer.output_shape)
+    found = judging.explain(x, filters, at, **options)
+    assert found.total == reference.convolve(x, filters, **options)[at]
+    assert len(found.terms) == math.prod(filters.shape[1:])
+    assert found.sums[-1] == sum(found.products)
+    for term in found.terms:
+        assert term.pixel is None or x[term.pixel] == term.value
+        assert term.pixel is not None or term.value == 0
+
+
+# Stages.
+
+
+@given(layers(), st.sampled_from(["u1", "f4", "c8"]), st.sampled_from(["hwc", "chw"]))
+def test_every_stage_is_judged_by_its_own_definition(layer: Layer, dtype: str, order: str) -> None:
+    x, filters, _ = layer.arrays(noise(dtype, np.random.default_rng(2017)))
+    x_col = cm.unroll(x, layer.kernel, **layer.patch, order=order)
+    slow = reference.unroll(
+        x,
+        layer.kernel,
+        layer.where["stride"],
+        layer.where["padding"],
+        layer.where["dilation"],
+        layer.padding_mode,
+        order,
+    )
+    judged: list[tuple[Callable[..., verification.Report], np.ndarray]] = [
+        (
+            lambda y=None: stages.verify_unroll(x, layer.kernel, y, **layer.patch, order=order),
+            slow,
+        ),
+        (
+            lambda y=None: stages.verify_flatten_filters(filters, y, layer.groups, order),
+            cm.flatten_filters(filters, layer.groups, order=order),
+        ),
+        (
+            lambda y=None: stages.verify_fold(x_col, x.shape, layer.kernel, y, **layer.where, order=order),
+            cm.fold(x_col, x.shape, layer.kernel, **layer.where, order=order),
+        ),
+    ]
+    if len(x):
+        matrix = cm.layer_matrix(filters, x.shape[1:], **layer.patch, groups=layer.groups, flip=layer.flip)
+        shape, options = (1, *x.shape[1:]), layer.patch | {"groups": layer.groups, "flip": layer.flip}
+        judged.append((lambda y=None: stages.verify_matrix(filters, shape, y, **options), matrix.toarray()))
+    for verify, right in judged:
+        assert verify(), str(verify())
+        assert verify(right), str(verify(right))
+        if right.size:
+            assert not verify(right[1:])
+            wrong = right.copy()
+            wrong.flat[-1] = wrong.flat[-1] + 1
+            report = verify(wrong)
+            assert (bool(report), report.outside) == (False, 1)
+            assert report.worst == tuple(size - 1 for size in right.shape)
+
+
+def test_a_matrix_too_large_to_define_is_refused() -> None:
+    with pytest.raises(
+        MemoryLimitError, match=r"^matrix: of 62500 × 62500 is more than the 16777216 elements"
+    ):
+        stages.verify_matrix(np.ones((1, 1, 1, 1)), (1, 250, 250, 1))
+
+
+def test_a_matrix_with_channels_first_and_infinite_weights() -> None:
+    filters = np.random.default_rng(2017).standard_normal((3, 2, 2, 2))
+    filters[1, 0, 1, 1] = np.inf
+    for mode in ("zeros", "reflect"):
+        for layout in ("nhwc", "nchw"):
+            assert stages.verify_matrix(filters, (1, 4, 3, 2), padding=1, padding_mode=mode, layout=layout)

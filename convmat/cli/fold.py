@@ -27,13 +27,7 @@ if TYPE_CHECKING:
 @options.stride_option
 @options.padding_option
 @options.dilation_option
-@click.option(
-    "--overlap",
-    type=click.Choice(["sum", "mean"], case_sensitive=False),
-    default="sum",
-    show_default=True,
-    help="What becomes of elements that meet in a pixel: sum is the adjoint of unroll, mean its inverse.",
-)
+@options.overlap_option
 @options.order_option
 @options.dims_option
 @options.layout_option

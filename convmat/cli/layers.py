@@ -143,20 +143,20 @@ def open_transposed_layer(
     return batch, geometry, arguments
 
 
-def read_expected(
-    name: str, rows: tuple[int, int], dims: int, layout: str
-) -> tuple[NDArray[Any], tuple[int, ...]]:
-    """A result to judge, and its shape in the file.
+def as_result(array: NDArray[Any], rows: tuple[int, int], dims: int, layout: str) -> NDArray[Any]:
+    """A result to judge, (N, *out, K) or (rows, K), of an array as its file has it.
 
     It is the rows of X_col · W_col, of shape `rows`, the same for each image, or Y in any form an input has.
     """
-    array = NpyInput(name).read()
     shape = array.shape
     if array.ndim == 3 and (shape[0] * shape[1], shape[2]) == rows:
-        array = array.reshape(rows)  # as matmul makes it of unroll --per-image
-    elif shape != rows and dims <= array.ndim <= dims + 2:
-        array = to_batch(array, dims, layout)
-    return array, shape
+        return array.reshape(rows)  # as matmul makes it of unroll --per-image
+    return array if shape == rows else as_images(array, dims, layout)
+
+
+def as_images(array: NDArray[Any], dims: int, layout: str) -> NDArray[Any]:
+    """Images, (N, *spatial, C), of an array in `layout`; one that cannot be read so is left as it is."""
+    return to_batch(array, dims, layout) if dims <= array.ndim <= dims + 2 else array
 
 
 def _what_would_fit(kernels: NDArray[Any], batch: Batch, groups: int) -> str:

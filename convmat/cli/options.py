@@ -21,7 +21,7 @@ _OPTION_OF = {
     "output_shape": ("--output-shape", "INPUT...", "[INPUT]...", "SIZE"),
     "output": ("--output",),
     "column": ("--col",),
-    "x_col": ("X",),
+    "x_col": ("X", "[INPUT]..."),
     "w_col": ("W",),
 }
 
@@ -156,6 +156,27 @@ class LayerType(click.ParamType):  # type: ignore[type-arg]
         return layer
 
 
+class RequantizeType(click.ParamType):  # type: ignore[type-arg]
+    """Scale, zero point, rounding, and a dtype if need be: 0.0037,-3,half-even,int8."""
+
+    name = "requantization"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "SCALE,ZERO,ROUNDING[,DTYPE]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            scale, zero_point, rounding, *dtype = (part.strip() for part in value.split(","))
+            if len(dtype) > 1:
+                raise ValueError
+            return (float(scale), int(zero_point), rounding.lower(), dtype[0] if dtype else None)
+        except ValueError:
+            form = "write scale, zero point and rounding, as in 0.0037,-3,half-even"
+            self.fail(f"{value!r} is no requantization; {form}", param, ctx)
+
+
 def inputs_argument(required: bool = True) -> Callable[[F], F]:
     metavar = "INPUT..." if required else "[INPUT]..."
     return click.argument("inputs", metavar=metavar, nargs=-1, required=required)
@@ -220,6 +241,14 @@ order_option = click.option(
     default="hwc",
     show_default=True,
     help="Order within a patch: kernel row, column, channel; or chw as in PyTorch's unfold.",
+)
+overlap_option = click.option(
+    "--overlap",
+    type=click.Choice(["sum", "mean"], case_sensitive=False),
+    default="sum",
+    show_default=True,
+    help="What becomes of elements that fold brings to one pixel: sum is the adjoint of unroll, mean its "
+    "inverse.",
 )
 dims_option = click.option(
     "--dims",

@@ -45,12 +45,6 @@ probe_options = options.together(
         metavar="DIR",
         help="Make this folder: inputs and kernels whose sums are exact in any order, and what they give.",
     ),
-    options.kernel_size_option(required=False),
-    click.option(
-        "--input-shape",
-        type=options.InputShape(),
-        help="Of the probe: 8,10,3 or N,8,10,3; 3,8,10 with --layout nchw.  [default: a few patches]",
-    ),
     click.option(
         "--filters", type=click.IntRange(1), help="Of the probe.  [default: 4, or to fit the groups]"
     ),
@@ -89,27 +83,20 @@ probe_options = options.together(
 )
 """Those of `verify` that are not about an INPUT."""
 
-WITHOUT_INPUT = (
-    "write_probe",
-    "kernel_size",
-    "input_shape",
-    "filters",
-    "dtype",
-    "formats",
-    "probe",
-    "case",
-    "seed",
-    "cases",
-)
+WITHOUT_INPUT = ("write_probe", "filters", "dtype", "formats", "probe", "case", "seed", "cases")
 _SHOWN = ("as_json", "quiet")
 _GEOMETRY = ("stride", "padding", "padding_mode", "dilation", "groups", "depthwise", "flip", "dims")
-_WRITES = (*_GEOMETRY, "layout", "kernel_layout", "order", *WITHOUT_INPUT[:6], "seed")
+_LAID_OUT = ("layout", "kernel_layout", "order")
+_PROBED = ("write_probe", "kernel_size", "input_shape", "filters", "dtype", "formats", "seed")
+_WRITES = (*_GEOMETRY, *_LAID_OUT, *_PROBED)
 
 
-def without_input(ctx: click.Context) -> int | None:
-    """Do what `verify` is asked to do without an INPUT; the exit status, or None where there is one."""
+def without_input(ctx: click.Context, needs_input: bool) -> int | None:
+    """Do what `verify` is asked to do without an INPUT; the exit status, or None where there is one, or where
+    the stage to be judged needs none.
+    """
     given = ctx.params
-    if given["inputs"]:
+    if given["inputs"] or not (needs_input or given["write_probe"] or given["probe"]):
         _refuse(ctx, [name for name in given if name not in WITHOUT_INPUT], "goes without INPUT")
         return None
     if given["write_probe"] is not None:
@@ -495,11 +482,12 @@ def _read_case(folder: str, case: str, probe: Probe, manifest: dict[str, Any]) -
 
 def _read_result(file: str, wanted: NDArray[Any], probe: Probe, layout: str, stage: str) -> NDArray[Any]:
     """A result to judge: in a form of the stage's, as (N, *out, K) or a matrix."""
-    from convmat.cli.layers import read_expected
+    from convmat.cli.layers import as_result
     from convmat.files.npy import NpyInput
 
+    array = NpyInput(file).read()
     if stage != "convolve":
-        return NpyInput(file).read()
+        return array
     rows = (probe.geometry.matrix_shape[0], probe.filters)
-    result, _ = read_expected(file, rows, len(probe.geometry.kernel_size), layout)
+    result = as_result(array, rows, len(probe.geometry.kernel_size), layout)
     return result.reshape(wanted.shape) if result.shape == rows else result

@@ -3,27 +3,89 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from convmat.cli import options
 from convmat.cli.probes import WITHOUT_INPUT, probe_options, without_input
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from convmat.report.facts import Fact, Grid
+    from convmat.verification import Report
+
+_STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix")
+# Options that have a meaning for some stages alone; those of the layer, that all others share, are not here.
+_STAGES_OF = {
+    "kernel_size": ("unroll", "fold"),
+    "input_shape": ("fold", "matrix"),
+    "order": ("unroll", "flatten-filters", "fold"),
+    "overlap": ("fold",),
+    "requantize": ("convolve",),
+    "explain": ("convolve",),
+    "diagnose": ("convolve",),
+    "flip": ("convolve", "matrix"),
+}
+_NOT_OF_FOLD = ("kernel", "bias", "padding_mode", "groups", "depthwise", "frame", "alpha", "kernel_layout")
+_OF_TWO_ARRAYS = ("inputs", "exact", "atol", "rtol", "stage", "as_json", "quiet")
 
 
 @click.command("verify", cls=options.Command)
 @options.inputs_argument(required=False)
 @options.layer_options
-@click.option("--expected", metavar="FILE", help="Your own result as .npy, to judge in place of convmat's.")
+@click.option(
+    "--expected",
+    metavar="FILE",
+    help="Your own result as .npy, to judge in place of convmat's; - is standard input.",
+)
+@click.option(
+    "--stage",
+    type=click.Choice(_STAGES, case_sensitive=False),
+    default="convolve",
+    show_default=True,
+    help="Whose result is judged, against the definition of that stage.",
+)
+@options.kernel_size_option(required=False)
+@click.option(
+    "--input-shape",
+    type=options.InputShape(),
+    help="With --stage fold, what was unrolled; with --stage matrix, an input that need not exist: 28,28,1; "
+    "of the probe with --write-probe, by default a few patches.",
+)
+@options.order_option
+@options.overlap_option
+@click.option("--exact", is_flag=True, help="Floats, too, must be equal in value.")
+@click.option("--atol", type=float, help="Allow this error, and no more, in place of the bound.")
+@click.option("--rtol", type=float, help="Allow this share of the right value, too, or alone.")
+@click.option(
+    "--requantize",
+    type=options.RequantizeType(),
+    help="Judge a quantized result: int32 sums times the scale, rounded half-up, half-even, half-away or as "
+    "gemmlowp does, plus the zero point, cut off at the ends of the dtype: int8, uint8 or int16.",
+)
+@click.option("--explain", is_flag=True, help="Show the sum of the worst element term by term.")
+@click.option(
+    "--diagnose/--no-diagnose",
+    default=True,
+    show_default=True,
+    help="Try known mistakes on a result that differs, and name those that explain all of it.",
+)
 @probe_options
 @options.report_options
 def command(
     inputs: tuple[str, ...],
-    expected: str | None,
-    layout: str,
+    stage: str,
+    exact: bool,
+    atol: float | None,
+    rtol: float | None,
     as_json: bool,
     quiet: bool,
-    **layer: Any,
+    **named: Any,
 ) -> None:
     """Prove that the FC form equals the definition of convolution, or that your result does.
 
@@ -36,7 +98,14 @@ def command(
     Alone it checks itself, over geometries, dtypes and layouts. With INPUT and --kernel it compares the
     engine with the definition on them; with --expected it compares your Y instead, (N, H_out, W_out, K),
     (N, K, H_out, W_out) with --layout nchw, or the rows of X_col · W_col. Integers must be equal; floats must
-    be within each element's error bound.
+    be within each element's error bound, unless --exact, --atol or --rtol say otherwise.
+
+    With --stage the result is that of another command on the same layer: X_col of unroll (--kernel or --k),
+    W_col of flatten-filters (no INPUT), images of fold (INPUT is X_col; --k and --input-shape), or the matrix
+    of matrix, as .npz or dense as .npy.
+
+    Two arrays without --kernel are compared with each other: no bound is known of them, so they must be
+    equal in every value, or within --atol + --rtol·|second|.
 
     --write-probe makes layers of small whole numbers, whose sums are exact in any order, with all that they
     give; --probe then demands that your --expected, a file or a folder of integers.npy, one-hot.npy and so
@@ -47,31 +116,311 @@ def command(
     from convmat.cli.output import report
 
     ctx = click.get_current_context()
-    if (status := without_input(ctx)) is not None:
+    given = {p for p in ctx.params if ctx.get_parameter_source(p) is not ParameterSource.DEFAULT}
+    needs_input = stage != "flatten-filters" and (stage != "matrix" or named["input_shape"] is None)
+    if (status := without_input(ctx, needs_input)) is not None:
         ctx.exit(status)
-    layer = {name: value for name, value in layer.items() if name not in WITHOUT_INPUT}
+    named = {name: value for name, value in named.items() if name not in WITHOUT_INPUT}
+    judged = {"exact": exact, "atol": atol, "rtol": rtol}
+    if stage == "convolve" and len(inputs) == 2 and named["kernel"] is None and named["expected"] is None:
+        for name in sorted(given - set(_OF_TWO_ARRAYS)):
+            raise click.UsageError(f"{_option(name)} is for a layer, whose --kernel is missing")
+        found = _two_arrays(inputs, judged)
+    else:
+        for name in sorted(given):
+            stages = _STAGES_OF.get(name, _STAGES)
+            if stage not in stages or (stage == "fold" and name in _NOT_OF_FOLD):
+                stages = tuple(s for s in stages if s != "fold" or name not in _NOT_OF_FOLD)
+                raise click.UsageError(f"{_option(name)} goes with --stage {' or '.join(stages)}")
+        found = _JUDGES[stage](inputs, judged, quiet, **named)
+    report(found.facts, found.grids, as_json=as_json, quiet=quiet, facts_last=True)
+    ctx.exit(0 if found.report else 1)
 
-    from convmat.cli.layers import open_layer, read_expected
+
+def _option(name: str) -> str:
+    return {"kernel_size": "--k"}.get(name, f"--{name.replace('_', '-')}")
+
+
+class _Found(NamedTuple):
+    """A verdict, and what is to be told of it."""
+
+    report: Report
+    facts: list[Fact]
+    grids: list[Grid]
+
+
+def _two_arrays(names: tuple[str, ...], judged: dict[str, Any]) -> _Found:
+    from convmat.report.facts import input_fact
+    from convmat.verification import compare
+
+    _check_one_pipe(*names)
+    first, second = (_read(name) for name in names)
+    return _told(compare(first, second, **judged), [input_fact(names)], stage=None)
+
+
+def _convolution(
+    inputs: tuple[str, ...],
+    judged: dict[str, Any],
+    quiet: bool,
+    *,
+    expected: str | None,
+    layout: str,
+    requantize: tuple[Any, ...] | None,
+    explain: bool,
+    diagnose: bool,
+    kernel_size: Any,
+    input_shape: Any,
+    order: str,
+    overlap: str,
+    **layer: Any,
+) -> _Found:
+    from convmat.cli.layers import as_result, open_layer
     from convmat.engine import filter_geometry
     from convmat.files.memory import check_memory
     from convmat.report.facts import geometry_facts, input_fact
-    from convmat.report.verdicts import verification_facts
+    from convmat.report.verdicts import diagnosis_fact, explained_facts, terms_grid
     from convmat.verification import verify
+    from convmat.verification.judging import explain as explained
+    from convmat.verification.judging import memory_needed
+    from convmat.verification.quantization import Requantize
 
     batch, arguments = open_layer(inputs, layout=layout, expected=expected, **layer)
     filters = arguments["filters"]
     geometry = filter_geometry(
         batch.shape, filters.shape, *(arguments[key] for key in ("stride", "padding", "dilation", "groups"))
     )
-    outputs = geometry.matrix_shape[0] * len(filters)
-    # X, the result, and its definition and bound in parts.
-    needed = math.prod(batch.shape) * batch.dtype.itemsize + 8 * outputs + (1 << 28)
+    needed = memory_needed(geometry, len(filters), batch.dtype.itemsize)
     check_memory("input", needed, "verify a few images of it at a time")
-    result, given = None, None
+    raw = result = None
     if expected is not None:
-        rows = (geometry.matrix_shape[0], len(filters))
-        result, given = read_expected(expected, rows, batch.dims, layout)
-    found = verify(batch.read(), expected=result, **arguments)
+        raw = _read(expected)
+        result = as_result(raw, (geometry.matrix_shape[0], len(filters)), batch.dims, layout)
+    judged = judged | {"requantize": requantize}
+    x = batch.read()
+    found = verify(x, expected=result, **arguments, **judged)
+    quantized = None
+    if requantize is not None:
+        quantized = Requantize(*requantize).resolved(None if result is None else result.dtype)
+    more, grids = [], []
+    if explain and found.worst is not None and not quiet:
+        terms = explained(x, at=found.worst, **arguments)
+        more += explained_facts(geometry, terms)
+        grids.append(terms_grid(terms))
+    if diagnose and raw is not None and not found and not quiet:
+        from convmat.verification.diagnosis import diagnose as diagnosed
+
+        fits = result is not None and found.shape == found.expected_shape
+        explanations = diagnosed(x, expected=result if fits else raw, judged=judged, **arguments)
+        more.append(diagnosis_fact(explanations))
     facts = [input_fact(inputs), *geometry_facts(geometry, arguments["padding_mode"])]
-    report([*facts, *verification_facts(found, given, layout)], as_json=as_json, quiet=quiet)
-    ctx.exit(0 if found else 1)
+    told = _told(
+        found,
+        facts,
+        more,
+        always=explain,
+        given=None if raw is None else raw.shape,
+        layout=layout,
+        requantized=quantized,
+    )
+    return told._replace(grids=[*told.grids, *grids])
+
+
+def _unrolled(
+    inputs: tuple[str, ...],
+    judged: dict[str, Any],
+    quiet: bool,
+    *,
+    kernel_size: Any,
+    kernel: str | None,
+    expected: str | None,
+    layout: str,
+    order: str,
+    **named: Any,
+) -> _Found:
+    from convmat.cli.inputs import open_batch
+    from convmat.cli.layers import open_layer
+    from convmat.files.memory import check_memory
+    from convmat.geometry import ConvGeometry
+    from convmat.report.facts import geometry_facts, input_fact
+    from convmat.verification.stages import verify_unroll
+
+    if (kernel is None) == (kernel_size is None):
+        raise click.UsageError("Give either --kernel or --k, to say how large the patches are")
+    layer = {key: value for key, value in named.items() if key in _LAYER}
+    if kernel is not None:
+        batch, arguments = open_layer(inputs, kernel=kernel, expected=expected, layout=layout, **layer)
+        kernel_size = arguments["filters"].shape[1:-1]
+    else:
+        _check_one_pipe(*inputs, expected)
+        axes = options.axes_of(layer["dims"], kernel_size, layer["stride"], layer["dilation"])
+        batch = open_batch(inputs, axes, layout, layer["frame"], layer["alpha"])
+        arguments = layer | {"padding": options.pads_of(layer["padding"], axes)}
+    where = {key: arguments[key] for key in ("stride", "padding", "dilation", "padding_mode")}
+    geometry = ConvGeometry(batch.shape, kernel_size, where["stride"], where["padding"], where["dilation"])
+    rows, columns = geometry.matrix_shape
+    check_memory("input", 4 * rows * columns * batch.dtype.itemsize, "verify a few images of it at a time")
+    result = None if expected is None else _read(expected)
+    found = verify_unroll(batch.read(), kernel_size, result, **where, order=order, **judged)
+    facts = [input_fact(inputs), *geometry_facts(geometry, where["padding_mode"])]
+    return _told(found, facts, stage="unroll")
+
+
+def _flattened(
+    inputs: tuple[str, ...],
+    judged: dict[str, Any],
+    quiet: bool,
+    *,
+    kernel: str | None,
+    expected: str | None,
+    order: str,
+    groups: int,
+    kernel_layout: str,
+    dims: int | None,
+    stride: Any,
+    dilation: Any,
+    **_: Any,
+) -> _Found:
+    from convmat.cli.layers import read_kernels
+    from convmat.report.facts import Fact, input_fact, shape_fact
+    from convmat.verification.stages import verify_flatten_filters
+
+    if kernel is None:
+        raise click.UsageError("Missing option '--kernel'; --stage flatten-filters judges the W_col of one")
+    _check_one_pipe(kernel, expected)
+    filters = read_kernels(kernel, options.axes_of(dims, stride, dilation), kernel_layout)
+    result = None if expected is None else _read(expected)
+    found = verify_flatten_filters(filters, result, groups, order, **judged)
+    facts = [
+        input_fact([kernel])._replace(key="kernels", label="kernels"),
+        shape_fact("filters_shape", "filters", filters.shape, "K × kernel × C/groups"),
+        Fact("order", "order", order, order),
+    ]
+    return _told(found, facts, stage="flatten-filters")
+
+
+def _folded(
+    inputs: tuple[str, ...],
+    judged: dict[str, Any],
+    quiet: bool,
+    *,
+    kernel_size: Any,
+    input_shape: tuple[int, ...] | None,
+    expected: str | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    dims: int | None,
+    layout: str,
+    order: str,
+    overlap: str,
+    **_: Any,
+) -> _Found:
+    from convmat.cli.inputs import folded_geometry
+    from convmat.cli.layers import as_images
+    from convmat.report.facts import geometry_facts, input_fact
+    from convmat.verification.stages import verify_fold
+
+    if len(inputs) != 1 or kernel_size is None or input_shape is None:
+        raise click.UsageError("--stage fold takes one INPUT, which is X_col, and --k and --input-shape")
+    _check_one_pipe(*inputs, expected)
+    axes = options.axes_of(dims, kernel_size, stride, dilation)
+    pads = options.pads_of(padding, axes)
+    x_col = _read(inputs[0])
+    geometry = folded_geometry(x_col.shape, input_shape, axes, layout, kernel_size, stride, pads, dilation)
+    result = raw = None
+    if expected is not None:
+        raw = _read(expected)
+        result = as_images(raw, axes, layout)
+    found = verify_fold(
+        x_col, geometry.input_shape, kernel_size, result, stride, pads, dilation, overlap, order, **judged
+    )
+    facts = [input_fact(inputs), *geometry_facts(geometry)]
+    return _told(found, facts, stage="fold", given=None if raw is None else raw.shape, layout=layout)
+
+
+def _as_matrix(
+    inputs: tuple[str, ...],
+    judged: dict[str, Any],
+    quiet: bool,
+    *,
+    input_shape: tuple[int, ...] | None,
+    expected: str | None,
+    layout: str,
+    bias: str | None,
+    **named: Any,
+) -> _Found:
+    from convmat.cli.layers import open_linear_layer
+    from convmat.engine import filter_geometry
+    from convmat.files.archives import read_sparse
+    from convmat.report.facts import geometry_facts, input_fact
+    from convmat.verification.stages import check_dense, verify_matrix
+
+    if len(inputs) > 1:
+        raise click.UsageError("--stage matrix takes one INPUT: the matrix is that of one image")
+    source = inputs[0] if inputs else None
+    _check_one_pipe(source, named["kernel"], expected)
+    layer = {key: value for key, value in named.items() if key in _LAYER}
+    shape, arguments = open_linear_layer(source, input_shape, layout=layout, **layer)
+    geometry = filter_geometry(
+        (1, *shape[1:]),
+        arguments["filters"].shape,
+        *(arguments[key] for key in ("stride", "padding", "dilation", "groups")),
+    )
+    check_dense((geometry.patches * len(arguments["filters"]), math.prod(shape[1:])))
+    result = None
+    if expected is not None:
+        archived = expected.endswith(".npz")
+        result = read_sparse(expected, check_dense) if archived else _read(expected)
+    found = verify_matrix(input_shape=shape, expected=result, layout=layout, **arguments, **judged)
+    facts = [input_fact(inputs)] if inputs else []
+    return _told(found, [*facts, *geometry_facts(geometry, arguments["padding_mode"])], stage="matrix")
+
+
+_LAYER = (
+    "kernel",
+    "bias",
+    "stride",
+    "padding",
+    "padding_mode",
+    "dilation",
+    "groups",
+    "depthwise",
+    "flip",
+    "frame",
+    "alpha",
+    "kernel_layout",
+    "dims",
+)
+_JUDGES: dict[str, Callable[..., _Found]] = {
+    "unroll": _unrolled,
+    "flatten-filters": _flattened,
+    "convolve": _convolution,
+    "fold": _folded,
+    "matrix": _as_matrix,
+}
+
+
+def _told(
+    found: Report, facts: list[Fact], more: list[Fact] | None = None, *, always: bool = False, **told: Any
+) -> _Found:
+    """The verdict last; errors by size where something is different, or `always`."""
+    from convmat.report.verdicts import histogram_grid, verification_facts
+
+    *verdicts, verdict = verification_facts(found, **told)
+    shown = (always or not found) and found.histogram and found.elements
+    return _Found(
+        found, [*facts, *verdicts, *(more or []), verdict], [histogram_grid(found)] if shown else []
+    )
+
+
+def _read(name: str) -> NDArray[np.generic]:
+    from convmat.files.npy import NpyInput
+
+    return NpyInput(name).read()
+
+
+def _check_one_pipe(*names: str | None) -> None:
+    from convmat.errors import ShapeError
+
+    if names.count("-") > 1:
+        raise ShapeError("standard input", "is named twice; it can be read once")

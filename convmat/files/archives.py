@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,3 +63,44 @@ def read_array(name: str, key: str) -> NDArray[Any]:
         FileError: it cannot be read, has no such array, or is damaged.
     """
     return NpyInput(f"{name}:{key}").read()
+
+
+def read_sparse(name: str, check_shape: Callable[[tuple[int, ...]], None]) -> NDArray[Any]:
+    """The dense matrix of an archive as `convmat matrix` and scipy.sparse.save_npz write it: CSR, CSC or COO.
+
+    `check_shape` is given the shape that the archive claims, before anything of it is made.
+
+    Raises:
+        FileError: it cannot be read, or is no such archive.
+    """
+    names = archive_names(name)
+    compressed, pairs = ("data", "indices", "indptr", "shape"), ("data", "row", "col", "shape")
+    keys = next((keys for keys in (compressed, pairs) if set(keys) <= set(names)), None)
+    if keys is None:
+        raise FileError(
+            name, f"is no sparse matrix, it has {', '.join(names) or 'nothing'}; write CSR or COO"
+        )
+    data, first, second, size = (read_array(name, key) for key in keys)
+    shape = tuple(size.ravel().tolist())
+    damaged = FileError(name, "is a damaged sparse matrix; write it again")
+    indices = (first, second, size)
+    if len(shape) != 2 or any(a.ndim != 1 or a.dtype.kind not in "iu" for a in indices) or min(shape) < 0:
+        raise damaged
+    check_shape(shape)
+    by_column = False
+    if keys is compressed:
+        with reading(name), zipfile.ZipFile(name) as archive:
+            by_column = "format.npy" in archive.namelist() and archive.read("format.npy").endswith(b"csc")
+        lines = shape[1] if by_column else shape[0]
+        if len(second) != lines + 1 or (np.diff(second) < 0).any() or second[0] or second[-1] != len(data):
+            raise damaged
+        first, second = np.arange(lines).repeat(np.diff(second)), first
+    rows, columns = (second, first) if by_column else (first, second)
+    dense = np.zeros(shape, data.dtype)
+    try:
+        if data.ndim != 1 or min(rows.min(initial=0), columns.min(initial=0)) < 0:
+            raise damaged
+        np.add.at(dense, (rows, columns), data)
+    except (IndexError, ValueError):
+        raise damaged from None
+    return dense

@@ -2,49 +2,209 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from convmat.geometry import POSITION_NAMES
-from convmat.report.facts import Fact, shape_fact, sizes
+import numpy as np
+
+from convmat.geometry import LINE_NAMES, POSITION_NAMES, TAP_NAMES, ConvGeometry
+from convmat.report.facts import Fact, Grid, percent, shape_fact, sizes
 from convmat.verification import Report
+from convmat.verification.judging import HISTOGRAM, Explanation
+from convmat.verification.quantization import Requantize
+
+if TYPE_CHECKING:
+    from convmat.verification.diagnosis import Diagnosis
+
+_STAGES = {
+    "convolve": "N × … × K",
+    "fold": "N × … × C",
+    "unroll": "rows × columns",
+    "flatten-filters": "rows × filters",
+    "matrix": "outputs × inputs",
+}
+_SHOWN_TERMS = 8  # at either end of a long sum
 
 
-def verification_facts(found: Report, given: Sequence[int] | None = None, layout: str = "nhwc") -> list[Fact]:
+def verification_facts(
+    found: Report,
+    given: Sequence[int] | None = None,
+    layout: str = "nhwc",
+    stage: str | None = "convolve",
+    requantized: Requantize | None = None,
+) -> list[Fact]:
     """What `verify` found, ending with the verdict.
 
-    `given` is the shape of a result that was read from a file, in its own layout.
+    `given` is the shape of a result that was read from a file, in its own layout. Without a `stage` two
+    arrays were compared, of which the second stands for the definition.
     """
+    axes = _STAGES.get(stage or "", "")
     facts = [
-        shape_fact("result_shape", "result", found.shape, "N × … × K"),
-        shape_fact("definition_shape", "definition", found.expected_shape, "N × … × K"),
-        Fact("result_dtype", "result dtype", found.dtype, found.dtype),
+        Fact("stage", "", stage, ""),
+        shape_fact("result_shape", "result" if stage else "first", found.shape, axes),
+        shape_fact("definition_shape", "definition" if stage else "second", found.expected_shape, axes),
+        Fact("result_dtype", "result dtype" if stage else "dtype of the first", found.dtype, found.dtype),
     ]
     verdict, ratio = "equal" if found else "different", found.error_over_bound
+    if requantized is not None:
+        facts.append(Fact("requantize", "requantized", requantized._asdict(), str(requantized)))
     if found.shape != found.expected_shape:
-        file = "" if given is None else f": the file has {sizes(given)}, read as {layout}"
+        file = f": the file has {sizes(given)}, read as {layout}" if given and stage in _IMAGES else ""
         return [*facts, Fact("equal", "verdict", False, f"{verdict} shapes{file}")]
     digits = ".15g" if found.exact else ".3g"
     share = f"{found.outside} of {found.elements}"
+    share += f" ({percent(found.outside_share)})" if found.outside else ""
+    atol, rtol = found.tolerances or (None, None)
     facts += [
-        Fact("exact", "judged", found.exact, "exactly" if found.exact else "by each element's error bound"),
+        Fact("exact", "judged", found.exact, _judged_text(found)),
+        Fact("atol", "", atol, ""),
+        Fact("rtol", "", rtol, ""),
         Fact("outside", "elements outside", found.outside, share),
+        Fact("outside_share", "", found.outside_share, ""),
         Fact("max_abs_error", "max abs error", found.max_abs_error, f"{found.max_abs_error:{digits}}"),
+        Fact("max_rel_error", "max relative error", found.max_rel_error, f"{found.max_rel_error:.3g}"),
     ]
     if not found.exact:
         facts += [
             Fact("bound", "its bound", found.bound, f"{found.bound:.3g}"),
             Fact("error_over_bound", "largest error / bound", ratio, f"{ratio:.3g}"),
         ]
+    if not found:
+        atol = found.smallest_atol
+        text = "none: NaN or infinity differs" if math.isinf(atol) else f"--atol {_number(atol)}"
+        facts.append(Fact("smallest_atol", "smallest that would pass", atol, text))
+    else:
+        facts.append(Fact("smallest_atol", "", found.smallest_atol, ""))
+    facts.append(Fact("histogram", "", _histogram(found), ""))
     if found.worst is not None and found.worst_values is not None:
-        names = ["n", *POSITION_NAMES[len(found.worst) - 2], "k"]
-        place = ", ".join(f"{name} {i}" for name, i in zip(names, found.worst, strict=True))
         got, wanted = found.worst_values
-        facts.append(Fact("worst", "worst element", list(found.worst), place))
-        facts.append(Fact("worst_value", "its value", _plain(got), f"{got}"))
-        facts.append(Fact("worst_definition", "by definition", _plain(wanted), f"{wanted}"))
+        facts.append(Fact("worst", "worst element", list(found.worst), _place_text(found.worst, stage)))
+        facts.append(Fact("worst_value", "its value" if stage else "in the first", _plain(got), f"{got}"))
+        facts.append(
+            Fact(
+                "worst_definition", "by definition" if stage else "in the second", _plain(wanted), f"{wanted}"
+            )
+        )
+    if found.ulps is not None:
+        facts.append(Fact("ulps", "its error in ULP" if found.ulps else "", found.ulps, f"{found.ulps:.3g}"))
     return [*facts, Fact("equal", "verdict", found.equal, verdict)]
 
 
+def histogram_grid(found: Report) -> Grid:
+    """How many elements have errors of which size; buckets of none are left out."""
+    counts = _histogram(found)
+    rows = [
+        (_bucket_text(bucket), str(bucket["count"]), percent(bucket["count"] / found.elements))
+        for bucket in counts
+        if bucket["count"]
+    ]
+    return Grid("", ("error" if found.exact else "error / bound", "elements", "share"), rows)
+
+
+def explained_facts(geometry: ConvGeometry, found: Explanation) -> list[Fact]:
+    """The worst element's patch, filter and sum, of which the table is a grid of its own."""
+    n, *position = found.at[:-1]
+    lines = [
+        (y * s - before, y * s - before + reach - 1)
+        for y, s, (before, _), reach in zip(
+            position, geometry.stride, geometry.pads, geometry.extent, strict=True
+        )
+    ]
+    seen = ", ".join(
+        f"{LINE_NAMES[name]} {first}..{last}"
+        for name, (first, last) in zip(geometry.axis_names, lines, strict=True)
+    )
+    terms = [
+        {
+            "tap": [*term.tap, term.channel],
+            "position": list(term.position),
+            "pixel": None if term.pixel is None else list(term.pixel),
+            "value": _plain(term.value),
+            "weight": _plain(term.weight),
+            "product": _plain(product),
+            "sum": _plain(total),
+        }
+        for term, product, total in zip(found.terms, found.products, found.sums, strict=True)
+    ]
+    value = {"patch": [list(line) for line in lines], "image": n, "filter": found.at[-1], "terms": terms}
+    value |= {"bias": _plain(found.bias), "sum": _plain(found.total)}
+    return [
+        Fact("explained", "its patch", value, f"{seen} of image {n}"),
+        Fact("explained_filter", "its filter", found.at[-1], f"{found.at[-1]}"),
+    ]
+
+
+def terms_grid(found: Explanation) -> Grid:
+    """The sum, term by term."""
+    axes = len(found.at) - 2
+    taps, pixels = ", ".join((*TAP_NAMES[axes], "c")), ", ".join((*POSITION_NAMES[axes], "c"))
+    rows = []
+    for term, product, total in zip(found.terms, found.products, found.sums, strict=True):
+        tap = ", ".join(map(str, (*term.tap, term.channel)))
+        pixel = "padding" if term.pixel is None else ", ".join(map(str, term.pixel[1:]))
+        if term.pixel is not None and term.pixel[1:-1] != term.position:
+            pixel += " (padding)"
+        rows.append((tap, pixel, *(_number(v) for v in (term.value, term.weight, product, total))))
+    if len(rows) > 2 * _SHOWN_TERMS + 1:
+        rows = [*rows[:_SHOWN_TERMS], ("…",) + ("",) * 5, *rows[-_SHOWN_TERMS:]]
+    if found.bias is not None:
+        rows.append(("bias", "", "", "", _number(found.bias), _number(found.total)))
+    columns = (f"tap ({taps})", f"pixel ({pixels})", "value", "weight", "product", "running sum")
+    return Grid("the sum of the worst element, by definition", columns, rows)
+
+
+def diagnosis_fact(found: Sequence[Diagnosis]) -> Fact:
+    """The mistakes that explain a result, or that none does."""
+    value = [{"sentence": str(one), "mistakes": list(one.mistakes)} for one in found]
+    text = "\n".join(str(one) for one in found) or "no known mistake explains it"
+    return Fact("diagnosis", "diagnosis", value, text)
+
+
+_IMAGES = ("convolve", "fold")
+
+
+def _judged_text(found: Report) -> str:
+    if found.exact:
+        return "exactly"
+    if found.tolerances is None:
+        return "by each element's error bound"
+    atol, rtol = found.tolerances
+    return f"within {_number(atol)}" + (f" + {_number(rtol)}·|definition|" if rtol else "")
+
+
+def _place_text(place: Sequence[int], stage: str | None) -> str:
+    if stage in _IMAGES:
+        names = ["n", *POSITION_NAMES[len(place) - 2], "k" if stage == "convolve" else "c"]
+    elif stage is not None:
+        names = ["row", "column"]
+    else:
+        return ", ".join(map(str, place)) or "the only one"
+    return ", ".join(f"{name} {i}" for name, i in zip(names, place, strict=True))
+
+
+def _histogram(found: Report) -> list[dict[str, Any]]:
+    """Each bucket with its upper edge, or what else it is for."""
+    names = [*(f"{edge:g}" for edge in HISTOGRAM), "more", "NaN or infinity"]
+    return [{"up_to": name, "count": count} for name, count in zip(names, found.histogram, strict=True)]
+
+
+def _bucket_text(bucket: dict[str, Any]) -> str:
+    name = str(bucket["up_to"])
+    if name in ("0", "NaN or infinity"):
+        return name
+    return f"> {HISTOGRAM[-1]:g}" if name == "more" else f"≤ {name}"
+
+
+def _number(value: Any) -> str:
+    """A number in full, and a whole one without a point."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53:
+        return str(int(value))
+    return str(value)
+
+
 def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, complex) else value
+    """For JSON, which has no complex numbers, and nothing wider than a double."""
+    if isinstance(value, complex | np.clongdouble):
+        return str(value)
+    return float(value) if isinstance(value, np.longdouble) else value

@@ -1,5 +1,5 @@
 """Verification: a result against the definition, the bound it is judged by, and the self-check."""
 
-from convmat.verification.judging import Report, compare_exactly, verify
+from convmat.verification.judging import Report, compare, compare_exactly, verify
 
-__all__ = ["Report", "compare_exactly", "verify"]
+__all__ = ["Report", "compare", "compare_exactly", "verify"]

@@ -8,18 +8,25 @@ result stays inside, whatever the input.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import reference
-from convmat.engine import execute, prepare
+from convmat.engine import execute, filter_geometry, prepare
+from convmat.errors import DTypeError, SettingError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.patches import as_numbers
+from convmat.verification.quantization import Requantize
+
+HISTOGRAM = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 10.0)
+"""The upper edges of a histogram's buckets; two more are for what is above, and for NaN and infinity that
+stand where the other side has none."""
 
 _BAND_BYTES = 1 << 26  # of the definition's output held at one time
 
@@ -36,7 +43,7 @@ class Report:
     dtype: str
     """Of the result."""
     exact: bool
-    """Judged by equality rather than by the bound."""
+    """Judged by equality rather than by a bound."""
     elements: int
     outside: int
     """Elements that differ (exact), or differ by more than their bound."""
@@ -49,6 +56,25 @@ class Report:
     """Index of the element with the largest error / bound, or error if exact; None where there is none."""
     worst_values: tuple[Any, Any] | None
     """The result's value there, and the definition's."""
+    tolerances: tuple[float, float] | None = None
+    """The absolute and the relative tolerance that took the bound's place."""
+    max_rel_error: float = 0.0
+    """The largest error / |definition|, of elements that the definition does not make 0."""
+    ulps: float | None = None
+    """The error of the worst element in units in the last place of the result's dtype; None for integers."""
+    histogram: tuple[int, ...] = ()
+    """How many elements have an error / bound, or an error if exact, up to each edge of `HISTOGRAM`, how many
+    have more, and how many differ by NaN or infinity."""
+
+    @property
+    def outside_share(self) -> float:
+        """Of 1."""
+        return self.outside / self.elements if self.elements else 0.0
+
+    @property
+    def smallest_atol(self) -> float:
+        """The smallest absolute tolerance, alone, that would pass; infinite where none would."""
+        return self.max_abs_error
 
     def __bool__(self) -> bool:
         return self.equal
@@ -58,6 +84,8 @@ class Report:
             return f"different: shape {self.shape}, the definition gives {self.expected_shape}"
         verdict = "equal" if self.equal else "different"
         allowed = "0, exact" if self.exact else f"bound {self.bound:.3g}"
+        if self.tolerances is not None:
+            allowed = "atol {}, rtol {}".format(*self.tolerances)
         return (
             f"{verdict}: {self.outside} of {self.elements} elements outside, "
             f"max abs error {self.max_abs_error:.3g} ({allowed})"
@@ -75,6 +103,11 @@ def verify(
     bias: ArrayLike | None = None,
     flip: bool = False,
     padding_mode: str = "zeros",
+    *,
+    exact: bool = False,
+    atol: float | None = None,
+    rtol: float | None = None,
+    requantize: tuple[Any, ...] | None = None,
 ) -> Report:
     """Compare a convolution with the definition: the engine's, or yours if `expected` is given.
 
@@ -82,32 +115,49 @@ def verify(
         x, filters and the geometry: as `convolve` takes them.
         expected: the result to judge, (N, *out, K) or (N·H_out·W_out, K). Its accumulator is taken to be
             the coarser of the inputs' dtype and its own (float32 for float16).
+        exact: floats, too, must be equal in value.
+        atol, rtol: in place of the bound, |result − definition| ≤ atol + rtol·|definition|; of the two the
+            one that is not given is 0.
+        requantize: (scale, zero_point, rounding, dtype) of `quantization.Requantize`; the definition is then
+            the quantized result of integer inputs, and must be met exactly unless a tolerance is given.
 
     Returns:
         A report, truthy when every element is equal (integers), or within its bound (floats), and NaN and
         infinity stand where the definition has them. A result of another shape is different, no error.
 
     Raises:
-        The errors of `convolve`, for inputs that make no convolution.
+        The errors of `convolve`, for inputs that make no convolution. SettingError: `exact` and a tolerance,
+        a tolerance below 0, or what makes no requantization.
     """
+    rule = Rule.of(exact, atol, rtol)
     todo = prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode)
     x, filters = np.asarray(x), np.asarray(filters)
     bias = None if bias is None else np.asarray(bias)
     geometry = todo.plan.geometry
     size = reference.output_size(
-        x.shape[1:-1], filters.shape[1:-1], geometry.stride, _plain_padding(geometry), geometry.dilation
+        x.shape[1:-1], filters.shape[1:-1], geometry.stride, plain_padding(geometry), geometry.dilation
     )
     shape = (len(x), *size, len(filters))
-    result = execute(todo) if expected is None else as_numbers("expected", expected)
+    result = None if expected is None else as_numbers("expected", expected)
+    quantized = None
+    if requantize is not None:
+        quantized = Requantize(*requantize).resolved(None if result is None else result.dtype)
+        _check_integers(x, filters, bias)
+    if result is None:
+        result = execute(todo)
+        result = result if quantized is None else quantized.apply(result)
     if result.shape == (math.prod(shape[:-1]), shape[-1]) and result.shape != shape:
         result = result.reshape(shape)
     if result.shape != shape:
         return _other_shape(result, shape)
     inputs = [x, filters] if bias is None else [x, filters, bias]
-    judge = _Judge(result.dtype, geometry.terms + len(inputs) - 2, inputs)
+    if quantized is None:
+        judge = Judge(result.dtype, geometry.terms + len(inputs) - 2, inputs, rule)
+    else:
+        judge = Judge(result.dtype, rule=rule)
     arguments = {
         "stride": geometry.stride,
-        "padding": _plain_padding(geometry),
+        "padding": plain_padding(geometry),
         "dilation": geometry.dilation,
         "groups": groups,
         "flip": flip,
@@ -118,8 +168,10 @@ def verify(
         for start in range(0, size[0], step):
             band = range(start, min(start + step, size[0]))
             wanted = reference.convolve_by_taps(x, filters, bias=bias, band=band, **arguments)
+            if quantized is not None:
+                wanted = quantized.apply(wanted)
             magnitude = None
-            if not judge.exact:
+            if judge.needs_magnitude:
                 magnitude = reference.convolve_by_taps(
                     np.abs(x.astype(wanted.dtype)),
                     np.abs(filters.astype(wanted.dtype)),
@@ -131,16 +183,137 @@ def verify(
     return judge.report(result)
 
 
-def compare_exactly(result: NDArray[Any], wanted: NDArray[Any]) -> Report:
-    """Compare arrays that must be equal in every element: moved bytes, integers, exact probes."""
+def compare(
+    result: ArrayLike,
+    wanted: ArrayLike,
+    *,
+    exact: bool = False,
+    atol: float | None = None,
+    rtol: float | None = None,
+) -> Report:
+    """Compare two arrays: equal in every value, or |result − wanted| ≤ atol + rtol·|wanted|.
+
+    Of two arrays alone no error bound is known, so there is none: without a tolerance floats must be equal,
+    too. NaN equals NaN, and infinity itself. Other shapes are different, no error.
+
+    Raises:
+        DTypeError: no numbers. SettingError: `exact` and a tolerance, or a tolerance below 0.
+    """
+    rule = Rule.of(exact, atol, rtol)
+    result, wanted = as_numbers("result", result), as_numbers("expected", wanted)
     if result.shape != wanted.shape:
         return _other_shape(result, wanted.shape)
-    judge = _Judge(result.dtype)
-    judge.compare(result, wanted, None, 0)
+    judge = Judge(result.dtype, rule=rule)
+    judge.compare_whole(result, wanted)
     return judge.report(result)
 
 
-def _plain_padding(geometry: ConvGeometry) -> Any:
+def compare_exactly(result: NDArray[Any], wanted: NDArray[Any]) -> Report:
+    """Compare arrays that must be equal in every element: moved bytes, integers, exact probes."""
+    return compare(result, wanted, exact=True)
+
+
+def compare_sums(
+    result: NDArray[Any],
+    wanted: NDArray[Any],
+    magnitude: NDArray[Any],
+    terms: int,
+    inputs: Sequence[NDArray[Any]],
+    **judged: Any,
+) -> Report:
+    """Compare sums of `terms` numbers each, products of `inputs`; `magnitude` is of their absolute values.
+
+    Integers must be equal, floats within the bound; `judged` are the `exact`, `atol` and `rtol` of `verify`.
+    """
+    if result.shape != wanted.shape:
+        return _other_shape(result, wanted.shape)
+    judge = Judge(result.dtype, terms, inputs, Rule.of(**judged))
+    judge.compare_whole(result, wanted, magnitude)
+    return judge.report(result)
+
+
+class Explanation(NamedTuple):
+    """The sum that is one element of the definition, term by term."""
+
+    at: tuple[int, ...]
+    """(n, *position, k)."""
+    terms: list[reference.Term]
+    products: list[Any]
+    sums: list[Any]
+    """After each product."""
+    bias: Any
+    """Python's number, or None."""
+    total: Any
+    """With the bias, if there is one."""
+
+
+def explain(
+    x: NDArray[Any],
+    filters: NDArray[Any],
+    at: tuple[int, ...],
+    *,
+    bias: NDArray[Any] | None = None,
+    padding: Padding = "valid",
+    **layer: Any,
+) -> Explanation:
+    """What the definition sums for the element `at` (n, *position, k); other arguments as `convolve`'s.
+
+    Integers are exact, floats are summed in double precision in the order of a row of X_col.
+    """
+    where = {key: layer.pop(key, 1) for key in ("stride", "dilation", "groups")}
+    geometry = filter_geometry(x.shape, filters.shape, padding=padding, **where)
+    terms = reference.terms(
+        x,
+        filters,
+        at,
+        geometry.stride,
+        plain_padding(geometry),
+        geometry.dilation,
+        groups=where["groups"],
+        **layer,
+    )
+    products = [term.value * term.weight for term in terms]
+    sums = list(itertools.accumulate(products))
+    shift = None if bias is None else bias[at[-1]].item()
+    return Explanation(at, terms, products, sums, shift, sums[-1] + (shift or 0))
+
+
+def memory_needed(geometry: ConvGeometry, filters: int, itemsize: int) -> int:
+    """Bytes that `verify` takes: X, the result, and its definition and bound in parts."""
+    outputs = geometry.matrix_shape[0] * filters
+    return math.prod(geometry.input_shape) * itemsize + 8 * outputs + 4 * _BAND_BYTES
+
+
+class Rule(NamedTuple):
+    """What is asked of a result, other than to be within its bound."""
+
+    exact: bool = False
+    tolerances: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, exact: bool = False, atol: float | None = None, rtol: float | None = None) -> Rule:
+        """The rule that the arguments of `verify` make."""
+        for name, value in (("atol", atol), ("rtol", rtol)):
+            if value is None:
+                continue
+            if exact:
+                raise SettingError(name, f"got {value}, and exact leaves no tolerance; give one of the two")
+            if not value >= 0 or value == math.inf:
+                raise SettingError(name, f"got {value}; give a finite number, at least 0")
+        given = atol is not None or rtol is not None
+        return cls(exact, (float(atol or 0), float(rtol or 0)) if given else None)
+
+
+def _check_integers(*arrays: NDArray[Any] | None) -> None:
+    for array in arrays:
+        if array is not None and array.dtype.kind not in "biu":
+            raise DTypeError(
+                "requantize",
+                f"takes integer inputs, kernels and bias, for an exact int32 accumulator; got {array.dtype}",
+            )
+
+
+def plain_padding(geometry: ConvGeometry) -> Any:
     """The padding as given, in the only forms the reference reads; names are left for it to work out."""
     return geometry.padding if geometry.padding is not None else geometry.pads
 
@@ -163,19 +336,33 @@ def _other_shape(result: NDArray[Any], shape: tuple[int, ...]) -> Report:
     )
 
 
-class _Judge:
+class Judge:
     """Compares a result with the definition in parts, and keeps the worst."""
 
-    def __init__(self, dtype: np.dtype[Any], terms: int = 1, inputs: Sequence[NDArray[Any]] = ()) -> None:
-        """Without inputs the result must be exact; else a sum of `terms` (products, bias) of them."""
+    def __init__(
+        self,
+        dtype: np.dtype[Any],
+        terms: int = 1,
+        inputs: Sequence[NDArray[Any]] = (),
+        rule: Rule = Rule(),  # noqa: B008  # of constants
+    ) -> None:
+        """Without inputs the result must be exact; else a sum of `terms` (products, bias) of them.
+
+        A rule takes the place of either.
+        """
         integers = all(a.dtype.kind in "biu" for a in inputs)
-        self.exact = not inputs or (integers and dtype.kind in "biu")
+        self.dtype, self.tolerances = dtype, rule.tolerances
+        self.exact = rule.exact or (
+            rule.tolerances is None and (not inputs or (integers and dtype.kind in "biu"))
+        )
         self.elements = self.outside = 0
-        self.max_abs_error = self.bound = self.ratio = 0.0
-        self._rank = 0.0
+        self.max_abs_error = self.max_rel_error = self.bound = self.ratio = 0.0
+        self.histogram = np.zeros(len(HISTOGRAM) + 2, np.int64)
+        self._rank = self._worst_error = 0.0
         self.worst: tuple[int, ...] | None = None
         self.worst_values: tuple[Any, Any] | None = None
-        if self.exact:
+        self.sums = bool(inputs) and (dtype.kind in "fc" or not integers)
+        if not self.sums:
             return
         # The coarsest arithmetic that the result may honestly come from; the engine's own word for what it
         # summed in is not taken.
@@ -194,18 +381,43 @@ class _Judge:
             self.largest_out = float(np.finfo(dtype).max)
         self.finite_inputs = all(bool(np.isfinite(a).all()) for a in inputs)
 
+    @property
+    def needs_magnitude(self) -> bool:
+        """Whether what is summed decides: it makes the bound, and says where a sum could overflow."""
+        return self.sums and not self.exact
+
+    def compare_whole(
+        self, result: NDArray[Any], wanted: NDArray[Any], magnitude: NDArray[Any] | None = None
+    ) -> None:
+        """Judge all of a result, in parts of its first axis."""
+        if not result.ndim:
+            self.compare(result, wanted, magnitude, 0)
+            return
+        step = max(_BAND_BYTES // max(result.size // max(len(result), 1) * 8, 1), 1)
+        with np.errstate(all="ignore"):
+            for start in range(0, len(result), step):
+                part = slice(start, start + step)
+                above = None if magnitude is None or not self.needs_magnitude else magnitude[part]
+                self.compare(result[part], wanted[part], above, start, axis=0)
+
     def compare(
         self,
         result: NDArray[Any],
         wanted: NDArray[Any],
         magnitude: NDArray[Any] | None,
         start: int,
+        axis: int = 1,
     ) -> None:
-        """Judge a part of the result, whose second axis begins at `start`."""
+        """Judge a part of the result, whose `axis` begins at `start`."""
+        shown = result, wanted
         if magnitude is None:
-            outside = (result != wanted) & ~((result != result) & (wanted != wanted))
+            result, wanted = _comparable(result, wanted)
+            outside = np.asarray((result != wanted) & ~((result != result) & (wanted != wanted)))
             error = _distance(result, wanted)
             tolerance = np.zeros(error.shape)
+            if self.tolerances is not None:
+                tolerance = self._tolerance(wanted)
+                outside = ~((error == 0) | ((error <= tolerance) & np.isfinite(error)))
         else:
             error, tolerance, outside = self._against_bound(result, wanted, magnitude.real)
         self.elements += outside.size
@@ -216,6 +428,7 @@ class _Judge:
             ratio = np.where(error == 0, 0.0, error / tolerance)
         ratio[outside & ~(ratio > 1)] = math.inf  # NaN where the definition has none, say
         rank = error if self.exact else ratio
+        self._count(rank, error, wanted)
         largest = np.unravel_index(int(error.argmax()), error.shape)
         if self.elements == outside.size or error[largest] > self.max_abs_error:
             self.max_abs_error = float(error[largest])
@@ -224,11 +437,40 @@ class _Judge:
         self.ratio = max(self.ratio, float(ratio[at]))
         if rank[at] > self._rank:
             self._rank = float(rank[at])
-            self.worst_values = result[at].item(), wanted[at].item()
+            self._worst_error = float(error[at])
+            self.worst_values = shown[0][at].item(), shown[1][at].item()
             place = [int(i) for i in at]
             if start:
-                place[1] += start
+                place[axis] += start
             self.worst = tuple(place)
+
+    def _count(self, rank: NDArray[Any], error: NDArray[Any], wanted: NDArray[Any]) -> None:
+        """Take a part into the histogram and the relative error."""
+        buckets = np.searchsorted(HISTOGRAM, rank.ravel())
+        buckets[np.isinf(error).ravel()] = len(HISTOGRAM) + 1
+        self.histogram += np.bincount(buckets, minlength=len(HISTOGRAM) + 2)
+        there = (error != 0) & (wanted != 0)
+        with np.errstate(all="ignore"):
+            relative = error[there] / np.abs(wanted[there].astype(np.result_type(wanted, np.float64)))
+        relative[np.isnan(relative)] = math.inf
+        self.max_rel_error = max(self.max_rel_error, float(relative.max(initial=0)))
+        if np.isinf(error).any():
+            self.max_rel_error = math.inf
+
+    def _tolerance(self, wanted: NDArray[Any]) -> NDArray[Any]:
+        atol, rtol = self.tolerances or (0.0, 0.0)
+        size = np.abs(wanted.astype(np.result_type(wanted, np.float64)))
+        return np.asarray(atol + (rtol * size if rtol else np.zeros(size.shape)), np.float64)
+
+    def _ulps(self) -> float | None:
+        """The worst element's error, in units in the last place that the right value has in the dtype."""
+        if self.dtype.kind not in "fc":
+            return None
+        if self.worst_values is None:
+            return 0.0
+        with np.errstate(all="ignore"):
+            right = np.abs(np.asarray(self.worst_values[1])).astype(np.zeros(0, self.dtype).real.dtype)
+            return self._worst_error / float(np.spacing(right))
 
     def _against_bound(
         self, result: NDArray[Any], wanted: NDArray[Any], magnitude: NDArray[Any]
@@ -247,9 +489,12 @@ class _Judge:
             error = np.where(both_wild, 0.0, np.maximum(parts[0][0], parts[1][0]))
             return error, np.maximum(parts[0][1], parts[1][1]), outside
         # R comes from float64 sums, with an error of their own.
-        gamma = _gamma(self.terms, self.u) + _gamma(self.terms, 2.0**-53)
-        tolerance = gamma * magnitude * (1 + self.u_out) + self.u_out * np.abs(wanted)
-        tolerance += self.underflow
+        if self.tolerances is not None:
+            tolerance = self._tolerance(wanted)
+        else:
+            gamma = _gamma(self.terms, self.u) + _gamma(self.terms, 2.0**-53)
+            tolerance = gamma * magnitude * (1 + self.u_out) + self.u_out * np.abs(wanted)
+            tolerance += self.underflow
         error = np.where(result == wanted, 0.0, np.abs(result - wanted))
         error[np.isnan(result) & np.isnan(wanted)] = 0.0
         error[np.isnan(error)] = math.inf
@@ -278,12 +523,23 @@ class _Judge:
             error_over_bound=self.ratio,
             worst=self.worst,
             worst_values=self.worst_values,
+            tolerances=self.tolerances,
+            max_rel_error=self.max_rel_error,
+            ulps=self._ulps(),
+            histogram=tuple(self.histogram.tolist()),
         )
 
 
 def _gamma(terms: int, u: float) -> float:
     """Higham's γ_n = n·u / (1 − n·u)."""
     return terms * u / (1 - terms * u) if terms * u < 1 else math.inf
+
+
+def _comparable(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Both so that comparing rounds neither: integers above 2^53 are not what float64 makes of them."""
+    if {a.dtype.kind, b.dtype.kind} & set("iu") and {a.dtype.kind, b.dtype.kind} & set("f"):
+        return a.astype(np.longdouble), b.astype(np.longdouble)
+    return a, b
 
 
 def _distance(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
@@ -294,8 +550,9 @@ def _distance(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
         else:
             high, low = np.maximum(a, b, dtype=np.int64), np.minimum(a, b, dtype=np.int64)
             return np.asarray(high.astype(np.uint64) - low.astype(np.uint64), np.float64)
+    kind = np.result_type(a.dtype, b.dtype, np.float64)  # the difference of two float16 may be none
     with np.errstate(all="ignore"):
-        distance = np.asarray(np.abs(a - b), np.float64)
+        distance = np.asarray(np.abs(a.astype(kind) - b.astype(kind)), np.float64)
     distance[(a == b) | ((a != a) & (b != b))] = 0.0
     distance[np.isnan(distance)] = math.inf
     return distance

@@ -1,0 +1,198 @@
+"""Stages beside the convolution, each against its definition: unroll, flatten-filters, fold, matrix."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat import reference
+from convmat.errors import MemoryLimitError
+from convmat.geometry import ConvGeometry, Padding, Sizes
+from convmat.matrix import layer_map
+from convmat.patches import flatten_filters, fold, unroll
+from convmat.verification.judging import Report, compare, compare_sums, plain_padding
+
+_DENSE_ELEMENTS = 1 << 24  # of a matrix that is held whole, and defined entry by entry
+
+
+def verify_unroll(
+    x: NDArray[Any],
+    kernel_size: Sizes,
+    expected: NDArray[Any] | None = None,
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+    padding_mode: str = "zeros",
+    order: str = "hwc",
+    **judged: Any,
+) -> Report:
+    """Compare X_col with Algorithm 1: `unroll`'s, or yours; it moves values, so it must be equal exactly.
+
+    Args:
+        x and the geometry: as `unroll` takes them.
+        expected: (N·H_out·W_out, kh·kw·C), or (N, H_out·W_out, kh·kw·C).
+        judged: the `exact`, `atol` and `rtol` of `verify`.
+    """
+    geometry = ConvGeometry(x.shape, kernel_size, stride, padding, dilation)
+    where: dict[str, Any] = {"dilation": geometry.dilation, "padding_mode": padding_mode, "order": order}
+    result = expected
+    if result is None:
+        result = unroll(x, kernel_size, stride, padding, **where)
+    wanted = reference.unroll_by_taps(
+        x, geometry.kernel_size, geometry.stride, plain_padding(geometry), **where
+    )
+    return compare(_rows(result), wanted, **judged)
+
+
+def verify_flatten_filters(
+    filters: NDArray[Any],
+    expected: NDArray[Any] | None = None,
+    groups: int = 1,
+    order: str = "hwc",
+    **judged: Any,
+) -> Report:
+    """Compare W_col, (kh·kw·C/groups, K), with its definition: `flatten_filters`'s, or yours; exactly."""
+    own = flatten_filters(filters, groups, order=order)
+    return compare(own if expected is None else expected, reference.flatten_filters(filters, order), **judged)
+
+
+def verify_fold(
+    x_col: NDArray[Any],
+    input_shape: Sequence[int],
+    kernel_size: Sizes,
+    expected: NDArray[Any] | None = None,
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+    overlap: str = "sum",
+    order: str = "hwc",
+    **judged: Any,
+) -> Report:
+    """Compare images with X_col's elements put back one by one: `fold`'s, or yours.
+
+    What meets in a pixel is a sum, so integers must be equal, and floats within Higham's bound of as many
+    terms as the kernel has taps; the division of a mean is one more.
+
+    Args:
+        x_col and the geometry: as `fold` takes them.
+        expected: (N, *spatial, C).
+        judged: the `exact`, `atol` and `rtol` of `verify`.
+    """
+    shape = tuple(input_shape)
+    geometry = ConvGeometry(shape, kernel_size, stride, padding, dilation)
+    rows = _rows(x_col)
+    where: dict[str, Any] = {"dilation": geometry.dilation, "overlap": overlap, "order": order}
+    result = expected
+    if result is None:
+        result = fold(rows, shape, kernel_size, stride, padding, **where)
+    arguments = (shape, geometry.kernel_size, geometry.stride, plain_padding(geometry))
+    with np.errstate(all="ignore"):
+        wanted = reference.fold(rows, *arguments, **where)
+        magnitude = reference.fold(_magnitudes(rows), *arguments, **where)
+    terms = math.prod(geometry.kernel_size) + (overlap == "mean")
+    return compare_sums(np.asarray(result), wanted, magnitude, terms, [rows], **judged)
+
+
+def verify_matrix(
+    filters: NDArray[Any],
+    input_shape: Sequence[int],
+    expected: NDArray[Any] | None = None,
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+    groups: int = 1,
+    flip: bool = False,
+    padding_mode: str = "zeros",
+    layout: str = "nhwc",
+    **judged: Any,
+) -> Report:
+    """Compare the dense matrix of a layer with its definition: `layer_matrix`'s, or yours.
+
+    The definition unrolls an image of pixel numbers, and puts each weight where its pixel is. An entry is a
+    weight, to be met exactly; where the padding shows pixels again it is a sum, within the bound.
+
+    Args:
+        filters and the geometry: as `layer_matrix` takes them, `input_shape` (N, *spatial, C).
+        expected: (K·H_out·W_out, C·H·W), both sides in the order of `layout`.
+        judged: the `exact`, `atol` and `rtol` of `verify`.
+
+    Raises:
+        MemoryLimitError: a matrix of more than 2^24 elements.
+    """
+    shape = (1, *input_shape[1:])
+    where: dict[str, Any] = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "padding_mode": padding_mode,
+    }
+    found = layer_map(filters, shape, groups=groups, flip=flip, layout=layout, **where)
+    check_dense(found.shape)
+    result = found.matrix().toarray() if expected is None else expected
+    weights = np.flip(filters, tuple(range(1, filters.ndim - 1))) if flip else filters
+    with np.errstate(all="ignore"):
+        wanted = _dense(weights, shape, found.geometry, groups, padding_mode, layout)
+        if padding_mode == "zeros":
+            return compare(result, wanted, **judged)
+        magnitude = _dense(_magnitudes(weights), shape, found.geometry, groups, padding_mode, layout)
+    taps = math.prod(found.geometry.kernel_size)
+    return compare_sums(np.asarray(result), wanted, magnitude, taps, [filters], **judged)
+
+
+def check_dense(shape: Sequence[int]) -> None:
+    """Raise MemoryLimitError for a matrix too large to be judged."""
+    if math.prod(shape) > _DENSE_ELEMENTS:
+        raise MemoryLimitError(
+            "matrix",
+            f"of {shape[0]} × {shape[1]} is more than the {_DENSE_ELEMENTS} elements that are judged; "
+            "give a smaller input of the same layer",
+        )
+
+
+def _dense(
+    filters: NDArray[Any],
+    shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    groups: int,
+    padding_mode: str,
+    layout: str,
+) -> NDArray[Any]:
+    pixels = math.prod(shape)
+    numbers = np.arange(1, pixels + 1).reshape(shape)  # 0 is the padding
+    depth, per_group = filters.shape[-1], len(filters) // groups
+    kind = np.result_type(filters.dtype, np.int64 if filters.dtype.kind in "biu" else np.float64)
+    w_col = reference.flatten_filters(filters).astype(kind)
+    dense = np.zeros((geometry.patches, len(filters), pixels + 1), kind)
+    for group in range(groups):
+        seen = reference.unroll_by_taps(
+            numbers[..., group * depth : (group + 1) * depth],
+            geometry.kernel_size,
+            geometry.stride,
+            plain_padding(geometry),
+            geometry.dilation,
+            padding_mode,
+        )
+        columns = range(group * per_group, (group + 1) * per_group)
+        for k, column in itertools.product(columns, range(seen.shape[1])):
+            dense[np.arange(len(seen)), k, seen[:, column]] += w_col[column, k]
+    dense = dense[..., 1:].reshape(*geometry.output_size, len(filters), *shape[1:])
+    if layout == "nchw":
+        axes = len(geometry.kernel_size)
+        dense = np.moveaxis(dense, (axes, -1), (0, axes + 1))
+    return dense.reshape(-1, pixels)
+
+
+def _magnitudes(array: NDArray[Any]) -> NDArray[Any]:
+    """|array|, which of the least integer is none of its dtype."""
+    wide = np.float64 if array.dtype.kind not in "c" else np.complex128
+    return np.abs(array.astype(wide))
+
+
+def _rows(array: NDArray[Any]) -> NDArray[Any]:
+    """X_col as one matrix, also where it is one for each image."""
+    return array.reshape(math.prod(array.shape[:2]), array.shape[2]) if array.ndim == 3 else array
