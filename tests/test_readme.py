@@ -34,11 +34,14 @@ def run(command: str, folder: Path) -> str:
 
 def rerun(text: str) -> str:
     """The README with the output of every command as it is now."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shutil.copytree(ROOT / "sample_images", folder / "sample_images")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for name in ("sample_images", "docs"):
+            shutil.copytree(ROOT / name, folder / name)
 
         def replay(match: re.Match[str]) -> str:
+            if "$ cc " in match[1] and shutil.which("cc") is None:
+                return match[0]
             commands = [line for line in match[1].splitlines() if line.startswith("$ ")]
             return "```console\n" + "".join(f"{c}\n{run(c[2:], folder)}" for c in commands) + "```"
 

@@ -50,12 +50,10 @@ class Layer:
     dilation: list[int]
     groups: int
 
-    def verify(self, y: np.ndarray, x: np.ndarray, weights: np.ndarray, bias: np.ndarray | None) -> Any:
-        """The report on a result (N, K, H_out, W_out) for this layer with other numbers."""
-        last = (0, 2, 3, 1)
-        return cm.verify(
-            x.transpose(last), weights.transpose(last), y.transpose(last), bias=bias, **self.geometry
-        )
+    def verify(self, y: np.ndarray, exact: bool = False) -> cm.Report:
+        """The report on a result, (N, K, H_out, W_out)."""
+        x, weights, y = (a.transpose(0, 2, 3, 1) for a in (self.x, self.weights, y))
+        return cm.verify(x, weights, y, bias=self.bias, exact=exact, **self.geometry)
 
     @property
     def geometry(self) -> dict[str, Any]:
