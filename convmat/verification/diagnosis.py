@@ -460,8 +460,8 @@ def _mistakes(right: _Layer) -> Iterator[_Mistake]:
     for axis, name in reversed(list(enumerate(names))):
         turn = _TURNS[name]
         yield filters(
-            f"flipped-{turn}", f"with the filter flipped {turn}", lambda f, a=axis + 1: np.flip(f, a)
-        )  # type: ignore[misc]
+            f"flipped-{turn}", f"with the filter flipped {turn}", lambda f, a=axis + 1: np.flip(f, a)  # type: ignore[misc]
+        )
     for a, b in itertools.combinations(spatial, 2):
         yield filters(
             "kernel-transposed",
@@ -537,8 +537,8 @@ def _mistakes(right: _Layer) -> Iterator[_Mistake]:
             yield steps(
                 f"{what}-axes-swapped",
                 f"with the {what} of the axes swapped",
-                lambda p, w=what: {w: getattr(p, w)[::-1]},
-            )  # type: ignore[misc]
+                lambda p, w=what: {w: getattr(p, w)[::-1]},  # type: ignore[misc]
+            )
             for axis, name in enumerate(names):
                 yield steps(
                     f"{what}-only-{name}",
@@ -598,16 +598,16 @@ def _mistakes(right: _Layer) -> Iterator[_Mistake]:
         yield layer(
             f"wrap-{kind}",
             f"wrapped around in {kind}",
-            lambda p, k=kind: iter([replace(p, change=("wrap", k))]),
+            lambda p, k=kind: iter([replace(p, change=("wrap", k))]),  # type: ignore[misc]
             "value",
-        )  # type: ignore[misc]
+        )
     for kind in kinds[:5]:
         yield layer(
             f"saturated-{kind}",
             f"saturated to {kind}",
-            lambda p, k=kind: iter([replace(p, change=("saturate", k))]),
+            lambda p, k=kind: iter([replace(p, change=("saturate", k))]),  # type: ignore[misc]
             "value",
-        )  # type: ignore[misc]
+        )
     for what, array in (("image", right.x), ("filters", right.filters)):
         if array.dtype.kind in "iu" and array.dtype.itemsize < 8:
             other = np.dtype(f"{'i' if array.dtype.kind == 'u' else 'u'}{array.dtype.itemsize}")
@@ -650,8 +650,8 @@ def _mistakes(right: _Layer) -> Iterator[_Mistake]:
         yield result(f"last-{line}-missing", f"without the last {line}", lambda y, a=a: np.delete(y, -1, a))  # type: ignore[misc]
         yield result(f"first-{line}-missing", f"without the first {line}", lambda y, a=a: np.delete(y, 0, a))  # type: ignore[misc]
         yield result(
-            f"extra-{line}", f"with a {line} of zeros more", lambda y, a=a: np.insert(y, y.shape[a], -1, a)
-        )  # type: ignore[misc]
+            f"extra-{line}", f"with a {line} of zeros more", lambda y, a=a: np.insert(y, y.shape[a], -1, a)  # type: ignore[misc]
+        )
     yield result("filters-reversed", "with the filters in reverse order", lambda y: y[..., ::-1])
     if len(right.x) > 1:
         yield result("batch-reversed", "with the images in reverse order", lambda y: y[::-1])
