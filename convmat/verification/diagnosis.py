@@ -460,7 +460,9 @@ def _mistakes(right: _Layer) -> Iterator[_Mistake]:
     for axis, name in reversed(list(enumerate(names))):
         turn = _TURNS[name]
         yield filters(
-            f"flipped-{turn}", f"with the filter flipped {turn}", lambda f, a=axis + 1: np.flip(f, a)  # type: ignore[misc]
+            f"flipped-{turn}",
+            f"with the filter flipped {turn}",
+            lambda f, a=axis + 1: np.flip(f, a),  # type: ignore[misc]
         )
     for a, b in itertools.combinations(spatial, 2):
         yield filters(
@@ -650,7 +652,9 @@ def _mistakes(right: _Layer) -> Iterator[_Mistake]:
         yield result(f"last-{line}-missing", f"without the last {line}", lambda y, a=a: np.delete(y, -1, a))  # type: ignore[misc]
         yield result(f"first-{line}-missing", f"without the first {line}", lambda y, a=a: np.delete(y, 0, a))  # type: ignore[misc]
         yield result(
-            f"extra-{line}", f"with a {line} of zeros more", lambda y, a=a: np.insert(y, y.shape[a], -1, a)  # type: ignore[misc]
+            f"extra-{line}",
+            f"with a {line} of zeros more",
+            lambda y, a=a: np.insert(y, y.shape[a], -1, a),  # type: ignore[misc]
         )
     yield result("filters-reversed", "with the filters in reverse order", lambda y: y[..., ::-1])
     if len(right.x) > 1:
