@@ -443,6 +443,23 @@ def test_stages(stage: str, key: str, verify: Any) -> None:
         judge_probe("p", "mine.npy", None, "fold", False, True)
 
 
+def test_diagnosis_explains_every_case(verify: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    verify("--write-probe p --k 3 --stride 2 --padding same")
+    Path("mine").mkdir()
+    for case in CASES:
+        x, kernel, bias = (np.load(f"p/{case}/{key}.npy") for key in ("x", "kernel", "bias"))
+        y = cm.convolve(x, kernel[:, :, ::-1], stride=2, padding="same", bias=bias)
+        np.save(f"mine/{case}.npy", y)
+    assert run(["verify", "--probe", "p", "--expected", "mine", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)["diagnosis"]
+    assert [one["mistakes"] for one in found] == [["flipped-left-right"]]
+    np.save("mine/bias.npy", np.zeros_like(y))
+    assert run(["verify", "--probe", "p", "--expected", "mine"]) == 1
+    assert "no known mistake explains it" in capsys.readouterr().out
+    assert run(["verify", "--probe", "p", "--expected", "mine", "--no-diagnose"]) == 1
+    assert "diagnosis" not in capsys.readouterr().out
+
+
 def edit(change: dict[str, Any]) -> None:
     path = Path("p/probe.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | change))

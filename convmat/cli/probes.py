@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convmat.geometry import ConvGeometry
-    from convmat.verification.probes import Probe
+    from convmat.verification.diagnosis import Diagnosis
+    from convmat.verification.probes import Inputs, Probe
 
 _MANIFEST = "probe.json"
 _FORMATS = ("npy", "c", "hex")
@@ -104,7 +105,9 @@ def without_input(ctx: click.Context, needs_input: bool) -> int | None:
         return write_probe(**{name: given[name] for name in (*_WRITES, *_SHOWN) if name in given})
     if given["probe"] is not None:
         _refuse(
-            ctx, ("probe", "case", "expected", "stage"), "does not go with --probe, which has its own layer"
+            ctx,
+            ("probe", "case", "expected", "stage", "diagnose"),
+            "does not go with --probe, which has its own layer",
         )
         return judge_probe(
             given["probe"],
@@ -113,6 +116,7 @@ def without_input(ctx: click.Context, needs_input: bool) -> int | None:
             given.get("stage") or "convolve",
             given["as_json"],
             given["quiet"],
+            given["diagnose"],
         )
     _refuse(ctx, ("seed", "cases"), "")
     return check_itself(given["seed"], given["cases"], given["as_json"], given["quiet"])
@@ -365,12 +369,19 @@ _RESULT_OF = {"unroll": "x_col", "flatten-filters": "w_col", "convolve": "y"}
 
 
 def judge_probe(
-    folder: str, expected: str | None, case: str | None, stage: str, as_json: bool, quiet: bool
+    folder: str,
+    expected: str | None,
+    case: str | None,
+    stage: str,
+    as_json: bool,
+    quiet: bool,
+    diagnose: bool = True,
 ) -> int:
     """Judge results against a probe, which is itself checked against the definition; the exit status."""
     from convmat.cli.output import report
     from convmat.errors import FileError
     from convmat.report.checks import judged_facts, judged_grid
+    from convmat.report.verdicts import diagnosis_fact
     from convmat.verification import compare_exactly
 
     if expected is None:
@@ -388,14 +399,42 @@ def judge_probe(
                 raise FileError(file, f"is not there; write your result of {name} to it, or give --case")
     else:
         files = {case or names[0]: expected}
-    reports = {}
+    reports, wrong = {}, []
     for name, file in files.items():
-        wanted = _read_case(folder, name, probe, manifest)[_RESULT_OF[stage]]
-        reports[name] = compare_exactly(_read_result(file, wanted, probe, manifest["layout"], stage), wanted)
-    different = sum(not found for found in reports.values())
+        inputs, results = _read_case(folder, name, probe, manifest)
+        wanted = results[_RESULT_OF[stage]]
+        result = _read_result(file, wanted, probe, manifest["layout"], stage)
+        reports[name] = compare_exactly(result, wanted)
+        if not reports[name]:
+            wrong.append((inputs, result))
+    facts = judged_facts(folder, stage, reports)
+    if wrong and stage == "convolve" and diagnose and not quiet:
+        facts.insert(-1, diagnosis_fact(_diagnosed(probe, wrong)))
     grid = judged_grid(reports, probe.geometry, stage)
-    report(judged_facts(folder, stage, reports), [grid], as_json=as_json, quiet=quiet, facts_last=True)
-    return 1 if different else 0
+    report(facts, [grid], as_json=as_json, quiet=quiet, facts_last=True)
+    return 1 if wrong else 0
+
+
+def _diagnosed(probe: Probe, wrong: list[tuple[Inputs, NDArray[Any]]]) -> list[Diagnosis]:
+    """The mistakes that explain every case that is wrong."""
+    from convmat.verification.diagnosis import diagnose
+
+    found: list[list[Diagnosis]] = []
+    for inputs, result in wrong:
+        found.append(
+            diagnose(
+                inputs.x,
+                inputs.kernel,
+                result,
+                **probe.where,
+                groups=probe.geometry.groups,
+                bias=inputs.bias,
+                flip=probe.flip,
+                judged={"exact": True},
+                seconds=4 / len(wrong),
+            )
+        )
+    return [one for one in found[0] if all(one in others for others in found)]
 
 
 def _read_manifest(folder: str) -> tuple[Probe, dict[str, Any]]:
@@ -445,8 +484,10 @@ def _read_manifest(folder: str) -> tuple[Probe, dict[str, Any]]:
     return probe, said
 
 
-def _read_case(folder: str, case: str, probe: Probe, manifest: dict[str, Any]) -> dict[str, NDArray[Any]]:
-    """A case's results, (N, *out, K), by the definition; the files must say the same."""
+def _read_case(
+    folder: str, case: str, probe: Probe, manifest: dict[str, Any]
+) -> tuple[Inputs, dict[str, NDArray[Any]]]:
+    """A case's inputs, and its results, (N, *out, K), by the definition; the files must say the same."""
     import numpy as np
 
     from convmat.errors import ConvmatError, FileError
@@ -469,7 +510,8 @@ def _read_case(folder: str, case: str, probe: Probe, manifest: dict[str, Any]) -
             raise FileError(path(key), f"is damaged: {error.problem}; write the probe again") from None
         stored[key] = array
     try:
-        results = probe.results(Inputs(*(stored[key] for key in Inputs._fields)))
+        inputs = Inputs(*(stored[key] for key in Inputs._fields))
+        results = probe.results(inputs)
     except ConvmatError as error:
         raise FileError(path(error.subject), f"is damaged: {error.problem}; write the probe again") from None
     for key, wanted in results.items():
@@ -477,7 +519,7 @@ def _read_case(folder: str, case: str, probe: Probe, manifest: dict[str, Any]) -
             raise FileError(
                 path(key), "is damaged: it is not what x.npy and kernel.npy give; write the probe again"
             )
-    return results
+    return inputs, results
 
 
 def _read_result(file: str, wanted: NDArray[Any], probe: Probe, layout: str, stage: str) -> NDArray[Any]:

@@ -206,12 +206,12 @@ def _convolution(
         terms = explained(x, at=found.worst, **arguments)
         more += explained_facts(geometry, terms)
         grids.append(terms_grid(terms))
-    if diagnose and raw is not None and not found and not quiet:
+    if diagnose and raw is not None and result is not None and not found and not quiet:
         from convmat.verification.diagnosis import diagnose as diagnosed
 
-        fits = result is not None and found.shape == found.expected_shape
-        explanations = diagnosed(x, expected=result if fits else raw, judged=judged, **arguments)
-        more.append(diagnosis_fact(explanations))
+        # What has another shape may be in another layout: as the file has it.
+        wrong: NDArray[Any] = result if found.shape == found.expected_shape else raw
+        more.append(diagnosis_fact(diagnosed(x, expected=wrong, judged=judged, **arguments)))
     facts = [input_fact(inputs), *geometry_facts(geometry, arguments["padding_mode"])]
     told = _told(
         found,

@@ -126,7 +126,7 @@ class Probe:
         """
         geometry, size = self.geometry, self.geometry.input_size
         numbered = np.arange(1, math.prod(size) + 1).reshape(1, *size, 1)
-        seen = reference.unroll(numbered, geometry.kernel_size, **self._where)
+        seen = reference.unroll(numbered, geometry.kernel_size, **self.where)
         hot = int(np.bincount(seen.reshape(-1), minlength=numbered.size + 1)[1:].argmax())
         taps = np.unique(np.nonzero(seen == hot + 1)[1])
         if not len(taps):  # none is seen: all is padding
@@ -167,10 +167,10 @@ class Probe:
         self._check(inputs)
         x, kernel, bias = (a.astype(np.int64) for a in inputs)
         sums = reference.convolve_by_taps(
-            x, kernel, **self._where, groups=self.geometry.groups, flip=self.flip
+            x, kernel, **self.where, groups=self.geometry.groups, flip=self.flip
         )
         return {
-            "x_col": reference.unroll(inputs.x, self.geometry.kernel_size, **self._where, order=self.order),
+            "x_col": reference.unroll(inputs.x, self.geometry.kernel_size, **self.where, order=self.order),
             "w_col": reference.flatten_filters(self._turned(inputs.kernel), self.order),
             "accumulators": sums.astype(np.int32),
             "y": (sums + bias).astype(self.summed),
@@ -196,7 +196,7 @@ class Probe:
         return np.flip(kernel, tuple(range(1, kernel.ndim - 1))) if self.flip else kernel
 
     @property
-    def _where(self) -> dict[str, Any]:
+    def where(self) -> dict[str, Any]:
         """As the reference takes it, which works out a padding's name by itself."""
         geometry = self.geometry
         return {
