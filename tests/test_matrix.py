@@ -25,7 +25,7 @@ from convmat import spectrum
 from convmat.cli import run
 from convmat.errors import FileError, IntegerRangeError
 from convmat.matrix import layer_map
-from convmat.report.figures import sparsity_picture
+from convmat.report.figures.pattern import sparsity_picture
 from tests.strategies import Layer, layers, noise, probes
 
 SAMPLES = Path(__file__).parent.parent / "sample_images"

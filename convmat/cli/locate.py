@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from convmat.cli import options
+
+if TYPE_CHECKING:
+    from convmat.report.facts import Fact
 
 
 @click.command("locate", cls=options.Command)
@@ -21,6 +24,8 @@ from convmat.cli import options
 @options.image_options
 @options.layout_option
 @options.dims_option
+@options.figure_option("the pixel, and everywhere it went")
+@options.theme_option
 @options.report_options
 def command(
     inputs: tuple[str, ...],
@@ -38,6 +43,8 @@ def command(
     alpha: str,
     layout: str,
     dims: int | None,
+    figure: str | None,
+    theme: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -47,13 +54,15 @@ def command(
     Example:
       convmat locate sample_images/digit.png --k 7 --stride 7 --row 12 --col 40
       convmat locate --input-shape 28,28,1 --k 3 --pixel 9,12,0
+      convmat locate sample_images/digit.png --k 3 --pixel 9,12,0 --figure places.png
 
     Give images, or --input-shape alone, which needs no files and shows no values. --pixel is y,x,c or n,y,x,c
     (x,c with --dims 1; z,y,x,c with --dims 3), whatever the --layout. With --order chw, columns are those of
     unroll --order chw, the rows of PyTorch's unfold, and the column of the hwc order is shown beside.
     """
     from convmat.cli.inputs import open_batch
-    from convmat.cli.output import report
+    from convmat.cli.output import drain, report
+    from convmat.errors import ShapeError
     from convmat.geometry import ConvGeometry
     from convmat.layouts import to_batch_shape
     from convmat.report.facts import input_fact
@@ -70,14 +79,32 @@ def command(
     facts = [input_fact(inputs)] if inputs else []
     grids = []
     if pixel is None:
-        place = geometry.place(row or 0, col or 0, padding_mode, order=order)
-        value = batch.element(place.element) if batch else None
-        facts += place_facts(geometry, place, padding_mode, order, value)
+        places = [geometry.place(row or 0, col or 0, padding_mode, order=order)]
+        element = places[0].element
     else:
         element = options.pixel_of(pixel, axes)
         indices = geometry.matrix_indices(element[0], element[1:-1], element[-1], padding_mode, order=order)
         places = [geometry.place(*pair, padding_mode, order=order) for pair in indices]
+    drawn: list[Fact] = []
+    if figure is None:
         value = batch.element(element) if batch else None
+    else:
+        from convmat.cli.figures import Kept, check_names, write_patches
+
+        check_names(geometry, figure)
+        if not places:
+            raise ShapeError("figure", "shows the patches of a pixel, and none holds this one; leave it out")
+        kept = Kept(batch.chunks(), 1, places[0].patch[0]) if batch else None
+        images = kept.images() if kept else None
+        if kept and "-" in inputs:
+            drain(kept)  # whoever writes to us should not be cut off
+        value = images[0][element[1:]] if images is not None and element else None
+        drawn = write_patches(
+            geometry, padding_mode, order, images, figure=figure, places=places, theme=theme
+        )
+    if pixel is None:
+        facts += place_facts(geometry, places[0], padding_mode, order, value)
+    elif element is not None:
         facts += pixel_facts(geometry, element, places, padding_mode, order, value)
         grids = [places_grid(geometry, places, order)] if places else []
-    report(facts, grids, as_json=as_json, quiet=quiet)
+    report([*facts, *drawn], grids, as_json=as_json, quiet=quiet)

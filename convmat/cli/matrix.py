@@ -73,7 +73,7 @@ def command(
         check_memory("input_shape", found.spectrum_bytes, "add --no-spectrum")
     if figure is not None:
         from convmat.files.images import check_picture_name, write_picture
-        from convmat.report.figures import sparsity_picture
+        from convmat.report.figures.pattern import sparsity_picture
 
         check_picture_name(figure)
     if output is not None and not dense:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -19,6 +20,13 @@ from convmat.cli import options
 @options.dims_option
 @click.option("--per-image", is_flag=True, help="Write N × P × (kh·kw·C), a matrix for each image.")
 @click.option("--dry-run", is_flag=True, help="Read headers only and write nothing; print what would be.")
+@options.figure_option("the patches and the rows of X_col they become")
+@click.option(
+    "--animate",
+    metavar="FILE",
+    help="Draw the kernel as it slides, and X_col as it grows, as .gif, .webp or .apng.",
+)
+@options.theme_option
 @options.threads_option
 @options.output_option
 @options.report_options
@@ -36,6 +44,9 @@ def command(
     dims: int | None,
     per_image: bool,
     dry_run: bool,
+    figure: str | None,
+    animate: str | None,
+    theme: str,
     threads: int | None,
     output: str | None,
     as_json: bool,
@@ -47,8 +58,12 @@ def command(
     Example:
       convmat unroll sample_images/digit.png --k 7 --stride 7
       convmat unroll sample_images/scene.png --k 3 --padding same -o x_col.npy
+      convmat unroll sample_images/digit.png --k 7 --stride 7 --figure patches.png --animate patches.gif
 
     Several images of one size make a batch. Without -o the table is the output.
+
+    Of large images --figure shows an excerpt, where the image varies most, and of a batch three images;
+    --animate shows 100 patches at most.
     """
     from convmat.cli.inputs import open_batch
     from convmat.cli.output import drain, progress, report, warn
@@ -61,12 +76,22 @@ def command(
     batch = open_batch(inputs, axes, layout, frame, alpha)
     pads = options.pads_of(padding, axes)
     geometry = ConvGeometry(batch.shape, kernel_size, stride, pads, dilation)
+    drawn = figure is not None or animate is not None
+    chunks: Iterable[Any] = batch.chunks()
+    if drawn:
+        from convmat.cli.figures import Kept, check_names, write_patches
+        from convmat.report.figures.patches import IMAGES
+
+        if dry_run:
+            raise click.UsageError("--figure and --animate go without --dry-run")
+        check_names(geometry, figure, animate)
+        chunks = kept = Kept(chunks, min(IMAGES, batch.shape[0]))
     rows, columns = geometry.matrix_shape
     shape = (geometry.batch, geometry.patches, columns) if per_image else (rows, columns)
     seen = Seen(
         (
             block
-            for x in batch.chunks()
+            for x in chunks
             for block in unroll_stream(x, geometry.for_batch(len(x)), padding_mode, order, threads)
         ),
         shape,
@@ -78,10 +103,14 @@ def command(
     elif seen.kept and not dry_run:
         drain(blocks)
     elif not dry_run and "-" in inputs:
-        drain(batch.chunks())  # whoever writes to us should not be cut off, and may have lied
+        drain(chunks)  # whoever writes to us should not be cut off, and may have lied
     grids = [] if seen.whole is None else [rows_grid(geometry, "X_col", seen.whole)]
     facts = [input_fact(inputs), *geometry_facts(geometry, padding_mode)]
     facts += matrix_facts(geometry, batch.dtype, per_image, order)
+    if drawn:
+        facts += write_patches(
+            geometry, padding_mode, order, kept.images(), figure=figure, animation=animate, theme=theme
+        )
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)
     uncovered = geometry.coverage().uncovered
     if uncovered:

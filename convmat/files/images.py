@@ -22,7 +22,7 @@ import os
 import struct
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from convmat.errors import ConvmatError, FileError, ShapeError
-from convmat.files.outputs import PICTURE_FORMATS, is_picture, open_output, reading
+from convmat.files.outputs import ANIMATION_FORMATS, PICTURE_FORMATS, is_picture, open_output, reading
 
 # Pillow logs what it also raises, which would be a second line on standard error.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -60,6 +60,7 @@ _FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 _ROTATED = range(5, 9)  # EXIF orientations that exchange height and width
 _ORIENTATION = 0x0112
 _WITH_ALPHA = (2, 4)  # channels
+_GIF_COLOURS = 128  # of 256: Pillow needs a free one, for what has not changed; and fewer are packed better
 
 
 class ImageInput:
@@ -268,6 +269,55 @@ def check_picture_name(name: str) -> None:
         raise FileError(name or "''", f"is no picture's name; end it in one of {', '.join(PICTURE_FORMATS)}")
 
 
+def check_animation_name(name: str) -> None:
+    """Raise FileError unless an output of this name is a picture that can move."""
+    if _suffix(name) not in ANIMATION_FORMATS:
+        raise FileError(
+            name or "''", f"is no animation's name; end it in one of {', '.join(ANIMATION_FORMATS)}"
+        )
+
+
+def write_animation(name: str, frames: Iterable[tuple[NDArray[np.uint8], int]]) -> tuple[int, int]:
+    """Write pictures, each (H, W, 3) with its milliseconds, as one that moves and begins again.
+
+    The name's suffix says the format. Returns the number of pictures and of bytes. All are held in memory.
+
+    Raises:
+        FileError: the output cannot be written; nothing is left of it.
+    """
+    kind = ANIMATION_FORMATS[_suffix(name)]
+    pictures, times = [], []
+    for pixels, milliseconds in frames:
+        pictures.append(Image.fromarray(pixels))
+        times.append(milliseconds)
+    if kind == "GIF":
+        pictures = _with_one_palette(pictures)
+    encoded = io.BytesIO()
+    # A GIF's later frames are what changes; its palette is the same for all.
+    options: dict[str, Any] = {"GIF": {"optimize": True}, "WEBP": {"lossless": True}}.get(kind, {})
+    pictures[0].save(
+        encoded, kind, save_all=True, append_images=pictures[1:], duration=times, loop=0, **options
+    )
+    with open_output(name, encoded.tell()) as stream:
+        stream.write(encoded.getbuffer())
+    return len(pictures), encoded.tell()
+
+
+def _with_one_palette(pictures: list[Image.Image]) -> list[Image.Image]:
+    """The pictures in few colours, the same ones in all: those of the first, the middle and the last."""
+    chosen = [pictures[0], pictures[len(pictures) // 2], pictures[-1]]
+    width, height = chosen[0].size
+    together = Image.new("RGB", (width, 3 * height))
+    for index, picture in enumerate(chosen):
+        together.paste(picture, (0, index * height))
+    palette = together.quantize(_GIF_COLOURS, Image.Quantize.MEDIANCUT)
+    return [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
 def write_picture(name: str, y: NDArray[Any], keep: bool) -> str:
     """Write one image's result, (1, H_out, W_out, K) with K = 1 (gray) or 3 (RGB), as a picture.
 
@@ -280,7 +330,7 @@ def write_picture(name: str, y: NDArray[Any], keep: bool) -> str:
     check_picture(y.shape)
     pixels, how = to_pixels(y[0], keep)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    kind = PICTURE_FORMATS[os.path.splitext(name)[1].lower()]
+    kind = PICTURE_FORMATS[_suffix(name)]
     # Encoded in memory: straight to a file, Pillow may overlook that the disk is full.
     encoded = io.BytesIO()
     try:

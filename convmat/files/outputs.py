@@ -26,6 +26,9 @@ PICTURE_FORMATS = {
 }
 """The outputs that are pictures, by suffix, and Pillow's names of their formats."""
 
+ANIMATION_FORMATS = {".apng": "PNG", ".gif": "GIF", ".png": "PNG", ".webp": "WEBP"}
+"""The outputs that can move, by suffix, and Pillow's names of their formats."""
+
 
 def is_picture(name: str) -> bool:
     """Whether an output of this name is to be a picture."""

@@ -1,0 +1,129 @@
+"""What the options of pictures do: which images they need, and the pictures written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat.errors import ShapeError
+from convmat.files.images import (
+    check_animation_name,
+    check_picture_name,
+    to_pixels,
+    write_animation,
+    write_picture,
+)
+from convmat.files.memory import check_memory
+from convmat.report.facts import Fact, bytes_text
+from convmat.report.figures.canvas import THEMES
+from convmat.report.figures.patches import as_image, busiest, draw_patches, plan_patches
+
+if TYPE_CHECKING:
+    from convmat.geometry import ConvGeometry, Place
+    from convmat.report.figures.patches import PatchPlan
+
+
+class Kept:
+    """Chunks of images on their way; of those from number `first` on, `count` are kept for a picture."""
+
+    def __init__(self, chunks: Iterable[NDArray[Any]], count: int, first: int = 0) -> None:
+        self._chunks, self._kept = iter(chunks), list[NDArray[Any]]()
+        self._wanted = range(first, first + count)
+        self._passed = 0
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        for x in self._chunks:
+            start = self._passed
+            self._passed += len(x)
+            part = x[max(self._wanted.start - start, 0) : max(self._wanted.stop - start, 0)]
+            if len(part):
+                self._kept.append(part.copy())
+            yield x
+
+    def images(self) -> NDArray[Any]:
+        """Those kept, (n, *spatial, C); what has not passed yet is read only as far as it is needed."""
+        while self._passed < self._wanted.stop and next(iter(self), None) is not None:
+            pass
+        return np.concatenate(self._kept)
+
+
+def check_names(geometry: ConvGeometry, figure: str | None, animation: str | None = None) -> None:
+    """Refuse, before any work, what can be no picture.
+
+    Raises:
+        FileError: a name that is no picture's. GeometryError, ShapeError: three spatial axes, no images.
+    """
+    if figure is not None:
+        check_picture_name(figure)
+    if animation is not None:
+        check_animation_name(animation)
+    if figure is not None or animation is not None:
+        as_image(geometry)
+        if not geometry.batch:
+            raise ShapeError("figure", "shows images, and there are none; leave it out")
+
+
+def as_pixels(values: NDArray[Any]) -> tuple[NDArray[np.uint8], str]:
+    """Numbers as 8-bit pixels, and a sentence that says how: those of 8-bit images as they are.
+
+    Raises:
+        ShapeError: complex, NaN or infinite values.
+    """
+    check_memory("figure", 3 * values.size * 8, "draw a smaller image") if values.dtype != np.uint8 else None
+    try:
+        return to_pixels(values, values.dtype == np.uint8)
+    except ShapeError:
+        raise ShapeError("figure", "complex, NaN or infinite values have no shade; leave it out") from None
+
+
+def write_patches(
+    geometry: ConvGeometry,
+    padding_mode: str,
+    order: str,
+    images: NDArray[Any] | None,
+    *,
+    figure: str | None = None,
+    animation: str | None = None,
+    places: list[Place] | None = None,
+    theme: str,
+) -> list[Fact]:
+    """Draw patches and their rows of X_col; the images are those that `plan_patches` shows, or None.
+
+    Returns facts: what was drawn.
+    """
+    pixels, how = (None, "") if images is None else as_pixels(images)
+    if images is not None and images.ndim == 3:  # one axis
+        images, pixels = images[:, None], pixels[:, None] if pixels is not None else None
+    facts = []
+    focus = None if pixels is None else busiest(pixels[0])
+    if figure is not None:
+        plan = plan_patches(geometry, padding_mode, order, places or [], focus=focus)
+        sheet = draw_patches(plan, pixels, images, THEMES[theme])
+        write_picture(figure, sheet.pixels()[None], keep=True)
+        facts.append(picture_fact("figure", plan.size, f"{_what(plan)}{how and ', ' + how}"))
+    if animation is not None and pixels is not None:
+        from convmat.report.figures.animation import animate
+
+        plan = plan_patches(geometry, padding_mode, order, moving=True, focus=focus)
+        count, nbytes = write_animation(animation, animate(plan, pixels, images, THEMES[theme]))
+        part = f" of the {geometry.patches}" if count < geometry.patches else ""
+        note = f"{count}{part} patches, {bytes_text(nbytes)} bytes"
+        if part:
+            note += "; a larger --stride, or a smaller image, shows all"
+        facts.append(picture_fact("animation", plan.size, note))
+    return facts
+
+
+def picture_fact(key: str, size: tuple[int, int], note: str) -> Fact:
+    """A picture that was drawn."""
+    return Fact(key, key, list(size), f"{size[0]} × {size[1]} pixels: {note}")
+
+
+def _what(plan: PatchPlan) -> str:
+    rows = plan.geometry.matrix_shape[0]
+    if len(plan.rows) == rows:
+        return "all of X_col"
+    return f"an excerpt, {len(plan.rows)} of {rows} rows of X_col"
