@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     help="With --transpose, the shape of X where several give this Y: 28,28 or 28,28,1 or N,28,28,1; "
     "1,28,28 with --layout nchw.",
 )
+@options.figure_option("the layer as the product X_col · W_col = Y, and Y as feature maps")
+@options.theme_option
 @options.output_option
 @options.report_options
 def command(
@@ -44,6 +46,8 @@ def command(
     transpose: bool,
     output_padding: Any,
     input_shape: tuple[int, ...] | None,
+    figure: str | None,
+    theme: str,
     output: str | None,
     as_json: bool,
     quiet: bool,
@@ -56,6 +60,7 @@ def command(
       convmat convolve sample_images/scene.png --kernel sobel-x --depthwise -o edges.png
       convmat convolve sample_images/digit.png --kernel sample_images/strokes_2x7x7x1.npy --stride 7
       convmat convolve sample_images/digit.png --kernel box:2 --stride 2 --transpose -o larger.png
+      convmat convolve sample_images/scene.png --kernel sobel-x --depthwise --figure layer.png
 
     FILE ending in .png, .jpg, .bmp, .gif, .tif, .webp, .pgm or .ppm is a picture, of one filter (gray) or
     three (RGB): values within 0..255 from an 8-bit input are rounded and kept; all others are stretched,
@@ -70,20 +75,23 @@ def command(
     from convmat.report.facts import Seen, input_fact, rows_grid
 
     if transpose:
-        if explain:
-            raise click.UsageError("--explain goes without --transpose")
+        for name, given in (("--explain", explain), ("--figure", figure is not None)):
+            if given:
+                raise click.UsageError(f"{name} goes without --transpose")
         work = _transposed(inputs, output_padding, input_shape, threads, layout=layout, **layer)
     else:
         for name in ("output_padding", "input_shape"):
             if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
                 raise click.UsageError(f"--{name.replace('_', '-')} goes with --transpose")
-        work = _convolved(inputs, threads, explain, layout=layout, **layer)
+        work = _convolved(inputs, threads, explain, figure, layout=layout, **layer)
     rows = math.prod(work.shape[:-1])
     seen = Seen(work.rows, (rows, work.shape[-1]))
     notes = write_images(
         output, progress(seen, rows, quiet), work.shape, work.dtype, layout=layout, keep=work.from_8_bit
     )
     facts = [input_fact(inputs), *work.facts, seen.fact(), *notes]
+    if figure is not None and work.draw is not None:
+        facts += work.draw(figure, theme)
     small = seen.whole
     grids = [rows_grid(work.patches, "Y", small)] if work.patches and small is not None else []
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)
@@ -100,10 +108,18 @@ class _Work(NamedTuple):
     patches: ConvGeometry | None
     """Whose patches the rows are of."""
     from_8_bit: bool
+    draw: Callable[[str, str], list[Fact]] | None = None
+    """Draw the layer to a file in a theme, once the rows have been had."""
 
 
 def _convolved(
-    inputs: tuple[str, ...], threads: int | None, explain: bool, *, layout: str, **layer: Any
+    inputs: tuple[str, ...],
+    threads: int | None,
+    explain: bool,
+    figure: str | None,
+    *,
+    layout: str,
+    **layer: Any,
 ) -> _Work:
     from convmat.cli.layers import open_layer
     from convmat.engine import prepare, stream
@@ -111,10 +127,21 @@ def _convolved(
 
     batch, arguments = open_layer(inputs, layout=layout, **layer)
     plan = prepare(batch.empty(), **arguments).plan.for_batch(batch.shape[0], threads)
-    rows = (block for x in batch.chunks() for block in stream(prepare(x, **arguments, threads=threads)))
+    chunks: Iterable[Any] = batch.chunks()
+    draw = None
+    if figure is not None:
+        from convmat.cli.figures import Kept, check_names, write_layer
+
+        check_names(plan.geometry, figure)
+        chunks = kept = Kept(chunks, 1)
+
+        def draw(name: str, theme: str) -> list[Fact]:
+            return write_layer(plan.geometry, kept.images(), arguments, figure=name, theme=theme)
+
+    rows = (block for x in chunks for block in stream(prepare(x, **arguments, threads=threads)))
     facts = layer_facts(plan, arguments["flip"], layout) + (plan_facts(plan) if explain else [])
     return _Work(
-        plan.output_shape, plan.arithmetic.result, rows, facts, plan.geometry, batch.dtype == "uint8"
+        plan.output_shape, plan.arithmetic.result, rows, facts, plan.geometry, batch.dtype == "uint8", draw
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.engine import convolve
 from convmat.errors import ShapeError
 from convmat.files.images import (
     check_animation_name,
@@ -115,6 +116,32 @@ def write_patches(
             note += "; a larger --stride, or a smaller image, shows all"
         facts.append(picture_fact("animation", plan.size, note))
     return facts
+
+
+def write_layer(
+    geometry: ConvGeometry, images: NDArray[Any], layer: dict[str, Any], *, figure: str, theme: str
+) -> list[Fact]:
+    """Draw a layer, whose arguments are those of `convolve`, as a product, with the first of these images.
+
+    Returns facts: what was drawn.
+    """
+    from convmat.report.figures.product import draw_product, plan_product
+
+    filters, bias = layer["filters"], layer["bias"]
+    pixels, how = as_pixels(images[:1])
+    check_memory("figure", geometry.patches * len(filters) * 8, "draw a smaller image, or fewer filters")
+    y = convolve(images[:1], **layer)
+    if y.dtype.kind == "c" or not np.isfinite(y).all():
+        raise ShapeError("figure", "complex, NaN or infinite results have no shade; leave it out")
+    if layer["flip"]:
+        filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
+    image, shown = images[0], pixels[0]
+    if image.ndim == 2:  # one axis
+        image, shown, filters, y = image[None], shown[None], filters[:, None], y[:, None]
+    plan = plan_product(geometry, len(filters), layer["padding_mode"], busiest(shown), bias is not None)
+    sheet = draw_product(plan, shown, image, filters, y[0], THEMES[theme])
+    write_picture(figure, sheet.pixels()[None], keep=True)
+    return [picture_fact("figure", plan.size, f"patch {plan.row} followed through the layer, {how}")]
 
 
 def picture_fact(key: str, size: tuple[int, int], note: str) -> Fact:

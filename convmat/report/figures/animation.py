@@ -36,7 +36,7 @@ def animate(
     for index, (patch, mark) in enumerate(zip(plan.frames, plan.rows, strict=True)):
         draw_row(sheet, plan, mark, pixels, values)
         moment = sheet.copy()
-        draw_outline(moment, plan, patch)
+        draw_outline(moment, plan.geometry, patch)
         moment.outline(
             Box(plan.matrix.left, mark.top, plan.matrix.right, mark.bottom).grown(1), patch.colour, 2
         )

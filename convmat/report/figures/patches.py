@@ -51,7 +51,7 @@ _PLACES = 24  # rows that hold one pixel
 _APART = 14  # pixels between the outlines of neighbours at least
 _MATRIX_WIDTH, _MATRIX_HEIGHT = 640, 560
 _LARGEST_COLUMN, _NUMBERED = 34, 26  # pixels of a cell; from when on it has room for a number
-_PITCHES = (15, 26)  # pixels from row to row of X_col, at least and at most
+_PITCHES = (16, 26)  # pixels from row to row of X_col, at least and at most
 _GRIDDED = 10  # pixels of a cell from which on lines part it from the next
 _BREAK = 20  # pixels of what is left out
 _MOVES = 100  # patches of an animation
@@ -99,7 +99,7 @@ class PatchMark(NamedTuple):
     box: Box
     """All that its extent spans."""
     taps: tuple[Box, ...]
-    """Where each of its taps reads, in the order i, j."""
+    """Where each of its taps reads, in the order i, j; left out where they fill the box, without dilation."""
     inset: int
     """Pixels that its lines are drawn within these boxes, so that they do not hide those of others."""
     tag: Label
@@ -495,7 +495,7 @@ def outlines(
             if panel.image == n and panel.shows(ys, xs):
                 boxes.append((row, colour, panel, panel.box_of(ys[0], xs[0], ys[-1] + 1, xs[-1] + 1)))
     for row, colour, panel, box in boxes:
-        taps = tuple(_tap_boxes(geometry, panel, row))
+        taps = tuple(_tap_boxes(geometry, panel, row)) if max(geometry.dilation) > 1 else ()
         inset = _inset(box, min(min(panel.cell) // 3, 9), [m.box.grown(-m.inset) for m in marks])
         text = Label(box, str(row), SMALL)
         marks.append(PatchMark(row, colour, box, taps, inset, text))
@@ -612,7 +612,7 @@ def draw_patches(
     for mark in plan.rows:
         draw_row(sheet, plan, mark, pixels, values)
     for patch in plan.patches:
-        draw_outline(sheet, plan, patch)
+        draw_outline(sheet, plan.geometry, patch)
     for patch in plan.patches:
         sheet.tag(patch.tag, patch.colour)
     for place in plan.marked:
@@ -632,9 +632,17 @@ def draw_images(
         sheet.segment(line.box.left + 1, line.box.right - 1, line.box.bottom + 2)
     for index, panel in enumerate(plan.panels):
         shown = None if pixels is None else pixels[index]
-        paint_panel(sheet, plan, panel, shown, None if values is None else values[index])
+        paint_panel(
+            sheet,
+            plan.geometry,
+            plan.padding_mode,
+            panel,
+            shown,
+            None if values is None else values[index],
+        )
     if plan.overview is not None:
-        paint_panel(sheet, plan, plan.overview, None if pixels is None else pixels[0], None)
+        first = None if pixels is None else pixels[0]
+        paint_panel(sheet, plan.geometry, plan.padding_mode, plan.overview, first, None)
         window = plan.panels[0]
         frame = plan.overview.box_of(window.ys.start, window.xs.start, window.ys.stop, window.xs.stop)
         sheet.outline(frame.grown(2), theme.highlight, 2, halo=True)
@@ -646,15 +654,21 @@ def draw_images(
 
 
 def paint_panel(
-    sheet: Sheet, plan: PatchPlan, panel: Panel, image: NDArray[np.uint8] | None, values: NDArray[Any] | None
+    sheet: Sheet,
+    geometry: ConvGeometry,
+    padding_mode: str,
+    panel: Panel,
+    image: NDArray[np.uint8] | None,
+    values: NDArray[Any] | None,
 ) -> None:
-    h, w = plan.geometry.input_size
+    """Paint what a panel shows of an image, (H, W, C), padding hatched or, where it holds pixels, faded."""
+    h, w = geometry.input_size
     ys = range(max(panel.ys.start, 0), min(panel.ys.stop, h))
     xs = range(max(panel.xs.start, 0), min(panel.xs.stop, w))
     sheet.hatch(panel.box)
-    if plan.padding_mode != "zeros" and image is not None and max(panel.reduce) == 1:
-        lines = padding_source(np.arange(panel.ys.start, panel.ys.stop), h, plan.padding_mode)
-        across = padding_source(np.arange(panel.xs.start, panel.xs.stop), w, plan.padding_mode)
+    if padding_mode != "zeros" and image is not None and max(panel.reduce) == 1:
+        lines = padding_source(np.arange(panel.ys.start, panel.ys.stop), h, padding_mode)
+        across = padding_source(np.arange(panel.xs.start, panel.xs.stop), w, padding_mode)
         sheet.cells(panel.box, faded(as_colours(image[np.ix_(lines, across)]), sheet.theme))
     if ys and xs:
         box = panel.box_of(ys.start, xs.start, ys.stop, xs.stop)
@@ -674,7 +688,7 @@ def paint_panel(
         sheet.outline(panel.box.grown(1), sheet.theme.line)
     if values is not None and image is not None and min(panel.cell) >= _NUMBERED:
         found = [(y, x, number_text(values[y, x, 0])) for y in ys for x in xs]
-        if plan.geometry.channels == 1 and fits([t for *_, t in found], panel.cell[1]):
+        if geometry.channels == 1 and fits([t for *_, t in found], panel.cell[1]):
             for y, x, text in found:
                 colour = contrast_of(as_colours(image[y : y + 1, x : x + 1])[0, 0])
                 sheet.write(centred(panel.box_of(y, x, y + 1, x + 1), text, SMALL, colour))
@@ -754,9 +768,9 @@ def draw_row(
         sheet.write(mark.patch)
 
 
-def draw_outline(sheet: Sheet, plan: PatchPlan, patch: PatchMark) -> None:
+def draw_outline(sheet: Sheet, geometry: ConvGeometry, patch: PatchMark) -> None:
     """Outline a patch; with dilation each of its taps."""
-    if max(plan.geometry.dilation) == 1:
+    if max(geometry.dilation) == 1:
         sheet.outline(patch.box.grown(-patch.inset), patch.colour, 3, halo=True)
         return
     sheet.outline(patch.box.grown(-patch.inset), patch.colour, 1)
