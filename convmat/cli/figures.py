@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from convmat.files.memory import check_memory
 from convmat.report.facts import Fact, bytes_text
 from convmat.report.figures.canvas import THEMES
 from convmat.report.figures.patches import as_image, busiest, draw_patches, plan_patches
+from convmat.report.tables import write_text
 
 if TYPE_CHECKING:
     from convmat.geometry import ConvGeometry, Place
@@ -52,7 +55,7 @@ class Kept:
 
 
 def check_names(geometry: ConvGeometry, figure: str | None, animation: str | None = None) -> None:
-    """Refuse, before any work, what can be no picture.
+    """Refuse, before any work, what can be no picture; a preview is one without a name.
 
     Raises:
         FileError: a name that is no picture's. GeometryError, ShapeError: three spatial axes, no images.
@@ -63,21 +66,22 @@ def check_names(geometry: ConvGeometry, figure: str | None, animation: str | Non
         check_animation_name(animation)
     if figure is not None or animation is not None:
         as_image(geometry)
-        if not geometry.batch:
-            raise ShapeError("figure", "shows images, and there are none; leave it out")
+    if not geometry.batch:
+        raise ShapeError("figure", "shows images, and there are none; leave it out")
 
 
-def as_pixels(values: NDArray[Any]) -> tuple[NDArray[np.uint8], str]:
+def as_pixels(values: NDArray[Any], option: str = "figure") -> tuple[NDArray[np.uint8], str]:
     """Numbers as 8-bit pixels, and a sentence that says how: those of 8-bit images as they are.
 
     Raises:
         ShapeError: complex, NaN or infinite values.
     """
-    check_memory("figure", 3 * values.size * 8, "draw a smaller image") if values.dtype != np.uint8 else None
+    if values.dtype != np.uint8:
+        check_memory(option, 3 * values.size * 8, "draw a smaller image")
     try:
         return to_pixels(values, values.dtype == np.uint8)
     except ShapeError:
-        raise ShapeError("figure", "complex, NaN or infinite values have no shade; leave it out") from None
+        raise ShapeError(option, "complex, NaN or infinite values have no shade; leave it out") from None
 
 
 def write_patches(
@@ -116,6 +120,21 @@ def write_patches(
             note += "; a larger --stride, or a smaller image, shows all"
         facts.append(picture_fact("animation", plan.size, note))
     return facts
+
+
+def write_preview(
+    geometry: ConvGeometry, padding_mode: str, images: NDArray[Any], output: str | None
+) -> None:
+    """Show the first images and their patches where the table is shown: see `preview_text`."""
+    from convmat.report.preview import preview_text
+
+    stream = sys.stderr if output == "-" else sys.stdout
+    if stream is None:
+        return
+    text = preview_text(geometry, padding_mode, as_pixels(images, "preview")[0], stream)
+    with suppress(OSError) if output == "-" else nullcontext():
+        write_text(text, stream)
+        stream.flush()
 
 
 def write_layer(

@@ -27,6 +27,9 @@ from convmat.cli import options
     help="Draw the kernel as it slides, and X_col as it grows, as .gif, .webp or .apng.",
 )
 @options.theme_option
+@click.option(
+    "--preview", is_flag=True, help="Show the image and its patches in the terminal, after the table."
+)
 @options.threads_option
 @options.output_option
 @options.report_options
@@ -47,6 +50,7 @@ def command(
     figure: str | None,
     animate: str | None,
     theme: str,
+    preview: bool,
     threads: int | None,
     output: str | None,
     as_json: bool,
@@ -63,7 +67,8 @@ def command(
     Several images of one size make a batch. Without -o the table is the output.
 
     Of large images --figure shows an excerpt, where the image varies most, and of a batch three images;
-    --animate shows 100 patches at most.
+    --animate shows 100 patches at most. --preview has half blocks where the terminal has colours, and shades
+    of characters where not.
     """
     from convmat.cli.inputs import open_batch
     from convmat.cli.output import drain, progress, report, warn
@@ -76,15 +81,20 @@ def command(
     batch = open_batch(inputs, axes, layout, frame, alpha)
     pads = options.pads_of(padding, axes)
     geometry = ConvGeometry(batch.shape, kernel_size, stride, pads, dilation)
+    if preview and (as_json or quiet):
+        raise click.UsageError("--preview goes without --json and --quiet")
     drawn = figure is not None or animate is not None
     chunks: Iterable[Any] = batch.chunks()
-    if drawn:
-        from convmat.cli.figures import Kept, check_names, write_patches
+    if drawn or preview:
+        from convmat.cli.figures import Kept, check_names, write_patches, write_preview
         from convmat.report.figures.patches import IMAGES
+        from convmat.report.preview import check_preview
 
         if dry_run:
-            raise click.UsageError("--figure and --animate go without --dry-run")
+            raise click.UsageError("--figure, --animate and --preview go without --dry-run")
         check_names(geometry, figure, animate)
+        if preview:
+            check_preview(geometry)
         chunks = kept = Kept(chunks, min(IMAGES, batch.shape[0]))
     rows, columns = geometry.matrix_shape
     shape = (geometry.batch, geometry.patches, columns) if per_image else (rows, columns)
@@ -112,6 +122,8 @@ def command(
             geometry, padding_mode, order, kept.images(), figure=figure, animation=animate, theme=theme
         )
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)
+    if preview:
+        write_preview(geometry, padding_mode, kept.images(), output)
     uncovered = geometry.coverage().uncovered
     if uncovered:
         warn(

@@ -1,0 +1,188 @@
+"""An image and its patches in a terminal: half blocks where it has colour, shades of characters where not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.color import Color
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from convmat.errors import ShapeError
+from convmat.geometry import POSITION_NAMES, ConvGeometry
+from convmat.report.facts import ends, sizes
+
+_SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
+_PADDING = (104, 60, 104)  # a colour that no gray has
+_WIDTH = 80  # characters of a line, where there is no terminal to ask
+_ALL = 16  # patches that are all shown
+_PATCH_PIXELS = 16  # of a patch's longer side, shown one by one
+
+
+class Tile(NamedTuple):
+    """A picture of few pixels, with its name."""
+
+    name: str
+    colours: NDArray[np.uint8]
+    """(h, w, 3)."""
+    padding: NDArray[np.bool_]
+    """(h, w): what is outside the image and holds zeros."""
+
+
+def check_preview(geometry: ConvGeometry) -> None:
+    """Raise ShapeError for what no preview shows: three spatial axes, more than four channels."""
+    axes = len(geometry.kernel_size)
+    if axes > 2:
+        raise ShapeError("preview", f"shows 1 or 2 spatial axes, got {axes}; leave it out")
+    if geometry.channels > 4:
+        raise ShapeError(
+            "preview", f"shows gray and RGB images, got {geometry.channels} channels; leave it out"
+        )
+
+
+def image_tiles(geometry: ConvGeometry, pixels: NDArray[np.uint8], columns: int) -> list[Tile]:
+    """The images, (n, H, W, C) or (n, L, C), of each as many pixels as `columns` have room for."""
+    tiles = []
+    for n, image in enumerate(pixels):
+        colours = _colours(image if image.ndim == 3 else image[None])
+        step = max(-(-colours.shape[1] // columns), -(-colours.shape[0] // columns))
+        colours = colours[::step, ::step]
+        of = f"{n} of {geometry.batch}, " if geometry.batch > 1 else ""
+        reduced = f", every {step}th pixel" if step > 1 else ""
+        name = f"image {of}{sizes(geometry.input_size)}{reduced}"
+        tiles.append(Tile(name, colours, np.zeros(colours.shape[:2], bool)))
+    return tiles
+
+
+def patch_tiles(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.uint8]) -> list[Tile | None]:
+    """The first and last patches of the images shown, taps alone; None for those left out."""
+    kernel = (1, *geometry.kernel_size)[-2:]
+    step = max(-(-max(kernel) // _PATCH_PIXELS), 1)
+    tiles: list[Tile | None] = []
+    total = len(pixels) * geometry.patches
+    for row in range(total) if total <= _ALL else ends(total):
+        if row is None:
+            tiles.append(None)
+            continue
+        colours = np.zeros((*kernel, 3), np.uint8)
+        padding = np.zeros(kernel, bool)
+        for tap in range(math.prod(kernel)):
+            at = divmod(tap, kernel[1])
+            if at[0] % step or at[1] % step:
+                continue
+            element = geometry.input_index(row, tap * geometry.channels, padding_mode)
+            if element is None:
+                padding[at] = True
+            else:
+                colours[at] = _colours(pixels[element[:-1]][None, None])[0, 0]
+        n, *position = geometry.patch_position(row)
+        where = (n, *position) if geometry.batch > 1 else position
+        name = f"{row} ({', '.join(map(str, where))})"
+        tiles.append(Tile(name, colours[::step, ::step], padding[::step, ::step]))
+    return tiles
+
+
+def _colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels, (h, w, C), as (h, w, 3): three or four channels as RGB, of one or two the first as gray."""
+    return pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1].repeat(3, -1)
+
+
+def preview_text(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.uint8], stream: TextIO) -> str:
+    """Images and their patches, as they are to be on `stream`.
+
+    Args:
+        geometry: one that `check_preview` lets pass.
+        padding_mode: as in `unroll`.
+        pixels: (n, *spatial, C), the first n images.
+        stream: whose colours, width and encoding decide how.
+    """
+    terminal = stream.isatty()
+    console = Console(
+        file=stream, width=None if terminal else _WIDTH, highlight=False, markup=False, emoji=False
+    )
+    plain = console.color_system is None
+    shades = _SHADES if (stream.encoding or "utf-8").lower().startswith("utf") else _ASCII_SHADES
+    wide = 2 if plain else 1  # characters of a pixel, so that it is about a square
+
+    def drawn(tile: Tile) -> list[Text]:
+        lines = _shaded(tile, shades) if plain else _half_blocks(tile)
+        return [Text(tile.name, style="dim"), *lines]
+
+    lines: list[Text] = []
+    for tile in image_tiles(geometry, pixels, console.width // wide):
+        lines += [*drawn(tile), Text()]
+    total = geometry.matrix_shape[0]
+    patches = patch_tiles(geometry, padding_mode, pixels)
+    shown = sum(tile is not None for tile in patches)
+    padded = any(tile is not None and tile.padding.any() for tile in patches)
+    mark = ("dots" if shades == _SHADES else "dashes") if plain else "violet"
+    names = (*(("n",) if geometry.batch > 1 else ()), *POSITION_NAMES[len(geometry.kernel_size)])
+    lines.append(
+        Text(
+            f"{shown} of {total} patches: row of X_col ({', '.join(names)})"
+            + (f"; {mark}: padding" if padded else "")
+        )
+    )
+    lines += _in_rows([None if tile is None else drawn(tile) for tile in patches], console.width)
+    with console.capture() as captured:
+        for line in lines:
+            console.print(line, soft_wrap=True)
+    return captured.get()
+
+
+def _shaded(tile: Tile, shades: str) -> list[Text]:
+    """A character twice for each pixel, the fuller the brighter."""
+    gray = tile.colours @ np.array([0.299, 0.587, 0.114])
+    level = np.minimum(gray / 256 * len(shades), len(shades) - 1).astype(int)
+    dot = "·" if shades == _SHADES else "-"
+    return [
+        Text("".join((dot if outside else shades[s]) * 2 for s, outside in zip(line, edge, strict=True)))
+        for line, edge in zip(level, tile.padding, strict=True)
+    ]
+
+
+def _half_blocks(tile: Tile) -> list[Text]:
+    """A character for two pixels, one above the other."""
+    colours = tile.colours.copy()
+    colours[tile.padding] = _PADDING
+    lines = []
+    for top in range(0, len(colours), 2):
+        line = Text()
+        for x in range(colours.shape[1]):
+            above = Color.from_rgb(*colours[top, x].tolist())
+            below = Color.from_rgb(*colours[top + 1, x].tolist()) if top + 1 < len(colours) else None
+            line.append("▀", Style(color=above, bgcolor=below))
+        lines.append(line)
+    return lines
+
+
+def _in_rows(tiles: Sequence[list[Text] | None], width: int) -> Iterator[Text]:
+    """Tiles beside each other, as many as fit in a line."""
+    row: list[list[Text]] = []
+    used = 0
+    for tile in [[Text("…")] if tile is None else tile for tile in tiles]:
+        size = max(line.cell_len for line in tile) + 2
+        if row and used + size > width:
+            yield from _beside(row)
+            row, used = [], 0
+        row.append(tile)
+        used += size
+    yield from _beside(row)
+
+
+def _beside(tiles: Sequence[list[Text]]) -> Iterator[Text]:
+    widths = [max(line.cell_len for line in tile) + 2 for tile in tiles]
+    for index in range(max(map(len, tiles), default=0)):
+        line = Text()
+        for tile, width in zip(tiles, widths, strict=True):
+            part: Any = tile[index] if index < len(tile) else Text()
+            line.append_text(part)
+            line.append(" " * (width - part.cell_len))
+        line.rstrip()
+        yield line
+    yield Text()
