@@ -38,6 +38,7 @@ from convmat.geometry import (
 )
 from convmat.parallel import share_out, thread_count
 from convmat.patches import Folding, Patches, as_numbers, check_filter_groups
+from convmat.shown import Shown
 
 BLOCK_BYTES = 1 << 22
 """Size of the buffer that holds a block of X_col. Smaller ones would stay nearer to the core, but to change
@@ -413,7 +414,7 @@ def _is_matrix(geometry: ConvGeometry, outputs: int) -> bool:
 
 
 @dataclass(frozen=True)
-class BlockPlan:
+class BlockPlan(Shown):
     """One convolution, decided: in which dtypes, how, in which blocks, on how many threads."""
 
     geometry: ConvGeometry

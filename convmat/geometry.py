@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex
 
 from convmat.errors import GeometryError, MappingIndexError
+from convmat.shown import Shown
 
 Sizes = SupportsIndex | Sequence[SupportsIndex]
 """One number for every spatial axis, or one for each."""
@@ -128,7 +129,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True, init=False)
-class ConvGeometry:
+class ConvGeometry(Shown):
     """Shapes and index mapping of one convolution; immutable, comparable, printable.
 
     Args:

@@ -24,6 +24,7 @@ from convmat.engine import choose_arithmetic, convolve, filter_geometry
 from convmat.errors import GeometryError, ShapeError
 from convmat.geometry import PADDING_MODES, ConvGeometry, Padding, Sizes, check_choice, padding_source, whole
 from convmat.patches import as_numbers
+from convmat.shown import Shown
 from convmat.spectrum import Spectrum
 
 LAYOUTS = ("nhwc", "nchw")
@@ -136,7 +137,7 @@ class _Run:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerMap:
+class LayerMap(Shown):
     """A convolutional layer without bias as a linear map; what `layer_map` returns."""
 
     geometry: ConvGeometry
@@ -404,7 +405,7 @@ class LayerMap:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerMatrix:
+class LayerMatrix(Shown):
     """The sparse matrix M of a layer, (P·K, H·W·C), in compressed rows (CSR); what `layer_matrix` returns.
 
     `scipy.sparse.csr_array((m.data, m.indices, m.indptr), m.shape)` is the same matrix, without a copy. In

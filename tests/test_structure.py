@@ -21,18 +21,19 @@ MAY_IMPORT = {
     "__init__": (*_LIBRARY, "frameworks", "chains", "verification"),
     "__main__": ("cli",),
     "errors": (),
-    "geometry": ("errors",),
+    "shown": ("report",),  # only once somebody looks at a value
+    "geometry": ("errors", "shown"),
     "frameworks": ("geometry",),
     "chains": ("errors", "geometry"),
     "layouts": ("errors",),
     "kernels": ("errors",),
     "parallel": ("errors", "geometry"),
     "patches": ("errors", "geometry", "parallel"),
-    "engine": ("errors", "geometry", "parallel", "patches"),
+    "engine": ("errors", "geometry", "parallel", "patches", "shown"),
     "spectrum": (),
-    "matrix": ("errors", "geometry", "patches", "engine", "spectrum", "files"),  # its arrays, saved
+    "matrix": ("errors", "geometry", "patches", "engine", "spectrum", "shown", "files"),  # its arrays, saved
     "reference": (),
-    "verification": (*_LIBRARY, "reference", "verification"),
+    "verification": (*_LIBRARY, "shown", "reference", "verification"),
     "experiment": (*_LIBRARY, "experiment"),
     "files": ("errors", "files"),
     "report": (*_LIBRARY, "frameworks", "chains", "verification", "experiment", "report"),

@@ -31,7 +31,7 @@ def tables_text(parts: Sequence[Sequence[Fact] | Grid], stream: TextIO) -> str:
         if isinstance(part, Grid):
             tables += [Text(part.title), _grid_table(part)] if part.title else [_grid_table(part)]
         else:
-            tables.append(_facts_table(part))
+            tables.append(facts_table(part))
     with console.capture() as captured:
         console.print(Group(*tables))
     return captured.get()
@@ -61,7 +61,8 @@ def write_text(text: str, stream: TextIO) -> None:
     stream.write(text)
 
 
-def _facts_table(facts: Sequence[Fact]) -> Table:
+def facts_table(facts: Sequence[Fact]) -> Table:
+    """Facts that have a label, one a line."""
     table = Table(box=box.ROUNDED, show_header=False)
     table.add_column(style="cyan", overflow="fold")
     table.add_column(overflow="fold")

@@ -22,6 +22,7 @@ from convmat.engine import execute, filter_geometry, prepare
 from convmat.errors import DTypeError, SettingError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.patches import as_numbers
+from convmat.shown import Shown
 from convmat.verification.quantization import Requantize
 
 HISTOGRAM = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 10.0)
@@ -32,7 +33,7 @@ _BAND_BYTES = 1 << 26  # of the definition's output held at one time
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """What a comparison found; true when equal."""
 
     equal: bool
