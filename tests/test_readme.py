@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -13,7 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -54,12 +57,37 @@ def test_transcripts_are_true() -> None:
     assert rerun(text) == text
 
 
-def test_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    """What the example prints is what its comments say."""
-    [source] = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+@pytest.mark.parametrize(
+    "source", re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+)
+def test_python_examples_run(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What an example prints is what its comments say."""
     exec(compile(source, str(README), "exec"), {})
-    said = re.findall(r"^print\(.*?\)\s+# ([^:\n]*)", source, re.MULTILINE)
+    said = re.findall(r"^print\(.*?\)\s+# (.*?)(?:: X_col.*|: and that.*)?$", source, re.MULTILINE)
     assert capsys.readouterr().out.splitlines() == [line.strip() for line in said]
+
+
+def test_pictures_are_those_that_the_commands_draw(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("draw_docs", ROOT / "docs" / "draw.py")
+    assert spec and spec.loader
+    draw = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(draw)
+    draw.main(tmp_path)
+    drawn = sorted(path.name for path in (tmp_path / "docs").iterdir())
+    shown = re.findall(r"!\[[^]]+\]\(docs/(\w+\.\w+)\)", README.read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted([*drawn, "divergence_adam.png"])  # which train draws, from its digits
+    assert len(drawn) >= 6
+    assert sum((ROOT / "docs" / name).stat().st_size for name in shown) < 400_000
+    for name in drawn:
+        with Image.open(tmp_path / "docs" / name) as new, Image.open(ROOT / "docs" / name) as kept:
+            assert new.size == kept.size
+            assert getattr(new, "n_frames", 1) == getattr(kept, "n_frames", 1)
+            for frame in range(getattr(new, "n_frames", 1)):
+                new.seek(frame)
+                kept.seek(frame)
+                pair = [np.asarray(picture.convert("RGB"), int) for picture in (new, kept)]
+                # Versions of FreeType shade the edges of letters, and palettes, each in their own way.
+                assert (np.abs(pair[0] - pair[1]).max(-1) > 48).mean() < 0.02
 
 
 def test_ci_runs_the_test_command() -> None:

@@ -60,7 +60,7 @@ _FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 _ROTATED = range(5, 9)  # EXIF orientations that exchange height and width
 _ORIENTATION = 0x0112
 _WITH_ALPHA = (2, 4)  # channels
-_GIF_COLOURS = 128  # of 256: Pillow needs a free one, for what has not changed; and fewer are packed better
+_GIF_COLOURS = 128  # of 256: Pillow needs a free one for what has not changed, and fewer pack better
 
 
 class ImageInput:

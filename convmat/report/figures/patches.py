@@ -44,7 +44,7 @@ _SIDES = {1: 504, 2: 320, 3: 224}  # pixels of a panel's longer side, by how man
 _EXCERPT_SIDE, _OVERVIEW_SIDE = 400, 200
 _LARGEST_CELL = 40
 _OUTLINED = 20  # pixels from patch to patch, for all of them to be outlined
-_LEGIBLE = 16  # pixels that a kernel's extent takes at least
+_LEGIBLE = 30  # pixels that a kernel's extent takes at least
 _PIXELS = 24  # of an excerpt's side at least; three extents, where those are more
 _ROWS = 48  # of X_col, shown when there are no more
 _PLACES = 24  # rows that hold one pixel
@@ -331,7 +331,9 @@ def choose_window(
     """
     whole = padded_ranges(geometry)
     scale = min(_SIDES[1] / max(map(len, whole)), _LARGEST_CELL)
-    legible = all(e * scale >= _LEGIBLE for e in geometry.extent if e > 1 or max(geometry.extent) == 1)
+    closer = min(_EXCERPT_SIDE / max(_PIXELS, 3 * max(geometry.extent)), _LARGEST_CELL)
+    # One axis of a kernel may be a single pixel; the other has to be seen then.
+    legible = max(geometry.extent) * scale >= _LEGIBLE or closer <= scale
     if legible and not places and (not moving or geometry.patches <= _MOVES):
         return whole, scale
     centre = focus or tuple(size // 2 for size in geometry.input_size)
