@@ -43,6 +43,7 @@ IMAGES = 3
 _SIDES = {1: 504, 2: 320, 3: 224}  # pixels of a panel's longer side, by how many there are
 _EXCERPT_SIDE, _OVERVIEW_SIDE = 400, 200
 _LARGEST_CELL = 40
+_THIN = 24  # pixels that the shorter side takes at least, even where that draws pixels oblong
 _OUTLINED = 20  # pixels from patch to patch, for all of them to be outlined
 _LEGIBLE = 30  # pixels that a kernel's extent takes at least
 _PIXELS = 24  # of an excerpt's side at least; three extents, where those are more
@@ -83,7 +84,9 @@ class Panel(NamedTuple):
             start = (self.ys, self.xs)[axis].start
             return self.origin[1 - axis] + (position - start) * self.cell[axis] // self.reduce[axis]
 
-        return Box(at(1, left), at(0, top), at(1, right), at(0, bottom))
+        # However much is reduced, a pixel can be pointed at.
+        x, y = at(1, left), at(0, top)
+        return Box(x, y, max(at(1, right), x + 1), max(at(0, bottom), y + 1))
 
     def shows(self, ys: Sequence[int], xs: Sequence[int]) -> bool:
         """Whether these positions are within."""
@@ -204,15 +207,13 @@ def plan_patches(
     if excerpt and count == 1 and axes == 2:
         note = label(MARGIN, top, f"image {sizes(geometry.input_size)}", BODY)
         labels.append(note)
-        overview = place_panel(
-            images[0], padded_ranges(flat), _OVERVIEW_SIDE, (MARGIN, note.box.bottom + 4), axes
-        )
+        overview = place_panel(images[0], padded_ranges(flat), _OVERVIEW_SIDE, (MARGIN, note.box.bottom + 4))
         top = overview.box.bottom + 16
     panels = []
     for n in images:
         note = label(MARGIN, top, _panel_note(geometry, window, n, excerpt), BODY)
         labels.append(note)
-        panels.append(place_panel(n, window, side, (MARGIN, note.box.bottom + 4), axes))
+        panels.append(place_panel(n, window, side, (MARGIN, note.box.bottom + 4)))
         top = panels[-1].box.bottom + 16
     left_bottom = panels[-1].box.bottom
 
@@ -353,14 +354,14 @@ def choose_window(
     return (ranges[0], ranges[1]), min(_EXCERPT_SIDE / max(map(len, ranges)), _LARGEST_CELL)
 
 
-def place_panel(
-    image: int, window: tuple[range, range], side: int, origin: tuple[int, int], axes: int
-) -> Panel:
+def place_panel(image: int, window: tuple[range, range], side: int, origin: tuple[int, int]) -> Panel:
+    """A window drawn so that its longer side takes at most `side` pixels, and its shorter can be seen."""
     longest = max(map(len, window))
     cell, reduce = max(min(side // longest, _LARGEST_CELL), 1), max(-(-longest // side), 1)
-    if axes == 1:  # one line of pixels is to be seen, however long
-        return Panel(image, *window, (max(cell, _LARGEST_CELL), cell), (1, reduce), origin)
-    return Panel(image, *window, (cell, cell), (reduce, reduce), origin)
+    thin = [len(positions) * cell // reduce < _THIN for positions in window]
+    cells = [-(-_THIN // len(w)) if few else cell for w, few in zip(window, thin, strict=True)]
+    reduces = [1 if few else reduce for few in thin]
+    return Panel(image, *window, (cells[0], cells[1]), (reduces[0], reduces[1]), origin)
 
 
 def _choose(
@@ -406,7 +407,7 @@ def _choose(
         wanted = about if len(images) > 1 else [[0, 0], [0, corner[1]], [corner[0], 0], *about, last]
     found = [(n, geometry.patch_row((n, *position))) for n in images for position in wanted]
     picks = sorted({row for n, row in found if panels[images.index(n)].shows(*_reach(geometry, row))})
-    stop, run = geometry.batch * geometry.patches, max(3, 15 // max(len(picks), 1))
+    stop, run = (images[-1] + 1) * geometry.patches, max(3, 15 // max(len(picks), 1))
     rows = rows or sorted({r for row in picks for r in range(row, min(row + run, stop))})
     return rows, _coloured(picks), []
 
@@ -778,7 +779,7 @@ def draw_outline(sheet: Sheet, geometry: ConvGeometry, patch: PatchMark) -> None
     sheet.outline(patch.box.grown(-patch.inset), patch.colour, 1)
     for tap in patch.taps:
         width = 3 if tap.right - tap.left >= 12 else 1
-        sheet.outline(tap.grown(-patch.inset), patch.colour, width, halo=True)
+        sheet.outline(tap.grown(-patch.inset) if width > 1 else tap, patch.colour, width, halo=width > 1)
 
 
 def busiest(pixels: NDArray[np.uint8]) -> tuple[int, int]:
@@ -799,8 +800,7 @@ def _point_at(sheet: Sheet, plan: PatchPlan, place: Place) -> None:
         y, x = place.position
         if panel.image == place.patch[0] and panel.shows([y], [x]):
             sheet.outline(panel.box_of(y, x, y + 1, x + 1).grown(1), colour, 3, halo=True)
+    left = dict(plan.columns).get(place.column)
     for mark in plan.rows:
-        if mark.row == place.row:
-            for cell in plan.cells(mark):
-                if cell.place.column == place.column:
-                    sheet.outline(cell.box, colour, 3, halo=True)
+        if mark.row == place.row and left is not None:
+            sheet.outline(Box(left, mark.top, left + plan.column_width, mark.bottom), colour, 3, halo=True)

@@ -95,7 +95,7 @@ class ProductPlan:
     """What is drawn, and where."""
 
     geometry: ConvGeometry
-    """Of two spatial axes."""
+    """Of two spatial axes, and one image."""
     padding_mode: str
     size: tuple[int, int]
     row: int
@@ -131,16 +131,16 @@ def plan_product(
     Raises:
         GeometryError: three spatial axes.
     """
-    axes = len(geometry.kernel_size)
-    flat = as_image(geometry)
+    flat = as_image(geometry.for_batch(1))
     labels = [label(MARGIN, MARGIN, title_text(geometry, padding_mode), HEAD)]
     top = labels[0].box.bottom + 12
 
     window, _ = choose_window(flat, (), False, focus)
+    of_batch = f"0 of {geometry.batch}, " if geometry.batch > 1 else ""
     part = "" if window == padded_ranges(flat) else ", excerpt"
-    head = label(MARGIN, top, f"image {sizes(geometry.input_size)}{part}", BODY)
+    head = label(MARGIN, top, f"image {of_batch}{sizes(geometry.input_size)}{part}", BODY)
     body = head.box.bottom + 4
-    image = place_panel(0, window, _SIDE, (MARGIN, body), axes)
+    image = place_panel(0, window, _SIDE, (MARGIN, body))
     row = _followed(flat, image)
     patch = outlines(flat, [image], {row: ACCENTS[0]})[0]
 
@@ -180,7 +180,7 @@ def plan_product(
         if k and k % columns == 0:
             x_at, y_at = left, deepest + 8
         labels.append(label(x_at, y_at, f"k = {k}", SMALL))
-        panel = place_panel(0, ranges, side, (x_at, y_at + text_size("0", SMALL)[1]), axes)
+        panel = place_panel(0, ranges, side, (x_at, y_at + text_size("0", SMALL)[1]))
         maps.append(MapMark(k, panel))
         x_at, deepest = max(panel.box.right, x_at + 40) + 16, max(deepest, panel.box.bottom)
     labels += [head, kind, maps_head]
