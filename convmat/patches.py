@@ -31,6 +31,8 @@ OVERLAPS = ("sum", "mean")
 
 # Of X_col, written at one time by a thread: bounds a block's slab, and a stream's memory.
 _BLOCK_BYTES = 1 << 21
+_PAIRS = {"f": "F", "d": "D"}  # floats, and the complex numbers that are two of them
+_SHORT_RUN = 20  # numbers; longer runs are added as they are
 _WORTH_THREADS = 1 << 19  # bytes; below, to wake another thread takes longer than it saves
 _LONGEST_RUN = 1 << 30  # bytes; NumPy's elements end at 2^31
 _ALL = slice(None)
@@ -683,7 +685,7 @@ class Folding:
                     if slab is None:
                         slab = slabs[found.shape] = _Slab(self, found)
                     slab.memory.fill(0)
-                    slab.add(found, self._meet)
+                    slab.add(found)
                 start, first, stop = self._own(block.positions[1])
                 inner = self._inner
                 own = slab.memory[:, first - start : max(stop - start, first - start), *inner]
@@ -733,7 +735,7 @@ class Folding:
             for part in _parts(slab.memory):
                 part[...] = first
             if put is np.add:
-                slab.add(patches, self._meet)
+                slab.add(patches)
             else:
                 for source, target in slab.pieces(patches):
                     for value, bound in zip(_parts(source), _parts(target), strict=True):
@@ -797,68 +799,103 @@ class Folding:
 class _Slab:
     """The pixel lines that a block of patches reaches, padding included, and where each patch goes.
 
-    Along each axis patches go tap by tap, or whole: then every m-th at a time, so that none meet.
+    Along each axis patches go tap by tap, or whole: then every m-th at a time, so that none meet. To be added
+    they are copied first to where they stay in the cache, and where the views of them are made once for all
+    blocks. There short kernel rows are added two numbers at a time, as the parts of one complex number: NumPy
+    takes little longer to add two than to add one.
     """
 
     def __init__(self, folding: Folding, patches: NDArray[Any]) -> None:
-        g = folding._geometry
-        axes = len(g.kernel_size)
+        self._geometry, self._meet = folding._geometry, folding._meet
+        g, axes = self._geometry, len(folding._geometry.kernel_size)
         shape = [len(patches)]
         for axis, (size, count) in enumerate(zip(g.input_size, patches.shape[1 : 1 + axes], strict=True)):
             reach = (count - 1) * g.stride[axis] + g.extent[axis]
             shape.append(reach if axis == 0 else max(reach, g.pads[axis][0] + size))
         self.memory = np.empty((*shape, g.channels), folding._accumulator)
-        self._pieces = list(self._places(g, patches.shape[: 1 + axes], folding._meet))
+        if self._meet:
+            self._near = np.empty(patches.shape, folding._accumulator)
+            self._sums = list(self._paired())
+        self._pieces: list[tuple[tuple[slice, ...], NDArray[Any]]] | None = None
 
     def pieces(self, patches: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """Parts of the patches that share no pixel, each with its place."""
+        if self._pieces is None:
+            g = self._geometry
+            self._pieces = list(_places(self.memory, patches.shape, g.kernel_size, g.stride, g.dilation))
         return ((patches[part], place) for part, place in self._pieces)
 
-    def add(self, patches: NDArray[Any], meet: bool) -> None:
+    def add(self, patches: NDArray[Any]) -> None:
         """Add patches; where none meet, write them, whole runs at a time."""
+        if self._meet:
+            # Also uint64 fits int64, as is known by now.
+            np.copyto(self._near, patches, casting="unsafe")
+            for source, target in self._sums:
+                np.add(target, source, out=target)
+            return
         for source, target in self.pieces(patches):
-            if meet:
-                # Of uint64 and int64 NumPy would make float64; that all fit int64 is known by now.
-                np.add(target, source, out=target, dtype=target.dtype, casting="unsafe")
-                continue
             merged = min(_run_axes(source, source.ndim), _run_axes(target, source.ndim))
             if merged and source.dtype == target.dtype:
                 source, target = _as_runs(source, merged), _as_runs(target, merged)
             np.copyto(target, source)
 
-    def _places(
-        self, g: ConvGeometry, counts: tuple[int, ...], meet: bool
-    ) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
-        last = len(g.kernel_size) - 1
-        steps = self.memory.strides
-        ways: list[list[tuple[slice, slice, int]]] = []
-        axes = zip(g.kernel_size, g.stride, g.dilation, g.extent, counts[1:], strict=True)
-        for axis, (k, s, d, extent, count) in enumerate(axes):
-            apart = min(-(-extent // s), count)
-            # Whole kernel rows make long runs. Of single channels they are too short, and lines are longer.
-            whole = not meet or (g.channels > 1 and (d == 1 if axis == last else apart < k))
-            if whole:
-                ways.append([(slice(first, None, apart), slice(None), first * s) for first in range(apart)])
-            else:
-                ways.append([(slice(None), slice(j, j + 1), j * d) for j in range(k)])
-        for way in itertools.product(*ways):
-            positions, taps, starts = zip(*way, strict=True)
-            part = (slice(None), *positions, *taps)
-            shape = [
-                len(range(n)[where]) for n, where in zip((*counts[1:], *g.kernel_size), part[1:], strict=True)
-            ]
-            every = [where.step or 1 for where in positions]
-            place = as_strided(
-                self.memory[:, *(slice(start, None) for start in starts)],
-                (counts[0], *shape, g.channels),
-                (
-                    steps[0],
-                    *(n * s * step for n, s, step in zip(every, g.stride, steps[1:-1], strict=True)),
-                    *(d * step for d, step in zip(g.dilation, steps[1:-1], strict=True)),
-                    steps[-1],
-                ),
-            )
-            yield part, place
+    def _paired(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """What is to be added to what, of `_near` and the slab."""
+        g, near, memory = self._geometry, self._near, self.memory
+        kernel, stride, width, pairs = g.kernel_size, g.stride, 1, None
+        if g.dilation[-1] == 1:  # then channels are more taps of the last axis
+            kernel, stride = ((*sizes[:-1], sizes[-1] * g.channels) for sizes in (kernel, stride))
+            near = near.reshape(*near.shape[:-2], -1, 1)
+            memory = memory.reshape(*memory.shape[:-2], -1, 1)
+            pairs = _PAIRS.get(memory.dtype.char) if kernel[-1] < _SHORT_RUN else None
+            width = 2 if pairs else kernel[-1] if kernel[-1] >= _SHORT_RUN or g.channels > 1 else 1
+        for part, place in _places(memory, near.shape, kernel, stride, g.dilation, width):
+            source = near[part]
+            if pairs and source.shape[-2] == 2:
+                source, place = source[..., 0].view(pairs), place[..., 0].view(pairs)
+            yield source, place
+
+
+def _places(
+    memory: NDArray[Any],
+    shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    width: int | None = None,
+) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
+    """Parts of patches, (n, *positions, *kernel, C), whose elements share no pixel, each with its place.
+
+    `width` is how many taps of the last axis go together; all where it is None.
+    """
+    counts, last = shape[1 : 1 + len(kernel)], len(kernel) - 1
+    steps = memory.strides
+    ways: list[list[tuple[slice, slice, int]]] = []
+    for axis, (k, s, d, count) in enumerate(zip(kernel, stride, dilation, counts, strict=True)):
+        taps = k
+        if axis == last and width is not None:
+            taps = width
+        elif axis != last and -(-(d * (k - 1) + 1) // s) >= k:
+            taps = 1  # as many parts as positions would make, and larger ones
+        apart = min(-(-(d * (taps - 1) + 1) // s), count)
+        starts = itertools.product(range(0, k, taps), range(apart))
+        ways.append([(slice(f, None, apart), slice(j, j + taps), f * s + j * d) for j, f in starts])
+    for way in itertools.product(*ways):
+        positions, taken, begins = zip(*way, strict=True)
+        part = (slice(None), *positions, *taken)
+        sizes = [len(range(n)[where]) for n, where in zip((*counts, *kernel), part[1:], strict=True)]
+        every = [where.step for where in positions]
+        place = as_strided(
+            memory[:, *(slice(begin, None) for begin in begins)],
+            (shape[0], *sizes, shape[-1]),
+            (
+                steps[0],
+                *(n * s * step for n, s, step in zip(every, stride, steps[1:-1], strict=True)),
+                *(d * step for d, step in zip(dilation, steps[1:-1], strict=True)),
+                steps[-1],
+            ),
+        )
+        yield part, place
 
 
 def _parts(a: NDArray[Any]) -> tuple[NDArray[Any], ...]:
