@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -876,8 +875,8 @@ def _places(
         taps = k
         if axis == last and width is not None:
             taps = width
-        elif axis != last and -(-(d * (k - 1) + 1) // s) >= k:
-            taps = 1  # as many parts as positions would make, and larger ones
+        elif axis != last and (-(-(d * (k - 1) + 1) // s) >= k or (width or k) < _SHORT_RUN):
+            taps = 1  # no more parts than of positions, or lines of positions, that NumPy runs along
         apart = min(-(-(d * (taps - 1) + 1) // s), count)
         starts = itertools.product(range(0, k, taps), range(apart))
         ways.append([(slice(f, None, apart), slice(j, j + taps), f * s + j * d) for j, f in starts])
@@ -907,7 +906,7 @@ def _parts(a: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     return (a.real, a.imag) if a.dtype.kind == "c" else (a,)
 
 
-@functools.lru_cache(maxsize=16)
+@lru_cache(maxsize=16)
 def _counts(geometry: ConvGeometry) -> list[NDArray[np.intp]]:
     """How many patches see each pixel along each axis; over several axes these multiply."""
     found = []
