@@ -202,22 +202,10 @@ def plan_patches(
     side = _EXCERPT_SIDE if moving or (excerpt and count == 1 and axes == 2) else _SIDES[count]
     labels: list[Label] = [label(MARGIN, MARGIN, title_text(geometry, padding_mode), HEAD)]
     top = labels[0].box.bottom + 12
+    overview, panels, notes = _stack(geometry, window, images, side, top)
+    labels += notes
 
-    overview = None
-    if excerpt and count == 1 and axes == 2:
-        note = label(MARGIN, top, f"image {sizes(geometry.input_size)}", BODY)
-        labels.append(note)
-        overview = place_panel(images[0], padded_ranges(flat), _OVERVIEW_SIDE, (MARGIN, note.box.bottom + 4))
-        top = overview.box.bottom + 16
-    panels = []
-    for n in images:
-        note = label(MARGIN, top, _panel_note(geometry, window, n, excerpt), BODY)
-        labels.append(note)
-        panels.append(place_panel(n, window, side, (MARGIN, note.box.bottom + 4)))
-        top = panels[-1].box.bottom + 16
-    left_bottom = panels[-1].box.bottom
-
-    rows, coloured, frames = _choose(flat, panels, places, moving, scale, focus)
+    rows, coloured, frames = _choose(flat, panels, places, moving, scale)
     # To the right of the panels: an arrow, the rows' numbers, X_col, and the patches they are.
     left_edge = max([*(p.box.right for p in panels), *(line.box.right for line in labels[1:])])
     number_width = max(text_size(str(row), SMALL)[0] for row in rows) + 10
@@ -233,39 +221,18 @@ def plan_patches(
     labels += [head, order_note]
     groups = _groups(flat, order, columns, column_width, order_note.box.bottom + 6)
     row_top = order_note.box.bottom + 6 + text_size("0", SMALL)[1] + 8
-    pitch = max(min(_MATRIX_HEIGHT // len(rows), _PITCHES[1]), 5 if moving else _PITCHES[0])
-    marks: list[RowMark] = []
-    breaks: list[Box] = []
-    at = row_top
-    for index, row in enumerate(rows):
-        if index and row != rows[index - 1] + 1 and not moving:
-            breaks.append(Box(matrix_left, at, matrix_right, at + _BREAK))
-            at += _BREAK
-        box = Box(matrix_left, at, matrix_right, at + pitch)
-        colour = coloured.get(row)
-        name = patch = None
-        if pitch >= _PITCHES[0]:
-            width, height = text_size(str(row), SMALL)
-            middle = (box.top + box.bottom - height) // 2
-            name_left = matrix_left - 6 - (width + 8)
-            # A plate no higher than the row, so that neighbours' plates stay apart.
-            plate = Box(name_left, box.top + 1, name_left + width + 8, box.bottom - 1)
-            name = Label(plate, str(row), SMALL)
-            position = ", ".join(map(str, _patch_name(geometry, flat.patch_position(row))))
-            patch = label(matrix_right + 10, middle, position, SMALL)
-        gap = 2 if pitch >= 10 else 0
-        marks.append(RowMark(row, box.top, box.bottom - gap, colour, name, patch))
-        at += pitch
+    across = matrix_left, matrix_right
+    marks, breaks, row_bottom = _place_rows(geometry, flat, rows, coloured, across, row_top, moving)
     if marks[0].patch is not None:
         names = ("n", *POSITION_NAMES[axes])
         shown = names if flat.batch > 1 else names[1:]
         labels.append(
             label(matrix_right + 10, order_note.box.bottom + 6, f"patch ({', '.join(shown)})", SMALL)
         )
-    bottom = max(left_bottom, at)
+    bottom = max(panels[-1].box.bottom, row_bottom)
     example = sorted(coloured)[(len(coloured) - 1) // 2] if coloured else rows[len(rows) // 2]
-    notes = formulas(geometry, places[0] if places else None, frames[-1] if moving else example, order)
-    formula = [label(MARGIN, bottom + 16 + 22 * index, line, SMALL) for index, line in enumerate(notes)]
+    found = formulas(geometry, places[0] if places else None, frames[-1] if moving else example, order)
+    formula = [label(MARGIN, bottom + 16 + 22 * index, line, SMALL) for index, line in enumerate(found)]
     if not moving:
         labels += formula
     patches = outlines(flat, panels, coloured)
@@ -295,6 +262,58 @@ def plan_patches(
         moves,
         formula[0].box[:2],
     )
+
+
+def _stack(
+    geometry: ConvGeometry, window: tuple[range, range], images: Sequence[int], side: int, top: int
+) -> tuple[Panel | None, list[Panel], list[Label]]:
+    """One below the other: the whole of a single image, where only an excerpt is shown, and each image."""
+    flat = as_image(geometry)
+    whole, labels, overview = padded_ranges(flat), [], None
+    if window != whole and len(images) == 1 and len(geometry.kernel_size) == 2:
+        note = label(MARGIN, top, f"image {sizes(geometry.input_size)}", BODY)
+        labels.append(note)
+        overview = place_panel(images[0], whole, _OVERVIEW_SIDE, (MARGIN, note.box.bottom + 4))
+        top = overview.box.bottom + 16
+    panels = []
+    for n in images:
+        note = label(MARGIN, top, _panel_note(geometry, window, n, window != whole), BODY)
+        labels.append(note)
+        panels.append(place_panel(n, window, side, (MARGIN, note.box.bottom + 4)))
+        top = panels[-1].box.bottom + 16
+    return overview, panels, labels
+
+
+def _place_rows(
+    geometry: ConvGeometry,
+    flat: ConvGeometry,
+    rows: Sequence[int],
+    coloured: dict[int, Colour],
+    across: tuple[int, int],
+    top: int,
+    moving: bool,
+) -> tuple[list[RowMark], list[Box], int]:
+    """The rows of X_col from `top` down, what is left out between them, and where they end."""
+    left, right = across
+    pitch = max(min(_MATRIX_HEIGHT // len(rows), _PITCHES[1]), 5 if moving else _PITCHES[0])
+    marks: list[RowMark] = []
+    breaks: list[Box] = []
+    for index, row in enumerate(rows):
+        if index and row != rows[index - 1] + 1 and not moving:
+            breaks.append(Box(left, top, right, top + _BREAK))
+            top += _BREAK
+        name = patch = None
+        if pitch >= _PITCHES[0]:
+            width, height = text_size(str(row), SMALL)
+            # A plate no higher than the row, so that neighbours' plates stay apart.
+            plate = Box(left - width - 14, top + 1, left - 6, top + pitch - 1)
+            name = Label(plate, str(row), SMALL)
+            position = ", ".join(map(str, _patch_name(geometry, flat.patch_position(row))))
+            patch = label(right + 10, top + (pitch - height) // 2, position, SMALL)
+        gap = 2 if pitch >= 10 else 0
+        marks.append(RowMark(row, top, top + pitch - gap, coloured.get(row), name, patch))
+        top += pitch
+    return marks, breaks, top
 
 
 def as_image(geometry: ConvGeometry) -> ConvGeometry:
@@ -370,7 +389,6 @@ def _choose(
     places: Sequence[Place],
     moving: bool,
     scale: float,
-    focus: tuple[int, int] | None,
 ) -> tuple[list[int], dict[int, Colour], list[int]]:
     """Rows of X_col to show, the colours of those with an outline, and the moves of an animation."""
     images = [panel.image for panel in panels]
