@@ -69,8 +69,9 @@ MUTATIONS = [
     ("patches.py", "held = rows[len(block.rows) :]", "held = rows[:0]"),
     ("patches.py", "merge(both, theirs, out=both)", "merge(theirs, theirs, out=both)"),
     ("patches.py", "np.maximum(along, 1)", "np.maximum(along, 2)"),
-    ("patches.py", "slice(j, j + 1), j * d) for", "slice(j, j + 1), j) for"),
-    ("patches.py", "slice(None), first * s) for", "slice(None), first) for"),
+    ("patches.py", "f * s + j * d) for", "f * s + j) for"),
+    ("patches.py", "f * s + j * d) for", "f + j * d) for"),
+    ("patches.py", "np.copyto(self._near, patches,", "np.copyto(self._near, patches[::-1],"),
     ("patches.py", "lines += rest[0, : len(lines)]", "lines -= rest[0, : len(lines)]"),
     (
         "engine.py",

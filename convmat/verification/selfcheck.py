@@ -327,17 +327,17 @@ def _check_geometry(
         return verify(noise, w, **layer)
 
     def folded() -> Report:
-        """Sums, in either order of columns, and means."""
+        """Sums, of floats and of integers in the other order of columns, and means."""
         x_col = unroll(x, kernel, **where)
         p = rng.integers(-8, 9, x_col.shape).astype(np.float32)
         choices: list[tuple[NDArray[Any], dict[str, Any]]] = [
             (p, {}),
-            (p, {"order": "chw"}),
+            (p.astype(np.int32), {"order": "chw"}),
             (x_col, {"overlap": "mean"}),
         ]
         found = [fold(a, shape, kernel, **where, **choice) for a, choice in choices]
         wanted = [reference.fold(a, shape, kernel, **where, **choice) for a, choice in choices]
-        return compare_exactly(np.stack(found), np.stack(wanted).astype(np.float32))
+        return compare_exactly(*(np.stack(side).astype(np.float32) for side in (found, wanted)))
 
     def transposed() -> Report:
         """Against the definition, sized by itself where that leaves anything, and by the input."""
