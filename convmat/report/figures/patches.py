@@ -350,8 +350,9 @@ def choose_window(
     Also how many pixels of the drawing one of the image has, about.
     """
     whole = padded_ranges(geometry)
-    scale = min(_SIDES[1] / max(map(len, whole)), _LARGEST_CELL)
-    closer = min(_EXCERPT_SIDE / max(_PIXELS, 3 * max(geometry.extent)), _LARGEST_CELL)
+    side = _SIDES[1 if places or moving else min(geometry.batch, IMAGES)]
+    scale = min(side / max(map(len, whole)), _LARGEST_CELL)
+    closer = min(min(_EXCERPT_SIDE, side) / max(_PIXELS, 3 * max(geometry.extent)), _LARGEST_CELL)
     # One axis of a kernel may be a single pixel; the other has to be seen then.
     legible = max(geometry.extent) * scale >= _LEGIBLE or closer <= scale
     if legible and not places and (not moving or geometry.patches <= _MOVES):
@@ -370,7 +371,7 @@ def choose_window(
         if moving:
             start -= (start - all_of_it.start) % s
         ranges.append(range(start, start + length))
-    return (ranges[0], ranges[1]), min(_EXCERPT_SIDE / max(map(len, ranges)), _LARGEST_CELL)
+    return (ranges[0], ranges[1]), min(min(_EXCERPT_SIDE, side) / max(map(len, ranges)), _LARGEST_CELL)
 
 
 def place_panel(image: int, window: tuple[range, range], side: int, origin: tuple[int, int]) -> Panel:
@@ -403,8 +404,7 @@ def _choose(
     apart = [max(math.ceil(_APART / (s * scale)), 1) for s in geometry.stride]
     rows = [row for n in images for row in _rows_of(geometry, n)] if _few(geometry, images) else []
     dilated = max(geometry.dilation) > 1  # then patches are outlined tap by tap, and few are enough
-    each = scale * _SIDES[len(images)] / _SIDES[1]
-    if rows and not dilated and min(s * each for s in geometry.stride) >= _OUTLINED:
+    if rows and not dilated and min(s * scale for s in geometry.stride) >= _OUTLINED:
         return rows, _coloured(rows), []
     last = [count - 1 for count in geometry.output_size]
     middle = [count // 2 for count in geometry.output_size]
