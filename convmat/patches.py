@@ -847,8 +847,12 @@ class _Slab:
             kernel, stride = ((*sizes[:-1], sizes[-1] * g.channels) for sizes in (kernel, stride))
             near = near.reshape(*near.shape[:-2], -1, 1)
             memory = memory.reshape(*memory.shape[:-2], -1, 1)
-            pairs = _PAIRS.get(memory.dtype.char) if kernel[-1] < _SHORT_RUN else None
-            width = 2 if pairs else kernel[-1] if kernel[-1] >= _SHORT_RUN or g.channels > 1 else 1
+            if kernel[-1] >= _SHORT_RUN:
+                width = kernel[-1]
+            elif pairs := _PAIRS.get(memory.dtype.char):
+                width = 2
+            elif g.channels > 1:
+                width = kernel[-1]
         for part, place in _places(memory, near.shape, kernel, stride, g.dilation, width):
             source = near[part]
             if pairs and source.shape[-2] == 2:
@@ -875,7 +879,7 @@ def _places(
         taps = k
         if axis == last and width is not None:
             taps = width
-        elif axis != last and (-(-(d * (k - 1) + 1) // s) >= k or (width or k) < _SHORT_RUN):
+        elif axis != last and (-(-(d * (k - 1) + 1) // s) >= k or (width or _SHORT_RUN) < _SHORT_RUN):
             taps = 1  # no more parts than of positions, or lines of positions, that NumPy runs along
         apart = min(-(-(d * (taps - 1) + 1) // s), count)
         starts = itertools.product(range(0, k, taps), range(apart))

@@ -1,8 +1,18 @@
-"""Hypothesis settings: the same examples on every run and machine, and no timing that could fail a test."""
+"""The same on every run and machine: Hypothesis' examples, no timing that could fail a test, signals."""
 
 from __future__ import annotations
 
+import signal
+
 from hypothesis import HealthCheck, settings
+
+# Processes begun with nohup, or with & in a script, ignore these, and so would those that tests begin.
+for ignored, usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(ignored) is signal.SIG_IGN:
+        signal.signal(ignored, usual)
 
 settings.register_profile(
     "ci",

@@ -97,7 +97,10 @@ def test_the_command_shows_it_after_the_table(tmp_path: Path) -> None:
         (("a.npy", "-k", "3", "--preview", "--json"), "--preview goes without --json and --quiet"),
         (("a.npy", "-k", "3", "--preview", "-q"), "--preview goes without --json and --quiet"),
         (("a.npy", "-k", "3", "--preview", "--dry-run"), "--preview go without --dry-run"),
-        (("v.npy", "-k", "2", "--dims", "3", "--preview"), "--preview: shows 1 or 2 spatial axes, got 3"),
+        (
+            ("v.npy", "-k", "2", "--dims", "3", "--preview"),
+            "--preview: shows images, of 1 or 2",
+        ),
         (("m.npy", "-k", "2", "--preview"), "--preview: shows gray and RGB images, got 7 channels"),
         (("n.npy", "-k", "2", "--preview"), "--preview: complex, NaN or infinite values"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -103,7 +103,7 @@ class _Work(NamedTuple):
     shape: tuple[int, ...]
     """(N, *out, K)."""
     dtype: np.dtype[Any]
-    rows: Iterator[NDArray[Any]]
+    rows: Iterable[NDArray[Any]]
     facts: list[Fact]
     patches: ConvGeometry | None
     """Whose patches the rows are of."""
@@ -128,17 +128,24 @@ def _convolved(
     batch, arguments = open_layer(inputs, layout=layout, **layer)
     plan = prepare(batch.empty(), **arguments).plan.for_batch(batch.shape[0], threads)
     chunks: Iterable[Any] = batch.chunks()
-    draw = None
     if figure is not None:
         from convmat.cli.figures import Kept, check_names, write_layer
+        from convmat.files.memory import check_memory
 
         check_names(plan.geometry, figure)
+        needed = math.prod(plan.output_shape[1:]) * plan.arithmetic.result.itemsize
+        check_memory("figure", needed, "draw a smaller image, or fewer filters")
         chunks = kept = Kept(chunks, 1)
+    rows: Iterable[Any] = (
+        block for x in chunks for block in stream(prepare(x, **arguments, threads=threads))
+    )
+    draw = None
+    if figure is not None:
+        rows = y = Kept(rows, plan.geometry.patches)
 
         def draw(name: str, theme: str) -> list[Fact]:
-            return write_layer(plan.geometry, kept.images(), arguments, figure=name, theme=theme)
+            return write_layer(plan.geometry, kept.all(), y.all(), arguments, figure=name, theme=theme)
 
-    rows = (block for x in chunks for block in stream(prepare(x, **arguments, threads=threads)))
     facts = layer_facts(plan, arguments["flip"], layout) + (plan_facts(plan) if explain else [])
     return _Work(
         plan.output_shape, plan.arithmetic.result, rows, facts, plan.geometry, batch.dtype == "uint8", draw

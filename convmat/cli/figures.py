@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.engine import convolve
 from convmat.errors import ShapeError
 from convmat.files.images import (
     check_animation_name,
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Kept:
-    """Chunks of images on their way; of those from number `first` on, `count` are kept for a picture."""
+    """Chunks of images, or of rows, on their way; of those from number `first` on, `count` are kept."""
 
     def __init__(self, chunks: Iterable[NDArray[Any]], count: int, first: int = 0) -> None:
         self._chunks, self._kept = iter(chunks), list[NDArray[Any]]()
@@ -47,8 +46,8 @@ class Kept:
                 self._kept.append(part.copy())
             yield x
 
-    def images(self) -> NDArray[Any]:
-        """Those kept, (n, *spatial, C); what has not passed yet is read only as far as it is needed."""
+    def all(self) -> NDArray[Any]:
+        """Those kept, in one array; what has not passed yet is read only as far as it is needed."""
         while self._passed < self._wanted.stop and next(iter(self), None) is not None:
             pass
         return np.concatenate(self._kept)
@@ -64,13 +63,20 @@ def check_names(geometry: ConvGeometry, figure: str | None, animation: str | Non
         check_picture_name(figure)
     if animation is not None:
         check_animation_name(animation)
-    if figure is not None or animation is not None:
-        as_image(geometry)
+    option = _option(figure, animation)
+    as_image(geometry, option)
     if not geometry.batch:
-        raise ShapeError("figure", "shows images, and there are none; leave it out")
+        raise ShapeError(option, "shows images, and there are none; leave it out")
 
 
-def as_pixels(values: NDArray[Any], option: str = "figure") -> tuple[NDArray[np.uint8], str]:
+def _option(figure: str | None, animation: str | None) -> str:
+    """Which option trouble is about."""
+    if figure is not None:
+        return "figure"
+    return "preview" if animation is None else "animate"
+
+
+def as_pixels(values: NDArray[Any], option: str) -> tuple[NDArray[np.uint8], str]:
     """Numbers as 8-bit pixels, and a sentence that says how: those of 8-bit images as they are.
 
     Raises:
@@ -99,7 +105,7 @@ def write_patches(
 
     Returns facts: what was drawn.
     """
-    pixels, how = (None, "") if images is None else as_pixels(images)
+    pixels, how = (None, "") if images is None else as_pixels(images, _option(figure, animation))
     if images is not None and images.ndim == 3:  # one axis
         images, pixels = images[:, None], pixels[:, None] if pixels is not None else None
     facts = []
@@ -138,27 +144,32 @@ def write_preview(
 
 
 def write_layer(
-    geometry: ConvGeometry, images: NDArray[Any], layer: dict[str, Any], *, figure: str, theme: str
+    geometry: ConvGeometry,
+    images: NDArray[Any],
+    rows: NDArray[Any],
+    layer: dict[str, Any],
+    *,
+    figure: str,
+    theme: str,
 ) -> list[Fact]:
-    """Draw a layer, whose arguments are those of `convolve`, as a product, with the first of these images.
+    """Draw a layer, whose arguments are those of `convolve`, as a product.
 
-    Returns facts: what was drawn.
+    `images` is the first image, (1, *spatial, C), and `rows` its Y, (P, K). Returns facts: what was drawn.
     """
     from convmat.report.figures.product import draw_product, plan_product
 
-    filters, bias = layer["filters"], layer["bias"]
-    pixels, how = as_pixels(images[:1])
-    check_memory("figure", geometry.patches * len(filters) * 8, "draw a smaller image, or fewer filters")
-    y = convolve(images[:1], **layer)
-    if y.dtype.kind == "c" or not np.isfinite(y).all():
+    filters = layer["filters"]
+    pixels, how = as_pixels(images, "figure")
+    if rows.dtype.kind == "c" or not np.isfinite(rows).all():
         raise ShapeError("figure", "complex, NaN or infinite results have no shade; leave it out")
     if layer["flip"]:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
-    image, shown = images[0], pixels[0]
+    image, shown, y = images[0], pixels[0], rows.reshape(*geometry.output_size, -1)
     if image.ndim == 2:  # one axis
-        image, shown, filters, y = image[None], shown[None], filters[:, None], y[:, None]
-    plan = plan_product(geometry, len(filters), layer["padding_mode"], busiest(shown), bias is not None)
-    sheet = draw_product(plan, shown, image, filters, y[0], THEMES[theme])
+        image, shown, filters, y = image[None], shown[None], filters[:, None], y[None]
+    biased = layer["bias"] is not None
+    plan = plan_product(geometry, len(filters), layer["padding_mode"], busiest(shown), biased)
+    sheet = draw_product(plan, shown, image, filters, y, THEMES[theme])
     write_picture(figure, sheet.pixels()[None], keep=True)
     return [picture_fact("figure", plan.size, f"patch {plan.row} followed through the layer, {how}")]
 

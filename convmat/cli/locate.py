@@ -95,7 +95,7 @@ def command(
         if not places:
             raise ShapeError("figure", "shows the patches of a pixel, and none holds this one; leave it out")
         kept = Kept(batch.chunks(), 1, places[0].patch[0]) if batch else None
-        images = kept.images() if kept else None
+        images = kept.all() if kept else None
         if kept and "-" in inputs:
             drain(kept)  # whoever writes to us should not be cut off
         value = images[0][element[1:]] if images is not None and element else None

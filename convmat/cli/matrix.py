@@ -21,9 +21,7 @@ from convmat.cli import options
     "minutes]",
 )
 @click.option("--dense", is_flag=True, help="Write the dense matrix, as .npy.")
-@click.option(
-    "--figure", metavar="FILE", help="Draw where the matrix has entries, as .png or another picture."
-)
+@options.figure_option("where the matrix has entries")
 @click.option(
     "--output",
     "-o",

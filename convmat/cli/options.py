@@ -26,11 +26,6 @@ _OPTION_OF = {
 }
 
 
-def figure_option(what: str) -> Callable[[F], F]:
-    """`--figure FILE`, that draws `what`."""
-    return click.option("--figure", metavar="FILE", help=f"Draw {what}, as .png or another picture.")
-
-
 class Command(click.Command):
     """A command that tells errors about parameters in the words of its own options and arguments."""
 
@@ -274,12 +269,18 @@ threads_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, not a table.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 
+
+def figure_option(what: str) -> Callable[[F], F]:
+    """`--figure FILE`, that draws `what`."""
+    return click.option("--figure", metavar="FILE", help=f"Draw {what}, as .png or another picture.")
+
+
 theme_option = click.option(
     "--theme",
     type=click.Choice(["light", "dark"], case_sensitive=False),
     default="light",
     show_default=True,
-    help="Colours of --figure: of paper, or of a screen at night.",
+    help="Colours of what is drawn: of paper, or of a screen at night.",
 )
 
 frame_option = click.option("--frame", type=int, help="Frame of an animation or page of an image, from 0.")

@@ -119,11 +119,11 @@ def command(
     facts += matrix_facts(geometry, batch.dtype, per_image, order)
     if drawn:
         facts += write_patches(
-            geometry, padding_mode, order, kept.images(), figure=figure, animation=animate, theme=theme
+            geometry, padding_mode, order, kept.all(), figure=figure, animation=animate, theme=theme
         )
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)
     if preview:
-        write_preview(geometry, padding_mode, kept.images(), output)
+        write_preview(geometry, padding_mode, kept.all(), output)
     uncovered = geometry.coverage().uncovered
     if uncovered:
         warn(

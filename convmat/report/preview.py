@@ -16,6 +16,7 @@ from rich.text import Text
 from convmat.errors import ShapeError
 from convmat.geometry import POSITION_NAMES, ConvGeometry
 from convmat.report.facts import ends, sizes
+from convmat.report.figures.patches import as_colours
 
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
 _PADDING = (104, 60, 104)  # a colour that no gray has
@@ -35,10 +36,7 @@ class Tile(NamedTuple):
 
 
 def check_preview(geometry: ConvGeometry) -> None:
-    """Raise ShapeError for what no preview shows: three spatial axes, more than four channels."""
-    axes = len(geometry.kernel_size)
-    if axes > 2:
-        raise ShapeError("preview", f"shows 1 or 2 spatial axes, got {axes}; leave it out")
+    """Raise ShapeError for more channels than colours have, and alpha."""
     if geometry.channels > 4:
         raise ShapeError(
             "preview", f"shows gray and RGB images, got {geometry.channels} channels; leave it out"
@@ -49,7 +47,7 @@ def image_tiles(geometry: ConvGeometry, pixels: NDArray[np.uint8], columns: int)
     """The images, (n, H, W, C) or (n, L, C), of each as many pixels as `columns` have room for."""
     tiles = []
     for n, image in enumerate(pixels):
-        colours = _colours(image if image.ndim == 3 else image[None])
+        colours = as_colours(image if image.ndim == 3 else image[None])
         step = max(-(-colours.shape[1] // columns), -(-colours.shape[0] // columns))
         colours = colours[::step, ::step]
         of = f"{n} of {geometry.batch}, " if geometry.batch > 1 else ""
@@ -79,7 +77,7 @@ def patch_tiles(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.ui
             if element is None:
                 padding[at] = True
             else:
-                colours[at] = _colours(pixels[element[:-1]][None, None])[0, 0]
+                colours[at] = as_colours(pixels[element[:-1]][None, None])[0, 0]
         n, *position = geometry.patch_position(row)
         where = (n, *position) if geometry.batch > 1 else position
         name = f"{row} ({', '.join(map(str, where))})"
@@ -87,16 +85,11 @@ def patch_tiles(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.ui
     return tiles
 
 
-def _colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels, (h, w, C), as (h, w, 3): three or four channels as RGB, of one or two the first as gray."""
-    return pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1].repeat(3, -1)
-
-
 def preview_text(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.uint8], stream: TextIO) -> str:
     """Images and their patches, as they are to be on `stream`.
 
     Args:
-        geometry: one that `check_preview` lets pass.
+        geometry: of one or two spatial axes, one that `check_preview` lets pass.
         padding_mode: as in `unroll`.
         pixels: (n, *spatial, C), the first n images.
         stream: whose colours, width and encoding decide how.

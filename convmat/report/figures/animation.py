@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.report.figures.canvas import SMALL, Box, Sheet, Theme, label, text_size
+from convmat.report.figures.canvas import SMALL, Box, Label, Theme, label, text_size
 from convmat.report.figures.patches import PatchPlan, draw_images, draw_outline, draw_row, formulas
 
 _WHOLE = 8000  # milliseconds that an animation takes, about
@@ -41,15 +41,10 @@ def animate(
             Box(plan.matrix.left, mark.top, plan.matrix.right, mark.bottom).grown(1), patch.colour, 2
         )
         width, height = text_size(str(mark.row), SMALL)
-        middle = (mark.top + mark.bottom) // 2
-        left = plan.matrix.left - width - 14
-        plate = Box(left, middle - height // 2, left + width + 8, middle - height // 2 + height)
-        moment.tag(label(plate.left, plate.top, str(mark.row), SMALL)._replace(box=plate), patch.colour)
-        _write_note(moment, plan, mark.row)
+        top, left = (mark.top + mark.bottom - height) // 2, plan.matrix.left - width - 14
+        plate = Box(left, top, left + width + 8, top + height)
+        moment.tag(Label(plate, str(mark.row), SMALL), patch.colour)
+        note = formulas(plan.geometry, None, mark.row, plan.order)[0]
+        moment.write(label(*plan.note, note, SMALL))
         last = index == len(plan.frames) - 1
         yield Frame(moment.pixels(), _REST if last else duration)
-
-
-def _write_note(sheet: Sheet, plan: PatchPlan, row: int) -> None:
-    line = formulas(plan.geometry, None, row, plan.order)[0]
-    sheet.write(label(*plan.note, line, SMALL))

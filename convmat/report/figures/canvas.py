@@ -51,10 +51,6 @@ class Box(NamedTuple):
         height = min(self.bottom, other.bottom) - max(self.top, other.top)
         return width * height if width > 0 and height > 0 else 0
 
-    def holds(self, other: Box) -> bool:
-        """Whether all of the other is in this one."""
-        return self.overlap(other) == (other.right - other.left) * (other.bottom - other.top)
-
 
 @dataclass(frozen=True)
 class Theme:
@@ -106,7 +102,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 # Signs the font has no glyph for, and what is written instead.
-_PLAIN = str.maketrans({"×": "x", "−": "-", "–": "-", "→": "->", "←": "<-", "≤": "<="})
+_PLAIN = str.maketrans({"×": "x", "−": "-", "→": "->"})
 
 
 def plain(text: str) -> str:
@@ -133,7 +129,7 @@ def centred(box: Box, text: str, size: int = BODY, colour: Colour | None = None)
     return label(left, (box.top + box.bottom - height) // 2, text, size, colour)
 
 
-def contrast(colour: Sequence[int]) -> Colour:
+def contrast(colour: Sequence[int] | NDArray[np.uint8]) -> Colour:
     """Black or white, whichever is read better on a colour."""
     red, green, blue = (int(part) for part in colour[:3])
     return (0, 0, 0) if 299 * red + 587 * green + 114 * blue > 125_000 else (255, 255, 255)

@@ -215,9 +215,7 @@ def plan_patches(
     columns, column_width = _columns(flat, matrix_left, moving)
     matrix_right = columns[-1][1] + column_width
     head = label(arrow[1] + 16, labels[0].box.bottom + 12, _matrix_note(flat, rows), BODY)
-    order_note = label(
-        head.box.left, head.box.bottom, f"columns over {columns_text(geometry, order)}", SMALL, None
-    )
+    order_note = label(head.box.left, head.box.bottom, f"columns over {columns_text(geometry, order)}", SMALL)
     labels += [head, order_note]
     groups = _groups(flat, order, columns, column_width, order_note.box.bottom + 6)
     row_top = order_note.box.bottom + 6 + text_size("0", SMALL)[1] + 8
@@ -316,13 +314,17 @@ def _place_rows(
     return marks, breaks, top
 
 
-def as_image(geometry: ConvGeometry) -> ConvGeometry:
-    """The geometry as one of two axes, in which rows and columns of X_col are the same."""
+def as_image(geometry: ConvGeometry, option: str = "figure") -> ConvGeometry:
+    """The geometry as one of two axes, in which rows and columns of X_col are the same.
+
+    Raises:
+        GeometryError: three axes, which `option` does not show.
+    """
     axes = len(geometry.kernel_size)
     if axes == 2:
         return geometry
     if axes != 1:
-        raise GeometryError("figure", f"shows images, of 1 or 2 spatial axes, got {axes}; leave it out")
+        raise GeometryError(option, f"shows images, of 1 or 2 spatial axes, got {axes}; leave it out")
     n, length, c = geometry.input_shape
     return ConvGeometry(
         (n, 1, length, c),
@@ -351,8 +353,9 @@ def choose_window(
     """
     whole = padded_ranges(geometry)
     side = _SIDES[1 if places or moving else min(geometry.batch, IMAGES)]
+    excerpt_side = min(_EXCERPT_SIDE, side)
     scale = min(side / max(map(len, whole)), _LARGEST_CELL)
-    closer = min(min(_EXCERPT_SIDE, side) / max(_PIXELS, 3 * max(geometry.extent)), _LARGEST_CELL)
+    closer = min(excerpt_side / max(_PIXELS, 3 * max(geometry.extent)), _LARGEST_CELL)
     # One axis of a kernel may be a single pixel; the other has to be seen then.
     legible = max(geometry.extent) * scale >= _LEGIBLE or closer <= scale
     if legible and not places and (not moving or geometry.patches <= _MOVES):
@@ -371,7 +374,7 @@ def choose_window(
         if moving:
             start -= (start - all_of_it.start) % s
         ranges.append(range(start, start + length))
-    return (ranges[0], ranges[1]), min(min(_EXCERPT_SIDE, side) / max(map(len, ranges)), _LARGEST_CELL)
+    return (ranges[0], ranges[1]), min(excerpt_side / max(map(len, ranges)), _LARGEST_CELL)
 
 
 def place_panel(image: int, window: tuple[range, range], side: int, origin: tuple[int, int]) -> Panel:
@@ -402,7 +405,9 @@ def _choose(
         inside = _rows_inside(geometry, panels[0])
         return inside, {}, inside
     apart = [max(math.ceil(_APART / (s * scale)), 1) for s in geometry.stride]
-    rows = [row for n in images for row in _rows_of(geometry, n)] if _few(geometry, images) else []
+    stop = (images[-1] + 1) * geometry.patches
+    every = range(images[0] * geometry.patches, stop)
+    rows = list(every) if len(every) <= _ROWS else []
     dilated = max(geometry.dilation) > 1  # then patches are outlined tap by tap, and few are enough
     if rows and not dilated and min(s * scale for s in geometry.stride) >= _OUTLINED:
         return rows, _coloured(rows), []
@@ -425,7 +430,7 @@ def _choose(
         wanted = about if len(images) > 1 else [[0, 0], [0, corner[1]], [corner[0], 0], *about, last]
     found = [(n, geometry.patch_row((n, *position))) for n in images for position in wanted]
     picks = sorted({row for n, row in found if panels[images.index(n)].shows(*_reach(geometry, row))})
-    stop, run = (images[-1] + 1) * geometry.patches, max(3, 15 // max(len(picks), 1))
+    run = max(3, 15 // max(len(picks), 1))
     rows = rows or sorted({r for row in picks for r in range(row, min(row + run, stop))})
     return rows, _coloured(picks), []
 
@@ -444,14 +449,6 @@ def _rows_inside(geometry: ConvGeometry, panel: Panel) -> list[int]:
         )
     ]
     return [geometry.patch_row((panel.image, *position)) for position in itertools.product(*positions)]
-
-
-def _few(geometry: ConvGeometry, images: Sequence[int]) -> bool:
-    return geometry.patches * len(images) <= _ROWS
-
-
-def _rows_of(geometry: ConvGeometry, n: int) -> range:
-    return range(n * geometry.patches, (n + 1) * geometry.patches)
 
 
 def _coloured(rows: Sequence[int]) -> dict[int, Colour]:
@@ -576,6 +573,7 @@ def _tag_box(box: Box, size: tuple[int, int], panel: Box, tags: Sequence[Box], e
 
 
 def title_text(geometry: ConvGeometry, padding_mode: str) -> str:
+    """Kernel and stride, and what else is not as usual."""
     parts = [f"kernel {sizes(geometry.kernel_size)}", f"stride {sizes(geometry.stride)}"]
     if max(geometry.dilation) > 1:
         parts.append(f"dilation {sizes(geometry.dilation)}")
@@ -711,17 +709,13 @@ def paint_panel(
         found = [(y, x, number_text(values[y, x, 0])) for y in ys for x in xs]
         if geometry.channels == 1 and fits([t for *_, t in found], panel.cell[1]):
             for y, x, text in found:
-                colour = contrast_of(as_colours(image[y : y + 1, x : x + 1])[0, 0])
+                colour = contrast(as_colours(image[y : y + 1, x : x + 1])[0, 0])
                 sheet.write(centred(panel.box_of(y, x, y + 1, x + 1), text, SMALL, colour))
 
 
 def fits(texts: Sequence[str], width: int) -> bool:
+    """Whether each text has room in a cell."""
     return max((text_size(text, SMALL)[0] for text in texts), default=0) <= width - 4
-
-
-def contrast_of(colour: NDArray[np.uint8]) -> Colour:
-    """Black or white, to be read on a pixel."""
-    return contrast([int(part) for part in colour])
 
 
 def as_colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -763,7 +757,7 @@ def draw_row(
                 found[...] = pixels[n - first, y, x, c]
             shade = faded(found, sheet.theme) if place.in_padding else found
             sheet.fill(box, (int(shade[0, 0, 0]), int(shade[0, 0, 1]), int(shade[0, 0, 2])))
-            text, colour = "", contrast_of(shade[0, 0])
+            text, colour = "", contrast(shade[0, 0])
             if values is not None:
                 text = number_text(values[n - first, y, x, c])
         texts.append((box, text, colour))

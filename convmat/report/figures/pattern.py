@@ -1,4 +1,4 @@
-"""Figures drawn as pixels: where a layer's matrix has entries; Pillow writes their captions."""
+"""The picture of a whole layer's matrix: where it has entries."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from convmat.report.facts import percent, sizes
+from convmat.report.figures.canvas import HEAD, MARGIN, THEMES, Box, Label, Sheet, label
 
 if TYPE_CHECKING:
     from convmat.matrix import LayerMatrix
 
-_PAPER, _LINE, _TEXT = (255, 255, 255), (214, 218, 224), (40, 44, 52)
+_THEME, _LINE = THEMES["light"], (214, 218, 224)
 _FAINT, _FULL = np.array([187, 207, 235.0]), np.array([12, 44, 107.0])  # of cells that are not empty
 _LONG_SIDE, _SHORT_SIDE = 768, 96  # pixels of the pattern: the longer side at most, the shorter at least
 _LARGEST_CELL, _LINED_CELL = 32, 8  # pixels of one element, and from when on lines part them
-_MARGIN, _FONT = 24, 18
 
 
 def sparsity_picture(matrix: LayerMatrix) -> NDArray[np.uint8]:
@@ -33,7 +32,7 @@ def sparsity_picture(matrix: LayerMatrix) -> NDArray[np.uint8]:
     fullest = float(share.max())
     # The root keeps apart the many shades of nearly empty cells.
     shade = np.sqrt(share / fullest)[..., None] if fullest else share[..., None]
-    colours = np.where(shade > 0, _FAINT + (_FULL - _FAINT) * shade, _PAPER).round().astype(np.uint8)
+    colours = np.where(shade > 0, _FAINT + (_FULL - _FAINT) * shade, _THEME.paper).round().astype(np.uint8)
     one_each = (rows, columns) == matrix.shape
     cell = max(min(_LONG_SIDE // max(rows, columns), _LARGEST_CELL), 1) if one_each else 1
     # What has few rows, or few columns, should still be seen.
@@ -75,18 +74,15 @@ def _elements_in_cells(shape: tuple[int, int], rows: int, columns: int) -> NDArr
 def _with_caption(pattern: NDArray[np.uint8], lines: list[str]) -> NDArray[np.uint8]:
     """A framed pattern on paper, lines of text below it."""
     height, width = pattern.shape[:2]
-    font = ImageFont.load_default(_FONT)
-    # Pillow's small built-in font has no sign for times.
-    text = "\n".join(lines).replace("×", "x")
-    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    _, _, text_width, text_height = pen.multiline_textbbox((0, 0), text, font=font)
-    size = (
-        max(width, int(text_width) + 1) + 2 * _MARGIN,
-        height + int(text_height) + 1 + 3 * _MARGIN,
-    )
-    sheet = Image.new("RGB", size, _PAPER)
-    sheet.paste(Image.fromarray(pattern), (_MARGIN, _MARGIN))
-    pen = ImageDraw.Draw(sheet)
-    pen.rectangle((_MARGIN - 1, _MARGIN - 1, _MARGIN + width, _MARGIN + height), outline=_TEXT)
-    pen.multiline_text((_MARGIN, height + 2 * _MARGIN), text, fill=_TEXT, font=font)
-    return np.asarray(sheet)
+    frame = Box(MARGIN, MARGIN, MARGIN + width, MARGIN + height)
+    caption: list[Label] = []
+    for text in lines:
+        top = caption[-1].box.bottom if caption else frame.bottom + MARGIN
+        caption.append(label(MARGIN, top, text, HEAD))
+    right = max(frame.right, *(line.box.right for line in caption))
+    sheet = Sheet((right + MARGIN, caption[-1].box.bottom + MARGIN), _THEME)
+    sheet.cells(frame, pattern)
+    sheet.outline(frame.grown(1), _THEME.ink)
+    for line in caption:
+        sheet.write(line)
+    return sheet.pixels()

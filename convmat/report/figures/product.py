@@ -382,7 +382,7 @@ def _paint_cells(sheet: Sheet, box: Box, values: NDArray[Any], low: float, high:
             for j, text in enumerate(line):
                 left, top = box.left + j * across, box.top + i * down
                 cell = Box(left, top, left + across, top + down)
-                sheet.write(centred(cell, text, SMALL, contrast([int(c) for c in colours[i, j]])))
+                sheet.write(centred(cell, text, SMALL, contrast(colours[i, j])))
 
 
 def _paint_matrix(sheet: Sheet, matrix: Matrix, values: NDArray[Any], low: float, high: float) -> None:
