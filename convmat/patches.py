@@ -33,7 +33,9 @@ OVERLAPS = ("sum", "mean")
 _BLOCK_BYTES = 1 << 21
 _PAIRS = {"f": "F", "d": "D"}  # floats, and the complex numbers that are two of them
 _SHORT_RUN = 20  # numbers; longer runs are added as they are
-_WORTH_THREADS = 1 << 19  # bytes; below, to wake another thread takes longer than it saves
+# Bytes of X_col; to wake another thread takes longer than it saves where fewer are copied, or added.
+_WORTH_THREADS = 1 << 22
+_WORTH_THREADS_ADDING = 1 << 19
 _LONGEST_RUN = 1 << 30  # bytes; NumPy's elements end at 2^31
 _ALL = slice(None)
 
@@ -553,7 +555,7 @@ def fold_stream(
 def _worth(nbytes: int, threads: int | None) -> int:
     """Threads to move so many bytes with, of those that are asked for."""
     most = thread_count(threads)
-    return most if nbytes >= _WORTH_THREADS else 1
+    return most if nbytes >= _WORTH_THREADS_ADDING else 1
 
 
 def _as_patches(rows: NDArray[Any], geometry: ConvGeometry, block: Block, order: str) -> NDArray[Any]:

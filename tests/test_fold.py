@@ -64,7 +64,7 @@ def covered(layer: Layer) -> np.ndarray:
 def _many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a line, and threads for the least work."""
     monkeypatch.setattr(patches, "_BLOCK_BYTES", 1)
-    monkeypatch.setattr(patches, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(patches, "_WORTH_THREADS_ADDING", 0)
 
 
 # Sums.
@@ -107,7 +107,7 @@ def test_blocks_threads_and_memory_do_not_show(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(patches, "_BLOCK_BYTES", 1)
-        patch.setattr(patches, "_WORTH_THREADS", 0)
+        patch.setattr(patches, "_WORTH_THREADS_ADDING", 0)
         one = fold(p, 1)
         assert_same_bits(fold(frozen(disguise(p)), 3), one)
     whole = fold(p, 1)
@@ -198,7 +198,7 @@ def test_a_mean_is_the_inverse_where_a_patch_covers(
     x_col = cm.unroll(x, layer.kernel, **layer.where, order=order)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(patches, "_BLOCK_BYTES", 200)
-        patch.setattr(patches, "_WORTH_THREADS", 0)
+        patch.setattr(patches, "_WORTH_THREADS_ADDING", 0)
         back = cm.fold(
             x_col, layer.shape, layer.kernel, **layer.where, overlap="mean", order=order, threads=threads
         )
