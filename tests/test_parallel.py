@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from convmat import engine, parallel
+from convmat import engine, parallel, patches
 from convmat.errors import GeometryError
+from convmat.geometry import ConvGeometry
+from convmat.patches import unroll, unroll_stream
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -74,3 +77,27 @@ def test_threads_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
         used.add(threading.active_count())
     engine._decide.cache_clear()
     assert max(used) > 1
+
+
+@pytest.mark.parametrize("order", ["hwc", "chw"])
+def test_threads_that_unroll_do_not_show(monkeypatch: pytest.MonkeyPatch, order: str) -> None:
+    """X_col in blocks of few rows that are shared out to three threads: whole, and wave by wave."""
+    x = np.arange(3 * 9 * 11 * 2).reshape(3, 9, 11, 2)
+    layer: dict[str, Any] = {"kernel_size": (3, 2), "stride": (1, 2), "padding": 1}
+    geometry = ConvGeometry(x.shape, **layer)
+    wanted = unroll(x, **layer, order=order, threads=1)
+    monkeypatch.setattr(patches, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(patches, "_BLOCK_BYTES", 300)
+    at_work: list[int] = []
+
+    def share_out(tasks: Any, worker: Any, threads: int, blas: bool) -> None:
+        at_work.append(threads)
+        parallel.share_out(tasks, worker, threads, blas)
+
+    monkeypatch.setattr(patches, "share_out", share_out)
+    for _ in range(5):
+        np.testing.assert_array_equal(unroll(x, **layer, order=order, threads=3), wanted)
+        waves = [wave.copy() for wave in unroll_stream(x, geometry, order=order, threads=3)]
+        assert len(waves) > 3
+        np.testing.assert_array_equal(np.concatenate(waves), wanted)
+    assert at_work.count(3) > len(at_work) / 2
