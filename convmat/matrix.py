@@ -20,7 +20,8 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import spectrum
-from convmat.engine import choose_arithmetic, convolve, filter_geometry
+from convmat.arithmetic import choose_arithmetic
+from convmat.engine import convolve, filter_geometry
 from convmat.errors import GeometryError, ShapeError
 from convmat.geometry import PADDING_MODES, ConvGeometry, Padding, Sizes, check_choice, padding_source, whole
 from convmat.patches import as_numbers

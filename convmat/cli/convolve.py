@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from convmat.report.facts import Fact
 
 
+_BAND_BYTES = 1 << 22  # of Y, computed and written at a time
+
+
 @click.command("convolve", cls=options.Command)
 @options.inputs_argument()
 @options.layer_options
 @options.threads_option
-@click.option(
-    "--explain", is_flag=True, help="Print the plan: how the product is cut, blocks, threads, FLOPs."
-)
+@click.option("--plan", is_flag=True, help="Print the plan that ran: kernel, boxes, scratch, threads, FLOPs, bytes.")
 @click.option("--transpose", is_flag=True, help="The transposed convolution, which takes Y back to X's size.")
 @options.output_padding_option
 @click.option(
@@ -42,7 +43,7 @@ def command(
     inputs: tuple[str, ...],
     layout: str,
     threads: int | None,
-    explain: bool,
+    plan: bool,
     transpose: bool,
     output_padding: Any,
     input_shape: tuple[int, ...] | None,
@@ -75,7 +76,7 @@ def command(
     from convmat.report.facts import Seen, input_fact, rows_grid
 
     if transpose:
-        for name, given in (("--explain", explain), ("--figure", figure is not None)):
+        for name, given in (("--plan", plan), ("--figure", figure is not None)):
             if given:
                 raise click.UsageError(f"{name} goes without --transpose")
         work = _transposed(inputs, output_padding, input_shape, threads, layout=layout, **layer)
@@ -83,13 +84,13 @@ def command(
         for name in ("output_padding", "input_shape"):
             if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
                 raise click.UsageError(f"--{name.replace('_', '-')} goes with --transpose")
-        work = _convolved(inputs, threads, explain, figure, layout=layout, **layer)
+        work = _convolved(inputs, threads, figure, layout=layout, **layer)
     rows = math.prod(work.shape[:-1])
     seen = Seen(work.rows, (rows, work.shape[-1]))
     notes = write_images(
         output, progress(seen, rows, quiet), work.shape, work.dtype, layout=layout, keep=work.from_8_bit
     )
-    facts = [input_fact(inputs), *work.facts, seen.fact(), *notes]
+    facts = [input_fact(inputs), *work.facts, *(work.plan_facts() if plan else []), seen.fact(), *notes]
     if figure is not None and work.draw is not None:
         facts += work.draw(figure, theme)
     small = seen.whole
@@ -110,23 +111,24 @@ class _Work(NamedTuple):
     from_8_bit: bool
     draw: Callable[[str, str], list[Fact]] | None = None
     """Draw the layer to a file in a theme, once the rows have been had."""
+    plan_facts: Callable[[], list[Fact]] = list
+    """How the rows were computed, once they have been had."""
 
 
 def _convolved(
     inputs: tuple[str, ...],
     threads: int | None,
-    explain: bool,
     figure: str | None,
     *,
     layout: str,
     **layer: Any,
 ) -> _Work:
     from convmat.cli.layers import open_layer
-    from convmat.engine import prepare, stream
+    from convmat.engine import Plan, prepare, stream
     from convmat.report.results import layer_facts, plan_facts
 
     batch, arguments = open_layer(inputs, layout=layout, **layer)
-    plan = prepare(batch.empty(), **arguments).plan.for_batch(batch.shape[0], threads)
+    plan = prepare(batch.empty(), **arguments, threads=threads).plan.for_batch(batch.shape[0])
     chunks: Iterable[Any] = batch.chunks()
     if figure is not None:
         from convmat.cli.figures import Kept, check_names, write_layer
@@ -136,9 +138,18 @@ def _convolved(
         needed = math.prod(plan.output_shape[1:]) * plan.arithmetic.result.itemsize
         check_memory("figure", needed, "draw a smaller image, or fewer filters")
         chunks = kept = Kept(chunks, 1)
-    rows: Iterable[Any] = (
-        block for x in chunks for block in stream(prepare(x, **arguments, threads=threads))
-    )
+    ran: dict[str, Plan] = {}  # the first of each accumulator, which integers choose by their values
+
+    def computed() -> Iterator[NDArray[Any]]:
+        for x in chunks:
+            todo = prepare(x, **arguments, threads=threads, band_bytes=_BAND_BYTES)
+            ran.setdefault(str(todo.plan.arithmetic.accumulator), todo.plan.for_batch(batch.shape[0]))
+            yield from stream(todo)
+
+    def ran_facts() -> list[Fact]:
+        return plan_facts(list(ran.values())[-1] if ran else plan, list(ran))
+
+    rows: Iterable[Any] = computed()
     draw = None
     if figure is not None:
         rows = y = Kept(rows, plan.geometry.patches)
@@ -146,10 +157,10 @@ def _convolved(
         def draw(name: str, theme: str) -> list[Fact]:
             return write_layer(plan.geometry, kept.all(), y.all(), arguments, figure=name, theme=theme)
 
-    facts = layer_facts(plan, arguments["flip"], layout) + (plan_facts(plan) if explain else [])
-    return _Work(
-        plan.output_shape, plan.arithmetic.result, rows, facts, plan.geometry, batch.dtype == "uint8", draw
-    )
+    facts = layer_facts(plan, arguments["flip"], layout)
+    from_8_bit = batch.dtype == "uint8"
+    dtype = plan.arithmetic.result
+    return _Work(plan.output_shape, dtype, rows, facts, plan.geometry, from_8_bit, draw, ran_facts)
 
 
 def _transposed(

@@ -264,7 +264,7 @@ output_option = click.option(
     "--output", "-o", metavar="FILE", help="Write here; - is .npy bytes on standard output."
 )
 threads_option = click.option(
-    "--threads", type=int, help="Threads to work with.  [default: CONVMAT_THREADS, or all cores]"
+    "--threads", type=int, help="Threads to work with, 1 to 1024.  [default: CONVMAT_THREADS, or all cores]"
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, not a table.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")

@@ -6,13 +6,14 @@ Arrays are float32 or float64 and keep their dtype. Weights are two matrices in 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import ConvGeometry
-from convmat.parallel import share_out, thread_count
+from convmat.threads import thread_count
 
 _CHUNK_BYTES = 1 << 19  # of a convolution's output, worked on at one time: within a core's cache
 
@@ -53,12 +54,8 @@ class Convolution:
         """Images (N, H, W, C) to (N, H_out, W_out, K)."""
         self._x = np.pad(x, ((0, 0), *self.geometry.pads, (0, 0)))
         y = np.empty((len(x), *self.geometry.output_size, self.weights.shape[1]), x.dtype)
-        share_out(
-            self._chunks(y),
-            lambda: lambda images: self._sum_of_taps(images, y[images]),
-            thread_count(),
-            blas=False,
-        )
+        with ThreadPoolExecutor(thread_count()) as pool:  # chunk by chunk, so that threads do not show
+            list(pool.map(lambda images: self._sum_of_taps(images, y[images]), self._chunks(y)))
         return y
 
     def _sum_of_taps(self, images: slice, y: NDArray[Any]) -> None:

@@ -27,7 +27,7 @@ from convmat.report.facts import (
 )
 
 if TYPE_CHECKING:
-    from convmat.engine import BlockPlan
+    from convmat.engine import Plan
     from convmat.matrix import LayerMap, MatrixFacts
     from convmat.spectrum import Spectrum
 
@@ -81,7 +81,7 @@ def values_grid(title: str, matrix: NDArray[Any]) -> Grid:
     return Grid(title, ("row", "values"), lines)
 
 
-def layer_facts(plan: BlockPlan, flip: bool, layout: str) -> list[Fact]:
+def layer_facts(plan: Plan, flip: bool, layout: str) -> list[Fact]:
     """A convolution: its geometry and its matrices."""
     geometry = plan.geometry
     depth = geometry.channels // geometry.groups
@@ -240,38 +240,22 @@ def _spectrum_facts(found: Spectrum | None) -> list[Fact]:
     ]
 
 
-def plan_facts(plan: BlockPlan) -> list[Fact]:
-    """How the engine goes about it."""
-    product, (outputs, groups, by_taps) = plan.product, plan.tactic
-    parts = plan.geometry.groups // groups
-    per_row = f", {outputs} outputs a row" if outputs > 1 else ""
-    per_part = f", in {parts} products of {groups} groups" if plan.geometry.groups > 1 else ""
-    shape = (
-        f"{sizes(product.matrix_shape)} · {sizes((product.terms * groups, outputs * plan.filters // parts))}"
-    )
-    copied = bytes_text(plan.bytes_copied) if plan.bytes_copied else "0, read in place"
-    more = plan.product_flops / max(plan.flops, 1)
+def plan_facts(plan: Plan, accumulators: Sequence[str] = ()) -> list[Fact]:
+    """How the engine goes about it; `accumulators` are those of all parts of a batch, where they may differ."""
+    box = None if plan.box is None else list(plan.box[:3])
+    summed = list(accumulators) or [str(plan.arithmetic.accumulator)]
+    in_box = "" if box is None else f", in boxes of {sizes(box)}"
     return [
-        Fact("by_taps", "", by_taps, ""),
-        Fact("outputs_per_row", "", outputs, ""),
-        Fact("groups_per_product", "", groups, ""),
-        Fact(
-            "product_shape",
-            "product",
-            list(product.matrix_shape),
-            "tap by tap, no X_col" if by_taps else shape + per_row + per_part,
-        ),
-        Fact(
-            "block_shape",
-            "blocks",
-            list(plan.block_shape),
-            f"{plan.block_rows} rows, {sizes(plan.block_shape)} of (n, *positions)",
-        ),
-        Fact("buffer_bytes", "buffer of a thread", plan.buffer_bytes, bytes_text(plan.buffer_bytes)),
+        Fact("kernel", "kernel", plan.kernel, f"{plan.kernel}, {plan.level}"),
+        Fact("level", "", plan.level, ""),
+        Fact("accumulators", "summed in", summed, ", then ".join(summed)),
+        Fact("in_place", "X", plan.in_place, "read where it lies" if plan.in_place else "copied, a band at a time"),
+        Fact("band_shape", "outputs at a time", list(plan.band), f"{sizes(plan.band)} of (n, *positions){in_box}"),
+        Fact("box_shape", "", box, ""),
+        Fact("scratch_bytes", "scratch of a thread", plan.scratch, bytes_text(plan.scratch)),
         Fact("threads", "threads", plan.threads, str(plan.threads)),
-        Fact("bytes_copied", "bytes copied", plan.bytes_copied, copied),
         Fact("flops", "FLOPs", plan.flops, str(plan.flops)),
-        Fact("product_flops", "carried out", plan.product_flops, f"{plan.product_flops} ({more:.2f} times)"),
+        Fact("bytes", "bytes of X, W, Y", plan.bytes, bytes_text(plan.bytes)),
     ]
 
 

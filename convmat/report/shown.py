@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from convmat.engine import BlockPlan
+from convmat.engine import Plan
 from convmat.geometry import ConvGeometry
 from convmat.matrix import LayerMap, LayerMatrix
 from convmat.report.facts import Fact, bytes_text, geometry_facts, percent, shape_fact
@@ -26,7 +26,7 @@ def facts_of(value: Any) -> list[Fact]:
     match value:
         case ConvGeometry():
             return [*geometry_facts(value), shape_fact("matrix_shape", "X_col", value.matrix_shape)]
-        case BlockPlan():
+        case Plan():
             return [*layer_facts(value, False, "nhwc"), *plan_facts(value)]
         case Report():
             return verification_facts(value)

@@ -12,17 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat import reference
-from convmat.engine import (
-    Tactic,
-    convolve,
-    convolve_transpose,
-    execute,
-    multiply,
-    prepare,
-    replan,
-    stream,
-    tactics,
-)
+from convmat.engine import convolve, convolve_transpose, execute, kernels, multiply, prepare, stream
 from convmat.errors import DTypeError
 from convmat.geometry import PADDING_MODES, PADDING_NAMES, ConvGeometry, transpose_geometry
 from convmat.layouts import from_batch, product_shape, to_batch, to_filters
@@ -305,14 +295,12 @@ def _check_geometry(
         wanted = reference.convolve(x, w, **layer).astype(np.float32)
         by_taps = reference.convolve_by_taps(x, w, **layer).astype(np.float32)
         todo = prepare(x, w, **layer, threads=1)
-        # The plan that is chosen, and others: rows one by one, a few rows, every way to cut the product.
-        plans: list[dict[str, Any]] = [
-            {"block_bytes": 1, "tactic": Tactic()},
-            {"block_bytes": 600, "threads": 2},
-        ]
-        plans += [{"tactic": tactic} for tactic in tactics(todo.plan.geometry, len(w))]
-        ys = [execute(todo), *(execute(replan(todo, **choices)) for choices in plans)]
-        ys.append(np.concatenate(list(stream(replan(todo, block_bytes=200)))).reshape(wanted.shape))
+        # The plan that is chosen, and others: every kernel there is, rows one by one, a few rows, a stream.
+        choices: list[dict[str, Any]] = [{"kernel": k} for k in kernels(todo.plan.geometry, w.dtype)]
+        choices += [{"band_bytes": 1}, {"band_bytes": 600, "threads": 2}]
+        ys = [execute(todo), *(execute(prepare(x, w, **layer, **choice)) for choice in choices)]
+        parts = [rows.copy() for rows in stream(prepare(x, w, **layer, band_bytes=200))]
+        ys.append(np.concatenate(parts).reshape(wanted.shape))
         return compare_exactly(np.stack([by_taps, *ys]), np.stack([wanted] * (len(ys) + 1)))
 
     def bounded() -> Report:
