@@ -211,7 +211,7 @@ def as_real(filters: NDArray[Any]) -> NDArray[Any]:
     real = np.empty((count, 2, *kernel, depth, 2), filters.real.dtype)
     real[:, 0, ..., 0] = real[:, 1, ..., 1] = filters.real
     real[:, 1, ..., 0] = filters.imag
-    np.negative(filters.imag, out=real[:, 0, ..., 1])
+    np.multiply(filters.imag, -1, out=real[:, 0, ..., 1])  # np.negative is wrong for some strides (NumPy 2.4)
     return real.reshape(2 * count, *kernel, 2 * depth)
 
 

@@ -20,14 +20,15 @@ def thread_count(threads: int | None = None) -> int:
     if threads is not None:
         count = whole("threads", threads)
         if not 1 <= count <= MOST_THREADS:
-            raise GeometryError("threads", f"must be 1 to {MOST_THREADS}, got {count}; give a number between")
+            got = count if count.bit_length() < 64 else f"a number of {count.bit_length()} bits"
+            raise GeometryError("threads", f"must be 1 to {MOST_THREADS}, got {got}; give a number between")
         return count
     text = os.environ.get(VARIABLE)
     if text is None:
         return min(_cores(), MOST_THREADS)
     digits = text.strip()
     # So many digits and no more: to read a number of a million digits takes minutes.
-    count = int(digits) if digits.isdecimal() and len(digits) <= 4 else 0
+    count = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 4 else 0
     if not 1 <= count <= MOST_THREADS:
         raise GeometryError(
             VARIABLE, f"is {text[:20]!r}, expected a number from 1 to {MOST_THREADS}; set it anew or unset it"

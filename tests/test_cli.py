@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import convmat as cm
+from convmat import native
 from convmat.cli import cli, run
 
 SAMPLES = Path(__file__).parent.parent / "sample_images"
@@ -458,7 +459,7 @@ def test_group_help_lists_commands(ok: Any) -> None:
     text = ok("--help")
     for name in COMMANDS:
         assert f"\n  {name} " in text
-    assert ok("--version") == f"convmat {cm.__version__}\n"
+    assert ok("--version") == f"convmat {cm.__version__} ({native.status()})\n"
 
 
 # real processes
@@ -572,4 +573,4 @@ def test_tables_are_whole_anywhere(env: dict[str, str]) -> None:
 
 def test_module_runs_as_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "convmat", "--version"], capture_output=True, text=True)
-    assert done.stdout == f"convmat {cm.__version__}\n"
+    assert done.stdout == f"convmat {cm.__version__} ({native.status()})\n"

@@ -16,7 +16,19 @@ from hypothesis import strategies as st
 import convmat as cm
 from convmat import engine, reference
 from convmat.errors import ConvmatError, DTypeError, GeometryError, IntegerRangeError, ShapeError
-from tests.strategies import DISGUISES, DTYPES, INTEGERS, MODES, Layer, disguises, layers, noise, probes
+from tests.levels import NUMPY, level  # noqa: F401
+from tests.strategies import (
+    DISGUISES,
+    DTYPES,
+    INTEGERS,
+    MODES,
+    Layer,
+    assert_same_bits,
+    disguises,
+    layers,
+    noise,
+    probes,
+)
 
 Disguise = Callable[[np.ndarray], np.ndarray]
 
@@ -30,8 +42,10 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(2017)
 
 
-@given(layers(), st.sampled_from(DTYPES), disguises, st.sampled_from([0, 1, 64, 600, 1 << 20]))
-def test_every_way_gives_the_same_bits(layer: Layer, dtype: str, disguise: Disguise, block: int) -> None:
+@given(layers(), st.sampled_from(DTYPES), disguises, st.sampled_from([None, 1, 64, 600, 1 << 20]))
+def test_every_way_gives_the_same_bits(
+    layer: Layer, dtype: str, disguise: Disguise, band: int | None
+) -> None:
     x, filters, options = layer.arrays(probes(dtype, rng()))
     result = result_of(dtype)
     wanted = reference.convolve(x, filters, **options).astype(result)
@@ -40,17 +54,16 @@ def test_every_way_gives_the_same_bits(layer: Layer, dtype: str, disguise: Disgu
     assert (y.dtype, y.shape) == (result, layer.output_shape)
     np.testing.assert_array_equal(y, wanted)
 
-    todo = engine.prepare(x, filters, **options)
-    for tactic in engine.tactics(todo.plan.geometry, len(filters)):
-        other = engine.replan(todo, tactic=tactic, block_bytes=block)
-        assert other.plan.buffer_bytes <= block or other.plan.block_rows == 1
-        np.testing.assert_array_equal(engine.execute(other), wanted)
-        parts = list(engine.stream(other))
-        assert all(len(part) <= other.plan.block_outputs for part in parts)
-        if len(x):
-            np.testing.assert_array_equal(np.concatenate(parts), wanted.reshape(-1, len(filters)))
-        else:
-            assert parts == []
+    plan = engine.prepare(x, filters, **options).plan
+    for kernel in engine.kernels(plan.geometry, plan.arithmetic.accumulator):
+        for given in (x, disguise(x)):
+            other = engine.prepare(given, filters, **options, kernel=kernel, band_bytes=band, threads=2)
+            assert other.plan.kernel == kernel
+            np.testing.assert_array_equal(engine.execute(other), wanted)
+            parts = [part.copy() for part in engine.stream(other)]
+            assert all(len(part) <= math.prod(other.plan.band) for part in parts)
+            joined = np.concatenate([wanted[:0].reshape(-1, len(filters)), *parts])
+            np.testing.assert_array_equal(joined, wanted.reshape(-1, len(filters)))
 
 
 @given(layers(), st.sampled_from(DTYPES))
@@ -80,7 +93,8 @@ def test_floats_stay_within_the_bound(layer: Layer, dtype: str, disguise: Disgui
     x, filters, options = layer.arrays(noise(dtype, rng()))
     results = {
         "convolve": cm.convolve(disguise(x), disguise(filters), **options),
-        "blocks": engine.execute(engine.replan(engine.prepare(x, filters, **options), block_bytes=100)),
+        "bands": engine.execute(engine.prepare(x, filters, **options, band_bytes=100)),
+        "blocks": engine.execute(engine.prepare(x, filters, **options, kernel="blocks")),
         "loops": reference.convolve(x, filters, **options),
     }
     for name, result in results.items():
@@ -114,6 +128,49 @@ def test_broadcast_arrays_and_lists() -> None:
     wanted = reference.convolve(x, filters)
     np.testing.assert_array_equal(cm.convolve(x, filters), wanted)
     np.testing.assert_array_equal(cm.convolve(x.tolist(), filters.tolist(), bias=[0, 0]), wanted)
+
+
+@pytest.mark.parametrize("disguise", DISGUISES.values(), ids=DISGUISES)
+@pytest.mark.parametrize("dtype", ["u1", "f2", "f4", "c8"])
+def test_out(dtype: str, disguise: Disguise) -> None:
+    make = probes(dtype, rng())
+    x, filters = make((2, 5, 4, 3)), make((4, 3, 2, 3))
+    wanted = cm.convolve(x, filters, padding=1)
+    out = disguise(np.full(wanted.shape, 7, wanted.dtype))
+    assert cm.convolve(x, filters, padding=1, out=out) is out
+    np.testing.assert_array_equal(out, wanted)
+
+
+def test_out_that_does_not_fit() -> None:
+    memory = np.zeros(400, np.float32)
+    x, filters, bias = memory[:60].reshape(1, 5, 4, 3), memory[100:112].reshape(4, 1, 1, 3), memory[200:204]
+    for out, error, message in (
+        (np.zeros((1, 5, 4, 3), "f4"), ShapeError, r"^out: has shape \(1, 5, 4, 3\), Y has \(1, 5, 4, 4\)"),
+        (np.zeros((1, 5, 4, 4)), DTypeError, r"^out: has dtype float64, Y has float32"),
+        (np.zeros((1, 5, 4, 4), ">f4"), DTypeError, r"^out: has dtype >f4, Y has float32"),
+        *(
+            (memory[at : at + 80].reshape(1, 5, 4, 4), ShapeError, r"^out: overlaps the input in memory;")
+            for at in (50, 105, 200)
+        ),
+    ):
+        with pytest.raises(error, match=message):
+            cm.convolve(x, filters, bias=bias, out=out)
+
+
+@given(layers(), st.sampled_from(["u2", "f4", "c16"]), st.sampled_from([1, 50, None]))
+def test_threads_do_not_show(layer: Layer, dtype: str, band: int | None) -> None:
+    """The same bits for any number, of every kernel, in any bands."""
+    x, filters, options = layer.arrays(noise(dtype, rng()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_WORTH_THREADS", 0)
+        engine._plan.cache_clear()
+        plan = engine.prepare(x, filters, **options, threads=1).plan
+        for kernel in engine.kernels(plan.geometry, plan.arithmetic.accumulator):
+            choice = options | {"kernel": kernel}
+            one = engine.execute(engine.prepare(x, filters, **choice, threads=1))
+            many = engine.execute(engine.prepare(x, filters, **choice, threads=5))
+            assert_same_bits(many, one)
+        engine._plan.cache_clear()
 
 
 # Numbers: which dtype comes out, and how exact it is.
@@ -380,29 +437,100 @@ def test_an_axis_of_one_pixel_changes_nothing(axis: int) -> None:
 
 def test_a_plan_says_what_it_will_do() -> None:
     x, filters = np.zeros((2, 6, 7, 4), np.float32), np.zeros((6, 2, 3, 2), np.float32)
-    todo = engine.prepare(x, filters, groups=2)
-    plan = engine.replan(todo, block_bytes=1000, tactic=engine.Tactic()).plan
-    assert (plan.block_shape, plan.block_rows, plan.buffer_bytes) == ((1, 2, 5), 10, 10 * 24 * 4)
+    plan = engine.prepare(x, filters, groups=2, kernel="blocks", band_bytes=1000).plan
+    assert (plan.kernel, plan.level, plan.in_place, plan.box) == ("blocks", "NumPy", False, None)
+    assert (plan.band, plan.scratch) == ((1, 2, 5), 10 * (24 + 6) * 4)
     assert plan.output_shape == (2, 5, 5, 6)
-    assert plan.flops == plan.product_flops == 2 * (2 * 5 * 5) * (2 * 3 * 2) * 6
+    assert plan.flops == 2 * (2 * 5 * 5) * (2 * 3 * 2) * 6
+    assert plan.bytes == 4 * (2 * 6 * 7 * 4 + 6 * 2 * 3 * 2 + 2 * 5 * 5 * 6)
     assert str(plan) == (
-        "X_col 50 × 24, 2 products of 1 groups, in blocks of 10 rows (1 × 2 × 5), 960 bytes each, "
-        "on 1 thread; 4800 bytes copied; 7200 FLOPs for 7200 in float32, result float32"
+        "blocks, NumPy, 1 × 2 × 5 outputs at a time, x copied; 1200 bytes of scratch, 1 thread; "
+        "7200 FLOPs in float32, 2832 bytes, result float32"
     )
     with pytest.raises(dataclasses.FrozenInstanceError, match="filters"):
         plan.filters = 7
 
 
+def test_the_plan_of_compiled_work(level: str) -> None:
+    if level == NUMPY:
+        pytest.skip("nothing is compiled")
+    x, filters = np.zeros((2, 58, 58, 64), np.float32), np.zeros((64, 3, 3, 64), np.float32)
+    plan = engine.prepare(x, filters, threads=2).plan
+    assert (plan.kernel, plan.level, plan.in_place, plan.threads) == ("wide", level, True, 2)
+    assert plan.band == (2, 56, 56)
+    assert str(plan).startswith(f"wide, {level}, 2 × 56 × 56 outputs at a time in boxes of ")
+    assert engine.prepare(x.astype("u1"), filters).plan.in_place is False
+    assert engine.prepare(x[:1, :4, :4], filters, threads=2).plan.threads == 1
+
+
 @pytest.mark.parametrize(
     "x, filters, accumulator",
-    [(255, 255, "f8"), (2**20, 2**20, "f8"), (2**26, 2**26, "i8"), (1.5, 1, "f8"), (np.float16(1), 1, "f4")],
+    [
+        (255, 255, "f4"),
+        (2**11, 2**11, "f4"),
+        (2**12, 2**11, "f8"),
+        (2**20, 2**20, "f8"),
+        (2**26, 2**26, "i8"),
+        (1.5, 1, "f8"),
+        (np.float16(1), 1, "f4"),
+        (1j, np.float32(1), "c16"),
+    ],
 )
 def test_the_plan_s_accumulator(x: Any, filters: Any, accumulator: str) -> None:
-    """float64 wherever its 53 bits hold every sum of the two products."""
+    """The narrowest that holds every sum of the two products: float32 below 2^24, float64 below 2^53."""
     given = [np.full(shape, v) for shape, v in (((1, 2, 1), x), ((1, 2, 1), filters))]
     if isinstance(x, np.float16):
         given[1] = given[1].astype(np.int8)
-    assert engine.prepare(*given).plan.arithmetic.accumulator == np.dtype(accumulator)
+    plan = engine.prepare(*given).plan
+    assert plan.arithmetic.accumulator == np.dtype(accumulator)
+    assert (plan.level == NUMPY) >= (accumulator == "i8")
+
+
+@pytest.mark.parametrize(
+    "taps, strides, channels, filters, groups, kernel",
+    [
+        (9, 1, 64, 64, 1, "wide"),
+        (1, 1, 64, 256, 1, "wide"),
+        (49, 4, 3, 64, 1, "wide"),
+        (9, 1, 3, 16, 1, "wide"),
+        (9, 1, 3, 8, 1, "wide"),
+        (25, 1, 1, 1, 1, "planes"),
+        (121, 1, 3, 3, 1, "planes"),
+        (9, 1, 1, 1, 1, "planes"),
+        (1, 1, 64, 1, 1, "wide"),
+        (9, 1, 32, 32, 32, "depthwise"),
+        (9, 1, 32, 64, 32, "depthwise"),
+        (9, 1, 4, 4, 4, "planes"),
+        (9, 1, 64, 64, 4, "wide"),
+        (9, 1, 64, 8, 8, "planes"),
+    ],
+)
+def test_which_kernel_suits(
+    taps: int, strides: int, channels: int, filters: int, groups: int, kernel: str
+) -> None:
+    """With 8 lanes, float32's of AVX2."""
+    assert engine.choose_kernel(taps, strides, channels, filters, groups, 8) == kernel
+
+
+def test_what_is_remembered_is_the_same_layer() -> None:
+    """1.0 and True equal 1, and an iterator has no second reading."""
+    x, filters = example((2, 3))
+    wanted = cm.convolve(x, filters, 1, 1)
+    with pytest.raises(GeometryError, match=r"^stride: expected a whole number, got 1\.0;"):
+        cm.convolve(x, filters, 1.0, 1)
+    with pytest.raises(GeometryError, match=r"^dilation: expected a whole number, got 1\.0;"):
+        cm.convolve(x, filters, 1, 1, (1, 1.0))
+    np.testing.assert_array_equal(cm.convolve(x, filters, True, (np.int8(1), 1)), wanted)
+    for size in (1, 2, 1):
+        each = [size, size]
+        found = cm.convolve(x, filters, map(int, each), zip([size] * 2, each, strict=True), iter(each))
+        np.testing.assert_array_equal(found, cm.convolve(x, filters, size, size, size))
+    # Geometries are equal by any padding's name, but each plan prints its own.
+    shape = (2, 6, 7, 4), (6, 3, 3, 4)
+    assert [engine.filter_geometry(*shape, padding=p).padding for p in ("same", 1)] == ["same", None]
+    arrays = [np.zeros(s, np.float32) for s in shape]
+    plans = [engine.prepare(*arrays, padding=p).plan for p in ("same", 1, "half")]
+    assert [plan.geometry.padding for plan in plans] == ["same", None, "half"]
 
 
 def test_a_plan_is_equal_to_its_like() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import convmat as cm
 from convmat import patches, reference
 from convmat.errors import ConvmatError, DTypeError, GeometryError, ShapeError
+from tests.levels import level  # noqa: F401
 from tests.strategies import DISGUISES, DTYPES, MODES, Layer, assert_same_bits, disguises, frozen, layers
 
 ORDERS = ("hwc", "chw")
@@ -215,14 +216,13 @@ def test_out_that_does_not_fit(out: np.ndarray, error: type[Exception], message:
 
 @pytest.mark.parametrize("limit", [1, 300, 2000, 1 << 20])
 @pytest.mark.parametrize("mode", MODES)
-def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch, mode: str, limit: int) -> None:
+def test_blocks_do_not_show(mode: str, limit: int) -> None:
     x, arguments = named(2, 5, 6, 3), {"stride": (1, 2), "padding": ((1, 3), (0, 4)), "dilation": (2, 1)}
     wanted = reference.unroll(x, (3, 2), **arguments, padding_mode=mode)
-    monkeypatch.setattr(patches, "_BLOCK_BYTES", limit)
     np.testing.assert_array_equal(cm.unroll(x, (3, 2), **arguments, padding_mode=mode), wanted)
     for order in ORDERS:
         geometry = cm.ConvGeometry(x.shape, (3, 2), **arguments)
-        rows = [block.copy() for block in patches.unroll_stream(x, geometry, mode, order)]
+        rows = [block.copy() for block in patches.unroll_stream(x, geometry, mode, order, 2, limit)]
         assert all(block.nbytes <= limit or len(block) == 1 for block in rows)
         streamed = cm.unroll(x, (3, 2), **arguments, padding_mode=mode, order=order)
         np.testing.assert_array_equal(np.concatenate(rows), streamed)

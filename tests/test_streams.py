@@ -27,9 +27,8 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two images at a time, and blocks of a few rows."""
+    """Two images at a time."""
     monkeypatch.setattr("convmat.cli.inputs._CHUNK_BYTES", 2 * 6 * 5 * 2 * 4)
-    monkeypatch.setattr("convmat.patches._BLOCK_BYTES", 300)
 
 
 @pytest.mark.usefixtures("_small_chunks")

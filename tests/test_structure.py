@@ -119,6 +119,7 @@ def test_errors_refine_builtins() -> None:
     [
         ("import convmat", ("numpy", "click", "rich", "PIL", "tqdm")),
         ("from convmat.cli import run; run(['--help'])", ("numpy", "rich", "PIL", "tqdm")),
+        ("from convmat.cli import run; run(['--version'])", ("numpy", "rich", "PIL", "tqdm")),
         ("from convmat.cli import run; run(['unroll', '--help'])", ("numpy", "rich", "PIL", "tqdm")),
         ("from convmat.cli import run; run(['unroll', '-k', '3', 'k.npy', '-q'])", ("rich", "PIL", "tqdm")),
         ("from convmat.cli import run; run(['sizes', '9', '-k', '3'])", ("PIL", "tqdm")),

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import convmat as cm
-from convmat import patches, reference
+from convmat import reference
 from convmat.cli import run
 from convmat.errors import ConvmatError, DTypeError, GeometryError, IntegerRangeError, ShapeError
+from tests.levels import level  # noqa: F401
 from tests.strategies import DTYPES, RULES, Layer, assert_same_bits, disguises, frozen, layers, noise, probes
 from tests.test_cli import shell
 
@@ -69,12 +70,7 @@ def test_the_definition(
         with pytest.raises(GeometryError, match=r"^padding: leaves -?\d+ pixels of .*; use less padding"):
             cm.convolve_transpose(y, filters, **arguments)
         return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(patches, "_BLOCK_BYTES", 1)
-        patch.setattr("convmat.engine._WORTH_ONE_BLAS", 0)
-        ours = cm.convolve_transpose(
-            frozen(disguise(y)), frozen(disguise(filters)), **arguments, threads=threads
-        )
+    ours = cm.convolve_transpose(frozen(disguise(y)), frozen(disguise(filters)), **arguments, threads=threads)
     wanted = reference.convolve_transpose(y, filters, **arguments)
     kind = np.dtype(dtype)
     assert_same_bits(ours, wanted.astype(kind.newbyteorder("=") if kind.kind in "fc" else np.int64))
@@ -122,16 +118,23 @@ def test_fold_of_y_times_w_col_transposed(layer: Layer) -> None:
 def test_threads_do_not_show(layer: Layer, dtype: str) -> None:
     make = noise(dtype, rng())
     y, filters = make(layer.output_shape), make(layer.filter_shape)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(patches, "_BLOCK_BYTES", 1)
-        patch.setattr("convmat.engine._WORTH_ONE_BLAS", 0)
-        one, three = (
-            cm.convolve_transpose(
-                y, filters, **layer.where, groups=layer.groups, input_shape=layer.shape, threads=threads
-            )
-            for threads in (1, 3)
-        )
+    where: dict[str, Any] = layer.where | {"groups": layer.groups, "input_shape": layer.shape}
+    one, three = (cm.convolve_transpose(y, filters, **where, threads=threads) for threads in (1, 3))
     assert_same_bits(three, one)
+
+
+@settings(max_examples=50)
+@given(layers(modes=("zeros",)), st.sampled_from(["u1", "f4", "f8"]))
+def test_bands_do_not_show(layer: Layer, dtype: str) -> None:
+    """A line of the result at a time, by itself and where everything has to be converted."""
+    make = probes(dtype, rng())
+    y, filters = make(layer.output_shape), make(layer.filter_shape)
+    where: dict[str, Any] = layer.where | {"groups": layer.groups, "input_shape": layer.shape}
+    wanted = cm.convolve_transpose(y, filters, **where)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("convmat.engine.BLOCK_BYTES", 1)
+        patch.setattr("convmat.engine._CALL_FLOPS", 1)
+        assert_same_bits(cm.convolve_transpose(y, filters, **where), wanted)
 
 
 def test_by_hand() -> None:
@@ -206,7 +209,7 @@ def test_infinity_goes_where_its_filter_lies() -> None:
         ({"input_shape": (1, 8, 1)}, GeometryError, r"^input_shape: \(1, 8, 1\) gives 1 outputs of \(7,\)"),
         ({"input_shape": (2, 6, 1)}, GeometryError, r"^input_shape: \(2, 6, 1\) gives 2 outputs of \(5,\)"),
         ({"input_shape": (1, 6, 3)}, GeometryError, r"^input_shape: \(1, 6, 3\) has 3 channels, .* make 1;"),
-        ({"threads": 0}, GeometryError, r"^threads: must be at least 1"),
+        ({"threads": 0}, GeometryError, r"^threads: must be 1 to 1024, got 0;"),
     ],
 )
 def test_refused(arguments: dict[str, Any], error: type[ConvmatError], message: str) -> None:
