@@ -7,10 +7,13 @@ from contextlib import contextmanager
 from functools import cache
 
 import pytest
+from hypothesis import settings
 
 from convmat import native
 
 NUMPY = "NumPy"
+at_each_level = settings(max_examples=70)
+"""For what runs several times over."""
 
 
 @cache

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import convmat as cm
 from convmat import engine, reference
 from convmat.errors import ConvmatError, DTypeError, GeometryError, IntegerRangeError, ShapeError
-from tests.levels import NUMPY, level  # noqa: F401
+from tests.levels import NUMPY, at_each_level, level  # noqa: F401
 from tests.strategies import (
     DISGUISES,
     DTYPES,
@@ -42,6 +42,7 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(2017)
 
 
+@at_each_level
 @given(layers(), st.sampled_from(DTYPES), disguises, st.sampled_from([None, 1, 64, 600, 1 << 20]))
 def test_every_way_gives_the_same_bits(
     layer: Layer, dtype: str, disguise: Disguise, band: int | None
@@ -66,6 +67,7 @@ def test_every_way_gives_the_same_bits(
             np.testing.assert_array_equal(joined, wanted.reshape(-1, len(filters)))
 
 
+@at_each_level
 @given(layers(), st.sampled_from(DTYPES))
 def test_x_col_times_w_col(layer: Layer, dtype: str) -> None:
     """The equivalence itself; with groups, each one's columns of X_col with its own columns of W_col."""
@@ -88,6 +90,7 @@ def test_x_col_times_w_col(layer: Layer, dtype: str) -> None:
     np.testing.assert_array_equal(product.reshape(wanted.shape), wanted)
 
 
+@at_each_level
 @given(layers(), st.sampled_from([d for d in DTYPES if d not in INTEGERS]), disguises)
 def test_floats_stay_within_the_bound(layer: Layer, dtype: str, disguise: Disguise) -> None:
     x, filters, options = layer.arrays(noise(dtype, rng()))
@@ -157,6 +160,7 @@ def test_out_that_does_not_fit() -> None:
             cm.convolve(x, filters, bias=bias, out=out)
 
 
+@at_each_level
 @given(layers(), st.sampled_from(["u2", "f4", "c16"]), st.sampled_from([1, 50, None]))
 def test_threads_do_not_show(layer: Layer, dtype: str, band: int | None) -> None:
     """The same bits for any number, of every kernel, in any bands."""

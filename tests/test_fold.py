@@ -24,7 +24,7 @@ import convmat as cm
 from convmat import patches, reference
 from convmat.cli import run
 from convmat.errors import ConvmatError, DTypeError, GeometryError, IntegerRangeError, ShapeError
-from tests.levels import level  # noqa: F401
+from tests.levels import at_each_level, level  # noqa: F401
 from tests.strategies import (
     DTYPES,
     INTEGERS,
@@ -64,6 +64,7 @@ def covered(layer: Layer) -> np.ndarray:
 # Sums.
 
 
+@at_each_level
 @given(zero_padded, st.sampled_from(ORDERS), st.sampled_from(["i4", "f4", "c16"]))
 def test_a_sum_is_that_of_the_mapping(layer: Layer, order: str, dtype: str) -> None:
     """By Eq. 8 alone, as `input_index` has it."""
@@ -80,6 +81,7 @@ def test_a_sum_is_that_of_the_mapping(layer: Layer, order: str, dtype: str) -> N
     )
 
 
+@at_each_level
 @given(zero_padded, st.sampled_from(ORDERS))
 def test_the_adjoint_of_unroll(layer: Layer, order: str) -> None:
     """⟨unroll x, p⟩ = ⟨x, fold p⟩, exactly."""
@@ -90,6 +92,7 @@ def test_the_adjoint_of_unroll(layer: Layer, order: str) -> None:
     assert np.vdot(unrolled, p) == np.vdot(x, folded)
 
 
+@at_each_level
 @given(zero_padded, st.sampled_from(DTYPES), disguises, st.sampled_from(["sum", "mean"]))
 def test_blocks_threads_and_memory_do_not_show(
     layer: Layer, dtype: str, disguise: Callable[[np.ndarray], np.ndarray], overlap: str
@@ -176,6 +179,7 @@ def awkward(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return found
 
 
+@at_each_level
 @given(zero_padded, st.sampled_from(DTYPES), st.sampled_from(ORDERS), st.sampled_from([1, 3]))
 def test_a_mean_is_the_inverse_where_a_patch_covers(
     layer: Layer, dtype: str, order: str, threads: int
@@ -310,6 +314,7 @@ def test_beside_torch() -> None:
 # Which pixels are never covered.
 
 
+@at_each_level
 @given(zero_padded)
 def test_uncovered_lines_are_those_that_no_patch_reaches(layer: Layer) -> None:
     for axis, (runs, lines) in enumerate(zip(geometry_of(layer).uncovered_lines(), layer.lines, strict=True)):

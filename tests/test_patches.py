@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import convmat as cm
 from convmat import patches, reference
 from convmat.errors import ConvmatError, DTypeError, GeometryError, ShapeError
-from tests.levels import level  # noqa: F401
+from tests.levels import at_each_level, level  # noqa: F401
 from tests.strategies import DISGUISES, DTYPES, MODES, Layer, assert_same_bits, disguises, frozen, layers
 
 ORDERS = ("hwc", "chw")
@@ -64,6 +64,7 @@ def test_channels_by_hand() -> None:
     np.testing.assert_array_equal(cm.unroll(x[None], 2, order="chw")[1], [10, 20, 11, 21])
 
 
+@at_each_level
 @given(layers(), st.sampled_from(DTYPES), disguises, st.sampled_from(ORDERS))
 def test_unroll_moves_every_bit(layer: Layer, dtype: str, disguise: Disguise, order: str) -> None:
     bits = any_bits(layer.shape, dtype)
@@ -113,6 +114,7 @@ def test_no_images(shape: tuple[int, ...], mode: str, order: str) -> None:
 # Relations that hold whatever the reference says.
 
 
+@at_each_level
 @given(layers(modes=("zeros",)))
 def test_stride_is_slicing(layer: Layer) -> None:
     x = numbered(layer.shape)
@@ -135,6 +137,7 @@ def test_a_kernel_of_one_pixel_is_the_image(shape: tuple[int, ...]) -> None:
     assert not np.shares_memory(x_col, x)
 
 
+@at_each_level
 @given(layers(modes=("zeros",)))
 def test_a_column_is_the_image_shifted(layer: Layer) -> None:
     """Column (i, j, c) is a one-hot filter's view: the padded channel c from pixel (i·D, j·D) on."""
@@ -149,6 +152,7 @@ def test_a_column_is_the_image_shifted(layer: Layer) -> None:
         np.testing.assert_array_equal(x_col[:, col], view.ravel())
 
 
+@at_each_level
 @given(layers())
 def test_orders_hold_the_same_columns(layer: Layer) -> None:
     """ "hwc" has columns (i, j, c), "chw" has (c, i, j)."""
@@ -159,6 +163,7 @@ def test_orders_hold_the_same_columns(layer: Layer) -> None:
 
 
 @pytest.mark.parametrize("mode", NUMPY_MODES)
+@at_each_level
 @given(
     size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     pads=st.tuples(*[st.tuples(st.integers(0, 6), st.integers(0, 6))] * 2),
@@ -236,6 +241,7 @@ def test_a_stream_of_no_images_is_empty() -> None:
 # Filters.
 
 
+@at_each_level
 @given(layers(), st.sampled_from(DTYPES), disguises, st.sampled_from(ORDERS))
 def test_flatten_filters_moves_every_bit(layer: Layer, dtype: str, disguise: Disguise, order: str) -> None:
     bits = any_bits(layer.filter_shape, dtype)

@@ -20,7 +20,7 @@ import convmat as cm
 from convmat import reference
 from convmat.cli import run
 from convmat.errors import ConvmatError, DTypeError, GeometryError, IntegerRangeError, ShapeError
-from tests.levels import level  # noqa: F401
+from tests.levels import at_each_level, level  # noqa: F401
 from tests.strategies import DTYPES, RULES, Layer, assert_same_bits, disguises, frozen, layers, noise, probes
 from tests.test_cli import shell
 
@@ -37,6 +37,7 @@ def rng() -> np.random.Generator:
 # The library.
 
 
+@at_each_level
 @given(zero_padded, st.sampled_from(["i8", "f4", "f8", "c16"]))
 def test_the_adjoint_of_convolve(layer: Layer, dtype: str) -> None:
     """⟨convolve x, y⟩ = ⟨x, convolve_transpose y⟩, exactly."""
@@ -58,6 +59,7 @@ def test_every_padding_name_has_its_adjoint(rule: str, size: int) -> None:
     assert np.vdot(cm.convolve(x, filters, **where), y) == np.vdot(x, ours)
 
 
+@at_each_level
 @given(zero_padded, st.sampled_from(DTYPES), disguises, st.booleans(), st.sampled_from([1, 3]))
 def test_the_definition(
     layer: Layer, dtype: str, disguise: Callable[[np.ndarray], np.ndarray], known: bool, threads: int
@@ -76,6 +78,7 @@ def test_the_definition(
     assert_same_bits(ours, wanted.astype(kind.newbyteorder("=") if kind.kind in "fc" else np.int64))
 
 
+@at_each_level
 @given(zero_padded, st.data())
 def test_output_padding(layer: Layer, data: st.DataObject) -> None:
     strides, dilations = zip(*[(s, d) for _, _, s, d, _ in layer.axes], strict=True)
@@ -102,6 +105,7 @@ def test_the_transpose_of_the_layers_matrix(layer: Layer) -> None:
     np.testing.assert_array_equal(m.toarray().T @ y.reshape(-1), ours.reshape(-1))
 
 
+@at_each_level
 @given(layers(modes=("zeros",)).filter(lambda layer: layer.groups == 1))
 def test_fold_of_y_times_w_col_transposed(layer: Layer) -> None:
     make = probes("i8", rng())
