@@ -49,7 +49,9 @@ def arithmetic_of(terms: int, dtypes: tuple[np.dtype[Any], ...]) -> Arithmetic |
         return Arithmetic(_HOLDS[0][0], np.dtype(np.int64)) if peak < _HOLDS[0][1] else None
     result = np.result_type(*dtypes).newbyteorder("=")
     if result.itemsize > (16 if result.kind == "c" else 8):
-        raise DTypeError("input", f"computing in {result} is not supported; use float64 or complex128 at most")
+        raise DTypeError(
+            "input", f"computing in {result} is not supported; use float64 or complex128 at most"
+        )
     return Arithmetic(np.dtype(np.float32) if result == np.float16 else result, result)
 
 

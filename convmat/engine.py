@@ -40,7 +40,7 @@ from convmat.patches import (
     check_filter_groups,
     check_out,
     lay_down,
-    native_sizes,
+    pack,
     patches_of,
     steps_of,
     window,
@@ -148,7 +148,7 @@ class Convolution(NamedTuple):
     filters: NDArray[Any]
     """(K, *kernel, C/groups), flipped if so asked, in the accumulator's dtype; complex ones `as_real` where compiled."""
     bias: NDArray[Any] | None
-    """(K,), in the accumulator's dtype."""
+    """(K,), in the accumulator's dtype, likewise."""
 
 
 def prepare(
@@ -176,7 +176,9 @@ def prepare(
         bias = _check_bias(bias, len(filters), "filters")
     arithmetic = choose_arithmetic(geometry.terms, x, filters, bias)
     steps = steps_of(x) if x.dtype == arithmetic.accumulator else None
-    plan = make_plan(geometry, len(filters), arithmetic, padding_mode, thread_count(threads), steps, **choices)
+    plan = make_plan(
+        geometry, len(filters), arithmetic, padding_mode, thread_count(threads), steps, **choices
+    )
     if flip:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
     return Convolution(plan, x, *_weights(filters, bias, arithmetic.accumulator, plan.box is not None))
@@ -198,8 +200,8 @@ def _weights(
             filters = filters.astype(accumulator, copy=False)
             bias = None if bias is None else bias.astype(accumulator)
     if compiled and accumulator.kind == "c":
-        filters = as_real(filters)
-    return np.require(filters, None, "CA"), None if bias is None else np.require(bias, None, "CA")
+        filters, bias = as_real(filters), None if bias is None else _as_floats(np.ascontiguousarray(bias))
+    return np.require(filters, None, ["C", "A"]), None if bias is None else np.require(bias, None, ["C", "A"])
 
 
 def as_real(filters: NDArray[Any]) -> NDArray[Any]:
@@ -252,7 +254,12 @@ def _settled(name: str, value: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _filter_geometry(
-    input_shape: tuple[int, ...], filter_shape: tuple[int, ...], stride: Any, padding: Any, dilation: Any, groups: int
+    input_shape: tuple[int, ...],
+    filter_shape: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
 ) -> ConvGeometry:
     if len(filter_shape) != len(input_shape) or 0 in filter_shape:
         raise ShapeError(
@@ -296,8 +303,8 @@ class Plan(Shown):
     box: native.Box | None
     """Outputs that a thread of a compiled kernel computes at a time; None for NumPy."""
     threads: int
-    packed: bytes = field(repr=False, compare=False)
-    """The first band's numbers as the compiled library reads them."""
+    packed: bytes | None = field(repr=False, compare=False)
+    """The layer's numbers as the compiled library reads them, where one call does it all."""
 
     def for_batch(self, batch: int) -> Plan:
         """The same plan for another number of images: as a batch is run that comes in parts."""
@@ -385,9 +392,22 @@ def make_plan(
         band_bytes: of Y, and of what is copied for it, that are held at a time, at most, or one row; by default
             `BLOCK_BYTES` where something is copied, else all.
     """
-    compiled = native.library() if arithmetic.accumulator.kind in "fc" and kernel not in ("blocks", "taps") else None
+    compiled = (
+        native.library() if arithmetic.accumulator.kind in "fc" and kernel not in ("blocks", "taps") else None
+    )
     # Geometries are equal whatever their padding's name, which is printed.
-    return _plan(geometry, geometry.padding, filters, arithmetic, padding_mode, threads, steps, kernel, band_bytes, compiled)
+    return _plan(
+        geometry,
+        geometry.padding,
+        filters,
+        arithmetic,
+        padding_mode,
+        threads,
+        steps,
+        kernel,
+        band_bytes,
+        compiled,
+    )
 
 
 @lru_cache(maxsize=256)
@@ -404,53 +424,43 @@ def _plan(
     compiled: native.Native | None,
 ) -> Plan:
     accumulator, itemsize = arithmetic.accumulator, arithmetic.accumulator.itemsize
-    alone = geometry.channels == geometry.groups
-    decided = Plan(geometry, filters, arithmetic, padding_mode, "", "NumPy", steps is not None, (), None, 1, b"")
+    plan = Plan(geometry, filters, arithmetic, padding_mode, kernel or "", "NumPy", False, (), None, 1, None)
     if compiled is None:
-        kernel = kernel or ("taps" if alone else "blocks")
-        row = itemsize * max(filters, geometry.matrix_shape[1] if kernel == "blocks" else geometry.row_footprint)
-        band = geometry.block_shape((band_bytes or BLOCK_BYTES) // row)
-        return replace(decided, kernel=kernel, band=band, in_place=False)
+        kernel = kernel or ("taps" if geometry.channels == geometry.groups else "blocks")
+        row = itemsize * max(
+            filters, geometry.matrix_shape[1] if kernel == "blocks" else geometry.row_footprint
+        )
+        return replace(plan, kernel=kernel, band=geometry.block_shape((band_bytes or BLOCK_BYTES) // row))
     if band_bytes is None and steps is not None and accumulator == arithmetic.result:
         rows = _CALL_FLOPS // (2 * geometry.terms * filters)
     else:
         row = itemsize * max(filters, math.prod(geometry.stride) * geometry.channels)
         rows = (band_bytes or BLOCK_BYTES) // row
-    parts = _parts(accumulator)
+    band = geometry.block_shape(rows)
+    first = Block(range(math.prod(band)), tuple(map(range, band)))
+    packed = pack(geometry, first, steps, padding_mode, filters, parts := _parts(accumulator))
     real = np.empty(0, accumulator).real.dtype
     if kernel is None:
-        strides = math.prod(geometry.stride[-2:])
+        taps, strides = math.prod(geometry.kernel_size), math.prod(geometry.stride[-2:])
         layer = (parts * geometry.channels, parts * filters, geometry.groups)
-        kernel = choose_kernel(math.prod(geometry.kernel_size), strides, *layer, compiled.lanes(real))
-    if decided.flops // 8 + decided.bytes < _WORTH_THREADS:
+        kernel = choose_kernel(taps, strides, *layer, compiled.lanes(real))
+    if plan.flops // 8 + plan.bytes < _WORTH_THREADS:
         threads = 1
-    decided = replace(decided, kernel=kernel, level=compiled.level, band=geometry.block_shape(rows), threads=threads)
-    first = next(geometry.boxes(decided.band), None)
-    packed = b"" if first is None else _pack(decided, first, steps)
-    box = compiled.box(packed, real, kernel, threads) if packed else native.Box(0, 0, 0, 0, 0)
-    return replace(decided, packed=packed, box=box)
+    return replace(
+        plan,
+        kernel=kernel,
+        level=compiled.level,
+        in_place=steps is not None,
+        band=band,
+        box=compiled.box(packed, real, kernel, threads),
+        threads=threads,
+        packed=packed if steps is not None and band == (geometry.batch, *geometry.output_size) else None,
+    )
 
 
 def _parts(dtype: np.dtype[Any]) -> int:
     """Real numbers in one of the dtype's."""
     return 2 if dtype.kind == "c" else 1
-
-
-def _pack(plan: Plan, block: Block, steps: tuple[int, ...] | None) -> bytes:
-    """A band's numbers for the compiled library: of x itself with these steps, or of the window that was copied."""
-    g, parts = plan.geometry, _parts(plan.arithmetic.accumulator)
-    images, *positions = block.positions
-    numbers = [len(images), g.channels * parts, plan.filters * parts, g.groups]
-    reach = [(len(p) - 1) * s + extent for p, s, extent in zip(positions, g.stride, g.extent, strict=True)]
-    if steps is None:
-        size, before, mode = reach, [0] * len(reach), "zeros"
-    else:
-        size, mode = list(g.input_size), plan.padding_mode
-        before = [pads[0] - p.start * s for pads, p, s in zip(g.pads, positions, g.stride, strict=True)]
-        steps = tuple(parts * step for step in steps)
-    return native.sizes(
-        *numbers, size, list(map(len, positions)), g.kernel_size, g.stride, g.dilation, before, mode, x_steps=steps
-    )
 
 
 # Run.
@@ -469,8 +479,11 @@ def execute(todo: Convolution, out: NDArray[Any] | None = None) -> NDArray[Any]:
         check_out(out, plan.output_shape, plan.arithmetic.result, "Y", todo.x, todo.filters, todo.bias)
         y = out if out.flags.c_contiguous and out.flags.aligned else np.empty(out.shape, out.dtype)
     rows = y.reshape(-1, plan.filters)
-    for block in plan.geometry.boxes(plan.band):
-        _compute(todo, block, rows[block.rows.start : block.rows.stop])
+    if plan.packed is not None:
+        _call(todo, plan.packed, todo.x, rows)
+    else:
+        for block in plan.geometry.boxes(plan.band):
+            _compute(todo, block, rows[block.rows.start : block.rows.stop])
     if y is not out:
         out[...] = y
     return out
@@ -488,25 +501,29 @@ def stream(todo: Convolution) -> Iterator[NDArray[Any]]:
 
 def _compute(todo: Convolution, block: Block, rows: NDArray[Any]) -> None:
     """Write a band's rows of Y, C-contiguous, (rows, K)."""
-    plan = todo.plan
-    accumulator, result = plan.arithmetic
-    if plan.box is None:
-        with np.errstate(all="ignore"):  # an infinity or NaN is a result here, not an accident to warn of
+    plan, x = todo.plan, todo.x[block.positions[0].start :]
+    with np.errstate(all="ignore"):  # an infinity or NaN is a result here, not an accident to warn of
+        if plan.box is None:
             np.copyto(rows, _by_numpy(todo, block), casting="unsafe")
-        return
-    compiled, packed, x = native.library(), plan.packed, todo.x
+            return
+        if not plan.in_place:
+            seen = window(
+                todo.x, plan.geometry, block.positions, plan.padding_mode, plan.arithmetic.accumulator
+            )
+            x = np.require(seen, None, ["C", "A"])
+    steps = steps_of(x) if plan.in_place else None
+    parts = _parts(plan.arithmetic.accumulator)
+    _call(todo, pack(plan.geometry, block, steps, plan.padding_mode, plan.filters, parts), x, rows)
+
+
+def _call(todo: Convolution, packed: bytes, x: NDArray[Any], rows: NDArray[Any]) -> None:
+    """One call of the compiled library; its sums are converted where Y is not of the accumulator's dtype."""
+    plan, compiled = todo.plan, native.library()
+    accumulator, result = plan.arithmetic
     assert compiled is not None
-    if not plan.in_place:
-        with np.errstate(all="ignore"):
-            x = np.ascontiguousarray(window(x, plan.geometry, block.positions, plan.padding_mode, accumulator))
-        packed = _pack(plan, block, None)
-    elif block.rows.start or len(block.rows) < plan.geometry.matrix_shape[0]:
-        x = x[block.positions[0].start :]
-        packed = _pack(plan, block, steps_of(x))
+    assert plan.box is not None
     sums = rows if accumulator == result else np.empty(rows.shape, accumulator)
-    arrays = (x, todo.filters, todo.bias, sums)
-    if accumulator.kind == "c":
-        arrays = tuple(None if a is None else _as_floats(a) for a in arrays)
+    arrays = (_as_floats(x), todo.filters, todo.bias, _as_floats(sums))
     compiled.convolve(packed, *arrays, plan.kernel, plan.box, plan.threads)
     if sums is not rows:
         with np.errstate(all="ignore"):
@@ -514,7 +531,7 @@ def _compute(todo: Convolution, block: Block, rows: NDArray[Any]) -> None:
 
 
 def _as_floats(a: NDArray[Any]) -> NDArray[Any]:
-    """Complex numbers as twice as many channels, in place."""
+    """Complex numbers, which are neighbours, as twice as many channels, in place."""
     return a.view(a.real.dtype) if a.dtype.kind == "c" else a
 
 
@@ -528,7 +545,8 @@ def _by_numpy(todo: Convolution, block: Block) -> NDArray[Any]:
         total = np.zeros((*seen.shape[: axes + 2], own), filters.dtype)
         by_channel = filters.reshape(g.groups, own, *g.kernel_size)
         for tap in itertools.product(*map(range, g.kernel_size)):
-            total += seen[..., *tap][..., None] * by_channel[..., *tap]
+            at = (..., *tap)
+            total += seen[at][..., None] * by_channel[at]
     else:
         total = np.empty((len(block.rows), g.groups, own), filters.dtype)
         pixels = np.moveaxis(seen, axes + 1, -1)
@@ -611,13 +629,11 @@ def convolve_transpose(
     if compiled is not None and accumulator.kind == "c":
         filters = filters.conj()  # `as_real` of which is the transpose of that of the filters
     weights, bias = _weights(filters, bias, accumulator, compiled is not None)
-    line = math.prod(y.shape[2:-1]) * (math.prod(geometry.kernel_size) * geometry.channels if compiled is None else len(filters))
-    in_place = compiled is not None and y.dtype == accumulator == result and y.flags.c_contiguous and y.flags.aligned
-    flops = 2 * math.prod(y.shape[2:-1]) * terms * geometry.channels
-    limit = line * accumulator.itemsize * (_CALL_FLOPS // max(flops, 1)) if in_place else BLOCK_BYTES
+    line = math.prod(y.shape[2:-1]) * accumulator.itemsize
+    line *= len(filters) if compiled is not None else math.prod(geometry.kernel_size) * geometry.channels
     x = np.empty(geometry.input_shape, result)
     with np.errstate(all="ignore"):
-        for band in bands(geometry, y.shape[1:-1], line * accumulator.itemsize, limit):
+        for band in bands(geometry, y.shape[1:-1], line, BLOCK_BYTES):
             part = y[band.images.start : band.images.stop, band.positions.start : band.positions.stop]
             part, lines = part.astype(accumulator, copy=False), x[band.box]
             found = lines if accumulator == result else np.empty(lines.shape, accumulator)
@@ -625,7 +641,16 @@ def convolve_transpose(
                 found[...] = lay_down(_products(part, weights, geometry), geometry, band)
                 found += 0 if bias is None else bias
             else:
-                _transpose_compiled(compiled, geometry, band, np.ascontiguousarray(part), weights, bias, found, threads)
+                _transpose_compiled(
+                    compiled,
+                    geometry,
+                    band,
+                    np.require(part, None, ["C", "A"]),
+                    weights,
+                    bias,
+                    found,
+                    threads,
+                )
             if found is not lines:
                 np.copyto(lines, found, casting="unsafe")
     return x
@@ -635,8 +660,10 @@ def _products(y: NDArray[Any], filters: NDArray[Any], geometry: ConvGeometry) ->
     """Y · W_colᵀ of each group as patches, (n, *positions, *kernel, C)."""
     groups, kernel, depth = geometry.groups, geometry.kernel_size, filters.shape[-1]
     rows = y.reshape(-1, groups, len(filters) // groups).swapaxes(0, 1)
-    found = np.matmul(rows, filters.reshape(groups, len(filters) // groups, -1))  # (groups, rows, kh·kw·C/groups)
-    split = np.moveaxis(found.reshape(groups, *y.shape[:-1], *kernel, depth), 0, -2)
+    found = np.matmul(
+        rows, filters.reshape(groups, len(filters) // groups, -1)
+    )  # (groups, rows, kh·kw·C/groups)
+    split: NDArray[Any] = np.moveaxis(found.reshape(groups, *y.shape[:-1], *kernel, depth), 0, -2)
     return split.reshape(*y.shape[:-1], *kernel, geometry.channels)
 
 
@@ -651,11 +678,13 @@ def _transpose_compiled(
     threads: int,
 ) -> None:
     """Write a band's lines: each place of a pixel in a stride is a convolution of its own over y."""
-    y, x, bias = _as_floats(y), _as_floats(x), None if bias is None else _as_floats(bias)
+    y, x = _as_floats(y), _as_floats(x)
     before = (band.before(geometry), *(before for before, _ in geometry.pads[1:]))
     where = (geometry.stride, geometry.dilation, before, geometry.groups)
     w, pixels = filters.reshape(-1), x.reshape(-1)
-    for packed, w_at, x_at, kernel, box in _phases(where, y.shape, filters.shape, x.shape, x.dtype, threads, compiled):
+    for packed, w_at, x_at, kernel, box in _phases(
+        where, y.shape, filters.shape, x.shape, x.dtype, threads, compiled
+    ):
         compiled.convolve(packed, y, w[w_at:], bias, pixels[x_at:], kernel, box, threads)
 
 

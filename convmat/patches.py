@@ -33,11 +33,8 @@ from convmat.threads import thread_count
 
 OVERLAPS = ("sum", "mean")
 
-BLOCK_BYTES = 1 << 21
-"""Of X_col that is written, read or held at a time: bounds the memory of streams and of NumPy's blocks."""
-
-_CALL_BYTES = 1 << 30
-"""Moved by one call of the compiled library, at most about: between two calls Ctrl-C is answered."""
+BLOCK_BYTES = 1 << 22
+"""Of X_col that are moved at a time: bounds the memory of streams, and how long Ctrl-C waits for an answer."""
 
 
 def unroll(
@@ -80,14 +77,12 @@ def unroll(
         out = np.empty(geometry.matrix_shape, x.dtype)
     else:
         check_out(out, geometry.matrix_shape, x.dtype, "X_col", x)
-    in_place = native.library() is not None and steps_of(x) is not None and out.flags.c_contiguous
-    for block in geometry.blocks(_rows_of(geometry, x.itemsize, _CALL_BYTES if in_place else BLOCK_BYTES)):
-        part = slice(block.rows.start, block.rows.stop)
-        if out.flags.c_contiguous:
-            _write_rows(out[part], x, geometry, block, padding_mode, order, threads)
-        else:
-            rows = np.empty((len(block.rows), out.shape[1]), x.dtype)
-            out[part] = _write_rows(rows, x, geometry, block, padding_mode, order, threads)
+    for block in geometry.boxes(_block_shape(x, geometry, BLOCK_BYTES)):
+        part = out[block.rows.start : block.rows.stop]
+        rows = part if part.flags.c_contiguous else np.empty(part.shape, x.dtype)
+        _write_rows(rows, x, geometry, block, padding_mode, order, threads)
+        if rows is not part:
+            part[...] = rows
     return out
 
 
@@ -102,15 +97,17 @@ def unroll_stream(
     """The rows of X_col in blocks of at most `block_bytes`, or one row; a block is valid until the next."""
     check_choice("order", order, ORDERS)
     threads = thread_count(threads)
-    shape = geometry.block_shape(_rows_of(geometry, x.itemsize, block_bytes))
+    shape = _block_shape(x, geometry, block_bytes)
     buffer = np.empty((math.prod(shape), geometry.matrix_shape[1]), x.dtype)
     for block in geometry.boxes(shape):
-        yield _write_rows(buffer[: len(block.rows)], x, geometry, block, padding_mode, order, threads)
+        rows = buffer[: len(block.rows)]
+        _write_rows(rows, x, geometry, block, padding_mode, order, threads)
+        yield rows
 
 
-def _rows_of(geometry: ConvGeometry, itemsize: int, nbytes: int) -> int:
-    """Rows of X_col, with the input they span, that take so many bytes; at least one."""
-    return max(nbytes // (geometry.row_footprint * itemsize), 1)
+def _block_shape(x: NDArray[Any], geometry: ConvGeometry, nbytes: int) -> tuple[int, ...]:
+    """Outputs, over (n, *position), whose rows, or the input they span, take at most so many bytes, or one row."""
+    return geometry.block_shape(nbytes // (geometry.row_footprint * x.itemsize))
 
 
 def _write_rows(
@@ -121,35 +118,77 @@ def _write_rows(
     padding_mode: str,
     order: str,
     threads: int,
-) -> NDArray[Any]:
+) -> None:
     """Write a block's rows of X_col, C-contiguous."""
     compiled, steps = native.library(), steps_of(x)
     if compiled is not None and steps is not None:
-        packed = native_sizes(geometry, padding_mode=padding_mode, x_steps=steps)
-        compiled.unroll(packed, x, rows, order, block.rows.start, block.rows.stop, threads)
-        return rows
+        packed = pack(geometry, block, steps, padding_mode)
+        compiled.unroll(packed, x[block.positions[0].start :], rows, order, 0, len(rows), threads)
+        return
     patches = patches_of(window(x, geometry, block.positions, padding_mode), geometry)
     if order == "hwc":
         patches = np.moveaxis(patches, len(geometry.kernel_size) + 1, -1)
     rows.reshape(patches.shape)[...] = patches
-    return rows
 
 
-def native_sizes(geometry: ConvGeometry, filters: int = 1, **steps: Any) -> bytes:
-    """A layer's numbers for the compiled library; `steps` are further arguments of `native.sizes`."""
+def pack(
+    geometry: ConvGeometry,
+    block: Block,
+    steps: tuple[int, ...] | None,
+    padding_mode: str = "zeros",
+    filters: int = 1,
+    parts: int = 1,
+) -> bytes:
+    """A block's numbers for the compiled library, as if it were all outputs of a layer of its own.
+
+    Args:
+        steps: `steps_of` x, which is read from the block's first image on; None where it is the block's `window`.
+        filters: K. parts: channels that each channel is seen as, 2 for complex numbers.
+    """
+    images, *positions = block.positions
+    channels = (geometry.channels * parts, filters * parts, geometry.groups)
+    if _is_flat(geometry, block, steps):  # each output is a pixel: one axis of them all
+        rows, one = (len(block.rows),), (1,)
+        return native.sizes(1, *channels, rows, rows, one, one, one, (0,))
+    axes = list(zip(positions, geometry.stride, geometry.pads, geometry.extent, strict=True))
+    size: Sequence[int] = geometry.input_size
+    before = [pads[0] - p.start * s for p, s, pads, _ in axes]
+    if steps is None:
+        size, before, padding_mode = (
+            [(len(p) - 1) * s + extent for p, s, _, extent in axes],
+            [0] * len(axes),
+            "zeros",
+        )
+    else:
+        steps = tuple(parts * step for step in steps)
     return native.sizes(
-        geometry.batch,
-        geometry.channels,
-        filters,
-        geometry.groups,
-        geometry.input_size,
-        geometry.output_size,
+        len(images),
+        *channels,
+        size,
+        [len(p) for p in positions],
         geometry.kernel_size,
         geometry.stride,
         geometry.dilation,
-        [before for before, _ in geometry.pads],
-        **steps,
+        before,
+        padding_mode,
+        x_steps=steps,
     )
+
+
+def _is_flat(geometry: ConvGeometry, block: Block, steps: tuple[int, ...] | None) -> bool:
+    """Whether a block's outputs are pixels one after another in memory, each seen by itself."""
+    if {*geometry.kernel_size, *geometry.stride} != {1} or any(map(any, geometry.pads)):
+        return False
+    if steps is None:
+        return True
+    run = geometry.channels
+    for size, count, step in zip(
+        reversed(geometry.input_size), map(len, reversed(block.positions)), reversed(steps), strict=False
+    ):
+        if count < size or (size > 1 and step != run):
+            return False
+        run *= size
+    return len(block.positions[0]) == 1 or steps[0] == run
 
 
 def window(
@@ -176,12 +215,17 @@ def window(
         for axis, (line, size) in enumerate(zip(lines, sizes, strict=True), 1):
             part = part.take(padding_source(np.arange(line.start, line.stop), size, padding_mode), axis)
         return part.astype(dtype or x.dtype, copy=False)
-    inside = [range(max(line.start, 0), min(line.stop, size)) for line, size in zip(lines, sizes, strict=True)]
+    inside = [
+        range(max(line.start, 0), min(line.stop, size)) for line, size in zip(lines, sizes, strict=True)
+    ]
     pixels = part[:, *(slice(r.start, max(r.stop, r.start)) for r in inside)]
     if inside == lines:
         return pixels.astype(dtype or x.dtype, copy=False)
     padded = np.zeros((len(part), *map(len, lines), x.shape[-1]), dtype or x.dtype)
-    into = (slice(r.start - line.start, r.start - line.start + len(r)) for r, line in zip(inside, lines, strict=True))
+    into = (
+        slice(r.start - line.start, r.start - line.start + len(r))
+        for r, line in zip(inside, lines, strict=True)
+    )
     padded[:, *into] = pixels
     return padded
 
@@ -192,7 +236,7 @@ def patches_of(seen: NDArray[Any], geometry: ConvGeometry) -> NDArray[Any]:
     every = sliding_window_view(seen, geometry.extent, axes)
     starts = (slice(None, None, s) for s in geometry.stride)
     taps = (slice(None, None, d) for d in geometry.dilation)
-    return every[:, *starts][..., *taps]
+    return every[(slice(None), *starts, slice(None), *taps)]
 
 
 def fold(
@@ -235,12 +279,12 @@ def fold(
     geometry = ConvGeometry(input_shape, kernel_size, stride, padding, dilation)
     check_x_col(x_col.shape, geometry)
     check_choice("order", order, ORDERS)
-    folding = _Folding(geometry, fold_dtype(x_col.dtype, geometry, overlap), overlap, order, thread_count(threads))
+    folding = _Folding(
+        geometry, fold_dtype(x_col.dtype, geometry, overlap), overlap, order, thread_count(threads)
+    )
     rows = x_col.reshape(geometry.matrix_shape)
     image = np.empty(geometry.input_shape, folding.result)
-    in_place = native.library() is not None and rows.flags.c_contiguous and rows.dtype == folding.result
-    limit = _CALL_BYTES if in_place else BLOCK_BYTES
-    for band in folding.bands(limit, x_col.dtype):
+    for band in folding.bands(BLOCK_BYTES, x_col.dtype):
         folding.write(rows[band.rows.start : band.rows.stop], band, image[band.box])
     return image
 
@@ -391,7 +435,13 @@ class _Folding(NamedTuple):
         return how == "move" or accumulator.kind != "c" or self.order == "hwc"
 
     def _fold_compiled(
-        self, compiled: native.Native, rows: NDArray[Any], band: Band, lines: NDArray[Any], how: str, parts: int
+        self,
+        compiled: native.Native,
+        rows: NDArray[Any],
+        band: Band,
+        lines: NDArray[Any],
+        how: str,
+        parts: int,
     ) -> None:
         g = self.geometry
         if parts > 1:
@@ -458,7 +508,7 @@ def lay_down(
     for tap in reversed(list(itertools.product(*map(range, kernel)))):
         begin = (m + i * d for m, i, d in zip(margins, tap, dilation, strict=True))
         place = memory[:, *(slice(b, b + n * s, s) for b, n, s in zip(begin, counts, stride, strict=True))]
-        pixels = patches[..., *tap, :]
+        pixels = patches[(..., *tap, slice(None))]
         if put is None:
             place[...] = pixels
         else:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.levels import levels, using
 
 # Processes begun with nohup, or with & in a script, ignore these, and so would those that tests begin.
 for ignored, usual in (
@@ -23,3 +27,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("ci")
+
+
+@pytest.fixture(scope="module", params=levels())
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """For modules that mark themselves with it: all their tests, every way there is to compute here."""
+    with using(request.param):
+        yield request.param

@@ -35,10 +35,3 @@ def using(level: str) -> Iterator[None]:
         patch.setenv("CONVMAT_LEVEL", level)
         patch.setattr(native, "library", lambda: _library(level))
         yield
-
-
-@pytest.fixture(scope="module", autouse=True, params=levels())
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    """For a test module to import: all its tests, at every level."""
-    with using(request.param):
-        yield request.param

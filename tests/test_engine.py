@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import convmat as cm
 from convmat import engine, reference
 from convmat.errors import ConvmatError, DTypeError, GeometryError, IntegerRangeError, ShapeError
-from tests.levels import NUMPY, at_each_level, level  # noqa: F401
+from tests.levels import NUMPY, at_each_level
 from tests.strategies import (
     DISGUISES,
     DTYPES,
@@ -29,6 +29,8 @@ from tests.strategies import (
     noise,
     probes,
 )
+
+pytestmark = pytest.mark.usefixtures("level")
 
 Disguise = Callable[[np.ndarray], np.ndarray]
 
@@ -57,8 +59,8 @@ def test_every_way_gives_the_same_bits(
 
     plan = engine.prepare(x, filters, **options).plan
     for kernel in engine.kernels(plan.geometry, plan.arithmetic.accumulator):
-        for given in (x, disguise(x)):
-            other = engine.prepare(given, filters, **options, kernel=kernel, band_bytes=band, threads=2)
+        for memory in (x, disguise(x)):
+            other = engine.prepare(memory, filters, **options, kernel=kernel, band_bytes=band, threads=2)
             assert other.plan.kernel == kernel
             np.testing.assert_array_equal(engine.execute(other), wanted)
             parts = [part.copy() for part in engine.stream(other)]

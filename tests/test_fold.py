@@ -24,7 +24,7 @@ import convmat as cm
 from convmat import patches, reference
 from convmat.cli import run
 from convmat.errors import ConvmatError, DTypeError, GeometryError, IntegerRangeError, ShapeError
-from tests.levels import at_each_level, level  # noqa: F401
+from tests.levels import at_each_level
 from tests.strategies import (
     DTYPES,
     INTEGERS,
@@ -37,6 +37,8 @@ from tests.strategies import (
     probes,
 )
 from tests.test_cli import shell
+
+pytestmark = pytest.mark.usefixtures("level")
 
 SAMPLES = Path(__file__).parent.parent / "sample_images"
 DIGIT, SCENE = SAMPLES / "digit.png", SAMPLES / "scene.png"

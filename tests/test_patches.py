@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 import convmat as cm
 from convmat import patches, reference
 from convmat.errors import ConvmatError, DTypeError, GeometryError, ShapeError
-from tests.levels import at_each_level, level  # noqa: F401
+from tests.levels import at_each_level
 from tests.strategies import DISGUISES, DTYPES, MODES, Layer, assert_same_bits, disguises, frozen, layers
+
+pytestmark = pytest.mark.usefixtures("level")
 
 ORDERS = ("hwc", "chw")
 NUMPY_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}

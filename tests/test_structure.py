@@ -16,7 +16,18 @@ PACKAGE = Path(convmat.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each part with the parts it may import; everything below it, and no more.
-_LIBRARY = ("errors", "geometry", "threads", "layouts", "native", "arithmetic", "patches", "engine", "spectrum", "matrix")
+_LIBRARY = (
+    "errors",
+    "geometry",
+    "threads",
+    "layouts",
+    "native",
+    "arithmetic",
+    "patches",
+    "engine",
+    "spectrum",
+    "matrix",
+)
 MAY_IMPORT = {
     "__init__": (*_LIBRARY, "frameworks", "chains", "verification"),
     "__main__": ("cli",),
@@ -33,7 +44,16 @@ MAY_IMPORT = {
     "patches": ("errors", "geometry", "threads", "native"),
     "engine": ("errors", "geometry", "threads", "native", "arithmetic", "patches", "shown"),
     "spectrum": (),
-    "matrix": ("errors", "geometry", "arithmetic", "patches", "engine", "spectrum", "shown", "files"),  # its arrays, saved
+    "matrix": (
+        "errors",
+        "geometry",
+        "arithmetic",
+        "patches",
+        "engine",
+        "spectrum",
+        "shown",
+        "files",
+    ),  # its arrays, saved
     "reference": (),
     "verification": (*_LIBRARY, "shown", "reference", "verification"),
     "experiment": (*_LIBRARY, "experiment"),

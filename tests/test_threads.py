@@ -55,9 +55,15 @@ def test_what_is_refused(given: Any, told: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["0", "1025", "9" * 4000])
-@pytest.mark.parametrize("command", ["unroll x.npy -k 2", "convolve x.npy --kernel box:2", "fold x.npy -k 1 --input-shape 4,4"])
+@pytest.mark.parametrize(
+    "command", ["unroll x.npy -k 2", "convolve x.npy --kernel box:2", "fold x.npy -k 1 --input-shape 4,4"]
+)
 def test_the_option(
-    command: str, given: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str,
+    given: str,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.zeros((16, 1)) if "fold" in command else np.zeros((4, 4)))

@@ -20,9 +20,11 @@ import convmat as cm
 from convmat import reference
 from convmat.cli import run
 from convmat.errors import ConvmatError, DTypeError, GeometryError, IntegerRangeError, ShapeError
-from tests.levels import at_each_level, level  # noqa: F401
+from tests.levels import at_each_level
 from tests.strategies import DTYPES, RULES, Layer, assert_same_bits, disguises, frozen, layers, noise, probes
 from tests.test_cli import shell
+
+pytestmark = pytest.mark.usefixtures("level")
 
 SAMPLES = Path(__file__).parent.parent / "sample_images"
 DIGIT, SCENE = "sample_images/digit.png", "sample_images/scene.png"

@@ -26,7 +26,9 @@ _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
 @options.inputs_argument()
 @options.layer_options
 @options.threads_option
-@click.option("--plan", is_flag=True, help="Print the plan that ran: kernel, boxes, scratch, threads, FLOPs, bytes.")
+@click.option(
+    "--plan", is_flag=True, help="Print the plan that ran: kernel, boxes, scratch, threads, FLOPs, bytes."
+)
 @click.option("--transpose", is_flag=True, help="The transposed convolution, which takes Y back to X's size.")
 @options.output_padding_option
 @click.option(

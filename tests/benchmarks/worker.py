@@ -156,8 +156,9 @@ def skimage(do: str, layer: Layer) -> dict[str, Call]:
 
 def copy(do: str, layer: Layer) -> dict[str, Call]:
     """Not a peer but the measure: as many bytes as X_col has, copied by as many threads."""
-    from convmat import ConvGeometry
     from convmat.parallel import share_out
+
+    from convmat import ConvGeometry
 
     if do == "convolve":
         return {}
