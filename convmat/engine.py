@@ -1,9 +1,9 @@
 """The engine: check, plan, run; X_col is never whole.
 
-`prepare` checks a convolution's arrays and joins them with a `Plan`, a frozen value that says what will run: in which
-arithmetic, by which kernel, in which boxes, on how many threads. `execute` and `stream` run it. Where the compiled
-library is there, it reads each tap where it lies in x. Where it is not, or sums need int64, NumPy multiplies blocks of
-X_col by W_col, or adds tap by tap where each filter sees a single channel.
+`prepare` checks a convolution's arrays and joins them with a `Plan`, a frozen value that says what will run:
+in which arithmetic, by which kernel, in which boxes, on how many threads. `execute` and `stream` run it.
+Where there is a compiled library, it reads each tap where it lies in x. Where there is none, or sums need
+int64, NumPy multiplies blocks of X_col by W_col, or adds tap by tap where each filter sees a single channel.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from convmat.patches import (
     check_filter_groups,
     check_out,
     lay_down,
-    pack,
+    pack_block,
     patches_of,
     steps_of,
     window,
@@ -49,7 +49,7 @@ from convmat.shown import Shown
 from convmat.threads import thread_count
 
 BLOCK_BYTES = 1 << 21
-"""Of X_col, or of what is converted of X and Y, that is held at a time."""
+"""Of NumPy's X_col, or of what is converted of X or Y, that are held at a time."""
 
 _CALL_FLOPS = 20_000_000_000
 """Done by one call of the compiled library, at most about: between two calls Ctrl-C is answered."""
@@ -84,8 +84,8 @@ def convolve(
         groups: divides C and K; group g's filters see only group g's channels. C for depthwise.
         bias: (K,), added to each position.
         out: array to write Y to, of its shape and dtype, that overlaps no input.
-        threads: to work with, 1 to 1024; by default what CONVMAT_THREADS says, or all cores. The same call gives the
-            same bits for any number.
+        threads: to work with, 1 to 1024; by default what CONVMAT_THREADS says, or all cores. The same call
+            gives the same bits for any number.
 
     Returns:
         Y, (N, *out, K). Integers give the exact int64; floats and complex compute in the widest of the
@@ -146,9 +146,9 @@ class Convolution(NamedTuple):
     plan: Plan
     x: NDArray[Any]
     filters: NDArray[Any]
-    """(K, *kernel, C/groups), flipped if so asked, in the accumulator's dtype; complex ones `as_real` where compiled."""
+    """(K, *kernel, C/groups), flipped if so asked, as `_weights` makes them."""
     bias: NDArray[Any] | None
-    """(K,), in the accumulator's dtype, likewise."""
+    """(K,), likewise."""
 
 
 def prepare(
@@ -194,7 +194,7 @@ def _check_bias(bias: ArrayLike, count: int, what: str) -> NDArray[Any]:
 def _weights(
     filters: NDArray[Any], bias: NDArray[Any] | None, accumulator: np.dtype[Any], compiled: bool
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Filters and bias in the accumulator's dtype, C-contiguous and aligned; complex ones as real where compiled."""
+    """Filters and bias in the accumulator's dtype, C-contiguous; where compiled, complex ones `as_real`."""
     if filters.dtype != accumulator or (bias is not None and bias.dtype != accumulator):
         with np.errstate(all="ignore"):
             filters = filters.astype(accumulator, copy=False)
@@ -207,7 +207,7 @@ def _weights(
 def as_real(filters: NDArray[Any]) -> NDArray[Any]:
     """Complex filters (K, *kernel, C/groups) as the real ones, (2K, *kernel, 2C/groups), that do the same.
 
-    They see each complex number of x as two channels, and give each of Y as two: (re; im) = [re −im; im re] · (re; im).
+    They see each complex number of x as two channels, and give each of Y as two, by [re −im; im re].
     """
     count, *kernel, depth = filters.shape
     real = np.empty((count, 2, *kernel, depth, 2), filters.real.dtype)
@@ -241,7 +241,7 @@ def filter_geometry(
 
 
 def _settled(name: str, value: Any) -> Any:
-    """`value` in nothing but ints, strings and tuples of them, fit to be remembered by: 1.0 and True equal 1."""
+    """`value` in ints, strings and tuples of them, fit to be remembered by: 1.0 and True would equal 1."""
     if type(value) is int or type(value) is str:
         return value
     try:
@@ -284,7 +284,7 @@ def _filter_geometry(
 
 @dataclass(frozen=True)
 class Plan(Shown):
-    """One convolution, decided: its arithmetic, the kernel, what is computed at a time, on how many threads."""
+    """One convolution, decided: its arithmetic, its kernel, what is computed at a time, how many threads."""
 
     geometry: ConvGeometry
     filters: int
@@ -292,8 +292,8 @@ class Plan(Shown):
     arithmetic: Arithmetic
     padding_mode: str
     kernel: str
-    """Compiled: "wide" (vectors of filters), "planes" (of outputs), "depthwise" (of channels). NumPy's: "blocks" (of
-    X_col, times W_col) or "taps" (added one after another)."""
+    """Compiled: "wide" (vectors of filters), "planes" (of outputs) or "depthwise" (of channels). NumPy's:
+    "blocks" (of X_col, times W_col) or "taps" (added one after another)."""
     level: str
     """The instructions that the compiled kernel uses, or "NumPy"."""
     in_place: bool
@@ -342,7 +342,8 @@ class Plan(Shown):
             + ("" if self.box is None else f" in boxes of {_times(self.box[:3])}")
             + (", x read in place" if self.in_place else ", x copied")
             + f"; {self.scratch} bytes of scratch, {self.threads} thread{'s' if self.threads > 1 else ''}; "
-            f"{self.flops} FLOPs in {self.arithmetic.accumulator}, {self.bytes} bytes, result {self.arithmetic.result}"
+            f"{self.flops} FLOPs in {self.arithmetic.accumulator}, {self.bytes} bytes, "
+            f"result {self.arithmetic.result}"
         )
 
 
@@ -354,12 +355,12 @@ def choose_kernel(taps: int, strides: int, channels: int, filters: int, groups: 
     """The compiled kernel that suits a layer.
 
     Args:
-        taps: of a kernel, kh·kw. strides: S_h·S_w, planes that a channel is split into. lanes: of a vector register.
+        taps: of a kernel, kh·kw. strides: S_h·S_w, planes that a channel is split into. lanes: of a vector.
     """
     depth, own = channels // groups, filters // groups
     if depth == 1 and channels >= lanes:
         return "depthwise"
-    # Cycles that an output costs for each channel: the planes' copy and all lanes used; or some lanes left unused.
+    # Cycles for an output and channel: the planes' copy, all lanes used; or some lanes left unused.
     planes = 2 * strides + taps * own / (2 * lanes)
     wide = taps * -(-own // lanes) / 2 * (1 if own > lanes else 1.25)
     return "planes" if filters < 16 and planes < wide else "wide"
@@ -389,8 +390,8 @@ def make_plan(
         threads: to use at most; small work is done on one.
         steps: `steps_of` an x that has the accumulator's dtype, and can be read where it lies.
         kernel: one of `kernels`; by default the one that suits.
-        band_bytes: of Y, and of what is copied for it, that are held at a time, at most, or one row; by default
-            `BLOCK_BYTES` where something is copied, else all.
+        band_bytes: of Y, or of what is copied for it, that are held at a time, at most, or one row; by
+            default `BLOCK_BYTES` where something is copied, else all.
     """
     compiled = (
         native.library() if arithmetic.accumulator.kind in "fc" and kernel not in ("blocks", "taps") else None
@@ -438,7 +439,7 @@ def _plan(
         rows = (band_bytes or BLOCK_BYTES) // row
     band = geometry.block_shape(rows)
     first = Block(range(math.prod(band)), tuple(map(range, band)))
-    packed = pack(geometry, first, steps, padding_mode, filters, parts := _parts(accumulator))
+    packed = pack_block(geometry, first, steps, padding_mode, filters, parts := _parts(accumulator))
     real = np.empty(0, accumulator).real.dtype
     if kernel is None:
         taps, strides = math.prod(geometry.kernel_size), math.prod(geometry.stride[-2:])
@@ -490,7 +491,7 @@ def execute(todo: Convolution, out: NDArray[Any] | None = None) -> NDArray[Any]:
 
 
 def stream(todo: Convolution) -> Iterator[NDArray[Any]]:
-    """Y's rows, (rows, K), in order, a band at a time, for outputs larger than memory; each valid until the next."""
+    """Y's rows, (rows, K), in order, a band at a time; each is valid until the next."""
     plan = todo.plan
     buffer = np.empty((math.prod(plan.band), plan.filters), plan.arithmetic.result)
     for block in plan.geometry.boxes(plan.band):
@@ -513,7 +514,7 @@ def _compute(todo: Convolution, block: Block, rows: NDArray[Any]) -> None:
             x = np.require(seen, None, ["C", "A"])
     steps = steps_of(x) if plan.in_place else None
     parts = _parts(plan.arithmetic.accumulator)
-    _call(todo, pack(plan.geometry, block, steps, plan.padding_mode, plan.filters, parts), x, rows)
+    _call(todo, pack_block(plan.geometry, block, steps, plan.padding_mode, plan.filters, parts), x, rows)
 
 
 def _call(todo: Convolution, packed: bytes, x: NDArray[Any], rows: NDArray[Any]) -> None:
@@ -545,7 +546,7 @@ def _by_numpy(todo: Convolution, block: Block) -> NDArray[Any]:
         total = np.zeros((*seen.shape[: axes + 2], own), filters.dtype)
         by_channel = filters.reshape(g.groups, own, *g.kernel_size)
         for tap in itertools.product(*map(range, g.kernel_size)):
-            at = (..., *tap)
+            at: Any = (..., *tap)
             total += seen[at][..., None] * by_channel[at]
     else:
         total = np.empty((len(block.rows), g.groups, own), filters.dtype)
@@ -634,7 +635,7 @@ def convolve_transpose(
     x = np.empty(geometry.input_shape, result)
     with np.errstate(all="ignore"):
         for band in bands(geometry, y.shape[1:-1], line, BLOCK_BYTES):
-            part = y[band.images.start : band.images.stop, band.positions.start : band.positions.stop]
+            part = y[band.images.start : band.images.stop, band.outputs.start : band.outputs.stop]
             part, lines = part.astype(accumulator, copy=False), x[band.box]
             found = lines if accumulator == result else np.empty(lines.shape, accumulator)
             if compiled is None:
@@ -679,8 +680,7 @@ def _transpose_compiled(
 ) -> None:
     """Write a band's lines: each place of a pixel in a stride is a convolution of its own over y."""
     y, x = _as_floats(y), _as_floats(x)
-    before = (band.before(geometry), *(before for before, _ in geometry.pads[1:]))
-    where = (geometry.stride, geometry.dilation, before, geometry.groups)
+    where = (geometry.stride, geometry.dilation, tuple(band.before(geometry)), geometry.groups)
     w, pixels = filters.reshape(-1), x.reshape(-1)
     for packed, w_at, x_at, kernel, box in _phases(
         where, y.shape, filters.shape, x.shape, x.dtype, threads, compiled
@@ -698,7 +698,7 @@ def _phases(
     threads: int,
     compiled: native.Native,
 ) -> list[tuple[bytes, int, int, str, native.Box]]:
-    """The convolutions that a transposed one is: their numbers, where they begin in W and X, kernel and box."""
+    """The convolutions that a transposed one is: numbers, where they begin in W and X, kernel and box."""
     found = []
     lanes, filters, channels, groups = compiled.lanes(dtype), y_shape[-1], x_shape[-1], where[-1]
     for packed, w_at, x_at in native.phases(where, y_shape, w_shape, x_shape):

@@ -1,7 +1,7 @@
-"""Unrolling images into X_col, folding X_col into images, flattening filters into W_col: bytes moved by Eq. 8.
+"""Unrolling images into X_col, folding it back, flattening filters into W_col: numbers moved by Eq. 8.
 
-The compiled library does it where there is one. Without it NumPy does, in blocks: a window of the padded input, in
-which every patch is a view.
+The compiled library does it where there is one. Without it NumPy does, a block at a time: of the window of
+the padded input that a block of outputs sees, every patch is a view.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -34,7 +34,7 @@ from convmat.threads import thread_count
 OVERLAPS = ("sum", "mean")
 
 BLOCK_BYTES = 1 << 22
-"""Of X_col that are moved at a time: bounds the memory of streams, and how long Ctrl-C waits for an answer."""
+"""Of X_col that are moved at a time: bounds the memory of streams, and how long Ctrl-C has to wait."""
 
 
 def unroll(
@@ -106,7 +106,7 @@ def unroll_stream(
 
 
 def _block_shape(x: NDArray[Any], geometry: ConvGeometry, nbytes: int) -> tuple[int, ...]:
-    """Outputs, over (n, *position), whose rows, or the input they span, take at most so many bytes, or one row."""
+    """Outputs, over (n, *position), whose rows, or the input they span, take so many bytes, or one row."""
     return geometry.block_shape(nbytes // (geometry.row_footprint * x.itemsize))
 
 
@@ -122,7 +122,7 @@ def _write_rows(
     """Write a block's rows of X_col, C-contiguous."""
     compiled, steps = native.library(), steps_of(x)
     if compiled is not None and steps is not None:
-        packed = pack(geometry, block, steps, padding_mode)
+        packed = pack_block(geometry, block, steps, padding_mode)
         compiled.unroll(packed, x[block.positions[0].start :], rows, order, 0, len(rows), threads)
         return
     patches = patches_of(window(x, geometry, block.positions, padding_mode), geometry)
@@ -131,7 +131,7 @@ def _write_rows(
     rows.reshape(patches.shape)[...] = patches
 
 
-def pack(
+def pack_block(
     geometry: ConvGeometry,
     block: Block,
     steps: tuple[int, ...] | None,
@@ -142,53 +142,34 @@ def pack(
     """A block's numbers for the compiled library, as if it were all outputs of a layer of its own.
 
     Args:
-        steps: `steps_of` x, which is read from the block's first image on; None where it is the block's `window`.
+        steps: `steps_of` x, which is read from the block's first image on; None for the block's `window`.
         filters: K. parts: channels that each channel is seen as, 2 for complex numbers.
     """
     images, *positions = block.positions
-    channels = (geometry.channels * parts, filters * parts, geometry.groups)
-    if _is_flat(geometry, block, steps):  # each output is a pixel: one axis of them all
-        rows, one = (len(block.rows),), (1,)
-        return native.sizes(1, *channels, rows, rows, one, one, one, (0,))
+    out = [len(p) for p in positions]
     axes = list(zip(positions, geometry.stride, geometry.pads, geometry.extent, strict=True))
-    size: Sequence[int] = geometry.input_size
+    if steps is None:
+        size = [(len(p) - 1) * s + extent for p, s, _, extent in axes]
+        return _pack(geometry, len(images), size, out, [0] * len(axes), filters=filters, parts=parts)
     before = [pads[0] - p.start * s for p, s, pads, _ in axes]
-    if steps is None:
-        size, before, padding_mode = (
-            [(len(p) - 1) * s + extent for p, s, _, extent in axes],
-            [0] * len(axes),
-            "zeros",
-        )
-    else:
-        steps = tuple(parts * step for step in steps)
-    return native.sizes(
-        len(images),
-        *channels,
-        size,
-        [len(p) for p in positions],
-        geometry.kernel_size,
-        geometry.stride,
-        geometry.dilation,
-        before,
-        padding_mode,
-        x_steps=steps,
-    )
+    steps = tuple(parts * step for step in steps)
+    return _pack(geometry, len(images), geometry.input_size, out, before, padding_mode, steps, filters, parts)
 
 
-def _is_flat(geometry: ConvGeometry, block: Block, steps: tuple[int, ...] | None) -> bool:
-    """Whether a block's outputs are pixels one after another in memory, each seen by itself."""
-    if {*geometry.kernel_size, *geometry.stride} != {1} or any(map(any, geometry.pads)):
-        return False
-    if steps is None:
-        return True
-    run = geometry.channels
-    for size, count, step in zip(
-        reversed(geometry.input_size), map(len, reversed(block.positions)), reversed(steps), strict=False
-    ):
-        if count < size or (size > 1 and step != run):
-            return False
-        run *= size
-    return len(block.positions[0]) == 1 or steps[0] == run
+def _pack(
+    geometry: ConvGeometry,
+    images: int,
+    input_size: Sequence[int],
+    output_size: Sequence[int],
+    before: Sequence[int],
+    padding_mode: str = "zeros",
+    steps: tuple[int, ...] | None = None,
+    filters: int = 1,
+    parts: int = 1,
+) -> bytes:
+    channels = (geometry.channels * parts, filters * parts, geometry.groups)
+    taps = (geometry.kernel_size, geometry.stride, geometry.dilation)
+    return native.sizes(images, *channels, input_size, output_size, *taps, before, padding_mode, steps)
 
 
 def window(
@@ -198,42 +179,35 @@ def window(
     padding_mode: str = "zeros",
     dtype: np.dtype[Any] | None = None,
 ) -> NDArray[Any]:
-    """The part of the padded input that a box of output positions (n, *position) sees, (n, *lines, C).
+    """The part of the padded input that a box of outputs, over (n, *position), sees: (n, *lines, C).
 
     A view where it lies inside the input and the dtype stays.
     """
     images, *along = positions
-    part = x[images.start : images.stop]
-    lines = [
-        range(p.start * s - before, (p.stop - 1) * s - before + extent)
-        for p, s, (before, _), extent in zip(
-            along, geometry.stride, geometry.pads, geometry.extent, strict=True
-        )
-    ]
-    sizes = x.shape[1:-1]
-    if padding_mode != "zeros":
-        for axis, (line, size) in enumerate(zip(lines, sizes, strict=True), 1):
-            part = part.take(padding_source(np.arange(line.start, line.stop), size, padding_mode), axis)
-        return part.astype(dtype or x.dtype, copy=False)
-    inside = [
-        range(max(line.start, 0), min(line.stop, size)) for line, size in zip(lines, sizes, strict=True)
-    ]
-    pixels = part[:, *(slice(r.start, max(r.stop, r.start)) for r in inside)]
-    if inside == lines:
+    part, kept, into = x[images.start : images.stop], [slice(None)], [slice(None)]
+    axes = zip(along, x.shape[1:-1], geometry.stride, geometry.pads, geometry.extent, strict=True)
+    shape, padded = [len(images)], False
+    for axis, (p, size, stride, (before, _), extent) in enumerate(axes, 1):
+        start, count = p.start * stride - before, (len(p) - 1) * stride + extent
+        first, last = max(start, 0), min(start + count, size)
+        if padding_mode != "zeros" and last - first < count:
+            part = part.take(padding_source(np.arange(start, start + count), size, padding_mode), axis)
+            first, last, start = 0, count, 0
+        padded |= last - first < count
+        kept.append(slice(first, max(last, first)))
+        into.append(slice(first - start, max(last, first) - start))
+        shape.append(count)
+    pixels = part[tuple(kept)]
+    if not padded:
         return pixels.astype(dtype or x.dtype, copy=False)
-    padded = np.zeros((len(part), *map(len, lines), x.shape[-1]), dtype or x.dtype)
-    into = (
-        slice(r.start - line.start, r.start - line.start + len(r))
-        for r, line in zip(inside, lines, strict=True)
-    )
-    padded[:, *into] = pixels
-    return padded
+    memory = np.zeros((*shape, x.shape[-1]), dtype or x.dtype)
+    memory[tuple(into)] = pixels
+    return memory
 
 
 def patches_of(seen: NDArray[Any], geometry: ConvGeometry) -> NDArray[Any]:
     """The patches of a window as a view, (n, *positions, C, *kernel): Eq. 8 as strides."""
-    axes = tuple(range(1, seen.ndim - 1))
-    every = sliding_window_view(seen, geometry.extent, axes)
+    every = sliding_window_view(seen, geometry.extent, tuple(range(1, seen.ndim - 1)))
     starts = (slice(None, None, s) for s in geometry.stride)
     taps = (slice(None, None, d) for d in geometry.dilation)
     return every[(slice(None), *starts, slice(None), *taps)]
@@ -278,14 +252,11 @@ def fold(
     x_col = as_numbers("x_col", x_col)
     geometry = ConvGeometry(input_shape, kernel_size, stride, padding, dilation)
     check_x_col(x_col.shape, geometry)
-    check_choice("order", order, ORDERS)
-    folding = _Folding(
-        geometry, fold_dtype(x_col.dtype, geometry, overlap), overlap, order, thread_count(threads)
-    )
+    folding = _Folding.of(geometry, x_col.dtype, overlap, order, threads)
     rows = x_col.reshape(geometry.matrix_shape)
     image = np.empty(geometry.input_shape, folding.result)
-    for band in folding.bands(BLOCK_BYTES, x_col.dtype):
-        folding.write(rows[band.rows.start : band.rows.stop], band, image[band.box])
+    for band in folding.bands(BLOCK_BYTES, x_col.itemsize):
+        folding.write(image[band.box], rows[band.rows.start : band.rows.stop], band)
     return image
 
 
@@ -301,14 +272,13 @@ def fold_stream(
     """The folded images line by line, (lines, *other axes, C), all images' first axes joined.
 
     Args:
-        parts: X_col of `dtype`, any number of rows at a time. What is held of it at a time is `block_bytes`, or the
-            lines of outputs that meet in a line of pixels.
+        parts: X_col of `dtype`, any number of rows at a time. Held of it are `block_bytes`, or the outputs
+            that meet in a line of pixels.
     """
-    check_choice("order", order, ORDERS)
-    folding = _Folding(geometry, fold_dtype(dtype, geometry, overlap), overlap, order, thread_count(threads))
-    for band, rows in _regrouped(parts, folding.bands(block_bytes, dtype)):
+    folding = _Folding.of(geometry, dtype, overlap, order, threads)
+    for band, rows in _regrouped(parts, folding.bands(block_bytes, dtype.itemsize)):
         lines = np.empty((len(band.images), len(band.lines), *geometry.input_shape[2:]), folding.result)
-        folding.write(rows, band, lines)
+        folding.write(lines, rows, band)
         yield lines.reshape(-1, *lines.shape[2:])
 
 
@@ -353,8 +323,8 @@ class Band(NamedTuple):
 
     images: range
     lines: range
-    positions: range
-    """Of outputs, along the first axis."""
+    outputs: range
+    """Along the first axis."""
     rows: range
     """Those outputs as rows of X_col."""
 
@@ -363,24 +333,25 @@ class Band(NamedTuple):
         """Where the lines are in (N, *spatial, C)."""
         return slice(self.images.start, self.images.stop), slice(self.lines.start, self.lines.stop)
 
-    def before(self, geometry: ConvGeometry) -> int:
-        """Lines from the first output's first tap to the first pixel: the padding, were the band an image."""
-        return geometry.pads[0][0] + self.lines.start - self.positions.start * geometry.stride[0]
+    def before(self, geometry: ConvGeometry) -> list[int]:
+        """What would be the padding before each axis, were the lines images and the outputs all theirs."""
+        first = geometry.pads[0][0] + self.lines.start - self.outputs.start * geometry.stride[0]
+        return [first, *(before for before, _ in geometry.pads[1:])]
 
 
-def bands(geometry: ConvGeometry, positions: tuple[int, ...], line_bytes: int, limit: int) -> Iterator[Band]:
-    """Images cut so that the outputs that reach a band take `limit` bytes, or what a kernel's height reaches.
+def bands(geometry: ConvGeometry, outputs: Sequence[int], line_bytes: int, limit: int) -> Iterator[Band]:
+    """Images cut so that the outputs that reach a band take `limit` bytes, or what one kernel's height is.
 
     Args:
-        positions: outputs of an image, along each axis. line_bytes: of a line of them.
+        outputs: of an image along each axis. line_bytes: of a line of them.
     """
-    size, stride, before, extent = (
+    size, stride, extent, before = (
         geometry.input_size[0],
         geometry.stride[0],
-        geometry.pads[0][0],
         geometry.extent[0],
+        geometry.pads[0][0],
     )
-    count, line = positions[0], math.prod(positions[1:])
+    count, line = outputs[0], math.prod(outputs[1:])
     fit = max(limit // max(line_bytes, 1), 1)
     images, step = (fit // count, size) if fit >= count else (1, max(fit, -(-extent // stride)) * stride)
     for n in range(0, geometry.batch, images):
@@ -396,124 +367,107 @@ def bands(geometry: ConvGeometry, positions: tuple[int, ...], line_bytes: int, l
 
 
 class _Folding(NamedTuple):
-    """One folding, decided: what becomes of elements that meet, in which dtype."""
+    """One folding, decided: what becomes of elements that meet, in which dtypes."""
 
     geometry: ConvGeometry
+    how: str
+    """ "sum", "mean", or "move" where none meet."""
+    accumulator: np.dtype[Any]
     result: np.dtype[Any]
-    overlap: str
     order: str
     threads: int
 
-    def bands(self, limit: int, dtype: np.dtype[Any]) -> Iterator[Band]:
-        """The bands to `write`, of X_col in this dtype."""
-        line = math.prod(self.geometry.output_size[1:]) * self.geometry.matrix_shape[1]
-        return bands(self.geometry, self.geometry.output_size, line * dtype.itemsize, limit)
+    @classmethod
+    def of(
+        cls, geometry: ConvGeometry, dtype: np.dtype[Any], overlap: str, order: str, threads: int | None
+    ) -> _Folding:
+        """Check the arguments of `fold`, and decide."""
+        result = fold_dtype(dtype, geometry, overlap)
+        check_choice("order", order, ORDERS)
+        how = overlap if _most_that_meet(geometry) > 1 else "move"
+        accumulator = np.dtype(np.float32) if how != "move" and result == np.float16 else result
+        return cls(geometry, how, accumulator, result, order, thread_count(threads))
 
-    def write(self, rows: NDArray[Any], band: Band, lines: NDArray[Any]) -> None:
-        """Write a band's lines, (n, lines, *others, C), from its rows of X_col."""
-        meet = _most_that_meet(self.geometry)
-        how = self.overlap if meet > 1 else "move"
-        accumulator = np.dtype(np.float32) if how != "move" and self.result == np.float16 else self.result
-        if how == "sum" and rows.dtype.kind in "biu":
-            _check_range(rows, meet)
-        compiled = native.library() if self._compiled(accumulator, how) else None
-        if how != "move" and not (compiled and accumulator.kind == "i" and rows.dtype.isnative):
-            rows = rows.astype(accumulator, copy=False)
-        found = lines if lines.dtype == accumulator else np.empty(lines.shape, accumulator)
-        if compiled is not None:
-            parts = 2 if accumulator.kind == "c" and how != "move" else 1
-            self._fold_compiled(compiled, np.ascontiguousarray(rows), band, found, how, parts)
-        else:
-            with np.errstate(all="ignore"):
-                found[...] = self._fold(self._as_patches(rows, band), band, how)
-        if found is not lines:
-            with np.errstate(all="ignore"):
+    def bands(self, limit: int, itemsize: int) -> Iterator[Band]:
+        """The bands to `write`, of an X_col with elements of so many bytes."""
+        line = math.prod(self.geometry.output_size[1:]) * self.geometry.matrix_shape[1] * itemsize
+        return bands(self.geometry, self.geometry.output_size, line, limit)
+
+    def write(self, lines: NDArray[Any], rows: NDArray[Any], band: Band) -> None:
+        """Write a band's lines, (n, lines, *others, C), C-contiguous, from its rows of X_col."""
+        g, order, compiled, parts = self.geometry, self.order, native.library(), 1
+        if self.how == "sum":
+            _check_range(rows, _most_that_meet(g))
+        found = lines if self.accumulator == self.result else np.empty(lines.shape, self.accumulator)
+        sums = found
+        with np.errstate(all="ignore"):
+            if self.how != "move" and not (compiled and self.accumulator.kind == "i" and rows.dtype.isnative):
+                rows = rows.astype(self.accumulator, copy=False)
+            if self.how != "move" and self.accumulator.kind == "c":  # two channels each, which are neighbours
+                rows, order, parts = _as_floats(self._patches(rows, band)), "hwc", 2
+                sums = _as_floats(found)
+            if compiled is not None:
+                out = [len(band.outputs), *g.output_size[1:]]
+                packed = _pack(g, len(found), found.shape[1:-1], out, band.before(g), parts=parts)
+                rows, count = np.ascontiguousarray(rows), math.prod(found.shape[:-2])
+                compiled.fold(packed, rows, 0, sums, self.how, order, 0, count, self.threads)
+            else:
+                sums[...] = self._by_numpy(self._patches(rows, band) if parts == 1 else rows, band)
+            if found is not lines:
                 np.copyto(lines, found, casting="unsafe")
 
-    def _compiled(self, accumulator: np.dtype[Any], how: str) -> bool:
-        # A complex number is two channels, which are neighbours in the one order of columns alone.
-        return how == "move" or accumulator.kind != "c" or self.order == "hwc"
-
-    def _fold_compiled(
-        self,
-        compiled: native.Native,
-        rows: NDArray[Any],
-        band: Band,
-        lines: NDArray[Any],
-        how: str,
-        parts: int,
-    ) -> None:
+    def _patches(self, rows: NDArray[Any], band: Band) -> NDArray[Any]:
+        """Rows of X_col as (n, *outputs, *kernel, C)."""
         g = self.geometry
-        if parts > 1:
-            rows, lines = (a.view(a.real.dtype) for a in (rows, lines))
-        packed = native.sizes(
-            len(band.images),
-            g.channels * parts,
-            1,
-            1,
-            (len(band.lines), *g.input_size[1:]),
-            (len(band.positions), *g.output_size[1:]),
-            g.kernel_size,
-            g.stride,
-            g.dilation,
-            (band.before(g), *(before for before, _ in g.pads[1:])),
-        )
-        count = math.prod(lines.shape[:-2])
-        compiled.fold(packed, rows, 0, lines, how, self.order, 0, count, self.threads)
-
-    def _as_patches(self, rows: NDArray[Any], band: Band) -> NDArray[Any]:
-        """(n, *positions, *kernel, C)."""
-        g = self.geometry
-        where = (len(band.images), len(band.positions), *g.output_size[1:])
+        where = (len(band.images), len(band.outputs), *g.output_size[1:])
         if self.order == "hwc":
             return rows.reshape(*where, *g.kernel_size, g.channels)
         return np.moveaxis(rows.reshape(*where, g.channels, *g.kernel_size), len(where), -1)
 
-    def _fold(self, patches: NDArray[Any], band: Band, how: str) -> NDArray[Any]:
-        if how != "mean":
-            return lay_down(patches, self.geometry, band, np.add if how == "sum" else None)
-        if patches.dtype.kind == "c":  # by part: a division of complex numbers makes NaN of infinities
-            mean = [self._fold(part, band, how) for part in (patches.real, patches.imag)]
-            return np.stack(mean, -1).view(patches.dtype)[..., 0]
+    def _by_numpy(self, patches: NDArray[Any], band: Band) -> NDArray[Any]:
+        if self.how != "mean":
+            return lay_down(patches, self.geometry, band, np.add if self.how == "sum" else None)
         total, least, largest = (
             lay_down(patches, self.geometry, band, put, first)
             for put, first in ((np.add, 0), (np.minimum, np.inf), (np.maximum, -np.inf))
         )
-        along = _counts(self.geometry)
-        times = np.maximum(along[0][band.lines.start : band.lines.stop], 1)
-        for count in along[1:]:
-            times = np.multiply.outer(times, np.maximum(count, 1))
+        first, *others = (np.maximum(count, 1) for count in _counts(self.geometry))
+        times = reduce(np.multiply.outer, others, first[band.lines.start : band.lines.stop])
         total /= times[..., None].astype(total.dtype)
         # A mean of equal numbers is that number, whatever their sum was rounded to, or overflowed to.
         np.copyto(total, np.clip(total, least, largest), where=least <= largest)
         return total
 
 
+def _as_floats(patches: NDArray[Any]) -> NDArray[Any]:
+    """Complex numbers as twice as many channels."""
+    return np.ascontiguousarray(patches).view(patches.real.dtype)
+
+
 def lay_down(
     patches: NDArray[Any], geometry: ConvGeometry, band: Band, put: Any = np.add, first: float = 0
 ) -> NDArray[Any]:
-    """Lines of pixels from the patches (n, *positions, *kernel, C) that reach them, added, or by another `put`.
+    """A band's lines from the patches (n, *outputs, *kernel, C) that reach it, added, or by another `put`.
 
     Elements come to a pixel in the order of the outputs along the first axis, however the lines are cut.
     """
-    kernel, stride, dilation = geometry.kernel_size, geometry.stride, geometry.dilation
-    counts = patches.shape[1 : 1 + len(kernel)]
-    before = [band.before(geometry), *(before for before, _ in geometry.pads[1:])]
+    axes = range(len(geometry.kernel_size))
+    before, counts = band.before(geometry), patches.shape[1 : 1 + len(axes)]
     sizes = (len(band.lines), *geometry.input_size[1:])
-    margins = [max(-b, 0) for b in before]  # where the first output begins inside
+    starts = [max(-b, 0) for b in before]  # where the first output begins inside
     cut = [slice(max(b, 0), max(b, 0) + size) for b, size in zip(before, sizes, strict=True)]
-    ends = zip(margins, counts, stride, geometry.extent, cut, strict=True)
-    room = [max(margin + (n - 1) * s + extent, c.stop) for margin, n, s, extent, c in ends]
-    memory = np.full((len(patches), *room, geometry.channels), first, patches.dtype)
-    for tap in reversed(list(itertools.product(*map(range, kernel)))):
-        begin = (m + i * d for m, i, d in zip(margins, tap, dilation, strict=True))
-        place = memory[:, *(slice(b, b + n * s, s) for b, n, s in zip(begin, counts, stride, strict=True))]
-        pixels = patches[(..., *tap, slice(None))]
+    reach = [starts[a] + (counts[a] - 1) * geometry.stride[a] + geometry.extent[a] for a in axes]
+    room = [max(reach[a], cut[a].stop) for a in axes]
+    memory = np.full((len(patches), *room, patches.shape[-1]), first, patches.dtype)
+    for tap in reversed(list(itertools.product(*map(range, geometry.kernel_size)))):
+        begin = [starts[a] + tap[a] * geometry.dilation[a] for a in axes]
+        steps = [slice(begin[a], begin[a] + counts[a] * s, s) for a, s in enumerate(geometry.stride)]
+        place, pixels = memory[(slice(None), *steps)], patches[(..., *tap, slice(None))]  # type: ignore[arg-type]
         if put is None:
             place[...] = pixels
         else:
             put(place, pixels, out=place)
-    return memory[:, *cut]
+    return memory[(slice(None), *cut)]
 
 
 @lru_cache(maxsize=16)
@@ -540,8 +494,8 @@ def _most_that_meet(geometry: ConvGeometry) -> int:
 
 
 def _check_range(rows: NDArray[Any], most: int) -> None:
-    """Raise IntegerRangeError where sums of so many of the elements could pass int64."""
-    if not rows.size or (rows.dtype.itemsize < 8 and most < 1 << 31):
+    """Raise IntegerRangeError where the elements are integers, and sums of so many could pass int64."""
+    if rows.dtype.kind not in "biu" or not rows.size or (rows.itemsize < 8 and most < 1 << 31):
         return
     peak = max(int(rows.max()), -int(rows.min())) * most
     if peak >= 1 << 63:
