@@ -29,6 +29,7 @@ class Box(NamedTuple):
     """The outputs that a thread computes at a time, and what it needs for that."""
 
     images: int
+    planes: int
     rows: int
     columns: int
     blocks: int
@@ -123,7 +124,7 @@ class Native:
 
     def box(self, sizes: bytes, dtype: Any, kernel: str, threads: int) -> Box:
         """How `convolve` is to cut this layer's outputs: fit for the caches, and enough to share out."""
-        found = (ctypes.c_int64 * 5)()
+        found = (ctypes.c_int64 * 6)()
         self._box(sizes, KERNELS.index(kernel), np.dtype(dtype).itemsize, threads, found)
         return Box(*found)
 
@@ -150,7 +151,7 @@ class Native:
         _check(
             self._convolve(
                 sizes,
-                struct.pack("5q", *box),
+                struct.pack("6q", *box),
                 x.ctypes.data,
                 w.ctypes.data,
                 None if bias is None else bias.ctypes.data,
@@ -202,7 +203,7 @@ class Native:
         - "mean": of float32 or float64.
         - "move": where no two elements meet (stride >= extent, on each axis): any dtype, bits kept.
         """
-        kind = "V" if overlap == "move" else "u" if x_col.dtype.kind == "b" else x_col.dtype.kind
+        kind = "m" if overlap == "move" else "u" if x_col.dtype.kind == "b" else x_col.dtype.kind
         _check(
             self._fold(
                 sizes,
