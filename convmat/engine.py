@@ -339,7 +339,7 @@ class Plan(Shown):
     def __str__(self) -> str:
         return (
             f"{self.kernel}, {self.level}, {_times(self.band)} outputs at a time"
-            + ("" if self.box is None else f" in boxes of {_times(self.box[:3])}")
+            + ("" if self.box is None else f" in boxes of {_times(self.box[:4])}")
             + (", x read in place" if self.in_place else ", x copied")
             + f"; {self.scratch} bytes of scratch, {self.threads} thread{'s' if self.threads > 1 else ''}; "
             f"{self.flops} FLOPs in {self.arithmetic.accumulator}, {self.bytes} bytes, "
@@ -368,10 +368,13 @@ def choose_kernel(taps: int, strides: int, channels: int, filters: int, groups: 
 
 def kernels(geometry: ConvGeometry, accumulator: np.dtype[Any]) -> tuple[str, ...]:
     """Every kernel that can compute such a layer here."""
-    alone = geometry.channels == geometry.groups
-    compiled = native.library() is not None and accumulator.kind in "fc"
-    found = ["wide", "planes"] * compiled + ["depthwise"] * (compiled and alone and accumulator.kind == "f")
-    return (*found, "blocks", *(["taps"] if alone else []))
+    alone, compiled = geometry.channels == geometry.groups, native.library()
+    found = ["blocks", *(["taps"] if alone else [])]
+    if compiled is not None and accumulator.kind in "fc":
+        found += ["wide", "planes"]
+        if alone and accumulator.kind == "f" and geometry.channels >= compiled.lanes(accumulator):
+            found.append("depthwise")
+    return tuple(found)
 
 
 def make_plan(
