@@ -171,7 +171,8 @@ def prepare(
     """
     x, filters = as_numbers("input", x), as_numbers("filters", filters)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
-    geometry = filter_geometry(x.shape, filters.shape, stride, padding, dilation, groups)
+    where = _settled_where(stride, padding, dilation, groups)
+    geometry = _filter_geometry(x.shape, filters.shape, *where)
     if bias is not None:
         bias = _check_bias(bias, len(filters), "filters")
     arithmetic = choose_arithmetic(geometry.terms, x, filters, bias)
@@ -201,7 +202,12 @@ def _weights(
             bias = None if bias is None else bias.astype(accumulator)
     if compiled and accumulator.kind == "c":
         filters, bias = as_real(filters), None if bias is None else _as_floats(np.ascontiguousarray(bias))
-    return np.require(filters, None, ["C", "A"]), None if bias is None else np.require(bias, None, ["C", "A"])
+    return tidy(filters), None if bias is None else tidy(bias)
+
+
+def tidy(a: NDArray[Any]) -> NDArray[Any]:
+    """The array, C-contiguous and aligned."""
+    return a if a.flags.c_contiguous and a.flags.aligned else np.array(a, order="C")
 
 
 def as_real(filters: NDArray[Any]) -> NDArray[Any]:
@@ -230,9 +236,13 @@ def filter_geometry(
     Raises:
         ShapeError: another number of axes or channels. GeometryError: as `ConvGeometry`.
     """
-    return _filter_geometry(
-        _settled("input_shape", input_shape),
-        _settled("filters", filter_shape),
+    shapes = (_settled("input_shape", input_shape), _settled("filters", filter_shape))
+    return _filter_geometry(*shapes, *_settled_where(stride, padding, dilation, groups))
+
+
+def _settled_where(stride: Any, padding: Any, dilation: Any, groups: Any) -> tuple[Any, ...]:
+    """The arguments in ints, strings and tuples of them, fit to be remembered by: 1.0 and True equal 1."""
+    return (
         _settled("stride", stride),
         _settled("padding", padding),
         _settled("dilation", dilation),
@@ -241,7 +251,6 @@ def filter_geometry(
 
 
 def _settled(name: str, value: Any) -> Any:
-    """`value` in ints, strings and tuples of them, fit to be remembered by: 1.0 and True would equal 1."""
     if type(value) is int or type(value) is str:
         return value
     try:
@@ -514,7 +523,7 @@ def _compute(todo: Convolution, block: Block, rows: NDArray[Any]) -> None:
             seen = window(
                 todo.x, plan.geometry, block.positions, plan.padding_mode, plan.arithmetic.accumulator
             )
-            x = np.require(seen, None, ["C", "A"])
+            x = tidy(seen)
     steps = steps_of(x) if plan.in_place else None
     parts = _parts(plan.arithmetic.accumulator)
     _call(todo, pack_block(plan.geometry, block, steps, plan.padding_mode, plan.filters, parts), x, rows)
@@ -649,7 +658,7 @@ def convolve_transpose(
                     compiled,
                     geometry,
                     band,
-                    np.require(part, None, ["C", "A"]),
+                    tidy(part),
                     weights,
                     bias,
                     found,

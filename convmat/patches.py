@@ -554,10 +554,15 @@ def check_out(
 def steps_of(a: NDArray[Any]) -> tuple[int, ...] | None:
     """Elements from neighbour to neighbour along all axes but the last, for the compiled library.
 
-    None where it cannot read the array: unaligned, or with elements apart along the last axis.
+    Empty for a C-contiguous array, None where it cannot read the array: unaligned, or with elements apart along
+    the last axis.
     """
-    size = a.itemsize
-    if not a.flags.aligned or (a.shape[-1] > 1 and a.strides[-1] != size) or any(s % size for s in a.strides):
+    flags, size = a.flags, a.itemsize
+    if not flags.aligned:
+        return None
+    if flags.c_contiguous:
+        return ()
+    if (a.shape[-1] > 1 and a.strides[-1] != size) or any(s % size for s in a.strides):
         return None
     return tuple(s // size for s in a.strides[:-1])
 
