@@ -1,7 +1,8 @@
 """Measure convmat beside every peer that is installed, and print Markdown.
 
-Each implementation runs in a process of its own; they take turns, round after round. A time is the median
-over the rounds, a ratio the median of each round's ratio, so that what slows the machine slows both.
+Each implementation runs in a process of its own; they take turns, round after round. A turn's time is the least of
+its calls. Of the rounds the quieter half counts, those in which other processes took least of the cores' time; a
+ratio is the median of these rounds' ratios, so that what slows the machine slows both.
 """
 
 from __future__ import annotations
@@ -15,21 +16,18 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from statistics import median
-from typing import IO, Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from convmat.native import status
 from tests.benchmarks import layers
 from tests.benchmarks.layers import Layer
+from tests.benchmarks.machine import Peak, Watch, measure_peak
 
-PEERS = {
-    "torch": "torch",
-    "onnxruntime": "onnxruntime",
-    "scipy": "scipy",
-    "opencv": "cv2",
-    "skimage": "skimage",
-}
-
-
+PEERS = ("torch", "onnxruntime", "openvino", "jax")
 _PAUSE = 0.02  # seconds; a peer's threads go on spinning for a while after its turn
 
 
@@ -37,18 +35,21 @@ class Worker:
     """A process that is one implementation."""
 
     def __init__(self, name: str, threads: int) -> None:
+        env = os.environ | {"CONVMAT_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+        if name == "numpy":
+            env |= {"CONVMAT_NATIVE": "0", "OPENBLAS_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.worker", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"CONVMAT_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)},
+            env=env,
         )
 
     def measure(self, do: str, layer: Layer, seconds: float) -> dict[str, Any]:
-        """Seconds of a call of each variant, and check sums."""
+        """Seconds of a call of each variant, CPU seconds, and check sums."""
         ask, answer = self.process.stdin, self.process.stdout
-        assert isinstance(ask, IO) or ask is not None
+        assert ask is not None
         assert answer is not None
         ask.write(json.dumps({"do": do, "layer": layer, "seconds": seconds}) + "\n")
         ask.flush()
@@ -60,95 +61,123 @@ class Worker:
         return result
 
 
+class Table(NamedTuple):
+    """What is measured on which layers, beside whom."""
+
+    title: str
+    do: str
+    layers: list[Layer]
+    peers: tuple[str, ...]
+
+
+TABLES = {
+    "convolve": Table("convolve", "convolve", [*layers.FIRST, *layers.FURTHER, *layers.MORE], PEERS),
+    "tiny": Table("tiny calls", "convolve", layers.TINY, PEERS),
+    "integers": Table("integers to exact int64, beside float32", "convolve", layers.INTEGERS, PEERS),
+    "float64": Table("float64", "convolve", layers.DOUBLES, PEERS),
+    "transpose": Table("convolve_transpose", "transpose", layers.TRANSPOSED, ("torch",)),
+    "unroll": Table("unroll, the result allocated", "unroll", layers.UNROLLED, ("torch",)),
+    "out": Table("unroll, into a reused `out`", "unroll into out", layers.UNROLLED, ("torch",)),
+    "fold": Table("fold, by sum", "fold", layers.UNROLLED, ("torch",)),
+    "numpy": Table("convolve without a compiler, beside with", "convolve", layers.FIRST, ("numpy",)),
+}
+
+
 def geometric_mean(values: list[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
 
 
-def compare(title: str, do: str, tested: list[Layer], names: list[str], options: argparse.Namespace) -> None:
-    """One table: a line a layer, a column an implementation, and its time as a multiple of convmat's."""
+def work(do: str, layer: Layer) -> tuple[float, float]:
+    """FLOPs of the definition, and bytes that have to be read and written once."""
+    size = [
+        (n + 2 * layer.padding - layer.dilation * (k - 1) - 1) // layer.stride + 1
+        for n, k in zip(layer.shape[1:-1], layer.kernel, strict=True)
+    ]
+    outputs, terms = layer.shape[0] * math.prod(size), math.prod(layer.filter_shape[1:])
+    itemsize, pixels = np.dtype(layer.dtype).itemsize, math.prod(layer.shape)
+    if do in ("convolve", "transpose"):
+        numbers = pixels + outputs * layer.filters + math.prod(layer.filter_shape)
+        return 2.0 * outputs * terms * layer.filters, float(numbers * itemsize)
+    return 0.0, float((pixels + outputs * math.prod(layer.kernel) * layer.shape[-1]) * itemsize)
+
+
+def compare(table: Table, peak: Peak, options: argparse.Namespace) -> dict[str, list[tuple[float, Layer]]]:
+    """One table: a line a layer, and each peer's time as a multiple of convmat's; the ratios, by peer."""
+    names = [name for name in table.peers if name == "numpy" or importlib.util.find_spec(name)]
     workers = {name: Worker(name, options.threads) for name in ["convmat", *names]}
-    ours = "out" if options.out else ""
-    print(f"\n### {title}\n")
-    print(f"| layer | convmat, ms | {' | '.join(f'{name}, ms | ratio' for name in names)} |")
-    print(f"|---|---|{'---|---|' * len(names)}")
-    ratios: dict[str, list[float]] = {name: [] for name in names}
-    for layer in tested:
-        rounds: list[dict[str, float]] = []
-        sums: dict[str, Any] = {}
-        for _ in range(options.rounds):
-            taken = {}
-            for name, worker in workers.items():
-                result = worker.measure(do, layer, options.seconds)
-                if result["times"]:
-                    variants = result["times"]
-                    taken[name] = variants[ours] if name == "convmat" else min(variants.values())
-                    sums[name] = next(iter(result["sums"].values()))
-            rounds.append(taken)
-        cells = []
+    print(f"\n### {table.title}\n")
+    print(f"| layer | convmat, ms | of peak, of copy | {' | '.join(names)} | others |")
+    print(f"|---|---|---|{'---|' * (len(names) + 1)}", flush=True)
+    ratios: dict[str, list[tuple[float, Layer]]] = {name: [] for name in [*names, "the faster"]}
+    for layer in table.layers:
+        rounds = quiet_rounds(workers, table.do, layer, options)
+        ours = median(times["convmat"] for times, _ in rounds)
+        flops, moved = work(table.do, layer)
+        cells = [
+            f"{1e3 * ours:.3g}",
+            f"{flops / ours / peak.flops:.0%}, {moved / 2 / ours / peak.copied:.0%}",
+        ]
+        found = {}
         for name in names:
-            if name not in rounds[0]:
-                cells.append(" | ")
-                continue
-            wrong = [abs(a - b) / (abs(b) or 1) for a, b in zip(sums[name], sums["convmat"], strict=True)]
-            if name != "copy" and max(wrong) > 1e-3:
-                raise SystemExit(f"{name} gives another result for {layer}")
-            ratio = median(taken[name] / taken["convmat"] for taken in rounds)
-            ratios[name].append(ratio)
-            cells.append(f"{1e3 * median(t[name] for t in rounds):.2f} | {ratio:.2f}")
-        print(
-            f"| {layer} | {1e3 * median(t['convmat'] for t in rounds):.2f} | {' | '.join(cells)} |",
-            flush=True,
-        )
-    means = " | ".join(f" | {geometric_mean(ratios[name]):.2f}" for name in names)
-    print(f"| geometric mean | | {means} |")
+            if name in rounds[0][0]:
+                found[name] = median(times[name] / times["convmat"] for times, _ in rounds)
+            cells.append(f"{found[name]:.2f}" if name in found else "")
+        if found:
+            found["the faster"] = median(
+                min(times[n] for n in found) / times["convmat"] for times, _ in rounds
+            )
+        for name, ratio in found.items():
+            ratios[name].append((ratio, layer))
+        busy = sum(share for _, share in rounds) / len(rounds)
+        print(f"| {layer} | {' | '.join(cells)} | {busy:.0%} |", flush=True)
     for worker in workers.values():
         worker.process.terminate()
+    return ratios
 
 
-def peers(*wanted: str) -> list[str]:
-    return [name for name in wanted if name in PEERS and importlib.util.find_spec(PEERS[name])]
+def quiet_rounds(
+    workers: dict[str, Worker], do: str, layer: Layer, options: argparse.Namespace
+) -> list[tuple[dict[str, float], float]]:
+    """Each implementation's time and the others' share of the cores, of the quieter half of the rounds."""
+    rounds = []
+    sums: dict[str, Any] = {}
+    for _ in range(options.rounds):
+        taken, used, watch = {}, 0.0, Watch()
+        for name, worker in workers.items():
+            result = worker.measure(do, layer, options.seconds)
+            used += result["cpu"]
+            if result["times"]:
+                taken[name] = min(result["times"].values())
+                sums[name] = next(iter(result["sums"].values()))
+        rounds.append((taken, watch.others(used)))
+    for name, found in sums.items():
+        if any(abs(a - b) > 1e-3 * abs(b) for a, b in zip(found, sums["convmat"], strict=True)):
+            raise SystemExit(f"{name} gives another result for {layer}")
+    return sorted(rounds, key=lambda pair: pair[1])[: -(-len(rounds) // 2)]
 
 
-def convolve(options: argparse.Namespace) -> None:
-    names = peers("torch", "onnxruntime", "scipy", "opencv")
-    compare("convolve", "convolve", layers.FIRST, names, options)
-    compare("convolve, further layers", "convolve", layers.FURTHER, names, options)
+def summary(found: dict[str, dict[str, list[tuple[float, Layer]]]]) -> None:
+    """Geometric means, and where it is behind."""
+    print("\n### Geometric means, and the worst layers\n")
+    print("| | peer | layers | geometric mean | worst |\n|---|---|---|---|---|")
+    for title, by_peer in found.items():
+        for name, ratios in by_peer.items():
+            if ratios and not (name == "the faster" and len(by_peer) == 2):
+                worst = "; ".join(f"{r:.2f} {layer}" for r, layer in sorted(ratios)[:3])
+                mean = geometric_mean([ratio for ratio, _ in ratios])
+                print(f"| {title} | {name} | {len(ratios)} | {mean:.2f} | {worst} |")
 
 
-def unroll(options: argparse.Namespace) -> None:
-    names = [*peers("torch", "skimage"), "copy"]
-    compare("unroll, the result allocated", "unroll", layers.UNROLLED, names, options)
-    options.out = True
-    compare("unroll, into a reused `out`", "unroll", layers.UNROLLED, names, options)
-
-
-def fold(options: argparse.Namespace) -> None:
-    options.out = False
-    compare("fold, by sum", "fold", layers.UNROLLED, [*peers("torch"), "copy"], options)
-
-
-GROWTH = """
-import sys, time, numpy as np, convmat as cm
-shape, filter_shape = eval(sys.argv[1])
-x, w = np.ones(shape, np.float32), np.ones(filter_shape, np.float32)
-out = cm.convolve(x, w)
-times = []
-while sum(times) < 0.5 or len(times) < 5:
-    start = time.perf_counter(); cm.convolve(x, w, out=out); times.append(time.perf_counter() - start)
-print(np.median(times))
-"""
-
-MEMORY = """
+_MEMORY = """
 import sys, numpy as np, convmat as cm
-shape, filter_shape, where = eval(sys.argv[1])
+shape, filter_shape, where, dtype = eval(sys.argv[1])
 def status(key):
     with open("/proc/self/status") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
-small = np.zeros((1, 64, 64, filter_shape[-1]), np.float32)
-cm.convolve(small, np.zeros((1, 3, 3, filter_shape[-1]), np.float32))  # libraries are loaded by now
-x, w = np.ones(shape, np.float32), np.ones(filter_shape, np.float32)
+x, w = np.ones(shape, dtype), np.ones(filter_shape, dtype)
+cm.convolve(x[:1, :64, :64] if x.ndim == 4 else x[:1, :2048], w, 1)  # libraries and threads are there by now
 todo = cm.engine.prepare(x, w, **where)
-y = np.ones(todo.plan.output_shape, np.float32)
+y = np.ones(todo.plan.output_shape, todo.plan.arithmetic.result)
 open("/proc/self/clear_refs", "w").write("5")
 before = status("VmRSS")
 cm.engine.execute(todo, y)
@@ -156,107 +185,79 @@ print(status("VmHWM") - before, todo.plan.threads)
 """
 
 
-def run(code: str, argument: Any, threads: int) -> list[float]:
-    """A program of ours in a process of its own; the numbers it prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, repr(argument)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"CONVMAT_THREADS": str(threads)},
-    )
-    return [float(number) for number in done.stdout.split()]
-
-
-def growth(options: argparse.Namespace) -> None:
-    print("\n### Time per unit of size, relative to the first of its line\n")
-    print("| | ×1 | ×3 | ×10 | ×30 | ×100 |\n|---|---|---|---|---|---|")
-    cases = {
-        "N, from 2 × 64×64×16 → 32, 3×3": lambda n: ((2 * n, 64, 64, 16), (32, 3, 3, 16)),
-        "H·W, from 64×64×16 → 32, 3×3": lambda n: ((1, 64, 64 * n, 16), (32, 3, 3, 16)),
-        "K, from 64×64×16 → 16, 3×3": lambda n: ((1, 64, 64, 16), (16 * n, 3, 3, 16)),
-    }
-    for name, case in cases.items():
-        times = {n: run(GROWTH, case(n), options.threads)[0] for n in (1, 3, 10, 30, 100)}
-        print(f"| {name} | {' | '.join(f'{t / n / times[1]:.2f}' for n, t in times.items())} |", flush=True)
-
-
 def memory(options: argparse.Namespace) -> None:
     print("\n### Peak memory of `convolve` above input and output\n")
     print("| layer | threads | MiB | MiB a thread |\n|---|---|---|---|")
-    cases = [
-        square := Layer((1, 8000, 8000, 1), 1, (11, 11)),
-        square._replace(padding=5),
+    for layer in (
+        Layer((1, 4000, 4000, 1), 1, (11, 11)),
+        Layer((1, 4000, 4000, 1), 1, (11, 11), padding=5),
         Layer((1, 2000, 2000, 3), 16, (3, 3), padding=1),
         Layer((1, 512, 512, 64), 64, (3, 3), padding=1),
-        Layer((64, 56, 56, 64), 64, (3, 3), padding=1),
+        Layer((1, 512, 512, 64), 64, (3, 3), padding=1, dtype="uint8"),
+        Layer((1, 512, 512, 64), 64, (3, 3), padding=1, dtype="float16"),
+        Layer((1, 512, 512, 64), 64, (3, 3), padding=1, dtype="complex64"),
         Layer((1, 1000, 1000, 64), 64, (3, 3), padding=1, groups=64),
-        Layer((1, 700, 700, 8), 8, (3, 3), padding=100, dilation=100),
         Layer((1, 160000, 1), 512, (400,), 16),
-    ]
-    for layer in cases:
-        where = layer.where | {"groups": layer.groups}
-        peak, threads = run(MEMORY, (layer.shape, layer.filter_shape, where), options.threads)
+    ):
+        argument = repr(
+            (layer.shape, layer.filter_shape, layer.where | {"groups": layer.groups}, layer.dtype)
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", _MEMORY, argument],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"CONVMAT_THREADS": str(options.threads)},
+        )
+        peak, threads = map(float, done.stdout.split())
         print(f"| {layer} | {threads:.0f} | {peak:.1f} | {peak / threads:.1f} |", flush=True)
 
 
-def commands(options: argparse.Namespace) -> None:
+def startup(options: argparse.Namespace) -> None:
     print("\n### Whole commands\n\n| command | ms |\n|---|---|")
-    cases = [
-        [sys.executable, "-c", "import numpy"],
-        [sys.executable, "-m", "convmat", "--help"],
-        [sys.executable, "-m", "convmat", "unroll", "sample_images/digit.png", "-k", "7", "-s", "7", "-q"],
-        [
-            sys.executable,
-            "-m",
-            "convmat",
-            "convolve",
-            "sample_images/scene.png",
-            "--kernel",
-            "sobel-x",
-            "--depthwise",
-            "-q",
-        ],
-        [sys.executable, "-m", "convmat", "verify", "-q"],
-    ]
-    taken: dict[int, list[float]] = {n: [] for n in range(len(cases))}
-    for _ in range(options.rounds):
-        for n, case in enumerate(cases):
+    for line in (
+        "-c pass",
+        "-c import\tnumpy",
+        "-m convmat --help",
+        "-m convmat --version",
+        "-m convmat unroll sample_images/digit.png -k 7 -s 7 -q",
+        "-m convmat convolve sample_images/scene.png --kernel sobel-x --depthwise -q",
+        "-m convmat verify -q",
+    ):
+        command, taken = [sys.executable, *(word.replace("\t", " ") for word in line.split(" "))], []
+        for _ in range(2 * options.rounds):
             start = time.perf_counter()
-            subprocess.run(case, check=True, capture_output=True)
-            taken[n].append(time.perf_counter() - start)
-    for n, case in enumerate(cases):
-        words = " ".join(case[1:]).removeprefix("-m ")
-        print(f"| `{'python ' * (case[1] == '-c')}{words}` | {1e3 * median(taken[n]):.0f} |")
+            subprocess.run(command, check=True, capture_output=True)
+            taken.append(time.perf_counter() - start)
+        print(f"| `python {' '.join(command[1:])}` | {1e3 * min(taken):.0f} |", flush=True)
 
 
-TABLES = {
-    "convolve": convolve,
-    "unroll": unroll,
-    "fold": fold,
-    "growth": growth,
-    "memory": memory,
-    "commands": commands,
-}
+OTHERS: dict[str, Callable[[argparse.Namespace], None]] = {"memory": memory, "startup": startup}
 
 
 def main() -> None:
+    every = [*TABLES, *OTHERS]
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}; by default all")
-    parser.add_argument("--rounds", type=int, default=7, help="turns that each takes (default 7)")
+    parser.add_argument("--only", nargs="+", choices=every, default=every, help="the tables; by default all")
+    parser.add_argument("--rounds", type=int, default=8, help="turns that each takes (default 8)")
     parser.add_argument("--seconds", type=float, default=0.05, help="of calls in a turn (default 0.05)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for everyone (default all)")
-    parser.add_argument("--out", action="store_true", help="let convmat write to a reused output")
     options = parser.parse_args()
-    unknown = [table for table in options.tables if table not in TABLES]
-    if unknown:
-        parser.error(f"no table {unknown[0]!r}")
-    import numpy as np
-
-    versions = f"Python {platform.python_version()}, NumPy {np.__version__}"
-    print(f"{platform.machine()}, {options.threads} threads, {versions}")
-    for name in options.tables or TABLES:
-        TABLES[name](options)
+    peak = measure_peak(options.threads)
+    versions = f"Python {platform.python_version()}, NumPy {np.__version__}, convmat {status()}"
+    print(
+        f"{platform.machine()}, {options.threads} threads, {versions}; load {os.getloadavg()[0]:.1f} at the start."
+    )
+    print(
+        f"BLAS multiplies at {peak.flops / 1e9:.0f} GFLOP/s, memory is copied at {peak.copied / 1e9:.1f} GB/s."
+    )
+    found = {}
+    for name in options.only:
+        if name in TABLES:
+            found[TABLES[name].title] = compare(TABLES[name], peak, options)
+        else:
+            OTHERS[name](options)
+    summary(found)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,62 @@ FURTHER = [
     square(1, 512, 3, 8, 3, dtype="uint8"),
 ]
 
+MORE = [
+    square(1, 56, 64, 64, 3, padding=1),
+    square(1, 28, 128, 128, 3, padding=1),
+    square(1, 14, 256, 256, 3, padding=1),
+    square(1, 7, 512, 512, 3, padding=1),
+    square(1, 56, 64, 128, 3, 2, padding=1),
+    square(1, 224, 3, 32, 3, 2, padding=1),
+    Layer((1, 45, 83, 72), 96, (3, 3), padding=1),
+    Layer((1, 40, 40, 220), 40, (3, 3), padding=1),
+    square(1, 33, 24, 144, 1),
+    square(1, 64, 96, 24, 1),
+    square(1, 65, 64, 64, 3, padding=4, dilation=4),
+    square(1, 128, 16, 16, 5, padding=4, dilation=2),
+    square(1, 56, 96, 96, 3, padding=1, groups=3),
+    square(1, 28, 256, 256, 3, padding=1, groups=32),
+    square(1, 28, 240, 240, 5, padding=2, groups=240),
+    square(4, 56, 64, 64, 3, 2, padding=1, groups=64),
+    Layer((8, 4000, 32), 48, (25,), padding=12),
+    Layer((1, 20000, 1), 8, (31,), 2),
+    Layer((2, 16, 28, 28, 24), 24, (3, 3, 3), padding=1),
+    square(1, 20, 17, 19, 3, padding=1),
+]
+"""Twenty more, that nothing was tuned to."""
+
+TINY = [
+    square(1, 8, 4, 4, 3),
+    square(1, 5, 1, 1, 3),
+    square(1, 14, 8, 8, 1),
+    Layer((1, 64, 1), 1, (5,)),
+    square(1, 12, 16, 16, 3, padding=1, groups=16),
+]
+
+INTEGERS = [
+    square(1, 512, 3, 8, 3, dtype="uint8"),
+    square(1, 58, 64, 64, 3, dtype="uint8"),
+    square(1, 112, 32, 32, 3, padding=1, groups=32, dtype="uint8"),
+    square(1, 58, 64, 64, 3, dtype="int16"),
+    square(1, 58, 64, 64, 3, dtype="int32"),
+    square(1, 58, 64, 64, 3, dtype="int64"),
+]
+
+DOUBLES = [
+    layer._replace(dtype="float64") for layer in (FIRST[0], FIRST[2], FIRST[4], FIRST[9], MORE[6], MORE[14])
+]
+
+TRANSPOSED = [
+    square(1, 28, 64, 64, 3),
+    square(1, 28, 64, 128, 4, 2, padding=1),
+    square(1, 56, 32, 64, 2, 2),
+    square(4, 16, 16, 32, 5, 2, padding=2),
+    Layer((1, 33, 47, 24), 40, (3, 3), padding=1),
+    square(1, 56, 64, 64, 3, padding=1, groups=64),
+    Layer((1, 2000, 32), 32, (16,), 8, padding=4),
+]
+"""Layers whose outputs are taken back to the shape of their inputs."""
+
 UNROLLED = [
     *FIRST,
     square(1, 112, 32, 1, 3, padding=1),

@@ -1,7 +1,7 @@
 """One implementation in a process of its own: takes a task as a line of JSON, answers with times.
 
-Run by `python -m tests.benchmarks`. A task is {"do": "unroll", "layer": [...], "seconds": s} or
-the like; the answer has the median seconds of a call for each variant, and check sums of the result.
+A task is {"do": "convolve", "layer": [...], "seconds": s}; the answer has the least seconds of a call for each
+variant, the CPU seconds that it took, and check sums of the result.
 """
 
 from __future__ import annotations
@@ -23,33 +23,41 @@ THREADS = int(os.environ.get("CONVMAT_THREADS", 1))
 
 def arrays(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     """The same input and filters for everyone."""
-    rng = np.random.default_rng(1712)
-    if layer.dtype == "uint8":
-        return rng.integers(0, 256, layer.shape, np.uint8), rng.integers(-4, 5, layer.filter_shape, np.int8)
+    rng, dtype = np.random.default_rng(1712), np.dtype(layer.dtype)
+    if dtype.kind in "iu":
+        x = rng.integers(0, 256, layer.shape).astype(dtype)
+        return x, rng.integers(-4, 5, layer.filter_shape).astype("i1" if dtype == "u1" else dtype)
     return rng.standard_normal(layer.shape, layer.dtype), rng.standard_normal(layer.filter_shape, layer.dtype)
 
 
-def channels_first(a: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(np.moveaxis(a, -1, 1))
+def floats(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    """The same channels first, as peers take them, which convolve no integers."""
+    dtype = layer.dtype if layer.dtype == "float64" else "float32"
+    x, filters = (np.ascontiguousarray(np.moveaxis(a, -1, 1), dtype) for a in arrays(layer))
+    return x, filters
 
 
 def convmat(do: str, layer: Layer) -> dict[str, Call]:
     import convmat as cm
 
     x, filters = arrays(layer)
+    where, grouped = layer.where, layer.where | {"groups": layer.groups}
     if do == "convolve":
-        out = cm.convolve(x, filters, **layer.where, groups=layer.groups)
-        return {
-            "": lambda: cm.convolve(x, filters, **layer.where, groups=layer.groups),
-            "out": lambda: cm.convolve(x, filters, **layer.where, groups=layer.groups, out=out),
-        }
-    x_col = cm.unroll(x, layer.kernel, **layer.where)
-    if do == "fold":
-        return {"": lambda: cm.fold(x_col, layer.shape, layer.kernel, **layer.where)}
+        return {"": lambda: cm.convolve(x, filters, **grouped)}
+    if do == "transpose":
+        y = cm.convolve(x, filters, **grouped)
+        return {"": lambda: cm.convolve_transpose(y, filters, **grouped, input_shape=x.shape)}
+    x_col = cm.unroll(x, layer.kernel, **where)
     return {
-        "": lambda: cm.unroll(x, layer.kernel, **layer.where),
-        "out": lambda: cm.unroll(x, layer.kernel, **layer.where, out=x_col),
-    }
+        "unroll": {"": lambda: cm.unroll(x, layer.kernel, **where)},
+        "unroll into out": {"": lambda: cm.unroll(x, layer.kernel, **where, out=x_col)},
+        "fold": {"": lambda: cm.fold(x_col, layer.shape, layer.kernel, **where)},
+    }[do]
+
+
+def numpy(do: str, layer: Layer) -> dict[str, Call]:
+    """Convmat without a compiler; its process has CONVMAT_NATIVE=0."""
+    return convmat(do, layer)
 
 
 def torch(do: str, layer: Layer) -> dict[str, Call]:
@@ -57,37 +65,39 @@ def torch(do: str, layer: Layer) -> dict[str, Call]:
 
     torch.set_num_threads(THREADS)
     torch.set_grad_enabled(False)
-    x, filters = (torch.from_numpy(channels_first(a)) for a in arrays(layer))
-    if do == "unroll":
-        if x.ndim != 4:
+    x, filters = map(torch.from_numpy, floats(layer))
+    axes, where = len(layer.kernel), layer.where
+    if do.startswith("unroll") or do == "fold":
+        if axes != 2:
             return {}
-        return {"": lambda: torch.nn.functional.unfold(x, layer.kernel, **layer.where)}
-    if do == "fold":
-        if x.ndim != 4:
-            return {}
-        unfolded = torch.nn.functional.unfold(x, layer.kernel, **layer.where)
-        size = layer.shape[1:-1]
-        return {"": lambda: torch.nn.functional.fold(unfolded, size, layer.kernel, **layer.where)}
-    if layer.dtype == "uint8":
-        x, filters = x.float(), filters.float()  # it convolves no integers on CPU
-    conv = {3: torch.conv1d, 4: torch.conv2d, 5: torch.conv3d}[x.ndim]
-    calls: dict[str, Call] = {"": lambda: conv(x, filters, **layer.where, groups=layer.groups)}
+        unfolded = torch.nn.functional.unfold(x, layer.kernel, **where)
+        if do == "fold":
+            size = layer.shape[1:-1]
+            return {"": lambda: torch.nn.functional.fold(unfolded, size, layer.kernel, **where)}
+        return {"": lambda: torch.nn.functional.unfold(x, layer.kernel, **where)}
+    more: dict[str, Any] = where | {"groups": layer.groups}
+    name, given = f"conv{axes}d", x
+    if do == "transpose":
+        given = getattr(torch, name)(x, filters, **more)
+        least = [
+            (n - 1) * layer.stride - 2 * layer.padding + layer.dilation * (k - 1) + 1
+            for n, k in zip(given.shape[2:], layer.kernel, strict=True)
+        ]
+        more["output_padding"] = [size - n for size, n in zip(layer.shape[1:-1], least, strict=True)]
+        name = f"conv_transpose{axes}d"
+    conv = getattr(torch, name)
+    calls: dict[str, Call] = {"": lambda: conv(given, filters, **more)}
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     if x.ndim in formats:
-        last, last_filters = (a.contiguous(memory_format=formats[a.ndim]) for a in (x, filters))
-        calls["channels last"] = lambda: conv(last, last_filters, **layer.where, groups=layer.groups)
+        last, last_filters = (a.contiguous(memory_format=formats[a.ndim]) for a in (given, filters))
+        calls["channels last"] = lambda: conv(last, last_filters, **more)
     return calls
 
 
-def onnxruntime(do: str, layer: Layer) -> dict[str, Call]:
-    if do != "convolve" or layer.dtype == "float64":  # it has no convolution in float64
-        return {}
+def onnx_model(layer: Layer) -> bytes:
     import onnx
-    import onnxruntime
 
-    x, filters = map(channels_first, arrays(layer))
-    if layer.dtype == "uint8":
-        x, filters = x.astype(np.float32), filters.astype(np.float32)
+    x, filters = floats(layer)
     axes = len(layer.kernel)
     node = onnx.helper.make_node(
         "Conv",
@@ -107,75 +117,55 @@ def onnxruntime(do: str, layer: Layer) -> dict[str, Call]:
         [onnx.numpy_helper.from_array(filters, "w")],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def onnxruntime(do: str, layer: Layer) -> dict[str, Call]:
+    if do != "convolve" or layer.dtype == "float64":  # it has no convolution in float64
+        return {}
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(onnx_model(layer), options, providers=["CPUExecutionProvider"])
+    x, _ = floats(layer)
     return {"": lambda: session.run(None, {"x": x})[0]}
 
 
-def plain_image(layer: Layer) -> bool:
-    """Whether a library of image filters can do it: one channel, one filter, no stride, no padding."""
-    same = layer.stride == layer.dilation == layer.filters == layer.shape[0] == layer.shape[-1] == 1
-    return same and layer.padding == 0 and len(layer.kernel) == 2
-
-
-def scipy(do: str, layer: Layer) -> dict[str, Call]:
-    if do != "convolve" or not plain_image(layer):
+def openvino(do: str, layer: Layer) -> dict[str, Call]:
+    if do != "convolve" or layer.dtype == "float64":
         return {}
-    from scipy.signal import correlate
+    import openvino
 
-    x, filters = arrays(layer)
-    return {"": lambda: correlate(x[0, ..., 0], filters[0, ..., 0], mode="valid")}
+    core = openvino.Core()
+    options = {"INFERENCE_NUM_THREADS": THREADS, "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
+    compiled = core.compile_model(core.read_model(onnx_model(layer)), "CPU", options)
+    x, _ = floats(layer)
+    return {"": lambda: compiled(x, share_inputs=True)[0]}
 
 
-def opencv(do: str, layer: Layer) -> dict[str, Call]:
-    if do != "convolve" or not plain_image(layer):
+def jax(do: str, layer: Layer) -> dict[str, Call]:
+    if do != "convolve":
         return {}
-    import cv2
+    import jax
 
-    cv2.setNumThreads(THREADS)
-    x, filters = arrays(layer)
-    edge = [
-        slice(k // 2, size - (k - 1) // 2) for k, size in zip(layer.kernel, layer.shape[1:], strict=False)
-    ]
-    return {"": lambda: cv2.filter2D(x[0, ..., 0], -1, filters[0, ..., 0])[*edge]}
-
-
-def skimage(do: str, layer: Layer) -> dict[str, Call]:
-    if do != "unroll" or layer.dilation > 1 or len(layer.kernel) != 2 or layer.padding:
-        return {}
-    from skimage.util import view_as_windows
-
-    x, _ = arrays(layer)
-    window, step = (1, *layer.kernel, x.shape[-1]), (1, layer.stride, layer.stride, 1)
-    columns = int(np.prod(window))
-    return {"": lambda: view_as_windows(x, window, step).reshape(-1, columns)}
+    jax.config.update("jax_enable_x64", True)
+    x, filters = map(jax.numpy.asarray, floats(layer))
+    axes, pads = len(layer.kernel), [(layer.padding, layer.padding)] * len(layer.kernel)
+    conv = jax.jit(
+        lambda x, w: jax.lax.conv_general_dilated(
+            x,
+            w,
+            [layer.stride] * axes,
+            pads,
+            rhs_dilation=[layer.dilation] * axes,
+            feature_group_count=layer.groups,
+        )
+    )
+    return {"": lambda: conv(x, filters).block_until_ready()}
 
 
-def copy(do: str, layer: Layer) -> dict[str, Call]:
-    """Not a peer but the measure: as many bytes as X_col has, copied by as many threads."""
-    from convmat.parallel import share_out
-
-    from convmat import ConvGeometry
-
-    if do == "convolve":
-        return {}
-    geometry = ConvGeometry(layer.shape, layer.kernel, layer.stride, layer.padding, layer.dilation)
-    source = np.ones(geometry.matrix_shape, layer.dtype)
-    target = np.ones_like(source)
-    parts = np.array_split(np.arange(len(source)), THREADS)
-    halves = [slice(part[0], part[-1] + 1) for part in parts if len(part)]
-
-    def run() -> np.ndarray:
-        share_out(halves, lambda: lambda part: np.copyto(target[part], source[part]), THREADS, blas=False)
-        return target
-
-    return {"": run}
-
-
-IMPLEMENTATIONS = {f.__name__: f for f in (convmat, torch, onnxruntime, scipy, opencv, skimage, copy)}
+IMPLEMENTATIONS = {f.__name__: f for f in (convmat, numpy, torch, onnxruntime, openvino, jax)}
 
 
 def check_sum(result: Any) -> list[float]:
@@ -185,18 +175,20 @@ def check_sum(result: Any) -> list[float]:
 
 
 def timed(call: Call, seconds: float) -> float:
-    """The median time of a call, of as many as fit, at least 3."""
+    """The least time of a call, of as many as fit, at least 3."""
     times: list[float] = []
-    while len(times) < 3 or (sum(times) < seconds and len(times) < 1000):
+    end = time.perf_counter() + seconds
+    while len(times) < 3 or time.perf_counter() < end:
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    return min(times)
 
 
 def main() -> None:
     implementation = IMPLEMENTATIONS[sys.argv[1]]
     held: tuple[Any, dict[str, Call]] = (None, {})
+    sums: dict[str, list[float]] = {}
     for line in sys.stdin:
         task = json.loads(line)
         what = (task["do"], Layer(*(tuple(v) if isinstance(v, list) else v for v in task["layer"])))
@@ -204,8 +196,9 @@ def main() -> None:
             held = (None, {})  # the old arrays go before the new ones come
             held = (what, implementation(*what))
             sums = {name: check_sum(call()) for name, call in held[1].items()}
+        used = time.process_time()
         times = {name: timed(call, task["seconds"]) for name, call in held[1].items()}
-        print(json.dumps({"times": times, "sums": sums}), flush=True)
+        print(json.dumps({"times": times, "cpu": time.process_time() - used, "sums": sums}), flush=True)
 
 
 if __name__ == "__main__":
