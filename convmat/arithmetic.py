@@ -1,4 +1,4 @@
-"""In which dtype sums of products are exact, or within the bound: a choice by dtypes, and for integers by values."""
+"""In which dtype sums of products are exact, or within the bound."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ def choose_arithmetic(
 ) -> Arithmetic:
     """How to compute sums of `terms` products x·w (+ bias) so that they are exact, or within the bound.
 
-    Floats and complex numbers sum in the widest of their dtypes, float16 in float32. Integers are exact: every partial
-    sum is at most n·max|x|·max|w| + max|b|. Below 2^24 float32 holds it, below 2^53 float64, below 2^63 int64.
+    Floats and complex numbers sum in the widest of their dtypes, float16 in float32. Integers are exact: no
+    partial sum is above n·max|x|·max|w| + max|b|. Below 2^24 float32 holds it, below 2^53 float64, below 2^63
+    int64.
 
     Raises:
         DTypeError: floats wider than float64. IntegerRangeError: sums that could pass 2^63.
@@ -53,12 +54,6 @@ def arithmetic_of(terms: int, dtypes: tuple[np.dtype[Any], ...]) -> Arithmetic |
             "input", f"computing in {result} is not supported; use float64 or complex128 at most"
         )
     return Arithmetic(np.dtype(np.float32) if result == np.float16 else result, result)
-
-
-def wider(one: Arithmetic, other: Arithmetic) -> Arithmetic:
-    """Of two ways to be exact with the same result, the one that holds more."""
-    order = [dtype for dtype, _ in _HOLDS]
-    return max(one, other, key=lambda a: order.index(a.accumulator)) if one.result.kind == "i" else one
 
 
 def _exact(terms: int, *peaks: int) -> Arithmetic:

@@ -58,6 +58,9 @@ _WORTH_THREADS = 1_000_000
 """Operations and bytes, about; to wake another thread takes longer than it saves where there are fewer."""
 
 
+NUMPY_KERNELS = ("blocks", "taps")
+
+
 def convolve(
     x: ArrayLike,
     filters: ArrayLike,
@@ -162,12 +165,12 @@ def prepare(
     flip: bool = False,
     padding_mode: str = "zeros",
     threads: int | None = None,
-    **choices: Any,
+    kernel: str | None = None,
+    band_bytes: int | None = None,
 ) -> Convolution:
-    """Check a convolution's arrays and plan it; arguments and errors are those of `convolve`.
+    """Check a convolution's arrays and plan it.
 
-    Args:
-        choices: `kernel` and `band_bytes` of `make_plan`.
+    Arguments and errors are those of `convolve`; `kernel` and `band_bytes` those of `make_plan`.
     """
     x, filters = as_numbers("input", x), as_numbers("filters", filters)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
@@ -177,12 +180,14 @@ def prepare(
         bias = _check_bias(bias, len(filters), "filters")
     arithmetic = choose_arithmetic(geometry.terms, x, filters, bias)
     steps = steps_of(x) if x.dtype == arithmetic.accumulator else None
-    plan = make_plan(
-        geometry, len(filters), arithmetic, padding_mode, thread_count(threads), steps, **choices
+    compiled = (
+        native.library() if kernel not in NUMPY_KERNELS and arithmetic.accumulator.kind != "i" else None
     )
+    layer = (geometry, geometry.padding, len(filters), arithmetic, padding_mode)
+    plan = make_plan(*layer, thread_count(threads), steps, compiled, kernel, band_bytes)
     if flip:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
-    return Convolution(plan, x, *_weights(filters, bias, arithmetic.accumulator, plan.box is not None))
+    return Convolution(plan, x, *_weights(filters, bias, arithmetic.accumulator, compiled))
 
 
 def _check_bias(bias: ArrayLike, count: int, what: str) -> NDArray[Any]:
@@ -193,14 +198,17 @@ def _check_bias(bias: ArrayLike, count: int, what: str) -> NDArray[Any]:
 
 
 def _weights(
-    filters: NDArray[Any], bias: NDArray[Any] | None, accumulator: np.dtype[Any], compiled: bool
+    filters: NDArray[Any],
+    bias: NDArray[Any] | None,
+    accumulator: np.dtype[Any],
+    compiled: native.Native | None,
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Filters and bias in the accumulator's dtype, C-contiguous; where compiled, complex ones `as_real`."""
     if filters.dtype != accumulator or (bias is not None and bias.dtype != accumulator):
         with np.errstate(all="ignore"):
             filters = filters.astype(accumulator, copy=False)
             bias = None if bias is None else bias.astype(accumulator)
-    if compiled and accumulator.kind == "c":
+    if compiled is not None and accumulator.kind == "c":
         filters, bias = as_real(filters), None if bias is None else _as_floats(np.ascontiguousarray(bias))
     return tidy(filters), None if bias is None else tidy(bias)
 
@@ -386,45 +394,8 @@ def kernels(geometry: ConvGeometry, accumulator: np.dtype[Any]) -> tuple[str, ..
     return tuple(found)
 
 
-def make_plan(
-    geometry: ConvGeometry,
-    filters: int,
-    arithmetic: Arithmetic,
-    padding_mode: str = "zeros",
-    threads: int = 1,
-    steps: tuple[int, ...] | None = None,
-    kernel: str | None = None,
-    band_bytes: int | None = None,
-) -> Plan:
-    """Decide how to convolve with `filters` filters.
-
-    Args:
-        threads: to use at most; small work is done on one.
-        steps: `steps_of` an x that has the accumulator's dtype, and can be read where it lies.
-        kernel: one of `kernels`; by default the one that suits.
-        band_bytes: of Y, or of what is copied for it, that are held at a time, at most, or one row; by
-            default `BLOCK_BYTES` where something is copied, else all.
-    """
-    compiled = (
-        native.library() if arithmetic.accumulator.kind in "fc" and kernel not in ("blocks", "taps") else None
-    )
-    # Geometries are equal whatever their padding's name, which is printed.
-    return _plan(
-        geometry,
-        geometry.padding,
-        filters,
-        arithmetic,
-        padding_mode,
-        threads,
-        steps,
-        kernel,
-        band_bytes,
-        compiled,
-    )
-
-
 @lru_cache(maxsize=256)
-def _plan(
+def make_plan(
     geometry: ConvGeometry,
     padding: str | None,
     filters: int,
@@ -432,17 +403,26 @@ def _plan(
     padding_mode: str,
     threads: int,
     steps: tuple[int, ...] | None,
-    kernel: str | None,
-    band_bytes: int | None,
     compiled: native.Native | None,
+    kernel: str | None = None,
+    band_bytes: int | None = None,
 ) -> Plan:
+    """Decide how to convolve with `filters` filters; remembered, since the same layer comes again and again.
+
+    Args:
+        padding: the geometry's; geometries are equal by any padding's name, which a plan shows.
+        threads: to use at most; small work is done on one.
+        steps: `steps_of` an x that has the accumulator's dtype, and can be read where it lies.
+        compiled: the library that is to compute; None for NumPy.
+        kernel: one of `kernels`; by default the one that suits.
+        band_bytes: of Y, or of what is copied for it, that are held at a time, at most, or one row; by
+            default `BLOCK_BYTES` where something is copied, else all.
+    """
     accumulator, itemsize = arithmetic.accumulator, arithmetic.accumulator.itemsize
     plan = Plan(geometry, filters, arithmetic, padding_mode, kernel or "", "NumPy", False, (), None, 1, None)
     if compiled is None:
         kernel = kernel or ("taps" if geometry.channels == geometry.groups else "blocks")
-        row = itemsize * max(
-            filters, geometry.matrix_shape[1] if kernel == "blocks" else geometry.row_footprint
-        )
+        row = itemsize * max(filters, geometry.row_footprint)
         return replace(plan, kernel=kernel, band=geometry.block_shape((band_bytes or BLOCK_BYTES) // row))
     if band_bytes is None and steps is not None and accumulator == arithmetic.result:
         rows = _CALL_FLOPS // (2 * geometry.terms * filters)
@@ -637,35 +617,26 @@ def convolve_transpose(
         bias = _check_bias(bias, geometry.channels, "channels")
     terms = math.prod(geometry.kernel_size) * len(filters) // groups
     accumulator, result = choose_arithmetic(terms, y, filters, bias)
-    threads = thread_count(threads)
-    compiled = native.library() if accumulator.kind in "fc" else None
-    if compiled is not None and accumulator.kind == "c":
-        filters = filters.conj()  # `as_real` of which is the transpose of that of the filters
-    weights, bias = _weights(filters, bias, accumulator, compiled is not None)
+    threads, compiled = thread_count(threads), native.library() if accumulator.kind != "i" else None
+    if compiled is not None:
+        filters = filters.conj()  # for `as_real`: its transpose is that of the filters themselves
+    weights, bias = _weights(filters, bias, accumulator, compiled)
     line = math.prod(y.shape[2:-1]) * accumulator.itemsize
     line *= len(filters) if compiled is not None else math.prod(geometry.kernel_size) * geometry.channels
     x = np.empty(geometry.input_shape, result)
-    with np.errstate(all="ignore"):
-        for band in bands(geometry, y.shape[1:-1], line, BLOCK_BYTES):
-            part = y[band.images.start : band.images.stop, band.outputs.start : band.outputs.stop]
-            part, lines = part.astype(accumulator, copy=False), x[band.box]
-            found = lines if accumulator == result else np.empty(lines.shape, accumulator)
-            if compiled is None:
-                found[...] = lay_down(_products(part, weights, geometry), geometry, band)
-                found += 0 if bias is None else bias
+    for band in bands(geometry, y.shape[1:-1], line, BLOCK_BYTES):
+        part = y[band.images.start : band.images.stop, band.outputs.start : band.outputs.stop]
+        lines = x[band.box]
+        with np.errstate(all="ignore"):
+            part = tidy(part.astype(accumulator, copy=False))
+            sums = lines if accumulator == result else np.empty(lines.shape, accumulator)
+            if compiled is not None:
+                _transpose_compiled(compiled, geometry, band, part, weights, bias, sums, threads)
             else:
-                _transpose_compiled(
-                    compiled,
-                    geometry,
-                    band,
-                    tidy(part),
-                    weights,
-                    bias,
-                    found,
-                    threads,
-                )
-            if found is not lines:
-                np.copyto(lines, found, casting="unsafe")
+                sums[...] = lay_down(_products(part, weights, geometry), geometry, band)
+                sums += 0 if bias is None else bias
+            if sums is not lines:
+                np.copyto(lines, sums, casting="unsafe")
     return x
 
 

@@ -554,8 +554,8 @@ def check_out(
 def steps_of(a: NDArray[Any]) -> tuple[int, ...] | None:
     """Elements from neighbour to neighbour along all axes but the last, for the compiled library.
 
-    Empty for a C-contiguous array, None where it cannot read the array: unaligned, or with elements apart along
-    the last axis.
+    Empty for a C-contiguous array, None where it cannot read the array: unaligned, or with elements apart
+    along the last axis.
     """
     flags, size = a.flags, a.itemsize
     if not flags.aligned:

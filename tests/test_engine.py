@@ -169,14 +169,14 @@ def test_threads_do_not_show(layer: Layer, dtype: str, band: int | None) -> None
     x, filters, options = layer.arrays(noise(dtype, rng()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "_WORTH_THREADS", 0)
-        engine._plan.cache_clear()
+        engine.make_plan.cache_clear()
         plan = engine.prepare(x, filters, **options, threads=1).plan
         for kernel in engine.kernels(plan.geometry, plan.arithmetic.accumulator):
             choice = options | {"kernel": kernel}
             one = engine.execute(engine.prepare(x, filters, **choice, threads=1))
             many = engine.execute(engine.prepare(x, filters, **choice, threads=5))
             assert_same_bits(many, one)
-        engine._plan.cache_clear()
+        engine.make_plan.cache_clear()
 
 
 # Numbers: which dtype comes out, and how exact it is.

@@ -177,9 +177,7 @@ class Native:
         x has `sizes`' x_steps. `order` is "hwc" or "chw". groups and filters, w_steps and y_steps do not matter.
         """
         chw = order == "chw"
-        _check(
-            self._unroll(sizes, x.ctypes.data, x_col.ctypes.data, x.itemsize, chw, start, stop, threads)
-        )
+        _check(self._unroll(sizes, x.ctypes.data, x_col.ctypes.data, x.itemsize, chw, start, stop, threads))
 
     def fold(
         self,

@@ -91,7 +91,9 @@ def compile_levels(compiler: list[str], source: Path, folder: Path) -> str:
     for level, flags in LEVELS.items():
         command = [*compiler, *FLAGS.split(), *flags.split(), str(source), "-o", str(folder / f"_{level}.so")]
         try:
-            running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+            running.append(
+                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            )
         except OSError as error:
             return f"no C compiler when installed: {compiler[0]}: {error.strerror}"
     said = [process.communicate()[1].strip() for process in running]

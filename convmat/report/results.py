@@ -241,7 +241,7 @@ def _spectrum_facts(found: Spectrum | None) -> list[Fact]:
 
 
 def plan_facts(plan: Plan, accumulators: Sequence[str] = ()) -> list[Fact]:
-    """How the engine goes about it; `accumulators` are those of all parts of a batch, where they may differ."""
+    """How the engine goes about it; `accumulators` are those of a batch's parts, where they may differ."""
     box = None if plan.box is None else list(plan.box[:4])
     summed = list(accumulators) or [str(plan.arithmetic.accumulator)]
     in_box = "" if box is None else f", in boxes of {sizes(box)}"

@@ -1,8 +1,8 @@
 """Measure convmat beside every peer that is installed, and print Markdown.
 
-Each implementation runs in a process of its own; they take turns, round after round. A turn's time is the least of
-its calls. Of the rounds the quieter half counts, those in which other processes took least of the cores' time; a
-ratio is the median of these rounds' ratios, so that what slows the machine slows both.
+Each implementation runs in a process of its own; they take turns, round after round. A turn's time is the
+least of its calls. Of the rounds the quieter half counts, those in which other processes took least of the cores'
+time; a ratio is the median of these rounds' ratios, so that what slows the machine slows both.
 """
 
 from __future__ import annotations
@@ -245,12 +245,10 @@ def main() -> None:
     options = parser.parse_args()
     peak = measure_peak(options.threads)
     versions = f"Python {platform.python_version()}, NumPy {np.__version__}, convmat {status()}"
-    print(
-        f"{platform.machine()}, {options.threads} threads, {versions}; load {os.getloadavg()[0]:.1f} at the start."
-    )
-    print(
-        f"BLAS multiplies at {peak.flops / 1e9:.0f} GFLOP/s, memory is copied at {peak.copied / 1e9:.1f} GB/s."
-    )
+    load = f"load {os.getloadavg()[0]:.1f} at the start"
+    print(f"{platform.machine()}, {options.threads} threads, {versions}; {load}.")
+    rates = f"{peak.flops / 1e9:.0f} GFLOP/s, memory is copied at {peak.copied / 1e9:.1f} GB/s"
+    print(f"BLAS multiplies at {rates}.")
     found = {}
     for name in options.only:
         if name in TABLES:

@@ -21,12 +21,11 @@ def best(call, rounds):
         start = time.perf_counter(); call(); times.append(time.perf_counter() - start)
     return min(times)
 def copy():
-    parts = np.array_split(np.arange(threads), threads)
     step = len(source) // threads
-    work = [threading.Thread(target=np.copyto, args=(target[i * step:(i + 1) * step], source[i * step:(i + 1) * step]))
-            for i in range(threads)]
+    parts = [slice(i * step, (i + 1) * step) for i in range(threads)]
+    work = [threading.Thread(target=np.copyto, args=(target[part], source[part])) for part in parts]
     [w.start() for w in work]; [w.join() for w in work]
-print(2 * 1024**3 / best(lambda: np.matmul(a, b, out=c), 40), source.nbytes / best(copy, 40))
+print(2 * 1024**3 / best(lambda: np.matmul(a, b, out=c), 100), source.nbytes / best(copy, 100))
 """
 
 
@@ -54,7 +53,7 @@ class Watch:
         self._start, self._others = time.perf_counter(), _busy_seconds()
 
     def others(self, ours: float) -> float:
-        """The share of the cores' time that was neither idle nor ours, of which `ours` seconds; 0 if unknown."""
+        """The share of the cores' time that was neither idle nor `ours`, in seconds; 0 where unknown."""
         taken = _busy_seconds() - self._others - ours
         return max(taken, 0.0) / (time.perf_counter() - self._start) / (os.cpu_count() or 1)
 

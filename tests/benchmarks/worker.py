@@ -1,7 +1,7 @@
 """One implementation in a process of its own: takes a task as a line of JSON, answers with times.
 
-A task is {"do": "convolve", "layer": [...], "seconds": s}; the answer has the least seconds of a call for each
-variant, the CPU seconds that it took, and check sums of the result.
+A task is {"do": "convolve", "layer": [...], "seconds": s}; the answer has the least seconds of a call for
+each variant, the CPU seconds that it took, and check sums of the result.
 """
 
 from __future__ import annotations
