@@ -686,6 +686,6 @@ def _phases(
     lanes, filters, channels, groups = compiled.lanes(dtype), y_shape[-1], x_shape[-1], where[-1]
     for packed, w_at, x_at in native.phases(where, y_shape, w_shape, x_shape):
         taps = math.prod(struct.unpack_from("3q", packed, 8 * 10))
-        kernel = choose_kernel(taps, 1, filters, channels, groups, lanes)
+        kernel = choose_kernel(taps, 1, filters, channels, groups, lanes) if taps else "wide"
         found.append((packed, w_at, x_at, kernel, compiled.box(packed, dtype, kernel, threads)))
     return found

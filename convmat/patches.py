@@ -395,7 +395,8 @@ class _Folding(NamedTuple):
 
     def write(self, lines: NDArray[Any], rows: NDArray[Any], band: Band) -> None:
         """Write a band's lines, (n, lines, *others, C), C-contiguous, from its rows of X_col."""
-        g, order, compiled, parts = self.geometry, self.order, native.library(), 1
+        g, order, parts = self.geometry, self.order, 1
+        compiled = native.library() if self.accumulator.itemsize <= _widest(self.how, self.accumulator) else None
         if self.how == "sum":
             _check_range(rows, _most_that_meet(g))
         found = lines if self.accumulator == self.result else np.empty(lines.shape, self.accumulator)
@@ -437,6 +438,11 @@ class _Folding(NamedTuple):
         # A mean of equal numbers is that number, whatever their sum was rounded to, or overflowed to.
         np.copyto(total, np.clip(total, least, largest), where=least <= largest)
         return total
+
+
+def _widest(how: str, accumulator: np.dtype[Any]) -> int:
+    """Bytes of the widest number that the compiled library moves, or adds."""
+    return 16 if how == "move" or accumulator.kind == "c" else 8
 
 
 def _as_floats(patches: NDArray[Any]) -> NDArray[Any]:
@@ -554,11 +560,11 @@ def check_out(
 def steps_of(a: NDArray[Any]) -> tuple[int, ...] | None:
     """Elements from neighbour to neighbour along all axes but the last, for the compiled library.
 
-    Empty for a C-contiguous array, None where it cannot read the array: unaligned, or with elements apart
-    along the last axis.
+    Empty for a C-contiguous array, None where it cannot read the array: unaligned, of elements above 16
+    bytes, or with elements apart along the last axis.
     """
     flags, size = a.flags, a.itemsize
-    if not flags.aligned:
+    if not flags.aligned or size > 16:
         return None
     if flags.c_contiguous:
         return ()

@@ -1,22 +1,25 @@
 """The index mapping, compiled: loads the library that the build hook made, or says why there is none.
 
-`library()` loads it on first use, from this folder alone. Each of its methods is one call of C on arrays and on
-`sizes`, the layer's numbers in the order that C's `Sizes` has. C checks nothing that the caller already has:
-shapes, dtypes, and that products of sizes stay below 2^63.
+`library()` loads it on first use, from this folder alone. Each of its methods is one call of C on arrays and
+on `sizes`, the layer's numbers in the order that C's `Sizes` has. C checks nothing: shapes, dtypes, and that
+products of sizes stay below 2^63, the caller has checked.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
+import math
 import os
 import struct
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # whoever asks for the status need not wait for NumPy
+    import numpy as np
+    from numpy.typing import NDArray
 
 LEVELS = ("baseline", "avx2", "avx512")
 KERNELS = ("wide", "planes", "depthwise")
@@ -104,12 +107,15 @@ class Native:
             "box": [pointer, number, number, number, pointer],
             "convolve": [pointer] * 6 + [number] * 3,
             "unroll": [pointer] * 3 + [size, number, size, size, number],
+            "convert": [pointer, number, number, pointer, number, size, number],
             "fold": [pointer] * 2 + [size, pointer] + [number] * 4 + [size, size, number],
         }.items():
             function = getattr(library, f"convmat_{name}")
             function.argtypes = arguments
             setattr(self, f"_{name}", function)
         library.convmat_lanes.restype = size
+        self.best: int = library.convmat_level()
+        """The best of LEVELS that the processor has."""
         self._library = library
 
     _lanes: Any
@@ -117,15 +123,16 @@ class Native:
     _convolve: Any
     _unroll: Any
     _fold: Any
+    _convert: Any
 
-    def lanes(self, dtype: Any) -> int:
+    def lanes(self, dtype: np.dtype[Any]) -> int:
         """Elements of a vector register."""
-        return int(self._lanes(np.dtype(dtype).itemsize))
+        return int(self._lanes(dtype.itemsize))
 
-    def box(self, sizes: bytes, dtype: Any, kernel: str, threads: int) -> Box:
+    def box(self, sizes: bytes, dtype: np.dtype[Any], kernel: str, threads: int) -> Box:
         """How `convolve` is to cut this layer's outputs: fit for the caches, and enough to share out."""
         found = (ctypes.c_int64 * 6)()
-        self._box(sizes, KERNELS.index(kernel), np.dtype(dtype).itemsize, threads, found)
+        self._box(sizes, KERNELS.index(kernel), dtype.itemsize, threads, found)
         return Box(*found)
 
     def convolve(
@@ -174,7 +181,8 @@ class Native:
     ) -> None:
         """Rows start..stop of X_col, written to x_col's first ones, bit for bit: any dtype, C-contiguous.
 
-        x has `sizes`' x_steps. `order` is "hwc" or "chw". groups and filters, w_steps and y_steps do not matter.
+        x has `sizes`' x_steps. `order` is "hwc" or "chw". Of `sizes` groups, filters, w_steps and y_steps do
+        not matter. Elements have 1, 2, 4, 8 or 16 bytes.
         """
         chw = order == "chw"
         _check(self._unroll(sizes, x.ctypes.data, x_col.ctypes.data, x.itemsize, chw, start, stop, threads))
@@ -218,93 +226,115 @@ class Native:
             )
         )
 
-    def transpose(
-        self,
-        geometry: Sequence[Any],
-        y: NDArray[Any],
-        w: NDArray[Any],
-        bias: NDArray[Any] | None,
-        x: NDArray[Any],
-        choose: Any,
-        threads: int,
-    ) -> None:
-        """x = the transposed convolution of y: the gradient by its input. Padding of zeros.
+    def convert(self, source: NDArray[Any], target: NDArray[Any], threads: int) -> None:
+        """Copy numbers from one type to another, both C-contiguous, of one size.
 
-        x (N, *in, C), y (N, *out, K) and w (K, *kernel, C/groups) are C-contiguous, of one dtype, float32 or
-        float64; bias (C,). `geometry` is (stride, dilation, before, groups), per axis, of the convolution that
-        is transposed. See `phases` for how it is done. `choose(sizes, lanes)` names the kernel of each.
+        bool and integers of up to 32 bits (but uint32) to float32 or float64; and to int64 float32 and float64
+        that hold whole numbers below 2^31 and 2^53.
         """
-        for sizes_, w_at, x_at in phases(geometry, y.shape, w.shape, x.shape):
-            kernel = choose(sizes_)
-            box = self.box(sizes_, x.dtype, kernel, threads)
-            self.convolve(sizes_, y, w.reshape(-1)[w_at:], bias, x.reshape(-1)[x_at:], kernel, box, threads)
+        kind = "u" if source.dtype.kind == "b" else source.dtype.kind
+        _check(
+            self._convert(
+                source.ctypes.data,
+                ord(kind),
+                source.itemsize,
+                target.ctypes.data,
+                target.itemsize,
+                source.size,
+                threads,
+            )
+        )
 
 
 def phases(
-    geometry: Sequence[Any], y_shape: Sequence[int], w_shape: Sequence[int], x_shape: Sequence[int]
+    geometry: tuple[Sequence[int], Sequence[int], Sequence[int], int],
+    y_shape: Sequence[int],
+    w_shape: Sequence[int],
+    x_shape: Sequence[int],
 ) -> list[tuple[bytes, int, int]]:
-    """The convolutions of stride 1 that a transposed convolution is: one for each place of a pixel in a stride.
+    """The convolutions of stride 1 that a transposed one is: one for each place of a pixel in a stride.
 
     Pixel q gets y[o]·w[i] where q = o·S + i·D − P. So pixels with the same r = (q + P) mod S meet the same
     taps, those with i·D ≡ r (mod S): every S/gcd(S, D)-th one, and with each next tap o is D/gcd(S, D) less.
     Read backwards these taps are the kernel of a convolution over y.
 
-    Returns:
-        (sizes, element of w where its first tap is, element of x where the phase begins); sizes with 0 taps
-        along an axis for pixels that no tap reaches: they get the bias.
-    """
-    import itertools
-    import math
+    Args:
+        geometry: (stride, dilation, before, groups) of the convolution that is transposed.
+        y_shape, w_shape, x_shape: (N, *out, K), (K, *kernel, C/groups), (N, *in, C), all C-contiguous.
 
+    Returns:
+        For each phase (sizes, element of w where its first tap is, element of x where it begins): what
+        `convolve` takes, with y as its x, w from that element on, a bias (C,), and x from its element on as
+        its y. Where no tap reaches, sizes have 0 taps along an axis, and the kernel "wide" sets the bias.
+    """
     stride, dilation, before, groups = geometry
-    axes = len(stride)
-    batch, *out, filters = y_shape
-    *_, channels = x_shape
     x_steps, w_steps = _steps(x_shape), _steps(w_shape)
-    along = []
-    for a in range(axes):
-        s, d, p, k = stride[a], dilation[a], before[a], w_shape[1 + a]
-        found = []
-        for q0 in range(min(s, x_shape[1 + a])):  # the phase's first pixel
-            r = (q0 + p) % s
-            g = math.gcd(s, d)
-            taps = [i for i in range(k) if (i * d - r) % s == 0][::-1]
-            count = -(-(x_shape[1 + a] - q0) // s)
-            first = (q0 + p - taps[0] * d) // s if taps else 0
-            found.append((q0, count, taps, first, d // g, s // g))
-        along.append(found)
-    result = []
+    along = [
+        [_phase(q0, *axis) for q0 in range(min(axis[0], axis[-1]))]
+        for axis in zip(stride, dilation, before, w_shape[1:-1], x_shape[1:-1], strict=True)
+    ]
+    found = []
     for chosen in itertools.product(*along):
-        q0s, counts, taps, firsts, dilations, every = zip(*chosen, strict=True)
-        w_at = sum(t[0] * step for t, step in zip(taps, w_steps[1:-1], strict=True) if t)
-        x_at = sum(q0 * step for q0, step in zip(q0s, x_steps[1:-1], strict=True))
         packed = sizes(
-            batch,
-            filters,
-            channels,
+            y_shape[0],
+            y_shape[-1],
+            x_shape[-1],
             groups,
-            out,
-            counts,
-            [len(t) for t in taps],
-            (1,) * axes,
-            dilations,
-            [-f for f in firsts],
+            y_shape[1:-1],
+            [phase.pixels for phase in chosen],
+            [phase.taps for phase in chosen],
+            (1,) * len(chosen),
+            [phase.dilation for phase in chosen],
+            [-phase.output for phase in chosen],
             w_steps=(
-                filters // groups * w_steps[0],
+                w_shape[0] // groups * w_steps[0],
                 1,
-                *(-e * step for e, step in zip(every, w_steps[1:-1], strict=True)),
+                *(-phase.every * step for phase, step in zip(chosen, w_steps[1:-1], strict=True)),
                 w_steps[0],
             ),
             y_steps=(x_steps[0], *(s * step for s, step in zip(stride, x_steps[1:-1], strict=True))),
         )
-        result.append((packed, w_at, x_at))
-    return result
+        w_at = sum(phase.last * step for phase, step in zip(chosen, w_steps[1:-1], strict=True))
+        x_at = sum(phase.first * step for phase, step in zip(chosen, x_steps[1:-1], strict=True))
+        found.append((packed, w_at, x_at))
+    return found
+
+
+class _Phase(NamedTuple):
+    """Pixels a stride apart along an axis, and the taps that they meet."""
+
+    first: int
+    """The first of the pixels."""
+    pixels: int
+    taps: int
+    last: int
+    """The last of the taps: the first of the convolution's kernel, which steps back by `every`."""
+    every: int
+    output: int
+    """Where that tap finds the first pixel in y."""
+    dilation: int
+
+
+def _phase(first: int, stride: int, dilation: int, before: int, kernel: int, size: int) -> _Phase:
+    common = math.gcd(stride, dilation)
+    taps = [i for i in range(kernel) if (first + before - i * dilation) % stride == 0]
+    last = taps[-1] if taps else 0
+    return _Phase(
+        first,
+        -(-(size - first) // stride),
+        len(taps),
+        last,
+        stride // common,
+        (first + before - last * dilation) // stride,
+        dilation // common,
+    )
 
 
 def _check(code: int) -> None:
     if code == 1:
-        raise MemoryError("no memory for the scratch of a convolution; use fewer threads")
-    assert code == 0, code
+        raise MemoryError("no memory for a thread's part of the work; use fewer threads")
+    if code:
+        raise ValueError("the compiled library does not do this")  # a mistake of ours
 
 
 def _file(level: str) -> Path:
@@ -328,11 +358,12 @@ def _load() -> tuple[Native | None, str]:
         return None, "NumPy: CONVMAT_NATIVE=0"
     if not _file("baseline").exists():
         note = _FOLDER / _NOTE
-        return None, f"NumPy: {note.read_text().strip() if note.exists() else 'not compiled; pip install it'}"
+        return None, f"NumPy: {note.read_text('utf-8').strip() if note.exists() else 'not compiled'}"
     try:
-        best = ctypes.CDLL(str(_file("baseline"))).convmat_level()
-        wanted = os.environ.get("CONVMAT_LEVEL", LEVELS[best])
-        level = LEVELS[min(best, LEVELS.index(wanted) if wanted in LEVELS else best)]
-        return Native(level), f"native, {level}"
-    except OSError as error:
-        return None, f"NumPy: {error}"
+        native = Native("baseline")
+        levels = [level for level in LEVELS[: native.best + 1] if _file(level).exists()]
+        wanted = os.environ.get("CONVMAT_LEVEL")
+        level = wanted if wanted in levels else levels[-1]
+        return (native if level == "baseline" else Native(level)), f"native, {level}"
+    except (OSError, AttributeError) as error:  # built for another machine, or cut short
+        return None, f"NumPy: {' '.join(str(error).split())}"

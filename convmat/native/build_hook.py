@@ -1,7 +1,7 @@
-"""A build hook of hatchling: compiles conv.c where there is a C compiler, and does without where there is none.
+"""A build hook of hatchling: compiles conv.c where there is a C compiler, and does without else.
 
-The result is plain shared libraries for ctypes, one for each level of vector instructions, so that a wheel fits
-any Python. None of the package's own: hatchling runs this file by itself.
+The result is plain shared libraries for ctypes, one for each level of vector instructions, so that a wheel
+fits any Python. hatchling runs this file by itself: it imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEVELS = {
 NOTE = "built.txt"
 
 
-class NativeBuildHook(BuildHookInterface):  # type: ignore[misc, type-arg]
+class NativeBuildHook(BuildHookInterface):  # type: ignore[misc]
     """Adds the compiled libraries to a wheel, or a note that says why there are none."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
@@ -57,8 +57,8 @@ class NativeBuildHook(BuildHookInterface):  # type: ignore[misc, type-arg]
 def build(source: Path, near: Path) -> Path:
     """A folder with a library for each level that the compiler knows, or with a note.
 
-    pip builds a wheel twice, first for its metadata: the folder's name is a hash of all that matters, so that the
-    second time finds it.
+    pip may build a wheel twice, first for its metadata: the folder's name is a hash of all that matters, so
+    that the second time finds it.
     """
     compiler = find_compiler()
     key = hashlib.sha256(repr((source.read_bytes(), compiler, FLAGS, LEVELS, platform.machine())).encode())

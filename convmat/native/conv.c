@@ -32,7 +32,7 @@ typedef int64_t Int;
 enum { DEPTH, HEIGHT, WIDTH, AXES };
 enum { ZEROS, REFLECT, REPLICATE, CIRCULAR }; /* what stands in the padding */
 enum { WIDE, PLANES, DEPTHWISE };             /* kernels */
-enum { UNIT = 1 << 17 };                      /* bytes that a thread moves at a time */
+enum { UNIT = 1 << 17 };                      /* bytes, or numbers, that a thread moves at a time */
 enum { DONE, NO_MEMORY, UNKNOWN };            /* what the exported functions return */
 
 /* Of a vector register, and how many there are. */
@@ -72,6 +72,13 @@ static Int taps_of(const Sizes *s) { return s->kernel[DEPTH] * s->kernel[HEIGHT]
 static Int seen(const Sizes *s, int axis, Int outputs) { return (outputs - 1) * s->stride[axis] + extent(s, axis); }
 static Int first(const Sizes *s, int axis, Int output) { return output * s->stride[axis] - s->before[axis]; }
 
+/* Outputs [inside(), outside()) of a line see no padding at its ends. */
+static Int inside(const Sizes *s) { return s->before[WIDTH] <= 0 ? 0 : over(s->before[WIDTH], s->stride[WIDTH]); }
+static Int outside(const Sizes *s) {
+    Int room = s->in[WIDTH] + s->before[WIDTH] - extent(s, WIDTH);
+    return room < 0 ? 0 : least(s->out[WIDTH], room / s->stride[WIDTH] + 1);
+}
+
 /* The pixel that stands at `q` of an axis, which may lie in the padding; -1 for a zero. */
 static Int source(Int q, Int size, Int mode) {
     if (q >= 0 && q < size)
@@ -99,18 +106,14 @@ static void *take(uintptr_t *room, Int n) {
     return (void *)at;
 }
 
-/* A cache's bytes; where the system does not say, or says nonsense, what all have. */
-static Int cache(int name, Int least_bytes, Int most_bytes) {
-    long found = name < 0 ? 0 : sysconf(name);
-    return most(least_bytes, least(found, most_bytes));
-}
+/* Bytes of the first two caches: what all processors have, or more where the system says so (once: asking is slow). */
+static Int L1 = 1 << 15, L2 = 1 << 18;
+__attribute__((constructor)) static void ask_for_caches(void) {
 #if defined _SC_LEVEL1_DCACHE_SIZE
-#define L1 cache(_SC_LEVEL1_DCACHE_SIZE, 1 << 15, 1 << 16)
-#define L2 cache(_SC_LEVEL2_CACHE_SIZE, 1 << 18, 1 << 21)
-#else
-#define L1 cache(-1, 1 << 15, 1 << 16)
-#define L2 cache(-1, 1 << 18, 1 << 21)
+    L1 = most(L1, least(sysconf(_SC_LEVEL1_DCACHE_SIZE), 1 << 16));
+    L2 = most(L2, least(sysconf(_SC_LEVEL2_CACHE_SIZE), 1 << 21));
 #endif
+}
 
 /* ---- Threads: the caller, and helpers that wait for it. One call at a time has them, a second works alone. ---- */
 
@@ -359,11 +362,9 @@ static void unroll_some(const Unroll *t, Line line, Int q, Int n, char *to, cons
     Int *rows = take(&room, taps * (Int)sizeof(Int)), *steps = take(&room, taps * (Int)sizeof(Int));
     const char **from = take(&room, taps * (Int)sizeof(char *)), *highest = t->x;
     rows_of(s, line, rows);
-    /* Outputs [inside, outside) see no padding at the ends of the line. */
-    Int inside = over(s->before[WIDTH], stride), outside = (s->in[WIDTH] + s->before[WIDTH] - extent(s, WIDTH) + stride) / stride;
     for (Int some; n > 0; n -= some, q += some) {
-        int whole = q >= inside && q < outside;
-        some = whole ? least(n, outside - q) : 1;
+        int whole = q >= inside(s) && q < outside(s);
+        some = whole ? least(n, outside(s) - q) : 1;
         Int m = 0, merged = whole && t->pieces < taps, runs = merged ? 1 : kw, run = merged ? t->run : s->channels * size;
         for (Int r = 0; r < s->kernel[DEPTH] * s->kernel[HEIGHT]; r++)
             for (Int j = 0; j < runs; j++, m++) {
@@ -505,10 +506,15 @@ typedef struct {
 #define TO Sixteen
 #include "conv.c"
 
-static void fold_line(const Fold *t, Line line, char *to, Int *rows, const char **at) {
+/* A tap of a kernel row: pixels `phase`, `phase` + S, ... see it in outputs `output`, `output` + 1, ... */
+typedef struct {
+    Int phase, tap, output;
+} Seen;
+
+static void fold_line(const Fold *t, Line line, char *to, const Seen *seen, Int *rows, const char **at) {
     const Sizes *s = t->s;
     Int kw = s->kernel[WIDTH], stride = s->stride[WIDTH], count = 0;
-    Int *taps = rows + s->kernel[DEPTH] * s->kernel[HEIGHT]; /* of the rows of X_col that see this line: their first tap */
+    Int *taps = rows + s->kernel[DEPTH] * s->kernel[HEIGHT]; /* the first taps of those rows of X_col that see this line */
     for (Int d = 0; d < s->kernel[DEPTH]; d++)
         for (Int i = 0; i < s->kernel[HEIGHT]; i++) {
             Int z = line.plane + s->before[DEPTH] - d * s->dilation[DEPTH], y = line.row + s->before[HEIGHT] - i * s->dilation[HEIGHT];
@@ -520,23 +526,21 @@ static void fold_line(const Fold *t, Line line, char *to, Int *rows, const char 
             taps[count] = (d * s->kernel[HEIGHT] + i) * kw;
             rows[count++] = ((line.image * s->out[DEPTH] + z) * s->out[HEIGHT] + y) * s->out[WIDTH] - t->first;
         }
-    /* Pixels a stride apart see the same taps, each in the next row of X_col. */
-    for (Int phase = 0; phase < least(stride, s->in[WIDTH]); phase++) {
+    for (Int phase = 0, next; phase < least(stride, s->in[WIDTH]); phase++, seen += next) {
         Int pixels = over(s->in[WIDTH] - phase, stride), some;
+        for (next = 0; seen[next].phase == phase; next++)
+            ;
         for (Int p = 0; p < pixels; p += some) {
             Int terms = 0;
-            some = pixels - p; /* at most: as many as see what the first of them sees */
+            some = pixels - p; /* at most: as many as see the taps that the first of them sees */
             for (Int r = 0; r < count; r++)
-                for (Int j = 0; j < kw; j++) {
-                    Int q = phase + p * stride + s->before[WIDTH] - j * s->dilation[WIDTH];
-                    if (q % stride)
-                        continue;
-                    q /= stride;
+                for (const Seen *tap = seen; tap < seen + next; tap++) {
+                    Int q = p + tap->output;
                     if (q < 0)
                         some = least(some, -q);
                     else if (q < s->out[WIDTH]) {
                         some = least(some, s->out[WIDTH] - q);
-                        at[terms++] = t->x_col + ((rows[r] + q) * t->row + (taps[r] + j) * t->tap_step) * t->size;
+                        at[terms++] = t->x_col + ((rows[r] + q) * t->row + (taps[r] + tap->tap) * t->tap_step) * t->size;
                     }
                 }
             t->gather(at, terms, some, t->row, s->channels, t->c_step, to + (phase + p * stride) * s->channels * t->x_size,
@@ -548,13 +552,21 @@ static void fold_line(const Fold *t, Line line, char *to, Int *rows, const char 
 static void fold_unit(const Job *job, Int unit, void *scratch) {
     const Fold *t = (const Fold *)job;
     const Sizes *s = t->s;
-    Int taps = taps_of(s), from = t->start + unit * t->lines;
+    Int taps = taps_of(s), from = t->start + unit * t->lines, stride = s->stride[WIDTH];
     uintptr_t room = (uintptr_t)scratch;
     Int *rows = take(&room, 2 * taps * (Int)sizeof(Int));
     const char **at = take(&room, taps * (Int)sizeof(char *));
+    Seen *seen = take(&room, (s->kernel[WIDTH] + 1) * (Int)sizeof(Seen)), *next = seen;
+    for (Int phase = 0; phase < least(stride, s->in[WIDTH]); phase++)
+        for (Int j = 0; j < s->kernel[WIDTH]; j++) {
+            Int q = phase + s->before[WIDTH] - j * s->dilation[WIDTH];
+            if (q % stride == 0)
+                *next++ = (Seen){phase, j, q / stride};
+        }
+    next->phase = -1;
     for (Int line = from; line < least(t->stop, from + t->lines); line++) {
         Line l = {line / s->in[HEIGHT] / s->in[DEPTH], line / s->in[HEIGHT] % s->in[DEPTH], line % s->in[HEIGHT]};
-        fold_line(t, l, t->x + (line - t->start) * s->in[WIDTH] * s->channels * t->x_size, rows, at);
+        fold_line(t, l, t->x + (line - t->start) * s->in[WIDTH] * s->channels * t->x_size, seen, rows, at);
     }
 }
 
@@ -580,7 +592,53 @@ int convmat_fold(const Sizes *s, const void *x_col, Int first, void *x, int kind
     t.row = taps * c, t.c_step = chw ? taps : 1, t.tap_step = chw ? 1 : c;
     t.lines = most(1, UNIT / most(1, s->in[WIDTH] * c * t.x_size));
     t.job.run = fold_unit, t.job.units = over(stop - start, t.lines);
-    t.job.scratch = 3 * 8 * taps + 2 * 64;
+    t.job.scratch = 6 * 8 * taps + 4 * 64;
+    return share_out(&t.job, threads);
+}
+
+/* ---- convert: numbers to those that are summed, and sums to integers ---- */
+
+typedef struct {
+    Job job;
+    const void *from;
+    void *to;
+    Int n;
+} Convert;
+
+/* `through`: an integer that holds all that is converted, and that vectors convert to. */
+#define CONVERT(name, FROM, THROUGH, TO)                                                                               \
+    static void convert_##name(const Job *job, Int unit, void *scratch) {                                              \
+        const Convert *t = (const Convert *)job;                                                                       \
+        const FROM *from = t->from;                                                                                    \
+        TO *to = t->to;                                                                                                \
+        for (Int i = unit * UNIT, last = least(t->n, i + UNIT); i < last; i++)                                         \
+            to[i] = (TO)(THROUGH)from[i];                                                                              \
+        (void)scratch;                                                                                                 \
+    }
+CONVERT(i1_f4, int8_t, int32_t, float) CONVERT(i1_f8, int8_t, int32_t, double)
+CONVERT(u1_f4, uint8_t, int32_t, float) CONVERT(u1_f8, uint8_t, int32_t, double)
+CONVERT(i2_f4, int16_t, int32_t, float) CONVERT(i2_f8, int16_t, int32_t, double)
+CONVERT(u2_f4, uint16_t, int32_t, float) CONVERT(u2_f8, uint16_t, int32_t, double)
+CONVERT(i4_f4, int32_t, int32_t, float) CONVERT(i4_f8, int32_t, int32_t, double)
+CONVERT(f4_i8, float, int32_t, int64_t) CONVERT(f8_i8, double, int64_t, int64_t)
+
+/* n numbers from one type to another, named as NumPy does: 'i', 1 to 'f', 4. Floats to int64 are whole numbers below
+   2^24 (float), 2^53 (double). */
+int convmat_convert(const void *from, int kind, int size, void *to, int to_size, Int n, int threads) {
+    static const struct {
+        char kind, size, to_size;
+        void (*run)(const Job *, Int, void *);
+    } all[] = {{'i', 1, 4, convert_i1_f4}, {'i', 1, 8, convert_i1_f8}, {'u', 1, 4, convert_u1_f4}, {'u', 1, 8, convert_u1_f8},
+               {'i', 2, 4, convert_i2_f4}, {'i', 2, 8, convert_i2_f8}, {'u', 2, 4, convert_u2_f4}, {'u', 2, 8, convert_u2_f8},
+               {'i', 4, 4, convert_i4_f4}, {'i', 4, 8, convert_i4_f8}, {'f', 4, 8, convert_f4_i8}, {'f', 8, 8, convert_f8_i8}};
+    Convert t = {.from = from, .to = to, .n = n};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i].kind == kind && all[i].size == size && all[i].to_size == to_size)
+            t.job.run = all[i].run;
+    if (!t.job.run)
+        return UNKNOWN;
+    t.job.units = over(n, UNIT);
+    t.job.scratch = 64;
     return share_out(&t.job, threads);
 }
 
@@ -600,6 +658,21 @@ int convmat_level(void) {
 }
 
 Int convmat_lanes(Int itemsize) { return BYTES / itemsize; }
+
+/* A layer whose outputs each see one pixel, in the order of x: all of them are one line. */
+static Sizes joined(const Sizes *given) {
+    Sizes s = *given;
+    Int x = s.x_step[WIDTH], y = s.y_step[WIDTH], pixels = 1, plain = taps_of(&s) == 1;
+    for (int a = WIDTH; a >= DEPTH; pixels *= s.in[a--])
+        plain &= s.stride[a] == 1 && s.before[a] == 0 && s.in[a] == s.out[a] &&
+                 (s.in[a] == 1 || (s.x_step[a] == x * pixels && s.y_step[a] == y * pixels));
+    if (!plain || s.batch == 0 || (s.batch > 1 && (s.x_image != x * pixels || s.y_image != y * pixels)))
+        return s;
+    s.in[DEPTH] = s.out[DEPTH] = s.in[HEIGHT] = s.out[HEIGHT] = 1;
+    s.in[WIDTH] = s.out[WIDTH] = s.batch * pixels;
+    s.batch = 1;
+    return s;
+}
 
 static Task task_of(const Sizes *s, const Box *box, int kernel, int itemsize) {
     Task t = {.s = s, .box = box, .depth = s->channels / s->groups, .filters = s->filters / s->groups, .taps = taps_of(s)};
@@ -622,7 +695,8 @@ typedef void Run(const Job *, Int, void *);
 static Run *const runs[2][3] = {{wide_float, planes_float, depthwise_float}, {wide_double, planes_double, depthwise_double}};
 
 /* How `convmat_convolve` is to cut this layer's outputs: boxes fit for the caches, and enough to share out. */
-void convmat_box(const Sizes *s, int kernel, int itemsize, int threads, Box *box) {
+void convmat_box(const Sizes *sizes, int kernel, int itemsize, int threads, Box *box) {
+    Sizes joint = joined(sizes), *s = &joint;
     Task t = task_of(s, box, kernel, itemsize);
     const Int *out = s->out;
     Int all = s->batch * out[DEPTH] * out[HEIGHT] * out[WIDTH], columns = out[WIDTH], pixels;
@@ -659,8 +733,9 @@ void convmat_box(const Sizes *s, int kernel, int itemsize, int threads, Box *box
     box->scratch = carve[itemsize == 8][kernel](&t, 0, &unused);
 }
 
-int convmat_convolve(const Sizes *s, const Box *box, const void *x, const void *w, const void *bias, void *y, int kernel,
-                     int itemsize, int threads) {
+int convmat_convolve(const Sizes *sizes, const Box *box, const void *x, const void *w, const void *bias, void *y,
+                     int kernel, int itemsize, int threads) {
+    Sizes joint = joined(sizes), *s = &joint;
     Task t = task_of(s, box, kernel, itemsize);
     t.x = x, t.w = w, t.bias = bias, t.y = y;
     cut(&t);
@@ -834,6 +909,7 @@ static Int NAME(carve_wide)(const Task *t, uintptr_t room, void *found) {
 static Int NAME(map)(const Task *t, const Unit *u, NAME(Wide) *k) {
     const Sizes *s = t->s;
     Int kw = s->kernel[WIDTH], step = s->x_step[WIDTH], pixel = 0;
+    Int low = most(0, inside(s) - u->column), high = least(u->columns, outside(s) - u->column);
     T *patch = k->patches;
     memset(k->zeros, 0, most(s->channels, k->length) * sizeof(T));
     for (Int j = 0; k->row_runs == kw && j < kw; j++)
@@ -861,10 +937,10 @@ static Int NAME(map)(const Task *t, const Unit *u, NAME(Wide) *k) {
             else
                 for (Int q = 0; q < u->columns; q++) {
                     Int column = first(s, WIDTH, u->column + q);
-                    if (column >= 0 && column + kw <= s->in[WIDTH]) {
+                    for (; q >= low && q < high; q++, column += s->stride[WIDTH])
                         at[q] = row + column * step;
-                        continue;
-                    }
+                    if (q == u->columns)
+                        break;
                     at[q] = patch;
                     for (Int j = 0; j < kw; j++, patch += t->depth) {
                         Int from = source(column + j, s->in[WIDTH], s->mode);
@@ -951,7 +1027,8 @@ static void NAME(join)(Int c, T *to, Int step, const T *from, Int plane, Int n) 
         NAME(transpose)(to, step, from, plane, c, n);
 }
 
-/* `filters` x `wide` registers of sums: each tap is a vector of the planes, times one number for each filter. */
+/* `filters` x `wide` registers of sums: each tap is a vector of the planes, times one number for each filter. The fewer of
+   the two stay in registers beside the sums. */
 INLINE void NAME(vectors)(const int filters, const int wide, const T *planes, const Int *tap, Int n, const T *w,
                           const T *bias, T *to, Int to_step) {
     V sum[4][8];
@@ -960,13 +1037,23 @@ INLINE void NAME(vectors)(const int filters, const int wide, const T *planes, co
             sum[k][v] = ALL(bias[k]);
     for (Int l = 0; l < n; l++) {
         const T *at = planes + tap[l];
-        V weight[4];
-        UNROLL for (int k = 0; k < filters; k++)
-            weight[k] = ALL(w[k * n + l]);
-        UNROLL for (int v = 0; v < wide; v++) {
-            V value = LOAD(at + v * LANES);
+        V weight[4], value[8];
+        if (filters <= wide) {
             UNROLL for (int k = 0; k < filters; k++)
-                sum[k][v] += value * weight[k];
+                weight[k] = ALL(w[k * n + l]);
+            UNROLL for (int v = 0; v < wide; v++) {
+                value[0] = LOAD(at + v * LANES);
+                UNROLL for (int k = 0; k < filters; k++)
+                    sum[k][v] += value[0] * weight[k];
+            }
+        } else {
+            UNROLL for (int v = 0; v < wide; v++)
+                value[v] = LOAD(at + v * LANES);
+            UNROLL for (int k = 0; k < filters; k++) {
+                weight[0] = ALL(w[k * n + l]);
+                UNROLL for (int v = 0; v < wide; v++)
+                    sum[k][v] += value[v] * weight[0];
+            }
         }
     }
     UNROLL for (int k = 0; k < filters; k++)
@@ -990,7 +1077,7 @@ INLINE void NAME(vectors)(const int filters, const int wide, const T *planes, co
                 NAME(vectors)(filters, 1, planes + f, tap, n, w, bias, to + f, to_step);                               \
             }                                                                                                          \
     }
-LINE(1, 8) LINE(2, 4) LINE(3, 4) LINE(4, 2)
+LINE(1, 8) LINE(2, 6) LINE(3, 4) LINE(4, 3)
 
 typedef struct {
     Int *taps;
@@ -1088,7 +1175,7 @@ static void NAME(planes)(const Job *job, Int number, void *scratch) {
         T *to = (T *)t->y + y_offset(s, line_of(&u, r), u.column) + u.block * t->filters;
         const T *line = k.planes + r / u.rows * k.image + r % u.rows * k.pitch;
         for (Int f = 0, some; f < filters; f += some) {
-            some = least(4, t->filters - f % t->filters);
+            some = even(t->filters - f % t->filters, 4);
             lines[some - 1](line + f / t->filters * t->depth * k.plane, k.taps, n, k.weights + f * n, k.bias + f,
                             direct ? to : k.sums + f * padded, padded, length);
         }
@@ -1193,18 +1280,16 @@ static void NAME(depthwise)(const Job *job, Int number, void *scratch) {
                 k.bias[m * c + l] = t->bias ? ((const T *)t->bias)[l * several + m] : 0;
         *k.packed = 1;
     }
-    /* Outputs [inside, outside) of a line see no padding at its ends. */
-    Int inside = most(u.column, over(s->before[WIDTH], stride));
-    Int outside = least(u.column + u.columns, (s->in[WIDTH] + s->before[WIDTH] - extent(s, WIDTH) + stride) / stride);
-    if (!k.tiled || outside - inside < 4)
-        inside = outside = u.column + u.columns;
+    Int low = most(u.column, inside(s)), high = least(u.column + u.columns, outside(s)); /* what four at a time do */
+    if (!k.tiled || high - low < 4)
+        low = high = 0;
     for (Int m = 0; m < u.images * u.planes * u.rows; m++) {
         Line line = line_of(&u, m);
         rows_of(s, line, k.rows);
         for (Int q = u.column, some; q < u.column + u.columns; q += some) {
-            some = q >= inside && q < outside ? 4 : 1;
+            some = q >= low && q < high ? 4 : 1;
             if (some == 4)
-                q = least(q, outside - 4);
+                q = least(q, high - 4);
             T *y = (T *)t->y + y_offset(s, line, q), *to = several == 1 ? y : k.several;
             Int y_step = several == 1 ? s->y_step[WIDTH] : c;
             for (Int l = 0; l < (some == 4 ? rows : t->taps); l++) {
@@ -1236,55 +1321,60 @@ static void NAME(depthwise)(const Job *job, Int number, void *scratch) {
 
 #else /* ---- With FROM, TO, ADD and KIND: what folding does to elements ---- */
 
-/* The sum (or mean) of what `terms` pointers, moved by `offset`, point to. */
-INLINE TO KINDS(sum)(const FROM *const *at, Int terms, Int offset, const int mean) {
-    TO sum = (TO)at[0][offset];
-#ifdef MEAN
-    TO low = sum, high = sum;
-#endif
+/* `many` elements, `step` apart in X_col and `to_step` in x: each the sum, or the mean, of what `terms` pointers, moved
+   along, point to. Many at a time, since one addition waits for another. */
+INLINE void KINDS(sums)(const int many, const FROM *const *at, Int terms, Int offset, Int step, TO *to, Int to_step,
+                        const int mean) {
+    TO sum[8], low[8], high[8];
+    UNROLL for (int i = 0; i < many; i++)
+        low[i] = high[i] = sum[i] = (TO)at[0][offset + i * step];
     for (Int l = 1; l < terms; l++) {
-        TO value = (TO)at[l][offset];
-        sum = ADD(sum, value);
+        const FROM *from = at[l] + offset;
+        UNROLL for (int i = 0; i < many; i++) {
+            TO value = (TO)from[i * step];
+            sum[i] = ADD(sum[i], value);
 #ifdef MEAN
-        low = value < low ? value : low, high = value > high ? value : high;
+            low[i] = value < low[i] ? value : low[i], high[i] = value > high[i] ? value : high[i];
 #endif
+        }
     }
-#ifdef MEAN
-    if (mean) { /* a mean of equal numbers is that number, whatever rounding or overflow does */
-        sum /= (TO)terms;
-        sum = sum < low ? low : sum > high ? high : sum;
-    }
+    UNROLL for (int i = 0; i < many; i++) {
+#ifdef MEAN /* a mean of equal numbers is that number, whatever rounding or overflow does */
+        TO found = sum[i] / (TO)terms;
+        if (mean)
+            sum[i] = found < low[i] ? low[i] : found > high[i] ? high[i] : found;
 #endif
-    (void)mean;
-    return sum;
+        to[i * to_step] = sum[i];
+    }
+    (void)mean, (void)low, (void)high;
 }
 
 /* n pixels of c channels, `to_step` apart; pointers move by `row` from one to the next. */
-static void KINDS(gather)(const void *pointers, Int terms, Int n, Int row, Int c, Int c_step, void *first, Int to_step,
-                          int mean) {
-    const FROM *const *at = pointers;
-    TO *to = first;
-    for (Int p = 0; p < n; p++, to += to_step) {
-        if (terms == 0) {
-            memset(to, 0, c * sizeof(TO));
-            continue;
-        }
-        Int k = 0;
-        for (; !mean && c_step == 1 && k + 8 <= c; k += 8) {
-            TO sum[8];
-            for (int i = 0; i < 8; i++)
-                sum[i] = (TO)at[0][p * row + k + i];
-            for (Int l = 1; l < terms; l++)
-                for (int i = 0; i < 8; i++)
-                    sum[i] = ADD(sum[i], (TO)at[l][p * row + k + i]);
-            for (int i = 0; i < 8; i++)
-                to[k + i] = sum[i];
-        }
-        for (; k < c && mean; k++)
-            to[k] = KINDS(sum)(at, terms, p * row + k * c_step, 1);
-        for (; k < c; k++)
-            to[k] = KINDS(sum)(at, terms, p * row + k * c_step, 0);
-    }
+INLINE void KINDS(pixels)(const FROM *const *at, Int terms, Int n, Int row, Int c, Int c_step, TO *to, Int to_step,
+                          const int mean) {
+    Int p = 0, wide = c_step == 1 ? c / 8 * 8 : 0; /* channels together where they are many, else pixels */
+    for (; wide && p < n; p++)
+        for (Int k = 0; k < wide; k += 8)
+            KINDS(sums)(8, at, terms, p * row + k, 1, to + p * to_step + k, 1, mean);
+    for (p = 0; p + 8 <= n; p += 8)
+        for (Int k = wide; k < c; k++)
+            KINDS(sums)(8, at, terms, p * row + k * c_step, row, to + p * to_step + k, to_step, mean);
+    for (; p < n; p++)
+        for (Int k = wide; k < c; k++)
+            KINDS(sums)(1, at, terms, p * row + k * c_step, row, to + p * to_step + k, to_step, mean);
+}
+
+static void KINDS(gather)(const void *at, Int terms, Int n, Int row, Int c, Int c_step, void *to, Int to_step, int mean) {
+    if (terms == 0)
+        for (Int p = 0; p < n; p++)
+            memset((TO *)to + p * to_step, 0, c * sizeof(TO));
+#ifdef MEAN
+    else if (mean)
+        KINDS(pixels)(at, terms, n, row, c, c_step, to, to_step, 1);
+#endif
+    else
+        KINDS(pixels)(at, terms, n, row, c, c_step, to, to_step, 0);
+    (void)mean;
 }
 
 #undef FROM
