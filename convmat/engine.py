@@ -494,33 +494,45 @@ def stream(todo: Convolution) -> Iterator[NDArray[Any]]:
 
 def _compute(todo: Convolution, block: Block, rows: NDArray[Any]) -> None:
     """Write a band's rows of Y, C-contiguous, (rows, K)."""
-    plan, x = todo.plan, todo.x[block.positions[0].start :]
+    plan, compiled = todo.plan, native.library()
+    accumulator = plan.arithmetic.accumulator
     with np.errstate(all="ignore"):  # an infinity or NaN is a result here, not an accident to warn of
-        if plan.box is None:
+        if plan.box is None or compiled is None:
             np.copyto(rows, _by_numpy(todo, block), casting="unsafe")
             return
-        if not plan.in_place:
-            seen = window(
-                todo.x, plan.geometry, block.positions, plan.padding_mode, plan.arithmetic.accumulator
-            )
-            x = tidy(seen)
-    steps = steps_of(x) if plan.in_place else None
-    parts = _parts(plan.arithmetic.accumulator)
-    _call(todo, pack_block(plan.geometry, block, steps, plan.padding_mode, plan.filters, parts), x, rows)
+        x, steps = todo.x[block.positions[0].start :], None
+        if plan.in_place:
+            steps = steps_of(x)
+        else:
+            seen = tidy(window(todo.x, plan.geometry, block.positions, plan.padding_mode))
+            x = np.empty(seen.shape, accumulator)
+            _convert(compiled, seen, x, plan.threads)
+    packed = pack_block(plan.geometry, block, steps, plan.padding_mode, plan.filters, _parts(accumulator))
+    _call(todo, packed, x, rows)
 
 
 def _call(todo: Convolution, packed: bytes, x: NDArray[Any], rows: NDArray[Any]) -> None:
     """One call of the compiled library; its sums are converted where Y is not of the accumulator's dtype."""
     plan, compiled = todo.plan, native.library()
-    accumulator, result = plan.arithmetic
     assert compiled is not None
     assert plan.box is not None
+    accumulator, result = plan.arithmetic
     sums = rows if accumulator == result else np.empty(rows.shape, accumulator)
     arrays = (_as_floats(x), todo.filters, todo.bias, _as_floats(sums))
     compiled.convolve(packed, *arrays, plan.kernel, plan.box, plan.threads)
     if sums is not rows:
+        _convert(compiled, sums, rows, plan.threads)
+
+
+def _convert(compiled: native.Native, source: NDArray[Any], target: NDArray[Any], threads: int) -> None:
+    """Copy numbers from one dtype to another, both C-contiguous; by all threads where the library can."""
+    a, b = source.dtype, target.dtype
+    to_float = (a.kind in "bi" and a.itemsize <= 4) or (a.kind == "u" and a.itemsize <= 2)
+    if a.isnative and ((to_float and b.kind == "f") or (a.kind == "f" and b.kind == "i")):
+        compiled.convert(source, target, threads)
+    else:
         with np.errstate(all="ignore"):
-            np.copyto(rows, sums, casting="unsafe")
+            np.copyto(target, source, casting="unsafe")
 
 
 def _as_floats(a: NDArray[Any]) -> NDArray[Any]:
@@ -635,7 +647,9 @@ def convolve_transpose(
             else:
                 sums[...] = lay_down(_products(part, weights, geometry), geometry, band)
                 sums += 0 if bias is None else bias
-            if sums is not lines:
+            if sums is not lines and compiled is not None:
+                _convert(compiled, sums, lines, threads)
+            elif sums is not lines:
                 np.copyto(lines, sums, casting="unsafe")
     return x
 

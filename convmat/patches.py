@@ -396,7 +396,9 @@ class _Folding(NamedTuple):
     def write(self, lines: NDArray[Any], rows: NDArray[Any], band: Band) -> None:
         """Write a band's lines, (n, lines, *others, C), C-contiguous, from its rows of X_col."""
         g, order, parts = self.geometry, self.order, 1
-        compiled = native.library() if self.accumulator.itemsize <= _widest(self.how, self.accumulator) else None
+        compiled = (
+            native.library() if self.accumulator.itemsize <= _widest(self.how, self.accumulator) else None
+        )
         if self.how == "sum":
             _check_range(rows, _most_that_meet(g))
         found = lines if self.accumulator == self.result else np.empty(lines.shape, self.accumulator)

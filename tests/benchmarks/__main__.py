@@ -1,8 +1,8 @@
 """Measure convmat beside every peer that is installed, and print Markdown.
 
 Each implementation runs in a process of its own; they take turns, round after round. A turn's time is the
-least of its calls. Of the rounds the quieter half counts, those in which other processes took least of the cores'
-time; a ratio is the median of these rounds' ratios, so that what slows the machine slows both.
+least of its calls. Of the rounds the quieter half counts, those in which other processes took least of the
+cores' time; a ratio is the median of these rounds' ratios, so that what slows the machine slows both.
 """
 
 from __future__ import annotations
