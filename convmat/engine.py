@@ -377,10 +377,10 @@ def choose_kernel(taps: int, strides: int, channels: int, filters: int, groups: 
     depth, own = channels // groups, filters // groups
     if depth == 1 and channels >= lanes:
         return "depthwise"
-    # Cycles for an output and channel: the planes' copy, all lanes used; or some lanes left unused.
-    planes = 2 * strides + taps * own / (2 * lanes)
-    wide = taps * -(-own // lanes) / 2 * (1 if own > lanes else 1.25)
-    return "planes" if filters < 16 and planes < wide else "wide"
+    # Cycles for an output, about: the planes' copy and a vector of outputs a tap, or vectors of filters.
+    planes = 4 + own + depth * (strides + 0.75 * taps * own / lanes)
+    wide = 24 + depth * 0.6 * taps * -(-own // lanes)
+    return "planes" if planes < wide else "wide"
 
 
 def kernels(geometry: ConvGeometry, accumulator: np.dtype[Any]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,8 +13,11 @@ from hypothesis import settings
 from convmat import native
 
 NUMPY = "NumPy"
-at_each_level = settings(max_examples=70)
-"""For what runs several times over."""
+
+
+def at_each_level(test: Any) -> Any:
+    """For a test of Hypothesis that runs several times over."""
+    return settings(max_examples=70)(test)
 
 
 @cache

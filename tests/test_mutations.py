@@ -70,7 +70,6 @@ MUTATIONS = [
     ("engine.py", "filters = filters.conj()", "filters = filters * 1"),
     ("engine.py", "todo.x[block.positions[0].start :]", "todo.x[:]"),
     ("engine.py", "        _compute(todo, block, rows)\n        yield rows", "        yield rows"),
-    ("engine.py", "math.prod(plan.band), plan.filters", "2 * math.prod(plan.band), plan.filters"),
     ("engine.py", "w[w_at:], bias", "w[w_at:], None"),
     ("engine.py", "w_col.T[:, None]", "w_col.T[::-1, None]"),
     ("matrix.py", "np.arange(groups) * depth * channel_step", "np.arange(groups) * channel_step"),
@@ -80,6 +79,8 @@ MUTATIONS = [
 ]
 # What NumPy does where nothing is compiled: run so.
 BY_NUMPY = [
+    ("patches.py", "slice(max(b, 0), max(b, 0) + size)", "slice(b, b + size)"),
+    ("patches.py", "np.copyto(total, np.clip(total, least, largest), where=least <= largest)", "pass"),
     (
         "patches.py",
         "slice(None, None, s) for s in geometry.stride",
@@ -92,10 +93,7 @@ BY_NUMPY = [
     ),
     ("patches.py", "np.moveaxis(patches, len(geometry.kernel_size) + 1, -1)", "patches"),
     ("patches.py", "starts[a] + tap[a] * geometry.dilation[a] for", "starts[a] + tap[a] for"),
-    ("patches.py", "slice(max(b, 0), max(b, 0) + size)", "slice(b, b + size)"),
     ("patches.py", 'np.add if self.how == "sum" else None', "None"),
-    ("patches.py", "np.maximum(count, 1) for count", "np.maximum(count, 2) for count"),
-    ("patches.py", "np.copyto(total, np.clip(total, least, largest), where=least <= largest)", "pass"),
     (
         "patches.py",
         "np.moveaxis(rows.reshape(*where, g.channels, *g.kernel_size), len(where), -1)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 import convmat as cm
+from convmat import engine
 from convmat.cli import run
 
 PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
@@ -185,3 +187,68 @@ def test_an_input_may_be_the_output() -> None:
     np.save("x.npy", x)
     assert run(["unroll", "x.npy", "-k", "2", "-q", "-o", "x.npy"]) == 0
     np.testing.assert_array_equal(np.load("x.npy"), cm.unroll(x[None, ..., None], 2))
+
+
+def plan_of(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    """What `convolve --plan --json` says."""
+    assert run(["convolve", "x.npy", "--kernel", "w.npy", "--plan", "--json", *options]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "accumulators"),
+    [
+        ("f4", 1, ["float32"]),
+        ("f2", 1, ["float32"]),
+        ("c8", 1, ["complex64"]),
+        ("u1", 1, ["float32"]),
+        ("i8", 1, ["float32"]),
+        ("i8", 2**20, ["float64"]),
+        ("i8", 2**50, ["int64"]),
+    ],
+)
+def test_the_plan_that_is_shown_is_made_from_what_is_there(
+    dtype: str, scale: int, accumulators: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save("x.npy", np.full((2, 6, 5, 4), scale, dtype))
+    np.save("w.npy", np.full((3, 2, 2, 4), scale if scale < 2**50 else 1, dtype))
+    found = plan_of(capsys)
+    x, w = np.load("x.npy"), np.load("w.npy")
+    plan = engine.prepare(x, w, band_bytes=1 << 22).plan
+    assert found["accumulators"] == accumulators == [str(plan.arithmetic.accumulator)]
+    assert (found["kernel"], found["level"]) == (plan.kernel, plan.level)
+    assert (found["band_shape"], found["box_shape"]) == (list(plan.band), plan.box and list(plan.box[:4]))
+    assert (found["scratch_bytes"], found["in_place"]) == (plan.scratch, plan.in_place)
+    assert (found["flops"], found["bytes"]) == (plan.flops, plan.bytes)
+    if accumulators == ["int64"]:
+        assert (found["kernel"], found["level"], found["box_shape"]) == ("blocks", "NumPy", None)
+
+
+@pytest.mark.usefixtures("_small_chunks")
+def test_the_plan_of_a_batch_whose_parts_differ(capsys: pytest.CaptureFixture[str]) -> None:
+    x = np.ones((6, 6, 5, 2), np.int32)
+    x[5] = 2**29
+    np.save("x.npy", x)
+    np.save("w.npy", np.full((3, 2, 2, 2), 2**30))
+    found = plan_of(capsys, "-o", "y.npy")
+    assert (found["accumulators"], found["level"]) == (["float64", "int64"], "NumPy")
+    assert found["flops"] == 2 * 6 * 5 * 4 * 8 * 3
+    np.testing.assert_array_equal(np.load("y.npy"), cm.convolve(x, np.load("w.npy")))
+
+
+def test_the_plan_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("x.npy", np.zeros((1, 6, 5, 4), np.float32))
+    np.save("w.npy", np.zeros((3, 2, 2, 4), np.float32))
+    assert run(["convolve", "x.npy", "--kernel", "w.npy", "--plan", "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    plan = engine.prepare(np.load("x.npy"), np.load("w.npy"), threads=1, band_bytes=1 << 22).plan
+    for row in (
+        f"kernel  .* {plan.kernel}, {plan.level}",
+        "summed in .* float32",
+        "threads .* 1 ",
+        "FLOPs .* 1920 ",
+    ):
+        assert re.search(row, out)
+    assert run(["convolve", "x.npy", "--kernel", "w.npy", "--explain"]) == 2
+    assert "No such option" in capsys.readouterr().err

@@ -474,11 +474,24 @@ def _check_dtype(dtype: np.dtype[Any], rng: np.random.Generator) -> list[Case]:
         total = fold(x_col, shape, filter_shape[1:-1], **where)
         times = reference.fold(np.ones(x_col.shape, int), shape, filter_shape[1:-1], **where)
         wide = np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
-        wanted = np.stack([x.astype(wide), x.astype(wide) * times])
-        return compare_exactly(np.stack([mean.astype(wide), total.astype(wide)]), wanted)
+        thirds = (x / 3).astype(dtype)  # whose sums are rounded, and whose means must not be
+        equal = fold(
+            unroll(thirds, filter_shape[1:-1], **where), shape, filter_shape[1:-1], **where, overlap="mean"
+        )
+        found, wanted = [mean, total, equal], [x, x.astype(wide) * times, thirds]
+        return compare_exactly(*(np.stack([a.astype(wide) for a in side]) for side in (found, wanted)))
+
+    def transposed() -> Report:
+        """By the input's size, which `x` has here as the layer's output."""
+        kernels = np.moveaxis(w, 0, -1)  # as many filters as x has channels
+        options: dict[str, Any] = {"stride": (1, 2), "padding": 1}
+        back = convolve_transpose(x, kernels, **options)
+        kept = dtype.newbyteorder("=") if dtype.kind in "fc" else np.dtype(np.int64)
+        return compare_exactly(back, reference.convolve_transpose(x, kernels, **options).astype(kept))
 
     name = dtype.name + (", big-endian" if dtype.byteorder == ">" else "")
     runs = [("dtypes", name, exact), ("dtypes", f"{name}, folded", folded)]
+    runs += [("dtypes", f"{name}, transposed", transposed)]
     runs += [("dtypes, bound", name, bounded)] if dtype.kind in "fc" else []
     return [_compare(*run, shape, filter_shape, where) for run in runs]
 
@@ -506,6 +519,11 @@ def _check_arrays(rng: np.random.Generator) -> list[Case]:
         ys = [convolve(np.asfortranarray(x), w), convolve(wide[::-2, :, ::2], np.asfortranarray(w))]
         return compare_exactly(np.stack(ys), np.stack([wanted] * 2))
 
+    def middling() -> Report:
+        """Odd sums beyond float32's 24 bits."""
+        odd = np.full((1, 3, 3, 1), 4097)
+        return compare_exactly(convolve(odd, odd), reference.convolve(odd, odd))
+
     def large() -> Report:
         return compare_exactly(convolve(big, big), reference.convolve(big, big))
 
@@ -523,6 +541,7 @@ def _check_arrays(rng: np.random.Generator) -> list[Case]:
             ("channels first", nchw, (shape, filter_shape)),
             ("kernels OIHW and HWIO", kernel_layouts, (shape, filter_shape)),
             ("Fortran order, negative strides", strides, (shape, filter_shape)),
+            ("sums beyond 2^24", middling, small),
             ("sums beyond 2^53", large, small),
             ("uint8 does not wrap", narrow, small),
             ("empty batch", empty, ((0, *shape[1:]), filter_shape)),
@@ -542,8 +561,13 @@ def _check_blocks(rng: np.random.Generator) -> Case:
             wanted[tap : tap + len(p)] += p[:, tap]
         parts = np.split(p, [7, 45_000])
         streamed = [lines.copy() for lines in fold_stream(parts, p.dtype, ConvGeometry(shape, taps))]
-        found = [fold(p, shape, taps), np.concatenate(streamed)[None]]
-        return compare_exactly(np.stack(found), np.stack([wanted.reshape(shape)] * 2))
+        # And apart: blocks of few outputs, which begin inside their lines.
+        gaps = p[: line // 12, :7]
+        bare = ConvGeometry(shape, 7, 12)
+        pieces = [lines.copy() for lines in fold_stream([gaps], p.dtype, bare, block_bytes=999)]
+        spread = np.pad(gaps, ((0, 0), (0, 5))).reshape(shape)
+        found = [fold(p, shape, taps), np.concatenate(streamed)[None], np.concatenate(pieces)[None]]
+        return compare_exactly(np.stack(found), np.stack([*[wanted.reshape(shape)] * 2, spread]))
 
     return _compare("fold", "blocks that overlap", run, shape, (1, taps, 1))
 
