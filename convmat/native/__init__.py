@@ -229,8 +229,8 @@ class Native:
     def convert(self, source: NDArray[Any], target: NDArray[Any], threads: int) -> None:
         """Copy numbers from one type to another, both C-contiguous, of one size.
 
-        bool and integers of up to 32 bits (but uint32) to float32 or float64; and to int64 float32 and float64
-        that hold whole numbers below 2^31 and 2^53.
+        bool and integers of up to 32 bits (but uint32) to float32 or float64; and to int64 what holds whole
+        numbers: float32 below 2^31, float64 below 2^53.
         """
         kind = "u" if source.dtype.kind == "b" else source.dtype.kind
         _check(
