@@ -368,19 +368,20 @@ def _times(sizes: Iterable[int]) -> str:
     return " × ".join(map(str, sizes))
 
 
-def choose_kernel(taps: int, strides: int, channels: int, filters: int, groups: int, lanes: int) -> str:
+def choose_kernel(taps: int, planes: int, channels: int, filters: int, groups: int, lanes: int) -> str:
     """The compiled kernel that suits a layer.
 
     Args:
-        taps: of a kernel, kh·kw. strides: S_h·S_w, planes that a channel is split into. lanes: of a vector.
+        taps: of a kernel, kd·kh·kw. planes: that the kernel of that name makes of a channel, kd·S_h·S_w.
+        lanes: of a vector.
     """
     depth, own = channels // groups, filters // groups
     if depth == 1 and channels >= lanes:
         return "depthwise"
-    # Cycles for an output, about: the planes' copy and a vector of outputs a tap, or vectors of filters.
-    planes = 4 + own + depth * (strides + 0.75 * taps * own / lanes)
+    # Cycles for an output, about: vectors of filters; or the planes, and a vector of outputs for each tap.
     wide = 24 + depth * 0.6 * taps * -(-own // lanes)
-    return "planes" if planes < wide else "wide"
+    split = 4 + own + depth * (planes * (1 if groups == 1 else 2.5) + 0.75 * taps * own / lanes)
+    return "planes" if split < wide else "wide"
 
 
 def kernels(geometry: ConvGeometry, accumulator: np.dtype[Any]) -> tuple[str, ...]:
@@ -434,9 +435,10 @@ def make_plan(
     packed = pack_block(geometry, first, steps, padding_mode, filters, parts := _parts(accumulator))
     real = np.empty(0, accumulator).real.dtype
     if kernel is None:
-        taps, strides = math.prod(geometry.kernel_size), math.prod(geometry.stride[-2:])
+        taps, planes = math.prod(geometry.kernel_size), math.prod(geometry.stride[-2:])
+        planes *= math.prod(geometry.kernel_size[:-2])
         layer = (parts * geometry.channels, parts * filters, geometry.groups)
-        kernel = choose_kernel(taps, strides, *layer, compiled.lanes(real))
+        kernel = choose_kernel(taps, planes, *layer, compiled.lanes(real))
     if plan.flops // 8 + plan.bytes < _WORTH_THREADS:
         threads = 1
     return replace(

@@ -493,7 +493,7 @@ def test_the_plan_s_accumulator(x: Any, filters: Any, accumulator: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "taps, strides, channels, filters, groups, kernel",
+    "taps, planes, channels, filters, groups, kernel",
     [
         (9, 1, 64, 64, 1, "wide"),
         (1, 1, 64, 256, 1, "wide"),
@@ -514,10 +514,10 @@ def test_the_plan_s_accumulator(x: Any, filters: Any, accumulator: str) -> None:
     ],
 )
 def test_which_kernel_suits(
-    taps: int, strides: int, channels: int, filters: int, groups: int, kernel: str
+    taps: int, planes: int, channels: int, filters: int, groups: int, kernel: str
 ) -> None:
     """With 8 lanes, float32's of AVX2."""
-    assert engine.choose_kernel(taps, strides, channels, filters, groups, 8) == kernel
+    assert engine.choose_kernel(taps, planes, channels, filters, groups, 8) == kernel
 
 
 def test_what_is_remembered_is_the_same_layer() -> None:
