@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,6 @@ from convmat.geometry import (
     Sizes,
     check_choice,
     transpose_geometry,
-    whole,
 )
 from convmat.patches import (
     Band,
@@ -39,6 +37,7 @@ from convmat.patches import (
     bands,
     check_filter_groups,
     check_out,
+    geometry_of,
     lay_down,
     pack_block,
     patches_of,
@@ -174,8 +173,7 @@ def prepare(
     """
     x, filters = as_numbers("input", x), as_numbers("filters", filters)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
-    where = _settled_where(stride, padding, dilation, groups)
-    geometry = _filter_geometry(x.shape, filters.shape, *where)
+    geometry = filter_geometry(x.shape, filters.shape, stride, padding, dilation, groups)
     if bias is not None:
         bias = _check_bias(bias, len(filters), "filters")
     arithmetic = choose_arithmetic(geometry.terms, x, filters, bias)
@@ -244,54 +242,20 @@ def filter_geometry(
     Raises:
         ShapeError: another number of axes or channels. GeometryError: as `ConvGeometry`.
     """
-    shapes = (_settled("input_shape", input_shape), _settled("filters", filter_shape))
-    return _filter_geometry(*shapes, *_settled_where(stride, padding, dilation, groups))
-
-
-def _settled_where(stride: Any, padding: Any, dilation: Any, groups: Any) -> tuple[Any, ...]:
-    """The arguments in ints, strings and tuples of them, fit to be remembered by: 1.0 and True equal 1."""
-    return (
-        _settled("stride", stride),
-        _settled("padding", padding),
-        _settled("dilation", dilation),
-        _settled("groups", groups),
-    )
-
-
-def _settled(name: str, value: Any) -> Any:
-    if type(value) is int or type(value) is str:
-        return value
-    try:
-        return operator.index(value)
-    except TypeError:
-        if isinstance(value, Iterable) and not isinstance(value, str):
-            return tuple(_settled(name, v) for v in value)
-        return str(value) if isinstance(value, str) else whole(name, value)
-
-
-@lru_cache(maxsize=256)
-def _filter_geometry(
-    input_shape: tuple[int, ...],
-    filter_shape: tuple[int, ...],
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-) -> ConvGeometry:
     if len(filter_shape) != len(input_shape) or 0 in filter_shape:
         raise ShapeError(
             "filters",
             f"have shape {filter_shape}, expected (K, *kernel, C/groups) with "
             f"{len(input_shape)} axes, none 0, as for the input {input_shape}",
         )
-    geometry = ConvGeometry(input_shape, filter_shape[1:-1], stride, padding, dilation, groups)
+    geometry = geometry_of(input_shape, filter_shape[1:-1], stride, padding, dilation, groups)
     check_filter_groups(filter_shape[0], geometry.groups)
-    if filter_shape[-1] * groups != geometry.channels:
+    if filter_shape[-1] * geometry.groups != geometry.channels:
         raise ShapeError(
             "filters",
-            f"made for {filter_shape[-1]} channels in each of {groups} groups, the input has "
+            f"made for {filter_shape[-1]} channels in each of {geometry.groups} groups, the input has "
             f"{geometry.channels} in all; give filters of shape "
-            f"{('K', *filter_shape[1:-1], geometry.channels // groups)}".replace("'", ""),
+            f"{('K', *filter_shape[1:-1], geometry.channels // geometry.groups)}".replace("'", ""),
         )
     return geometry
 

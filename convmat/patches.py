@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, reduce
 from typing import Any, NamedTuple, SupportsIndex
@@ -69,7 +70,7 @@ def unroll(
         DTypeError: not numbers, or `out` of another dtype.
     """
     x = as_numbers("x", x)
-    geometry = ConvGeometry(x.shape, kernel_size, stride, padding, dilation)
+    geometry = geometry_of(x.shape, kernel_size, stride, padding, dilation)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     check_choice("order", order, ORDERS)
     threads = thread_count(threads)
@@ -250,7 +251,7 @@ def fold(
         DTypeError: not numbers. IntegerRangeError: integers whose sums could pass 2^63.
     """
     x_col = as_numbers("x_col", x_col)
-    geometry = ConvGeometry(input_shape, kernel_size, stride, padding, dilation)
+    geometry = geometry_of(input_shape, kernel_size, stride, padding, dilation)
     check_x_col(x_col.shape, geometry)
     folding = _Folding.of(geometry, x_col.dtype, overlap, order, threads)
     rows = x_col.reshape(geometry.matrix_shape)
@@ -536,6 +537,44 @@ def flatten_filters(filters: ArrayLike, groups: int = 1, *, order: str = "hwc") 
     if order == "chw":
         filters = np.moveaxis(filters, -1, 1)
     return np.array(filters.reshape(len(filters), -1).T, order="C")
+
+
+def geometry_of(
+    shape: Sequence[SupportsIndex],
+    kernel_size: Sizes,
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+    groups: SupportsIndex = 1,
+) -> ConvGeometry:
+    """`ConvGeometry` of these arguments, remembered, since the same layer comes again and again."""
+    return _geometry(
+        _settled("input_shape", shape),
+        _settled("kernel_size", kernel_size),
+        _settled("stride", stride),
+        _settled("padding", padding),
+        _settled("dilation", dilation),
+        _settled("groups", groups),
+    )
+
+
+_geometry = lru_cache(maxsize=256)(ConvGeometry)
+
+
+def _settled(name: str, value: Any) -> Any:
+    """`value` in ints, strings and tuples of them, fit to be remembered by: 1.0 and True would equal 1."""
+    kind = type(value)
+    if kind is int or kind is str or (kind is tuple and _INT.issuperset(map(type, value))):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        if isinstance(value, Iterable) and not isinstance(value, str):
+            return tuple(_settled(name, v) for v in value)
+        return str(value) if isinstance(value, str) else whole(name, value)
+
+
+_INT = {int}
 
 
 def check_filter_groups(filters: int, groups: int) -> None:
