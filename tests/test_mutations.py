@@ -51,7 +51,7 @@ MUTATIONS = [
     ("arithmetic.py", "(np.dtype(np.float32), 1 << 24)", "(np.dtype(np.float32), 1 << 54)"),
     ("arithmetic.py", "(np.dtype(np.float64), 1 << 53)", "(np.dtype(np.float64), 1 << 63)"),
     ("arithmetic.py", "return Arithmetic(dtype, np.dtype(np.int64))", "return Arithmetic(dtype, dtype)"),
-    ("arithmetic.py", "result == np.float16 else result", "result == np.float64 else result"),
+    ("arithmetic.py", "result == np.float16 else result", "result in (np.float16, np.float64) else result"),
     ("patches.py", "filters.reshape(len(filters), -1).T", "filters[:, ::-1].reshape(len(filters), -1).T"),
     ("patches.py", "filters.reshape(len(filters), -1).T", "filters.reshape(-1, len(filters))"),
     ("patches.py", "[pads[0] - p.start * s for", "[pads[0] for"),

@@ -474,11 +474,11 @@ def _check_dtype(dtype: np.dtype[Any], rng: np.random.Generator) -> list[Case]:
         total = fold(x_col, shape, filter_shape[1:-1], **where)
         times = reference.fold(np.ones(x_col.shape, int), shape, filter_shape[1:-1], **where)
         wide = np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
-        thirds = (x / 3).astype(dtype)  # whose sums are rounded, and whose means must not be
+        tenths = (x / 10).astype(dtype)  # whose sums are rounded, and whose means must not be
         equal = fold(
-            unroll(thirds, filter_shape[1:-1], **where), shape, filter_shape[1:-1], **where, overlap="mean"
+            unroll(tenths, filter_shape[1:-1], **where), shape, filter_shape[1:-1], **where, overlap="mean"
         )
-        found, wanted = [mean, total, equal], [x, x.astype(wide) * times, thirds]
+        found, wanted = [mean, total, equal], [x, x.astype(wide) * times, tenths]
         return compare_exactly(*(np.stack([a.astype(wide) for a in side]) for side in (found, wanted)))
 
     def transposed() -> Report:
@@ -561,11 +561,11 @@ def _check_blocks(rng: np.random.Generator) -> Case:
             wanted[tap : tap + len(p)] += p[:, tap]
         parts = np.split(p, [7, 45_000])
         streamed = [lines.copy() for lines in fold_stream(parts, p.dtype, ConvGeometry(shape, taps))]
-        # And apart: blocks of few outputs, which begin inside their lines.
-        gaps = p[: line // 12, :7]
-        bare = ConvGeometry(shape, 7, 12)
+        # And apart, so that blocks begin before an output does; the first lies in the padding.
+        bare = ConvGeometry(shape, 7, 12, ((8, 0),))
+        gaps = p[: bare.patches, :7]
         pieces = [lines.copy() for lines in fold_stream([gaps], p.dtype, bare, block_bytes=999)]
-        spread = np.pad(gaps, ((0, 0), (0, 5))).reshape(shape)
+        spread = np.pad(gaps, ((0, 0), (0, 5))).reshape(-1)[8 : line + 8].reshape(shape)
         found = [fold(p, shape, taps), np.concatenate(streamed)[None], np.concatenate(pieces)[None]]
         return compare_exactly(np.stack(found), np.stack([*[wanted.reshape(shape)] * 2, spread]))
 
