@@ -252,12 +252,13 @@ def guarded(array: np.ndarray, at_end: bool) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("levels", nargs="*", default=["baseline"])
+    parser.add_argument("levels", nargs="*", help="all that the processor has, by default")
     parser.add_argument("--guard", action="store_true")
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--cases", type=int, default=1 << 30)
     asked = parser.parse_args()
-    for level in asked.levels:
+    levels = asked.levels or native.LEVELS[: native.Native("baseline").best + 1]
+    for level in levels:
         compiled, end = native.Native(level), time.monotonic() + asked.seconds
         seed = 0
         while seed < asked.cases and time.monotonic() < end:

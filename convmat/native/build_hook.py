@@ -19,7 +19,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FLAGS = "-std=gnu11 -O3 -ffp-contract=fast -fno-math-errno -fPIC -shared -pthread"
+FLAGS = "-std=gnu11 -O2 -ftree-vectorize -ffp-contract=fast -fPIC -shared -pthread"
 LEVELS = {
     "baseline": "",
     "avx2": "-mavx2 -mfma",

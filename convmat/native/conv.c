@@ -760,7 +760,7 @@ typedef INDEX NAME(Index) __attribute__((vector_size(4 * sizeof(T))));
 #define ALL(value) ((value) - (V){0})
 
 /* to[i * to_step + k] = from[k * from_step + i] for `lines` k and n i: channels to planes and back, filters to lanes. */
-INLINE void NAME(transpose)(T *restrict to, Int to_step, const T *restrict from, Int from_step, Int lines, Int n) {
+static void NAME(transpose)(T *restrict to, Int to_step, const T *restrict from, Int from_step, Int lines, Int n) {
     Int k = 0;
     for (; k + 4 <= lines; k += 4) {
         const T *a = from + k * from_step, *b = a + from_step, *c = b + from_step, *d = c + from_step;
@@ -814,13 +814,16 @@ INLINE void NAME(copy_some)(T *to, const T *from, Int n) {
 }
 
 INLINE void NAME(sweep)(const int pixels, const int wide, const NAME(Sweep) *t) {
-    const Int length = t->length, runs = t->runs, step = t->step, skip = t->skip;
-    T *sums = t->sums;
-    for (Int p = 0; p < t->outputs; p += pixels, sums += pixels * wide * LANES) {
+    /* Copies, which no store of a sum can change. */
+    const Int length = t->length, runs = t->runs, step = t->step, skip = t->skip, outputs = t->outputs, lanes = t->lanes;
+    const Int first = t->first;
+    const T *bias = t->bias;
+    T *sums = t->sums, *const *to = t->to;
+    for (Int p = 0; p < outputs; p += pixels, sums += pixels * wide * LANES) {
         V sum[8][4];
         UNROLL for (int i = 0; i < pixels; i++)
             UNROLL for (int v = 0; v < wide; v++)
-                sum[i][v] = LOAD(t->bias ? t->bias + v * LANES : sums + (i * wide + v) * LANES);
+                sum[i][v] = LOAD(bias ? bias + v * LANES : sums + (i * wide + v) * LANES);
         const T *w = t->weights, *const *from = t->at + p;
         for (Int r = 0; r < runs; r++, from += step) {
             const T *at[8];
@@ -837,18 +840,19 @@ INLINE void NAME(sweep)(const int pixels, const int wide, const NAME(Sweep) *t) 
                 }
             }
         }
-        if (t->to && t->lanes == wide * LANES) {
-            UNROLL for (int i = 0; i < pixels; i++)
-                if (p + i < t->outputs)
-                    UNROLL for (int v = 0; v < wide; v++)
-                        STORE(t->to[p + i] + t->first + v * LANES) = sum[i][v];
+        if (to && lanes == wide * LANES && p + pixels <= outputs) {
+            UNROLL for (int i = 0; i < pixels; i++) {
+                T *at = to[p + i] + first;
+                UNROLL for (int v = 0; v < wide; v++)
+                    STORE(at + v * LANES) = sum[i][v];
+            }
             continue;
         }
         UNROLL for (int i = 0; i < pixels; i++)
             UNROLL for (int v = 0; v < wide; v++)
                 STORE(sums + (i * wide + v) * LANES) = sum[i][v];
-        for (Int i = 0; t->to && i < least(pixels, t->outputs - p); i++)
-            NAME(copy_some)(t->to[p + i] + t->first, sums + i * wide * LANES, t->lanes);
+        for (Int i = 0; to && i < least(pixels, outputs - p); i++)
+            NAME(copy_some)(to[p + i] + first, sums + i * wide * LANES, lanes);
     }
 }
 #define SWEEP(wide)                                                                                                    \
@@ -889,7 +893,7 @@ static Int NAME(carve_wide)(const Task *t, uintptr_t room, void *found) {
     int merged = t->depth < MERGED && s->groups == 1 && s->dilation[WIDTH] == 1 && s->x_step[WIDTH] == t->depth;
     k->step = pixels, k->row_runs = merged ? 1 : kw, k->length = merged ? kw * t->depth : t->depth;
     k->runs = s->kernel[DEPTH] * s->kernel[HEIGHT] * k->row_runs;
-    Int width = WIDEST * LANES, all = n * t->blocks * width * (Int)sizeof(T);
+    Int width = WIDEST * LANES, all = s->groups * over(t->filters, LANES) * LANES * n * (Int)sizeof(T);
     k->kept = all <= KEPT;
     uintptr_t start = room;
     k->packed = take(&room, t->blocks);
@@ -981,7 +985,7 @@ static void NAME(wide)(const Job *job, Int number, void *scratch) {
         Int panel = most(1, L1 / 2 / (width * (Int)sizeof(T))); /* taps whose weights stay in the first cache */
         Int some = k.length > panel ? 1 : even(k.runs, panel / most(1, k.length));
         Int part = k.length > panel ? even(k.length, panel) : k.length;
-        T *kept = k.weights + (k.kept ? block * n * WIDEST * LANES : 0);
+        T *kept = k.weights + (k.kept ? (group * vectors + v) * LANES * n : 0);
         Int l = 0;
         do {
             Int r = l / most(1, k.length), skip = l % most(1, k.length);
@@ -1016,13 +1020,15 @@ static void NAME(split)(Int c, T *to, Int plane, const T *from, Int step, Int n)
             for (Int i = 0; i < n; i++)
                 to[k * plane + i] = from[i * step + k];
 }
-static void NAME(join)(Int c, T *to, Int step, const T *from, Int plane, Int n) {
+static void NAME(join)(Int c, T *restrict to, Int step, const T *restrict from, Int plane, Int n) {
     if (c == 1 && step == 1)
         memcpy(to, from, n * sizeof(T));
     else if (c == 2 && step == 2)
-        NAME(transpose)(to, 2, from, plane, 2, n);
+        for (Int i = 0; i < n; i++)
+            to[2 * i] = from[i], to[2 * i + 1] = from[plane + i];
     else if (c == 3 && step == 3)
-        NAME(transpose)(to, 3, from, plane, 3, n);
+        for (Int i = 0; i < n; i++)
+            to[3 * i] = from[i], to[3 * i + 1] = from[plane + i], to[3 * i + 2] = from[2 * plane + i];
     else
         NAME(transpose)(to, step, from, plane, c, n);
 }
