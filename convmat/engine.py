@@ -623,10 +623,9 @@ def convolve_transpose(
 def _products(y: NDArray[Any], filters: NDArray[Any], geometry: ConvGeometry) -> NDArray[Any]:
     """Y · W_colᵀ of each group as patches, (n, *positions, *kernel, C)."""
     groups, kernel, depth = geometry.groups, geometry.kernel_size, filters.shape[-1]
-    rows = y.reshape(-1, groups, len(filters) // groups).swapaxes(0, 1)
-    found = np.matmul(
-        rows, filters.reshape(groups, len(filters) // groups, -1)
-    )  # (groups, rows, kh·kw·C/groups)
+    own = len(filters) // groups
+    rows = y.reshape(-1, groups, own).swapaxes(0, 1)
+    found = np.matmul(rows, filters.reshape(groups, own, -1))  # (groups, rows, kh·kw·C/groups)
     split: NDArray[Any] = np.moveaxis(found.reshape(groups, *y.shape[:-1], *kernel, depth), 0, -2)
     return split.reshape(*y.shape[:-1], *kernel, geometry.channels)
 

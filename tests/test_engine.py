@@ -165,18 +165,32 @@ def test_out_that_does_not_fit() -> None:
 @at_each_level
 @given(layers(), st.sampled_from(["u2", "f4", "c16"]), st.sampled_from([1, 50, None]))
 def test_threads_do_not_show(layer: Layer, dtype: str, band: int | None) -> None:
-    """The same bits for any number, of every kernel, in any bands."""
+    """The same bits for any number, of every kernel, in any bands; a plan is a value that can be changed."""
     x, filters, options = layer.arrays(noise(dtype, rng()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_WORTH_THREADS", 0)
-        engine.make_plan.cache_clear()
-        plan = engine.prepare(x, filters, **options, threads=1).plan
-        for kernel in engine.kernels(plan.geometry, plan.arithmetic.accumulator):
-            choice = options | {"kernel": kernel}
-            one = engine.execute(engine.prepare(x, filters, **choice, threads=1))
-            many = engine.execute(engine.prepare(x, filters, **choice, threads=5))
-            assert_same_bits(many, one)
-        engine.make_plan.cache_clear()
+    plan = engine.prepare(x, filters, **options).plan
+    for kernel in engine.kernels(plan.geometry, plan.arithmetic.accumulator):
+        one = engine.prepare(x, filters, **options, threads=1, kernel=kernel, band_bytes=band)
+        many = one._replace(plan=dataclasses.replace(one.plan, threads=5))
+        assert_same_bits(engine.execute(many), engine.execute(one))
+
+
+def test_threads_of_a_larger_layer_do_not_show() -> None:
+    """Boxes are cut for so many threads, too."""
+    make = noise("f4", rng())
+    for filters, groups in ((make((24, 3, 3, 16)), 1), (make((16, 3, 3, 1)), 16), (make((4, 5, 5, 16)), 1)):
+        x = make((2, 48, 51, 16))
+        plan = engine.prepare(x, filters, groups=groups).plan
+        for kernel in engine.kernels(plan.geometry, np.dtype("f4")):
+            todo = [
+                engine.prepare(x, filters, padding=1, groups=groups, threads=threads, kernel=kernel)
+                for threads in (1, 2, 5)
+            ]
+            assert (
+                [t.plan.threads for t in todo] == [1, 1, 1] if kernel in engine.NUMPY_KERNELS else [1, 2, 5]
+            )
+            one, *others = map(engine.execute, todo)
+            for other in others:
+                assert_same_bits(other, one)
 
 
 # Numbers: which dtype comes out, and how exact it is.
