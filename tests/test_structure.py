@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "chains": ("errors", "geometry"),
     "layouts": ("errors",),
     "kernels": ("errors",),
+    "native": (),
     "parallel": ("errors", "geometry"),
     "patches": ("errors", "geometry", "parallel"),
     "engine": ("errors", "geometry", "parallel", "patches", "shown"),
