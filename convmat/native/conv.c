@@ -866,6 +866,10 @@ SWEEP(4)
 static void NAME(pack)(const T *w, Int filter, Int channel, Int n, Int filters, Int width, T *panel) {
     if (channel == 1)
         NAME(transpose)(panel, width, w, filter, filters, n);
+    else if (filter == 1 && filters == width) /* of a transposed convolution */
+        for (Int l = 0; l < n; l++)
+            for (Int k = 0; k < width; k += LANES)
+                STORE(panel + l * width + k) = LOAD(w + l * channel + k);
     else
         for (Int l = 0; l < n; l++)
             for (Int k = 0; k < filters; k++)
