@@ -149,7 +149,7 @@ def sign_lost(fold: Any) -> Any:
         ("convolve", raising, {"dtypes", "layouts, arrays"}),
         ("fold", sign_lost, {"fold", "adjoint", "gradients", "dtypes"}),
         ("fold_stream", raising, {"fold"}),
-        ("convolve_transpose", sign_lost, {"transpose", "gradients"}),
+        ("convolve_transpose", sign_lost, {"transpose", "gradients", "dtypes"}),
         ("layer_matrix", raising, {"matrix"}),
         ("transpose_geometry", raising, {"output sizes"}),
         ("ConvGeometry", odd_pixel_at_the_start, {"mapping, locate"}),
