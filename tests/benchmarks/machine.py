@@ -15,12 +15,15 @@ from sys import argv
 a = np.ones((1024, 1024), np.float32); b = a.copy(); c = a.copy()
 source = np.ones(1 << 24, np.float32); target = source.copy()
 threads = int(argv[1])
+clock = time.perf_counter if threads > 1 else time.process_time  # as the worker's
 def best(call, rounds):
     times = []
     for _ in range(rounds):
-        start = time.perf_counter(); call(); times.append(time.perf_counter() - start)
+        start = clock(); call(); times.append(clock() - start)
     return min(times)
 def copy():
+    if threads == 1:
+        return np.copyto(target, source)
     step = len(source) // threads
     parts = [slice(i * step, (i + 1) * step) for i in range(threads)]
     work = [threading.Thread(target=np.copyto, args=(target[part], source[part])) for part in parts]
