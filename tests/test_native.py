@@ -279,7 +279,7 @@ def test_status_and_levels(tmp_path: Path) -> None:
 
 # Each a mistake, planted in conv.c, that the random layers must find.
 MUTATIONS = [
-    ("s->kernel[WIDTH] * s->dilation[WIDTH], i = tap /", "s->kernel[WIDTH], i = tap /"),  # a wrong tap
+    ("tap % s->kernel[WIDTH] * s->dilation[WIDTH],", "tap % s->kernel[WIDTH],"),  # a wrong tap
     (
         "+ j * s->dilation[WIDTH], s->in[WIDTH], s->mode);\n            k->columns",
         "+ j, s->in[WIDTH], s->mode);\n            k->columns",
