@@ -135,6 +135,12 @@ def test_an_empty_batch_is_nothing_to_do(compiled: native.Native) -> None:
     compiled.fold(case.sizes(), np.empty(0), 0, np.empty(0), "sum", "hwc", 0, 0, 2)
 
 
+def test_depthwise_takes_at_least_a_register_of_channels(compiled: native.Native) -> None:
+    case = DEEP._replace(groups=1)
+    with pytest.raises(ValueError, match="does not do this"):
+        convolve(compiled, case, *arrays(case), "depthwise", 1)
+
+
 @pytest.mark.parametrize("value", [0.1, 1e308, -1e308, np.inf, np.nan])
 def test_the_mean_of_equal_numbers_is_that_number(value: float, compiled: native.Native) -> None:
     case = Case(1, (9, 9), 1, 1, 1, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), "zeros")

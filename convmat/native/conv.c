@@ -759,6 +759,7 @@ static Run *const runs[2][3] = {{wide_float, planes_float, depthwise_float},
  */
 void convmat_box(const Sizes *sizes, int kernel, int itemsize, int threads, Box *box) {
     Sizes joint = joined(sizes), *s = &joint;
+    kernel = taps_of(s) ? kernel : WIDE; /* pixels that nothing reaches get the bias */
     Task t = task_of(s, box, kernel, itemsize);
     const Int *out = s->out;
     Int all = s->batch * out[DEPTH] * out[HEIGHT] * out[WIDTH], columns = out[WIDTH], pixels;
@@ -809,6 +810,7 @@ void convmat_box(const Sizes *sizes, int kernel, int itemsize, int threads, Box 
 int convmat_convolve(const Sizes *sizes, const Box *box, const void *x, const void *w, const void *bias,
                      void *y, int kernel, int itemsize, int threads) {
     Sizes joint = joined(sizes), *s = &joint;
+    kernel = taps_of(s) ? kernel : WIDE;
     Task t = task_of(s, box, kernel, itemsize);
     t.x = x, t.w = w, t.bias = bias, t.y = y;
     cut(&t);
