@@ -147,7 +147,7 @@ def check_convolve(compiled: native.Native, seed: int, place: Place = np.array) 
     if y.size * w.size < 100_000:
         back = place(np.full(case.x_shape, np.nan, dtype))
         bias = place(whole_numbers(rng, case.x_shape[-1:], dtype)) if rnd.random() < 0.5 else None
-        transpose(compiled, case, y, w, bias, back)
+        transpose(compiled, case, y, w, bias, back, rnd.choice(["wide", "planes"]))
         expected = reference.convolve_transpose(
             y, w, *case.where, case.groups, input_shape=case.x_shape, bias=bias
         )
@@ -161,13 +161,14 @@ def transpose(
     w: np.ndarray,
     bias: np.ndarray | None,
     x: np.ndarray,
+    kernel: str,
     threads: int = 2,
 ) -> None:
     """Phase by phase."""
     geometry = (case.stride, case.dilation, case.before, case.groups)
     for sizes, w_at, x_at in native.phases(geometry, y.shape, w.shape, x.shape):
-        box = compiled.box(sizes, x.dtype, "wide", threads)
-        compiled.convolve(sizes, y, w.reshape(-1)[w_at:], bias, x.reshape(-1)[x_at:], "wide", box, threads)
+        box = compiled.box(sizes, x.dtype, kernel, threads)
+        compiled.convolve(sizes, y, w.reshape(-1)[w_at:], bias, x.reshape(-1)[x_at:], kernel, box, threads)
 
 
 def check_unroll(compiled: native.Native, seed: int, place: Place = np.array) -> None:

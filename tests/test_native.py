@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -22,7 +23,8 @@ from tests.native_cases import Case, convolve
 COMPILED = native.library()
 LEVELS = native.LEVELS[: COMPILED.best + 1] if COMPILED else ()
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.skipif(COMPILED is None, reason=native.status())
+needs_library = pytest.mark.skipif(COMPILED is None, reason=native.status())
+needs_compiler = pytest.mark.skipif(not shutil.which(sanitize.compiler()[0]), reason="no C compiler")
 LAYER = Case(2, (31, 45), 1, 24, 40, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), "zeros")
 DEEP = LAYER._replace(groups=40, channels=1, filters=2)
 FEW = LAYER._replace(channels=3, filters=5, stride=(2, 1))
@@ -133,6 +135,12 @@ def test_an_empty_batch_is_nothing_to_do(compiled: native.Native) -> None:
         assert convolve(compiled, case, *arrays(case), kernel, 2).shape == case.y_shape
     compiled.unroll(case.sizes(), np.empty(0), np.empty(0), "hwc", 0, 0, 2)
     compiled.fold(case.sizes(), np.empty(0), 0, np.empty(0), "sum", "hwc", 0, 0, 2)
+
+
+def test_depthwise_takes_at_least_a_register_of_channels(compiled: native.Native) -> None:
+    case = DEEP._replace(groups=1)
+    with pytest.raises(ValueError, match="does not do this"):
+        convolve(compiled, case, *arrays(case), "depthwise", 1)
 
 
 @pytest.mark.parametrize("value", [0.1, 1e308, -1e308, np.inf, np.nan])
@@ -256,6 +264,7 @@ def test_nothing_outside_the_arrays_is_touched(level: str) -> None:
     assert done.stdout == f"{level}: 60 layers\n"
 
 
+@needs_library
 def test_status_and_levels(tmp_path: Path) -> None:
     """What is chosen, and why there is none; from the package's folder alone."""
     show = "from convmat import native; print(native.status(), native.library() is None)"
@@ -279,7 +288,7 @@ def test_status_and_levels(tmp_path: Path) -> None:
 
 # Each a mistake, planted in conv.c, that the random layers must find.
 MUTATIONS = [
-    ("s->kernel[WIDTH] * s->dilation[WIDTH], i = tap /", "s->kernel[WIDTH], i = tap /"),  # a wrong tap
+    ("tap % s->kernel[WIDTH] * s->dilation[WIDTH],", "tap % s->kernel[WIDTH],"),  # a wrong tap
     (
         "+ j * s->dilation[WIDTH], s->in[WIDTH], s->mode);\n            k->columns",
         "+ j, s->in[WIDTH], s->mode);\n            k->columns",
@@ -319,11 +328,13 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> list[int]:
         return list(pool.map(verdict, [("", ""), *MUTATIONS]))
 
 
+@needs_compiler
 @pytest.mark.slow
 def test_the_copy_itself_is_right(verdicts: list[int]) -> None:
     assert verdicts[0] == 0
 
 
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "number", range(len(MUTATIONS)), ids=lambda n: MUTATIONS[n][1][:40] or MUTATIONS[n][0][:40]
@@ -362,6 +373,7 @@ def built(hook: Any, root: Path, version: str = "standard") -> tuple[dict[str, A
     return data, said
 
 
+@needs_compiler
 def test_a_build_compiles_once_and_tags_the_wheel(
     hook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

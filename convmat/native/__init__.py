@@ -150,10 +150,10 @@ class Native:
 
         x, w and y have the steps that `sizes` names, from their first element on; bias is contiguous, (K,).
         y overlaps none of the others. `kernel` is one of KERNELS: "wide" and "planes" do any layer,
-        "depthwise" those with groups = C, K = any multiple of C.
+        "depthwise" those with groups = C >= lanes, K = any multiple of C.
 
         Raises:
-            MemoryError: no room for a thread's scratch.
+            MemoryError: no room for a thread's scratch. ValueError: "depthwise" with fewer channels.
         """
         _check(
             self._convolve(
@@ -265,7 +265,7 @@ def phases(
     Returns:
         For each phase (sizes, element of w where its first tap is, element of x where it begins): what
         `convolve` takes, with y as its x, w from that element on, a bias (C,), and x from its element on as
-        its y. Where no tap reaches, sizes have 0 taps along an axis, and the kernel "wide" sets the bias.
+        its y. Where no tap reaches, sizes have 0 taps along an axis: every kernel then sets the bias.
     """
     stride, dilation, before, groups = geometry
     x_steps, w_steps = _steps(x_shape), _steps(w_shape)

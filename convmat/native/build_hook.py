@@ -28,7 +28,7 @@ LEVELS = {
 NOTE = "built.txt"
 
 
-class NativeBuildHook(BuildHookInterface):  # type: ignore[misc]
+class NativeBuildHook(BuildHookInterface):  # type: ignore[misc, type-arg, unused-ignore]
     """Adds the compiled libraries to a wheel, or a note that says why there are none."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -1,21 +1,22 @@
 /* The index mapping, compiled: convolution, unrolling and folding of arrays whose channels are neighbours.
 
-       x (N, D, H, W, C) * w (K, kd, kh, kw, C/groups) -> y (N, D', H', W', K);  fewer axes are leading axes of 1.
+       x (N, D, H, W, C) * w (K, kd, kh, kw, C/groups) -> y (N, D', H', W', K);  fewer axes are leading axes
+   of 1.
 
-   Where im2col copies what an output sees into a row of X_col, a convolution here reads it where it lies: the mapping
-   (Eq. 8) becomes a table of pointers into x, and a tap in the padding points to zeros. Three kernels differ in what
-   fills a vector register:
+   Where im2col copies what an output sees into a row of X_col, a convolution here reads it where it lies: the
+   mapping (Eq. 8) becomes a table of pointers into x, and a tap in the padding points to zeros. Three kernels
+   differ in what fills a vector register:
 
      wide       filters.   A tile of outputs x filters stays in registers while the taps go by.
-     planes     outputs.   Few filters: channels, split by stride, become planes, in which each tap of all outputs is
-                           one vector, shifted by a constant.
-     depthwise  channels.  Each channel has filters of its own.
+     planes     outputs.   Few filters: channels, split by stride, become planes, in which each tap of all
+   outputs is one vector, shifted by a constant. depthwise  channels.  Each channel has filters of its own.
 
-   Outputs are cut into boxes, which threads take from a counter. An output is always summed in the order of its taps,
-   whatever the boxes and threads are, so its bits are always the same.
+   Outputs are cut into boxes, which threads take from a counter. An output is always summed in the order of
+   its taps, whatever the boxes and threads are, so its bits are always the same.
 
-   Everything that depends on the element type stands below `#else`: the file includes itself for float and double.
-   It is compiled once for each level of vector instructions; nothing in it is tuned to one processor. */
+   Everything that depends on the element type stands below `#else`: the file includes itself for float and
+   double. It is compiled once for each level of vector instructions; nothing in it is tuned to one processor.
+ */
 
 #if !defined T && !defined KIND
 
@@ -56,8 +57,8 @@ typedef struct {
     Int y_image, y_step[AXES];
 } Sizes;
 
-/* How the outputs are cut, in the order of native.Box: outputs along each axis, blocks of filters (wide) or groups
-   (planes), and the bytes that a thread needs. */
+/* How the outputs are cut, in the order of native.Box: outputs along each axis, blocks of filters (wide) or
+   groups (planes), and the bytes that a thread needs. */
 typedef struct {
     Int images, planes, rows, columns, blocks, scratch;
 } Box;
@@ -65,15 +66,20 @@ typedef struct {
 static Int least(Int a, Int b) { return a < b ? a : b; }
 static Int most(Int a, Int b) { return a > b ? a : b; }
 static Int over(Int a, Int b) { return (a + b - 1) / b; }
-static Int even(Int total, Int size) { return over(total, most(1, over(total, size))); } /* like parts, none larger */
+/* The size of parts as alike as may be, none larger than `size`. */
+static Int even(Int total, Int size) { return over(total, most(1, over(total, size))); }
 static Int extent(const Sizes *s, int axis) { return (s->kernel[axis] - 1) * s->dilation[axis] + 1; }
 static Int taps_of(const Sizes *s) { return s->kernel[DEPTH] * s->kernel[HEIGHT] * s->kernel[WIDTH]; }
 /* Input lines that `outputs` neighbours see, and the first of them. */
-static Int seen(const Sizes *s, int axis, Int outputs) { return (outputs - 1) * s->stride[axis] + extent(s, axis); }
+static Int seen(const Sizes *s, int axis, Int outputs) {
+    return (outputs - 1) * s->stride[axis] + extent(s, axis);
+}
 static Int first(const Sizes *s, int axis, Int output) { return output * s->stride[axis] - s->before[axis]; }
 
 /* Outputs [inside(), outside()) of a line see no padding at its ends. */
-static Int inside(const Sizes *s) { return s->before[WIDTH] <= 0 ? 0 : over(s->before[WIDTH], s->stride[WIDTH]); }
+static Int inside(const Sizes *s) {
+    return s->before[WIDTH] <= 0 ? 0 : over(s->before[WIDTH], s->stride[WIDTH]);
+}
 static Int outside(const Sizes *s) {
     Int room = s->in[WIDTH] + s->before[WIDTH] - extent(s, WIDTH);
     return room < 0 ? 0 : least(s->out[WIDTH], room / s->stride[WIDTH] + 1);
@@ -83,7 +89,8 @@ static Int outside(const Sizes *s) {
 static Int source(Int q, Int size, Int mode) {
     if (q >= 0 && q < size)
         return q;
-    Int last = size - 1, period = mode == CIRCULAR ? size : most(1, 2 * last), m = (q % period + period) % period;
+    Int last = size - 1, period = mode == CIRCULAR ? size : most(1, 2 * last);
+    Int m = (q % period + period) % period;
     return mode == ZEROS ? -1 : mode == REPLICATE ? (q < 0 ? 0 : last) : m > last ? period - m : m;
 }
 
@@ -106,7 +113,8 @@ static void *take(uintptr_t *room, Int n) {
     return (void *)at;
 }
 
-/* Bytes of the first two caches: what all processors have, or more where the system says so (once: asking is slow). */
+/* Bytes of the first two caches: what all processors have, or more where the system says so (once: asking is
+   slow). */
 static Int L1 = 1 << 15, L2 = 1 << 18;
 __attribute__((constructor)) static void ask_for_caches(void) {
 #if defined _SC_LEVEL1_DCACHE_SIZE
@@ -115,7 +123,7 @@ __attribute__((constructor)) static void ask_for_caches(void) {
 #endif
 }
 
-/* ---- Threads: the caller, and helpers that wait for it. One call at a time has them, a second works alone. ---- */
+/* ---- Threads: the caller, and helpers. One call at a time has them, others meanwhile work alone. ---- */
 
 typedef struct Job {
     void (*run)(const struct Job *, Int unit, void *scratch);
@@ -144,7 +152,8 @@ static struct {
     atomic_ulong calls;
     Job *job;
     Scratch scratch;
-} pool = {.caller = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+} pool = {
+    .caller = PTHREAD_MUTEX_INITIALIZER, .lock = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 static void work(Job *job, Scratch *scratch) {
     Int unit = atomic_fetch_add(&job->next, 1);
@@ -235,9 +244,9 @@ typedef struct {
     const Box *box;
     const void *x, *w, *bias;
     void *y;
-    Int depth, filters, taps;      /* of a group; taps: of a kernel */
-    Int boxes[4], parts;           /* along images, depth, rows, columns; parts of all blocks */
-    Int blocks, per_group;         /* of filters or groups: in all, and of a group */
+    Int depth, filters, taps; /* of a group; taps: of a kernel */
+    Int boxes[4], parts;      /* along images, depth, rows, columns; parts of all blocks */
+    Int blocks, per_group;    /* of filters or groups: in all, and of a group */
 } Task;
 
 /* One unit: outputs of a box, filters of a part. */
@@ -269,7 +278,8 @@ static Line line_of(const Unit *u, Int number) {
                   u->row + number % u->rows};
 }
 static Int y_offset(const Sizes *s, Line l, Int column) {
-    return l.image * s->y_image + l.plane * s->y_step[DEPTH] + l.row * s->y_step[HEIGHT] + column * s->y_step[WIDTH];
+    return l.image * s->y_image + l.plane * s->y_step[DEPTH] + l.row * s->y_step[HEIGHT] +
+           column * s->y_step[WIDTH];
 }
 /* Where the rows of x begin that the kernel's (kd, kh) rows see; NOWHERE for zeros. */
 static void rows_of(const Sizes *s, Line l, Int *rows) {
@@ -277,13 +287,15 @@ static void rows_of(const Sizes *s, Line l, Int *rows) {
         Int z = source(first(s, DEPTH, l.plane) + d * s->dilation[DEPTH], s->in[DEPTH], s->mode);
         for (Int i = 0; i < s->kernel[HEIGHT]; i++) {
             Int y = source(first(s, HEIGHT, l.row) + i * s->dilation[HEIGHT], s->in[HEIGHT], s->mode);
-            *rows++ = z < 0 || y < 0 ? NOWHERE : l.image * s->x_image + z * s->x_step[DEPTH] + y * s->x_step[HEIGHT];
+            *rows++ = z < 0 || y < 0 ? NOWHERE
+                                     : l.image * s->x_image + z * s->x_step[DEPTH] + y * s->x_step[HEIGHT];
         }
     }
 }
 /* Where tap `t` of (kd, kh, kw) has its weights. */
 static Int w_offset(const Sizes *s, Int t) {
-    Int j = t % s->kernel[WIDTH], i = t / s->kernel[WIDTH] % s->kernel[HEIGHT], h = t / s->kernel[WIDTH] / s->kernel[HEIGHT];
+    Int j = t % s->kernel[WIDTH], i = t / s->kernel[WIDTH] % s->kernel[HEIGHT],
+        h = t / s->kernel[WIDTH] / s->kernel[HEIGHT];
     return h * s->w_tap[DEPTH] + i * s->w_tap[HEIGHT] + j * s->w_tap[WIDTH];
 }
 
@@ -318,32 +330,35 @@ typedef struct {
 } Unroll;
 
 /* Copies `run` bytes for each of `pieces` and each of n rows, and more, which those that follow overwrite. */
-#define COPY_PIECES(CHUNK)                                                                                             \
-    static void copy_pieces_##CHUNK(char *to, const char *const *from, const Int *step, Int pieces, Int run, Int n) {  \
-        typedef char Chunk __attribute__((vector_size(CHUNK), aligned(1), may_alias));                                 \
-        for (Int q = 0; q < n; q++)                                                                                    \
-            for (Int m = 0; m < pieces; m++, to += run) {                                                              \
-                const char *at = from[m] + q * step[m];                                                                \
-                for (Int b = 0; b < run; b += CHUNK)                                                                   \
-                    *(Chunk *)(to + b) = *(const Chunk *)(at + b);                                                     \
-            }                                                                                                          \
+#define COPY_PIECES(CHUNK)                                                                                   \
+    static void copy_pieces_##CHUNK(char *to, const char *const *from, const Int *step, Int pieces, Int run, \
+                                    Int n) {                                                                 \
+        typedef char Chunk __attribute__((vector_size(CHUNK), aligned(1), may_alias));                       \
+        for (Int q = 0; q < n; q++)                                                                          \
+            for (Int m = 0; m < pieces; m++, to += run) {                                                    \
+                const char *at = from[m] + q * step[m];                                                      \
+                for (Int b = 0; b < run; b += CHUNK)                                                         \
+                    *(Chunk *)(to + b) = *(const Chunk *)(at + b);                                           \
+            }                                                                                                \
     }
-COPY_PIECES(16) COPY_PIECES(32)
+COPY_PIECES(16)
+COPY_PIECES(32)
 
-static void copy_exactly(char *to, const char *const *from, const Int *step, Int pieces, Int run, Int n) {
+    static void copy_exactly(char *to, const char *const *from, const Int *step, Int pieces, Int run, Int n) {
     for (Int q = 0; q < n; q++)
         for (Int m = 0; m < pieces; m++, to += run)
             memcpy(to, from[m] + q * step[m], (size_t)run);
 }
 
 /* Elements (tap, channel) become (channel, tap). */
-#define PICK(SIZE, TYPE)                                                                                               \
-    static void pick_##SIZE(char *to, const char *const *from, const Int *step, Int taps, Int channels, Int n) {       \
-        TYPE *at = (TYPE *)to;                                                                                         \
-        for (Int q = 0; q < n; q++)                                                                                    \
-            for (Int c = 0; c < channels; c++)                                                                         \
-                for (Int l = 0; l < taps; l++)                                                                         \
-                    *at++ = ((const TYPE *)(from[l] + q * step[l]))[c];                                                \
+#define PICK(SIZE, TYPE)                                                                                \
+    static void pick_##SIZE(char *to, const char *const *from, const Int *step, Int taps, Int channels, \
+                            Int n) {                                                                    \
+        TYPE *at = (TYPE *)to;                                                                          \
+        for (Int q = 0; q < n; q++)                                                                     \
+            for (Int c = 0; c < channels; c++)                                                          \
+                for (Int l = 0; l < taps; l++)                                                          \
+                    *at++ = ((const TYPE *)(from[l] + q * step[l]))[c];                                 \
     }
 typedef uint16_t Two __attribute__((aligned(1), may_alias));
 typedef uint32_t Four_bytes __attribute__((aligned(1), may_alias));
@@ -351,12 +366,18 @@ typedef uint64_t Eight __attribute__((aligned(1), may_alias));
 typedef struct {
     uint64_t halves[2];
 } __attribute__((aligned(1), may_alias)) Sixteen_bytes;
-PICK(1, uint8_t) PICK(2, Two) PICK(4, Four_bytes) PICK(8, Eight) PICK(16, Sixteen_bytes)
+PICK(1, uint8_t)
+PICK(2, Two)
+PICK(4, Four_bytes)
+PICK(8, Eight)
+PICK(16, Sixteen_bytes)
 
-/* Rows of X_col for outputs [q, q + n) of a line. Pieces in x are pointers, zeros for the padding. */
-static void unroll_some(const Unroll *t, Line line, Int q, Int n, char *to, const char *end, void *scratch) {
+    /* Rows of X_col for outputs [q, q + n) of a line. Pieces in x are pointers, zeros for the padding. */
+    static void unroll_some(const Unroll *t, Line line, Int q, Int n, char *to, const char *end,
+                            void *scratch) {
     const Sizes *s = t->s;
-    Int kw = s->kernel[WIDTH], stride = s->stride[WIDTH], size = t->size, step = s->x_step[WIDTH] * size, taps = taps_of(s);
+    Int kw = s->kernel[WIDTH], stride = s->stride[WIDTH], size = t->size, step = s->x_step[WIDTH] * size,
+        taps = taps_of(s);
     uintptr_t room = (uintptr_t)scratch;
     char *zeros = take(&room, s->channels * size * kw + 32);
     Int *rows = take(&room, taps * (Int)sizeof(Int)), *steps = take(&room, taps * (Int)sizeof(Int));
@@ -365,7 +386,8 @@ static void unroll_some(const Unroll *t, Line line, Int q, Int n, char *to, cons
     for (Int some; n > 0; n -= some, q += some) {
         int whole = q >= inside(s) && q < outside(s);
         some = whole ? least(n, outside(s) - q) : 1;
-        Int m = 0, merged = whole && t->pieces < taps, runs = merged ? 1 : kw, run = merged ? t->run : s->channels * size;
+        Int m = 0, merged = whole && t->pieces < taps, runs = merged ? 1 : kw,
+            run = merged ? t->run : s->channels * size;
         for (Int r = 0; r < s->kernel[DEPTH] * s->kernel[HEIGHT]; r++)
             for (Int j = 0; j < runs; j++, m++) {
                 Int column = first(s, WIDTH, q) + j * s->dilation[WIDTH];
@@ -379,12 +401,17 @@ static void unroll_some(const Unroll *t, Line line, Int q, Int n, char *to, cons
             }
         Int row = taps * s->channels * size;
         if (t->chw) {
-            void (*pick)(char *, const char *const *, const Int *, Int, Int, Int) =
-                size == 1 ? pick_1 : size == 2 ? pick_2 : size == 4 ? pick_4 : size == 8 ? pick_8 : pick_16;
+            void (*pick)(char *, const char *const *, const Int *, Int, Int, Int) = size == 1   ? pick_1
+                                                                                    : size == 2 ? pick_2
+                                                                                    : size == 4 ? pick_4
+                                                                                    : size == 8 ? pick_8
+                                                                                                : pick_16;
             pick(to, from, steps, taps, s->channels, some);
         } else {
             /* All but the last rows may write beyond themselves, unless they would read beyond x. */
-            Int loose = run >= 512 || highest > t->x_end || step < 0 ? 0 : least(some, most(0, (end - to - 32) / row));
+            Int loose = run >= 512 || highest > t->x_end || step < 0
+                            ? 0
+                            : least(some, most(0, (end - to - 32) / row));
             (run <= 16 ? copy_pieces_16 : copy_pieces_32)(to, from, steps, m, run, loose);
             for (Int i = 0; i < m; i++)
                 from[i] += loose * steps[i];
@@ -397,22 +424,32 @@ static void unroll_some(const Unroll *t, Line line, Int q, Int n, char *to, cons
 static void unroll_unit(const Job *job, Int unit, void *scratch) {
     const Unroll *t = (const Unroll *)job;
     const Sizes *s = t->s;
-    Int row = t->start + unit * t->rows, stop = least(t->stop, row + t->rows), bytes = taps_of(s) * s->channels * t->size;
+    Int row = t->start + unit * t->rows, stop = least(t->stop, row + t->rows),
+        bytes = taps_of(s) * s->channels * t->size;
     const char *end = t->x_col + (stop - t->start) * bytes;
     for (Int some; row < stop; row += some) {
         Int q = row % s->out[WIDTH], line = row / s->out[WIDTH];
-        Line l = {line / s->out[HEIGHT] / s->out[DEPTH], line / s->out[HEIGHT] % s->out[DEPTH], line % s->out[HEIGHT]};
+        Line l = {line / s->out[HEIGHT] / s->out[DEPTH], line / s->out[HEIGHT] % s->out[DEPTH],
+                  line % s->out[HEIGHT]};
         some = least(stop - row, s->out[WIDTH] - q);
         unroll_some(t, l, q, some, t->x_col + (row - t->start) * bytes, end, scratch);
     }
 }
 
 /* Rows [start, stop) of X_col, of elements of 1, 2, 4, 8 or 16 bytes. */
-int convmat_unroll(const Sizes *s, const void *x, void *x_col, Int size, int chw, Int start, Int stop, int threads) {
+int convmat_unroll(const Sizes *s, const void *x, void *x_col, Int size, int chw, Int start, Int stop,
+                   int threads) {
     Int taps = taps_of(s), merged = s->dilation[WIDTH] == 1 && s->x_step[WIDTH] == s->channels;
     if (size != 1 && size != 2 && size != 4 && size != 8 && size != 16)
         return UNKNOWN;
-    Unroll t = {.s = s, .x = x, .x_end = x, .x_col = x_col, .size = size, .start = start, .stop = stop, .chw = chw && s->channels > 1};
+    Unroll t = {.s = s,
+                .x = x,
+                .x_end = x,
+                .x_col = x_col,
+                .size = size,
+                .start = start,
+                .stop = stop,
+                .chw = chw && s->channels > 1};
     t.run = s->channels * size * (merged ? s->kernel[WIDTH] : 1);
     t.pieces = merged && !t.chw ? taps / s->kernel[WIDTH] : taps;
     Int last = most(0, (s->batch - 1) * s->x_image) + s->channels;
@@ -514,17 +551,20 @@ typedef struct {
 static void fold_line(const Fold *t, Line line, char *to, const Seen *seen, Int *rows, const char **at) {
     const Sizes *s = t->s;
     Int kw = s->kernel[WIDTH], stride = s->stride[WIDTH], count = 0;
-    Int *taps = rows + s->kernel[DEPTH] * s->kernel[HEIGHT]; /* the first taps of those rows of X_col that see this line */
+    Int *taps = rows + s->kernel[DEPTH] *
+                           s->kernel[HEIGHT]; /* the first taps of those rows of X_col that see this line */
     for (Int d = 0; d < s->kernel[DEPTH]; d++)
         for (Int i = 0; i < s->kernel[HEIGHT]; i++) {
-            Int z = line.plane + s->before[DEPTH] - d * s->dilation[DEPTH], y = line.row + s->before[HEIGHT] - i * s->dilation[HEIGHT];
+            Int z = line.plane + s->before[DEPTH] - d * s->dilation[DEPTH],
+                y = line.row + s->before[HEIGHT] - i * s->dilation[HEIGHT];
             if (z < 0 || y < 0 || z % s->stride[DEPTH] || y % s->stride[HEIGHT])
                 continue;
             z /= s->stride[DEPTH], y /= s->stride[HEIGHT];
             if (z >= s->out[DEPTH] || y >= s->out[HEIGHT])
                 continue;
             taps[count] = (d * s->kernel[HEIGHT] + i) * kw;
-            rows[count++] = ((line.image * s->out[DEPTH] + z) * s->out[HEIGHT] + y) * s->out[WIDTH] - t->first;
+            rows[count++] =
+                ((line.image * s->out[DEPTH] + z) * s->out[HEIGHT] + y) * s->out[WIDTH] - t->first;
         }
     for (Int phase = 0, next; phase < least(stride, s->in[WIDTH]); phase++, seen += next) {
         Int pixels = over(s->in[WIDTH] - phase, stride), some;
@@ -540,11 +580,12 @@ static void fold_line(const Fold *t, Line line, char *to, const Seen *seen, Int 
                         some = least(some, -q);
                     else if (q < s->out[WIDTH]) {
                         some = least(some, s->out[WIDTH] - q);
-                        at[terms++] = t->x_col + ((rows[r] + q) * t->row + (taps[r] + tap->tap) * t->tap_step) * t->size;
+                        at[terms++] = t->x_col +
+                                      ((rows[r] + q) * t->row + (taps[r] + tap->tap) * t->tap_step) * t->size;
                     }
                 }
-            t->gather(at, terms, some, t->row, s->channels, t->c_step, to + (phase + p * stride) * s->channels * t->x_size,
-                      stride * s->channels, t->mean);
+            t->gather(at, terms, some, t->row, s->channels, t->c_step,
+                      to + (phase + p * stride) * s->channels * t->x_size, stride * s->channels, t->mean);
         }
     }
 }
@@ -565,24 +606,32 @@ static void fold_unit(const Job *job, Int unit, void *scratch) {
         }
     next->phase = -1;
     for (Int line = from; line < least(t->stop, from + t->lines); line++) {
-        Line l = {line / s->in[HEIGHT] / s->in[DEPTH], line / s->in[HEIGHT] % s->in[DEPTH], line % s->in[HEIGHT]};
+        Line l = {line / s->in[HEIGHT] / s->in[DEPTH], line / s->in[HEIGHT] % s->in[DEPTH],
+                  line % s->in[HEIGHT]};
         fold_line(t, l, t->x + (line - t->start) * s->in[WIDTH] * s->channels * t->x_size, seen, rows, at);
     }
 }
 
-/* Lines [start, stop) of x from rows of X_col, `first` and later. kind: 'f' floats, 'i' and 'u' integers, summed to
-   int64, 'm' elements that only move. */
-int convmat_fold(const Sizes *s, const void *x_col, Int first, void *x, int kind, int size, int mean, int chw, Int start,
-                 Int stop, int threads) {
+/* Lines [start, stop) of x from rows of X_col, `first` and later. kind: 'f' floats, 'i' and 'u' integers,
+   summed to int64, 'm' elements that only move. */
+int convmat_fold(const Sizes *s, const void *x_col, Int first, void *x, int kind, int size, int mean, int chw,
+                 Int start, Int stop, int threads) {
     static const struct {
         char kind, size;
         void (*gather)(const void *, Int, Int, Int, Int, Int, void *, Int, int);
-    } kinds[] = {{'f', 4, gather_f4}, {'f', 8, gather_f8}, {'i', 1, gather_i1}, {'i', 2, gather_i2}, {'i', 4, gather_i4},
-                 {'i', 8, gather_i8}, {'u', 1, gather_u1}, {'u', 2, gather_u2}, {'u', 4, gather_u4}, {'u', 8, gather_i8},
-                 {'m', 1, gather_move1}, {'m', 2, gather_move2}, {'m', 4, gather_move4}, {'m', 8, gather_i8},
-                 {'m', 16, gather_move16}};
+    } kinds[] = {{'f', 4, gather_f4},    {'f', 8, gather_f8}, {'i', 1, gather_i1},     {'i', 2, gather_i2},
+                 {'i', 4, gather_i4},    {'i', 8, gather_i8}, {'u', 1, gather_u1},     {'u', 2, gather_u2},
+                 {'u', 4, gather_u4},    {'u', 8, gather_i8}, {'m', 1, gather_move1},  {'m', 2, gather_move2},
+                 {'m', 4, gather_move4}, {'m', 8, gather_i8}, {'m', 16, gather_move16}};
     Int taps = taps_of(s), c = s->channels;
-    Fold t = {.s = s, .x_col = x_col, .x = x, .size = size, .first = first, .start = start, .stop = stop, .mean = mean};
+    Fold t = {.s = s,
+              .x_col = x_col,
+              .x = x,
+              .size = size,
+              .first = first,
+              .start = start,
+              .stop = stop,
+              .mean = mean};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (kinds[i].kind == kind && kinds[i].size == size)
             t.gather = kinds[i].gather;
@@ -606,31 +655,38 @@ typedef struct {
 } Convert;
 
 /* `through`: an integer that holds all that is converted, and that vectors convert to. */
-#define CONVERT(name, FROM, THROUGH, TO)                                                                               \
-    static void convert_##name(const Job *job, Int unit, void *scratch) {                                              \
-        const Convert *t = (const Convert *)job;                                                                       \
-        const FROM *from = t->from;                                                                                    \
-        TO *to = t->to;                                                                                                \
-        for (Int i = unit * UNIT, last = least(t->n, i + UNIT); i < last; i++)                                         \
-            to[i] = (TO)(THROUGH)from[i];                                                                              \
-        (void)scratch;                                                                                                 \
+#define CONVERT(name, FROM, THROUGH, TO)                                       \
+    static void convert_##name(const Job *job, Int unit, void *scratch) {      \
+        const Convert *t = (const Convert *)job;                               \
+        const FROM *from = t->from;                                            \
+        TO *to = t->to;                                                        \
+        for (Int i = unit * UNIT, last = least(t->n, i + UNIT); i < last; i++) \
+            to[i] = (TO)(THROUGH)from[i];                                      \
+        (void)scratch;                                                         \
     }
-CONVERT(i1_f4, int8_t, int32_t, float) CONVERT(i1_f8, int8_t, int32_t, double)
-CONVERT(u1_f4, uint8_t, int32_t, float) CONVERT(u1_f8, uint8_t, int32_t, double)
-CONVERT(i2_f4, int16_t, int32_t, float) CONVERT(i2_f8, int16_t, int32_t, double)
-CONVERT(u2_f4, uint16_t, int32_t, float) CONVERT(u2_f8, uint16_t, int32_t, double)
-CONVERT(i4_f4, int32_t, int32_t, float) CONVERT(i4_f8, int32_t, int32_t, double)
-CONVERT(f4_i8, float, int32_t, int64_t) CONVERT(f8_i8, double, int64_t, int64_t)
+CONVERT(i1_f4, int8_t, int32_t, float)
+CONVERT(i1_f8, int8_t, int32_t, double)
+CONVERT(u1_f4, uint8_t, int32_t, float)
+CONVERT(u1_f8, uint8_t, int32_t, double)
+CONVERT(i2_f4, int16_t, int32_t, float)
+CONVERT(i2_f8, int16_t, int32_t, double)
+CONVERT(u2_f4, uint16_t, int32_t, float)
+CONVERT(u2_f8, uint16_t, int32_t, double)
+CONVERT(i4_f4, int32_t, int32_t, float)
+CONVERT(i4_f8, int32_t, int32_t, double)
+CONVERT(f4_i8, float, int32_t, int64_t)
+CONVERT(f8_i8, double, int64_t, int64_t)
 
-/* n numbers from one type to another, named as NumPy does: 'i', 1 to 'f', 4. Floats to int64 are whole numbers below
-   2^24 (float), 2^53 (double). */
-int convmat_convert(const void *from, int kind, int size, void *to, int to_size, Int n, int threads) {
+    /* n numbers from one type to another, named as NumPy does: 'i', 1 to 'f', 4. Floats to int64 are whole
+       numbers below 2^24 (float), 2^53 (double). */
+    int convmat_convert(const void *from, int kind, int size, void *to, int to_size, Int n, int threads) {
     static const struct {
         char kind, size, to_size;
         void (*run)(const Job *, Int, void *);
-    } all[] = {{'i', 1, 4, convert_i1_f4}, {'i', 1, 8, convert_i1_f8}, {'u', 1, 4, convert_u1_f4}, {'u', 1, 8, convert_u1_f8},
-               {'i', 2, 4, convert_i2_f4}, {'i', 2, 8, convert_i2_f8}, {'u', 2, 4, convert_u2_f4}, {'u', 2, 8, convert_u2_f8},
-               {'i', 4, 4, convert_i4_f4}, {'i', 4, 8, convert_i4_f8}, {'f', 4, 8, convert_f4_i8}, {'f', 8, 8, convert_f8_i8}};
+    } all[] = {{'i', 1, 4, convert_i1_f4}, {'i', 1, 8, convert_i1_f8}, {'u', 1, 4, convert_u1_f4},
+               {'u', 1, 8, convert_u1_f8}, {'i', 2, 4, convert_i2_f4}, {'i', 2, 8, convert_i2_f8},
+               {'u', 2, 4, convert_u2_f4}, {'u', 2, 8, convert_u2_f8}, {'i', 4, 4, convert_i4_f4},
+               {'i', 4, 8, convert_i4_f8}, {'f', 4, 8, convert_f4_i8}, {'f', 8, 8, convert_f8_i8}};
     Convert t = {.from = from, .to = to, .n = n};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i].kind == kind && all[i].size == size && all[i].to_size == to_size)
@@ -675,7 +731,11 @@ static Sizes joined(const Sizes *given) {
 }
 
 static Task task_of(const Sizes *s, const Box *box, int kernel, int itemsize) {
-    Task t = {.s = s, .box = box, .depth = s->channels / s->groups, .filters = s->filters / s->groups, .taps = taps_of(s)};
+    Task t = {.s = s,
+              .box = box,
+              .depth = s->channels / s->groups,
+              .filters = s->filters / s->groups,
+              .taps = taps_of(s)};
     t.per_group = kernel == WIDE ? blocks_of(over(t.filters, BYTES / itemsize)) : 1;
     t.blocks = kernel == DEPTHWISE ? 1 : s->groups * t.per_group;
     return t;
@@ -692,18 +752,21 @@ static void cut(Task *t) {
 
 typedef Int Carve(const Task *, uintptr_t, void *);
 typedef void Run(const Job *, Int, void *);
-static Run *const runs[2][3] = {{wide_float, planes_float, depthwise_float}, {wide_double, planes_double, depthwise_double}};
+static Run *const runs[2][3] = {{wide_float, planes_float, depthwise_float},
+                                {wide_double, planes_double, depthwise_double}};
 
-/* How `convmat_convolve` is to cut this layer's outputs: boxes fit for the caches, and enough to share out. */
+/* How `convmat_convolve` is to cut this layer's outputs: boxes fit for the caches, and enough to share out.
+ */
 void convmat_box(const Sizes *sizes, int kernel, int itemsize, int threads, Box *box) {
     Sizes joint = joined(sizes), *s = &joint;
+    kernel = taps_of(s) ? kernel : WIDE; /* pixels that nothing reaches get the bias */
     Task t = task_of(s, box, kernel, itemsize);
     const Int *out = s->out;
     Int all = s->batch * out[DEPTH] * out[HEIGHT] * out[WIDTH], columns = out[WIDTH], pixels;
     box->blocks = t.blocks;
     if (kernel == WIDE) {
-        /* Large enough to pay for the weights that are packed for it; its input stays in the second cache, and so does
-           its table of pointers. */
+        /* Large enough to pay for the weights that are packed for it; its input stays in the second cache,
+           and so does its table of pointers. */
         pixels = most(96, least(448, L2 / 2 / itemsize / s->channels));
         pixels = least(pixels, most(96, all * t.blocks / (8 * threads)));
         pixels = most(16, least(pixels, L2 / 2 / 8 / most(1, t.taps)));
@@ -718,24 +781,36 @@ void convmat_box(const Sizes *sizes, int kernel, int itemsize, int threads, Box 
         pixels = least(pixels, most(256, all / (8 * threads)));
     box->columns = even(out[WIDTH], most(1, least(columns, pixels)));
     box->rows = even(out[HEIGHT], most(1, pixels / most(1, box->columns)));
-    box->planes = kernel == PLANES || box->rows < out[HEIGHT] ? 1 : even(out[DEPTH], most(1, pixels / most(1, box->rows * box->columns)));
+    box->planes = kernel == PLANES || box->rows < out[HEIGHT]
+                      ? 1
+                      : even(out[DEPTH], most(1, pixels / most(1, box->rows * box->columns)));
     box->images = box->rows == out[HEIGHT] && box->columns == out[WIDTH] && box->planes == out[DEPTH]
-                      ? even(s->batch, most(1, pixels / most(1, out[DEPTH] * box->rows * box->columns))) : 1;
+                      ? even(s->batch, most(1, pixels / most(1, out[DEPTH] * box->rows * box->columns)))
+                      : 1;
     box->columns = most(1, box->columns), box->rows = most(1, box->rows), box->planes = most(1, box->planes);
     box->images = most(1, box->images);
     if (kernel == WIDE) { /* all filters in one unit, unless these were too few to share out */
         cut(&t);
-        box->blocks = threads == 1 ? t.blocks : most(1, least(t.blocks, t.blocks * t.job.units / (8 * threads)));
+        box->blocks =
+            threads == 1 ? t.blocks : most(1, least(t.blocks, t.blocks * t.job.units / (8 * threads)));
     }
     static Carve *const carve[2][3] = {{carve_wide_float, carve_planes_float, carve_depthwise_float},
                                        {carve_wide_double, carve_planes_double, carve_depthwise_double}};
-    union { Wide_float a; Wide_double b; Planes_float c; Planes_double d; Depthwise_float e; Depthwise_double f; } unused;
+    union {
+        Wide_float a;
+        Wide_double b;
+        Planes_float c;
+        Planes_double d;
+        Depthwise_float e;
+        Depthwise_double f;
+    } unused;
     box->scratch = carve[itemsize == 8][kernel](&t, 0, &unused);
 }
 
-int convmat_convolve(const Sizes *sizes, const Box *box, const void *x, const void *w, const void *bias, void *y,
-                     int kernel, int itemsize, int threads) {
+int convmat_convolve(const Sizes *sizes, const Box *box, const void *x, const void *w, const void *bias,
+                     void *y, int kernel, int itemsize, int threads) {
     Sizes joint = joined(sizes), *s = &joint;
+    kernel = taps_of(s) ? kernel : WIDE;
     Task t = task_of(s, box, kernel, itemsize);
     t.x = x, t.w = w, t.bias = bias, t.y = y;
     cut(&t);
@@ -759,8 +834,10 @@ typedef INDEX NAME(Index) __attribute__((vector_size(4 * sizeof(T))));
 #define STORE(at) (*(V *)(at))
 #define ALL(value) ((value) - (V){0})
 
-/* to[i * to_step + k] = from[k * from_step + i] for `lines` k and n i: channels to planes and back, filters to lanes. */
-static void NAME(transpose)(T *restrict to, Int to_step, const T *restrict from, Int from_step, Int lines, Int n) {
+/* to[i * to_step + k] = from[k * from_step + i] for `lines` k and n i: channels to planes and back, filters
+   to lanes. */
+static void NAME(transpose)(T *restrict to, Int to_step, const T *restrict from, Int from_step, Int lines,
+                            Int n) {
     Int k = 0;
     for (; k + 4 <= lines; k += 4) {
         const T *a = from + k * from_step, *b = a + from_step, *c = b + from_step, *d = c + from_step;
@@ -796,11 +873,12 @@ enum { MOST_PIXELS = 8, MERGED = 32, KEPT = 5 << 19 };
 
 /* Some runs of taps of a block of filters, for all outputs of a unit. */
 typedef struct {
-    const T *const *at;                  /* (run, output): pointers to what an output sees */
-    Int outputs, step;                   /* how many, and pointers from one run to the next */
-    Int runs, length, skip;              /* of each run, `length` elements from `skip` on */
-    const T *weights, *bias;             /* bias: where sums begin; NULL to go on with `sums` */
-    T *sums, *const *to;                 /* where they go: if to is NULL to sums, else the first `lanes` to to[output] + first */
+    const T *const *at;      /* (run, output): pointers to what an output sees */
+    Int outputs, step;       /* how many, and pointers from one run to the next */
+    Int runs, length, skip;  /* of each run, `length` elements from `skip` on */
+    const T *weights, *bias; /* bias: where sums begin; NULL to go on with `sums` */
+    T *sums, *const
+                 *to; /* where they go: if to is NULL to sums, else the first `lanes` to to[output] + first */
     Int first, lanes;
 } NAME(Sweep);
 
@@ -813,9 +891,10 @@ INLINE void NAME(copy_some)(T *to, const T *from, Int n) {
             memcpy(to, from, some * sizeof(T)), to += some, from += some;
 }
 
-INLINE void NAME(sweep)(const int pixels, const int wide, const NAME(Sweep) *t) {
+INLINE void NAME(sweep)(const int pixels, const int wide, const NAME(Sweep) * t) {
     /* Copies, which no store of a sum can change. */
-    const Int length = t->length, runs = t->runs, step = t->step, skip = t->skip, outputs = t->outputs, lanes = t->lanes;
+    const Int length = t->length, runs = t->runs, step = t->step, skip = t->skip, outputs = t->outputs,
+              lanes = t->lanes;
     const Int first = t->first;
     const T *bias = t->bias;
     T *sums = t->sums, *const *to = t->to;
@@ -855,15 +934,19 @@ INLINE void NAME(sweep)(const int pixels, const int wide, const NAME(Sweep) *t) 
             NAME(copy_some)(to[p + i] + first, sums + i * wide * LANES, lanes);
     }
 }
-#define SWEEP(wide)                                                                                                    \
-    __attribute__((noinline)) static void NAME(sweep_##wide)(const NAME(Sweep) *t) { NAME(sweep)(PIXELS(wide), wide, t); }
-SWEEP(1) SWEEP(2) SWEEP(3)
+#define SWEEP(wide)                                                                   \
+    __attribute__((noinline)) static void NAME(sweep_##wide)(const NAME(Sweep) * t) { \
+        NAME(sweep)(PIXELS(wide), wide, t);                                           \
+    }
+SWEEP(1)
+SWEEP(2)
+SWEEP(3)
 #if defined __AVX512F__ || defined __aarch64__
 SWEEP(4)
 #endif
 
-/* n weights of each of some filters become n rows of `width`; 0 where there is no filter. */
-static void NAME(pack)(const T *w, Int filter, Int channel, Int n, Int filters, Int width, T *panel) {
+    /* n weights of each of some filters become n rows of `width`; 0 where there is no filter. */
+    static void NAME(pack)(const T *w, Int filter, Int channel, Int n, Int filters, Int width, T *panel) {
     if (channel == 1)
         NAME(transpose)(panel, width, w, filter, filters, n);
     else if (filter == 1 && filters == width) /* of a transposed convolution */
@@ -884,17 +967,20 @@ typedef struct {
     T **to;
     Int *rows, *columns;
     T *zeros, *bias, *sums, *patches, *weights;
-    Int step, row_runs, runs, length, kept; /* step: of at; runs of a kernel row, of all; kept: all weights stay packed */
+    Int step, row_runs, runs, length,
+        kept; /* step: of at; runs of a kernel row, of all; kept: all weights stay packed */
 } NAME(Wide);
 
 static Int NAME(carve_wide)(const Task *t, uintptr_t room, void *found) {
     const Sizes *s = t->s;
     const Box *b = t->box;
     NAME(Wide) *k = found;
-    Int pixels = b->images * b->planes * b->rows * b->columns + MOST_PIXELS, n = t->taps * t->depth, kw = s->kernel[WIDTH];
-    /* Taps of a kernel row that are neighbours in x make one run; worth the copy of those that reach into the padding
-       where channels alone would be short runs. */
-    int merged = t->depth < MERGED && s->groups == 1 && s->dilation[WIDTH] == 1 && s->x_step[WIDTH] == t->depth;
+    Int pixels = b->images * b->planes * b->rows * b->columns + MOST_PIXELS, n = t->taps * t->depth,
+        kw = s->kernel[WIDTH];
+    /* Taps of a kernel row that are neighbours in x make one run; worth the copy of those that reach into the
+       padding where channels alone would be short runs. */
+    int merged =
+        t->depth < MERGED && s->groups == 1 && s->dilation[WIDTH] == 1 && s->x_step[WIDTH] == t->depth;
     k->step = pixels, k->row_runs = merged ? 1 : kw, k->length = merged ? kw * t->depth : t->depth;
     k->runs = s->kernel[DEPTH] * s->kernel[HEIGHT] * k->row_runs;
     Int width = WIDEST * LANES, all = s->groups * over(t->filters, LANES) * LANES * n * (Int)sizeof(T);
@@ -914,7 +1000,7 @@ static Int NAME(carve_wide)(const Task *t, uintptr_t room, void *found) {
 }
 
 /* Eq. 8 for the outputs of a unit: pointers to all that they see. */
-static Int NAME(map)(const Task *t, const Unit *u, NAME(Wide) *k) {
+static Int NAME(map)(const Task *t, const Unit *u, NAME(Wide) * k) {
     const Sizes *s = t->s;
     Int kw = s->kernel[WIDTH], step = s->x_step[WIDTH], pixel = 0;
     Int low = most(0, inside(s) - u->column), high = least(u->columns, outside(s) - u->column);
@@ -922,7 +1008,8 @@ static Int NAME(map)(const Task *t, const Unit *u, NAME(Wide) *k) {
     memset(k->zeros, 0, most(s->channels, k->length) * sizeof(T));
     for (Int j = 0; k->row_runs == kw && j < kw; j++)
         for (Int q = 0; q < u->columns; q++) {
-            Int column = source(first(s, WIDTH, u->column + q) + j * s->dilation[WIDTH], s->in[WIDTH], s->mode);
+            Int column =
+                source(first(s, WIDTH, u->column + q) + j * s->dilation[WIDTH], s->in[WIDTH], s->mode);
             k->columns[j * u->columns + q] = column < 0 ? NOWHERE : column * step;
         }
     for (Int m = 0; m < u->images * u->planes * u->rows; m++, pixel += u->columns) {
@@ -931,7 +1018,8 @@ static Int NAME(map)(const Task *t, const Unit *u, NAME(Wide) *k) {
             k->to[pixel + q] = (T *)t->y + y_offset(s, line, u->column + q);
         rows_of(s, line, k->rows);
         for (Int r = 0; r < s->kernel[DEPTH] * s->kernel[HEIGHT]; r++) {
-            const T *row = (const T *)t->x + (k->rows[r] == NOWHERE ? 0 : k->rows[r]), **at = k->at + r * k->row_runs * k->step + pixel;
+            const T *row = (const T *)t->x + (k->rows[r] == NOWHERE ? 0 : k->rows[r]),
+                    **at = k->at + r * k->row_runs * k->step + pixel;
             if (k->rows[r] == NOWHERE)
                 for (Int j = 0; j < k->row_runs; j++)
                     for (Int q = 0; q < u->columns; q++)
@@ -976,8 +1064,9 @@ static void NAME(wide)(const Job *job, Int number, void *scratch) {
     NAME(Wide) k;
     NAME(carve_wide)(t, (uintptr_t)scratch, &k);
     Int outputs = NAME(map)(t, &u, &k), n = t->taps * t->depth, vectors = over(t->filters, LANES);
-    int plain = s->w_channel == 1 && s->w_tap[WIDTH] == t->depth && s->w_tap[HEIGHT] == t->depth * s->kernel[WIDTH] &&
-                s->w_tap[DEPTH] == t->depth * s->kernel[WIDTH] * s->kernel[HEIGHT]; /* a filter's weights are neighbours */
+    int plain = s->w_channel == 1 && s->w_tap[WIDTH] == t->depth && /* a filter's weights are neighbours */
+                s->w_tap[HEIGHT] == t->depth * s->kernel[WIDTH] &&
+                s->w_tap[DEPTH] == t->depth * s->kernel[WIDTH] * s->kernel[HEIGHT];
 
     for (Int block = u.block; block < u.last; block++) {
         Int group = block / t->per_group, b = block % t->per_group;
@@ -986,25 +1075,36 @@ static void NAME(wide)(const Job *job, Int number, void *scratch) {
         const T *w = (const T *)t->w + group * s->w_group + v * LANES * s->w_filter;
         for (Int i = 0; i < width; i++)
             k.bias[i] = t->bias && i < lanes ? ((const T *)t->bias)[filter + i] : 0;
-        Int panel = most(1, L1 / 2 / (width * (Int)sizeof(T))); /* taps whose weights stay in the first cache */
+        /* As many taps at a time as have their weights in the first cache. */
+        Int panel = most(1, L1 / 2 / (width * (Int)sizeof(T)));
         Int some = k.length > panel ? 1 : even(k.runs, panel / most(1, k.length));
         Int part = k.length > panel ? even(k.length, panel) : k.length;
         T *kept = k.weights + (k.kept ? (group * vectors + v) * LANES * n : 0);
         Int l = 0;
         do {
             Int r = l / most(1, k.length), skip = l % most(1, k.length);
-            Int runs = least(some, k.runs - r), length = least(part, k.length - skip), end = l + runs * length;
+            Int runs = least(some, k.runs - r), length = least(part, k.length - skip),
+                end = l + runs * length;
             T *to = k.kept ? kept + l * width : kept;
             if (!k.kept || !k.packed[block])
                 for (Int from = l, count; from < end; from += count) {
                     Int tap = from / t->depth, c = from % t->depth;
                     count = plain ? end - from : least(t->depth - c, end - from);
-                    NAME(pack)(w + (plain ? from : w_offset(s, tap) + c * s->w_channel), s->w_filter, s->w_channel, count,
-                               lanes, width, to + (from - l) * width);
+                    NAME(pack)(w + (plain ? from : w_offset(s, tap) + c * s->w_channel), s->w_filter,
+                               s->w_channel, count, lanes, width, to + (from - l) * width);
                 }
-            sweeps[wide - 1](&(NAME(Sweep)){.at = k.at + r * k.step, .outputs = outputs, .step = k.step, .runs = runs, .length = length,
-                                            .skip = group * t->depth + skip, .weights = to, .bias = l ? NULL : k.bias,
-                                            .sums = k.sums, .to = end < n ? NULL : k.to, .first = filter, .lanes = lanes});
+            sweeps[wide - 1](&(NAME(Sweep)){.at = k.at + r * k.step,
+                                            .outputs = outputs,
+                                            .step = k.step,
+                                            .runs = runs,
+                                            .length = length,
+                                            .skip = group * t->depth + skip,
+                                            .weights = to,
+                                            .bias = l ? NULL : k.bias,
+                                            .sums = k.sums,
+                                            .to = end < n ? NULL : k.to,
+                                            .first = filter,
+                                            .lanes = lanes});
             l = end;
         } while (l < n);
         k.packed[block] = 1;
@@ -1037,10 +1137,10 @@ static void NAME(join)(Int c, T *restrict to, Int step, const T *restrict from, 
         NAME(transpose)(to, step, from, plane, c, n);
 }
 
-/* `filters` x `wide` registers of sums: each tap is a vector of the planes, times one number for each filter. The fewer of
-   the two stay in registers beside the sums. */
-INLINE void NAME(vectors)(const int filters, const int wide, const T *planes, const Int *tap, Int n, const T *w,
-                          const T *bias, T *to, Int to_step) {
+/* `filters` x `wide` registers of sums: each tap is a vector of the planes, times one number for each filter.
+   The fewer of the two stay in registers beside the sums. */
+INLINE void NAME(vectors)(const int filters, const int wide, const T *planes, const Int *tap, Int n,
+                          const T *w, const T *bias, T *to, Int to_step) {
     V sum[4][8];
     UNROLL for (int k = 0; k < filters; k++)
         UNROLL for (int v = 0; v < wide; v++)
@@ -1071,25 +1171,28 @@ INLINE void NAME(vectors)(const int filters, const int wide, const T *planes, co
             STORE(to + k * to_step + v * LANES) = sum[k][v];
 }
 
-/* The same for `length` outputs that lie in a line. At its end some are computed twice; a line shorter than a register
-   is read and written beyond, where there is room. */
-#define LINE(filters, wide)                                                                                            \
-    __attribute__((noinline)) static void NAME(line_##filters)(const T *planes, const Int *tap, Int n, const T *w,     \
-                                                               const T *bias, T *to, Int to_step, Int length) {        \
-        if (length >= wide * LANES)                                                                                    \
-            for (Int f = 0; f < length; f += wide * LANES) {                                                           \
-                f = least(f, length - wide * LANES);                                                                   \
-                NAME(vectors)(filters, wide, planes + f, tap, n, w, bias, to + f, to_step);                            \
-            }                                                                                                          \
-        else                                                                                                           \
-            for (Int f = 0; f < length; f += LANES) {                                                                  \
-                f = least(f, most(0, length - LANES));                                                                 \
-                NAME(vectors)(filters, 1, planes + f, tap, n, w, bias, to + f, to_step);                               \
-            }                                                                                                          \
+/* The same for `length` outputs that lie in a line. At its end some are computed twice; a line shorter than a
+   register is read and written beyond, where there is room. */
+#define LINE(filters, wide)                                                                                  \
+    __attribute__((noinline)) static void NAME(line_##filters)(                                              \
+        const T *planes, const Int *tap, Int n, const T *w, const T *bias, T *to, Int to_step, Int length) { \
+        if (length >= wide * LANES)                                                                          \
+            for (Int f = 0; f < length; f += wide * LANES) {                                                 \
+                f = least(f, length - wide * LANES);                                                         \
+                NAME(vectors)(filters, wide, planes + f, tap, n, w, bias, to + f, to_step);                  \
+            }                                                                                                \
+        else                                                                                                 \
+            for (Int f = 0; f < length; f += LANES) {                                                        \
+                f = least(f, most(0, length - LANES));                                                       \
+                NAME(vectors)(filters, 1, planes + f, tap, n, w, bias, to + f, to_step);                     \
+            }                                                                                                \
     }
-LINE(1, 8) LINE(2, 6) LINE(3, 4) LINE(4, 3)
+LINE(1, 8)
+LINE(2, 6)
+LINE(3, 4)
+LINE(4, 3)
 
-typedef struct {
+    typedef struct {
     Int *taps;
     T *weights, *bias, *planes, *sums;
     Int pitch, image, plane; /* steps of the copy: to the next line, image, channel */
@@ -1099,7 +1202,8 @@ static Int NAME(carve_planes)(const Task *t, uintptr_t room, void *found) {
     const Sizes *s = t->s;
     const Box *b = t->box;
     NAME(Planes) *k = found;
-    Int sy = s->stride[HEIGHT], sx = s->stride[WIDTH], n = t->taps * t->depth, filters = b->blocks * t->filters;
+    Int sy = s->stride[HEIGHT], sx = s->stride[WIDTH], n = t->taps * t->depth,
+        filters = b->blocks * t->filters;
     k->pitch = over(seen(s, WIDTH, b->columns), sx);
     k->image = over(seen(s, HEIGHT, b->rows), sy) * k->pitch;
     k->plane = s->kernel[DEPTH] * sy * sx * b->images * k->image; /* of each depth, and phase, and image */
@@ -1113,15 +1217,20 @@ static Int NAME(carve_planes)(const Task *t, uintptr_t room, void *found) {
 }
 
 /* Channels of a unit's input, split by stride: (channel, depth, phase, image, line, pitch). */
-static void NAME(spread)(const Task *t, const Unit *u, const NAME(Planes) *k) {
+static void NAME(spread)(const Task *t, const Unit *u, const NAME(Planes) * k) {
     const Sizes *s = t->s;
-    Int sy = s->stride[HEIGHT], sx = s->stride[WIDTH], lines = k->image / k->pitch, channels = (u->last - u->block) * t->depth;
+    Int sy = s->stride[HEIGHT], sx = s->stride[WIDTH], lines = k->image / k->pitch,
+        channels = (u->last - u->block) * t->depth;
     T *to = k->planes;
     for (Int m = 0; m < s->kernel[DEPTH] * sy * sx * u->images; m++) {
-        Int phase = m / u->images, x = first(s, WIDTH, u->column) + phase % sx, y = first(s, HEIGHT, u->row) + phase / sx % sy;
-        Int z = source(first(s, DEPTH, u->plane) + phase / (sx * sy) * s->dilation[DEPTH], s->in[DEPTH], s->mode);
-        Int left = least(k->pitch, most(0, over(-x, sx))), right = most(left, least(k->pitch, over(s->in[WIDTH] - x, sx)));
-        const T *plane = (const T *)t->x + u->block * t->depth + (u->image + m % u->images) * s->x_image + z * s->x_step[DEPTH];
+        Int phase = m / u->images, x = first(s, WIDTH, u->column) + phase % sx,
+            y = first(s, HEIGHT, u->row) + phase / sx % sy;
+        Int z =
+            source(first(s, DEPTH, u->plane) + phase / (sx * sy) * s->dilation[DEPTH], s->in[DEPTH], s->mode);
+        Int left = least(k->pitch, most(0, over(-x, sx))),
+            right = most(left, least(k->pitch, over(s->in[WIDTH] - x, sx)));
+        const T *plane = (const T *)t->x + u->block * t->depth + (u->image + m % u->images) * s->x_image +
+                         z * s->x_step[DEPTH];
         for (Int r = 0; r < lines; r++, to += k->pitch) {
             Int row = source(y + r * sy, s->in[HEIGHT], s->mode);
             const T *from = plane + row * s->x_step[HEIGHT];
@@ -1137,7 +1246,7 @@ static void NAME(spread)(const Task *t, const Unit *u, const NAME(Planes) *k) {
             }
             if (!none && left < right)
                 NAME(split)(channels, to + left, k->plane, from + (x + left * sx) * s->x_step[WIDTH],
-                                 sx * s->x_step[WIDTH], right - left);
+                            sx * s->x_step[WIDTH], right - left);
         }
     }
 }
@@ -1150,11 +1259,13 @@ static void NAME(planes)(const Job *job, Int number, void *scratch) {
     Unit u = unit_of(t, number);
     NAME(Planes) k;
     NAME(carve_planes)(t, (uintptr_t)scratch, &k);
-    Int sy = s->stride[HEIGHT], sx = s->stride[WIDTH], n = t->taps * t->depth, filters = (u.last - u.block) * t->filters;
+    Int sy = s->stride[HEIGHT], sx = s->stride[WIDTH], n = t->taps * t->depth,
+        filters = (u.last - u.block) * t->filters;
     Int z = first(s, DEPTH, u.plane), y = first(s, HEIGHT, u.row), x = first(s, WIDTH, u.column);
-    int in_place = s->channels == 1 && s->x_step[WIDTH] == 1 && sx == 1 && sy == 1 && u.images == 1 && u.columns >= LANES &&
-                   s->kernel[DEPTH] == 1 && z >= 0 && z < s->in[DEPTH] && y >= 0 && x >= 0 &&
-                   y + seen(s, HEIGHT, u.rows) <= s->in[HEIGHT] && x + seen(s, WIDTH, u.columns) <= s->in[WIDTH];
+    int in_place = s->channels == 1 && s->x_step[WIDTH] == 1 && sx == 1 && sy == 1 && u.images == 1 &&
+                   u.columns >= LANES && s->kernel[DEPTH] == 1 && z >= 0 && z < s->in[DEPTH] && y >= 0 &&
+                   x >= 0 && y + seen(s, HEIGHT, u.rows) <= s->in[HEIGHT] &&
+                   x + seen(s, WIDTH, u.columns) <= s->in[WIDTH];
     if (in_place) {
         k.planes = (T *)t->x + u.image * s->x_image + z * s->x_step[DEPTH] + y * s->x_step[HEIGHT] + x;
         k.pitch = s->x_step[HEIGHT];
@@ -1164,20 +1275,23 @@ static void NAME(planes)(const Job *job, Int number, void *scratch) {
         NAME(spread)(t, &u, &k);
     }
     for (Int tap = 0, l = 0; tap < t->taps; tap++) {
-        Int j = tap % s->kernel[WIDTH] * s->dilation[WIDTH], i = tap / s->kernel[WIDTH] % s->kernel[HEIGHT] * s->dilation[HEIGHT];
+        Int j = tap % s->kernel[WIDTH] * s->dilation[WIDTH],
+            i = tap / s->kernel[WIDTH] % s->kernel[HEIGHT] * s->dilation[HEIGHT];
         Int d = tap / s->kernel[WIDTH] / s->kernel[HEIGHT], phase = (d * sy + i % sy) * sx + j % sx;
         for (Int c = 0; c < t->depth; c++, l++) {
             k.taps[l] = c * k.plane + phase * u.images * k.image + i / sy * k.pitch + j / sx;
             for (Int f = 0; f < filters; f++)
-                k.weights[f * n + l] = ((const T *)t->w)[(u.block + f / t->filters) * s->w_group + f % t->filters * s->w_filter +
-                                                         w_offset(s, tap) + c * s->w_channel];
+                k.weights[f * n + l] =
+                    ((const T *)t->w)[(u.block + f / t->filters) * s->w_group + f % t->filters * s->w_filter +
+                                      w_offset(s, tap) + c * s->w_channel];
         }
     }
     for (Int f = 0; f < filters; f++)
         k.bias[f] = t->bias ? ((const T *)t->bias)[u.block * t->filters + f] : 0;
 
     /* Long lines one by one; short ones all as one, with what stands between them. */
-    int one_by_one = u.columns >= 8 * LANES || in_place, direct = one_by_one && filters == 1 && s->y_step[WIDTH] == 1;
+    int one_by_one = u.columns >= 8 * LANES || in_place,
+        direct = one_by_one && filters == 1 && s->y_step[WIDTH] == 1;
     Int count = one_by_one ? u.images * u.rows : 1;
     Int length = one_by_one ? u.columns : (u.images - 1) * k.image + (u.rows - 1) * k.pitch + u.columns;
     Int padded = over(length, LANES) * LANES + 8 * LANES;
@@ -1186,14 +1300,15 @@ static void NAME(planes)(const Job *job, Int number, void *scratch) {
         const T *line = k.planes + r / u.rows * k.image + r % u.rows * k.pitch;
         for (Int f = 0, some; f < filters; f += some) {
             some = even(t->filters - f % t->filters, 4);
-            lines[some - 1](line + f / t->filters * t->depth * k.plane, k.taps, n, k.weights + f * n, k.bias + f,
-                            direct ? to : k.sums + f * padded, padded, length);
+            lines[some - 1](line + f / t->filters * t->depth * k.plane, k.taps, n, k.weights + f * n,
+                            k.bias + f, direct ? to : k.sums + f * padded, padded, length);
         }
         if (one_by_one && !direct)
             NAME(join)(filters, to, s->y_step[WIDTH], k.sums, padded, u.columns);
         for (Int m = 0; !one_by_one && m < u.images * u.rows; m++)
-            NAME(join)(filters, (T *)t->y + y_offset(s, line_of(&u, m), u.column) + u.block * t->filters, s->y_step[WIDTH],
-                            k.sums + m / u.rows * k.image + m % u.rows * k.pitch, padded, u.columns);
+            NAME(join)(filters, (T *)t->y + y_offset(s, line_of(&u, m), u.column) + u.block * t->filters,
+                       s->y_step[WIDTH], k.sums + m / u.rows * k.image + m % u.rows * k.pitch, padded,
+                       u.columns);
     }
 }
 
@@ -1223,10 +1338,10 @@ static Int NAME(carve_depthwise)(const Task *t, uintptr_t room, void *found) {
     return (Int)(room - start);
 }
 
-/* Four neighbours of a line, whose taps all lie inside. Where width and stride are constants, what they share stays in
-   registers. */
-INLINE void NAME(four)(const Int width, const Int stride, const Int dilation, const Sizes *s, const T *const *rows, const T *w,
-                       const T *bias, T *y, Int y_step) {
+/* Four neighbours of a line, whose taps all lie inside. Where width and stride are constants, what they share
+   stays in registers. */
+INLINE void NAME(four)(const Int width, const Int stride, const Int dilation, const Sizes *s,
+                       const T *const *rows, const T *w, const T *bias, T *y, Int y_step) {
     const Int c = s->channels, count = s->kernel[DEPTH] * s->kernel[HEIGHT];
     const Int next = dilation * c;
     for (Int k = 0; k < c; k += LANES) {
@@ -1247,10 +1362,10 @@ INLINE void NAME(four)(const Int width, const Int stride, const Int dilation, co
             STORE(y + q * y_step + k) = sum[q];
     }
 }
-#define FOUR(name, width, stride, dilation)                                                                                      \
-    __attribute__((noinline)) static void NAME(name)(const Sizes *s, const T *const *rows, const T *w,      \
-                                                     const T *bias, T *y, Int y_step) {                                \
-        NAME(four)(width, stride, dilation, s, rows, w, bias, y, y_step);                                                 \
+#define FOUR(name, width, stride, dilation)                                                            \
+    __attribute__((noinline)) static void NAME(name)(const Sizes *s, const T *const *rows, const T *w, \
+                                                     const T *bias, T *y, Int y_step) {                \
+        NAME(four)(width, stride, dilation, s, rows, w, bias, y, y_step);                              \
     }
 FOUR(four_any, s->kernel[WIDTH], s->stride[WIDTH], s->dilation[WIDTH])
 FOUR(four_3_1, 3, 1, 1)
@@ -1274,23 +1389,29 @@ static void NAME(depthwise)(const Job *job, Int number, void *scratch) {
     Unit u = unit_of(t, number);
     NAME(Depthwise) k;
     NAME(carve_depthwise)(t, (uintptr_t)scratch, &k);
-    Int c = s->channels, several = t->filters, kw = s->kernel[WIDTH], stride = s->stride[WIDTH], step = s->x_step[WIDTH];
-    Int rows = s->kernel[DEPTH] * s->kernel[HEIGHT], wide = 3 * stride + extent(s, WIDTH), dense = s->dilation[WIDTH] == 1;
+    Int c = s->channels, several = t->filters, kw = s->kernel[WIDTH], stride = s->stride[WIDTH],
+        step = s->x_step[WIDTH];
+    Int rows = s->kernel[DEPTH] * s->kernel[HEIGHT], wide = 3 * stride + extent(s, WIDTH),
+        dense = s->dilation[WIDTH] == 1;
     void (*four)(const Sizes *, const T *const *, const T *, const T *, T *, Int) =
-        dense && kw == 3 && stride == 1 ? NAME(four_3_1) : dense && kw == 3 && stride == 2 ? NAME(four_3_2)
-        : dense && kw == 5 && stride == 1 ? NAME(four_5_1) : NAME(four_any);
+        dense && kw == 3 && stride == 1   ? NAME(four_3_1)
+        : dense && kw == 3 && stride == 2 ? NAME(four_3_2)
+        : dense && kw == 5 && stride == 1 ? NAME(four_5_1)
+                                          : NAME(four_any);
     if (!*k.packed) { /* weights (several, taps, channels), once for each thread */
         memset(k.zeros, 0, (k.tiled ? wide : 1) * c * sizeof(T));
         for (Int m = 0; m < several; m++)
             for (Int tap = 0; tap < t->taps; tap++)
                 for (Int l = 0; l < c; l++)
-                    k.weights[(m * t->taps + tap) * c + l] = ((const T *)t->w)[l * s->w_group + m * s->w_filter + w_offset(s, tap)];
+                    k.weights[(m * t->taps + tap) * c + l] =
+                        ((const T *)t->w)[l * s->w_group + m * s->w_filter + w_offset(s, tap)];
         for (Int m = 0; m < several; m++)
             for (Int l = 0; l < c; l++)
                 k.bias[m * c + l] = t->bias ? ((const T *)t->bias)[l * several + m] : 0;
         *k.packed = 1;
     }
-    Int low = most(u.column, inside(s)), high = least(u.column + u.columns, outside(s)); /* what four at a time do */
+    Int low = most(u.column, inside(s)),
+        high = least(u.column + u.columns, outside(s)); /* what four at a time do */
     if (!k.tiled || high - low < 4)
         low = high = 0;
     for (Int m = 0; m < u.images * u.planes * u.rows; m++) {
@@ -1328,13 +1449,12 @@ static void NAME(depthwise)(const Job *job, Int number, void *scratch) {
 #undef SWEEP
 #undef T
 #undef INDEX
-
 #else /* ---- With FROM, TO, ADD and KIND: what folding does to elements ---- */
 
-/* `many` elements, `step` apart in X_col and `to_step` in x: each the sum, or the mean, of what `terms` pointers, moved
-   along, point to. Many at a time, since one addition waits for another. */
-INLINE void KINDS(sums)(const int many, const FROM *const *at, Int terms, Int offset, Int step, TO *to, Int to_step,
-                        const int mean) {
+/* `many` elements, `step` apart in X_col and `to_step` in x: each the sum, or the mean, of what `terms`
+   pointers, moved along, point to. Many at a time, since one addition waits for another. */
+INLINE void KINDS(sums)(const int many, const FROM *const *at, Int terms, Int offset, Int step, TO *to,
+                        Int to_step, const int mean) {
     TO sum[8], low[8], high[8];
     UNROLL for (int i = 0; i < many; i++)
         low[i] = high[i] = sum[i] = (TO)at[0][offset + i * step];
@@ -1360,8 +1480,8 @@ INLINE void KINDS(sums)(const int many, const FROM *const *at, Int terms, Int of
 }
 
 /* n pixels of c channels, `to_step` apart; pointers move by `row` from one to the next. */
-INLINE void KINDS(pixels)(const FROM *const *at, Int terms, Int n, Int row, Int c, Int c_step, TO *to, Int to_step,
-                          const int mean) {
+INLINE void KINDS(pixels)(const FROM *const *at, Int terms, Int n, Int row, Int c, Int c_step, TO *to,
+                          Int to_step, const int mean) {
     Int p = 0, wide = c_step == 1 ? c / 8 * 8 : 0; /* channels together where they are many, else pixels */
     for (; wide && p < n; p++)
         for (Int k = 0; k < wide; k += 8)
@@ -1374,7 +1494,8 @@ INLINE void KINDS(pixels)(const FROM *const *at, Int terms, Int n, Int row, Int 
             KINDS(sums)(1, at, terms, p * row + k * c_step, row, to + p * to_step + k, to_step, mean);
 }
 
-static void KINDS(gather)(const void *at, Int terms, Int n, Int row, Int c, Int c_step, void *to, Int to_step, int mean) {
+static void KINDS(gather)(const void *at, Int terms, Int n, Int row, Int c, Int c_step, void *to, Int to_step,
+                          int mean) {
     if (terms == 0)
         for (Int p = 0; p < n; p++)
             memset((TO *)to + p * to_step, 0, c * sizeof(TO));
