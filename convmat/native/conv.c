@@ -566,6 +566,19 @@ static void fold_line(const Fold *t, Line line, char *to, const Seen *seen, Int 
             rows[count++] =
                 ((line.image * s->out[DEPTH] + z) * s->out[HEIGHT] + y) * s->out[WIDTH] - t->first;
         }
+    if (count == 1 && s->dilation[WIDTH] == 1 && stride >= kw && t->c_step == 1 && t->size == t->x_size) {
+        /* One row of outputs sees this line, and no two of them meet: each moves all its taps at once. */
+        Int pixel = s->channels * t->size;
+        memset(to, 0, s->in[WIDTH] * pixel);
+        for (Int q = 0; q < s->out[WIDTH]; q++) {
+            Int at = first(s, WIDTH, q), low = most(0, -at), high = least(kw, s->in[WIDTH] - at);
+            if (low < high)
+                memcpy(to + (at + low) * pixel,
+                       t->x_col + ((rows[0] + q) * t->row + (taps[0] + low) * s->channels) * t->size,
+                       (high - low) * pixel);
+        }
+        return;
+    }
     for (Int phase = 0, next; phase < least(stride, s->in[WIDTH]); phase++, seen += next) {
         Int pixels = over(s->in[WIDTH] - phase, stride), some;
         for (next = 0; seen[next].phase == phase; next++)
@@ -638,7 +651,7 @@ int convmat_fold(const Sizes *s, const void *x_col, Int first, void *x, int kind
     if (!t.gather)
         return UNKNOWN;
     t.x_size = kind == 'i' || kind == 'u' ? 8 : size;
-    t.row = taps * c, t.c_step = chw ? taps : 1, t.tap_step = chw ? 1 : c;
+    t.row = taps * c, t.c_step = chw && c > 1 ? taps : 1, t.tap_step = chw ? 1 : c;
     t.lines = most(1, UNIT / most(1, s->in[WIDTH] * c * t.x_size));
     t.job.run = fold_unit, t.job.units = over(stop - start, t.lines);
     t.job.scratch = 6 * 8 * taps + 4 * 64;
