@@ -68,8 +68,8 @@ def cli() -> None:
     Example:
       convmat unroll sample_images/digit.png --k 7 --stride 7
 
-    Inputs are images, .npy files, or - for .npy bytes on standard input. COMMAND --help opens with an
-    example that works in a checkout of the repository.
+    Inputs are images, .npy files, file.npz:name, or - for an image or .npy bytes on standard input.
+    COMMAND --help opens with an example that works in a checkout of the repository.
     """
     ctx = click.get_current_context()
     if ctx.invoked_subcommand is None:

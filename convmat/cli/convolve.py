@@ -72,7 +72,7 @@ def command(
     numbers then. Kernels are those of PyTorch's ConvTranspose with --kernel-layout oihw.
     """
     from convmat.cli.output import progress, report, write_images
-    from convmat.report.facts import Seen, input_fact, rows_grid
+    from convmat.report.facts import Seen, rows_grid
 
     if transpose:
         for name, given in (("--explain", explain), ("--figure", figure is not None)):
@@ -89,7 +89,7 @@ def command(
     notes = write_images(
         output, progress(seen, rows, quiet), work.shape, work.dtype, layout=layout, keep=work.from_8_bit
     )
-    facts = [input_fact(inputs), *work.facts, seen.fact(), *notes]
+    facts = [*work.facts, seen.fact(), *notes]
     if figure is not None and work.draw is not None:
         facts += work.draw(figure, theme)
     small = seen.whole
@@ -146,7 +146,8 @@ def _convolved(
         def draw(name: str, theme: str) -> list[Fact]:
             return write_layer(plan.geometry, kept.all(), y.all(), arguments, figure=name, theme=theme)
 
-    facts = layer_facts(plan, arguments["flip"], layout) + (plan_facts(plan) if explain else [])
+    facts = batch.facts() + layer_facts(plan, arguments["flip"], layout)
+    facts += plan_facts(plan) if explain else []
     return _Work(
         plan.output_shape, plan.arithmetic.result, rows, facts, plan.geometry, batch.dtype == "uint8", draw
     )
@@ -176,5 +177,5 @@ def _transposed(
 
     dtype = transposed(batch.empty()).dtype
     rows = (transposed(y).reshape(-1, geometry.channels) for y in batch.chunks())
-    facts = transposed_facts(geometry, batch.shape, flip, layout, dtype)
+    facts = batch.facts() + transposed_facts(geometry, batch.shape, flip, layout, dtype)
     return _Work(geometry.input_shape, dtype, rows, facts, None, batch.dtype == "uint8")

@@ -29,7 +29,7 @@ def read_dataset(name: str) -> NDArray[Any]:
     """Images (N, H, W, C).
 
     `name` is a folder with MNIST's IDX files, a folder of images (in order of their names), an .npz with
-    x_train and x_test as Keras' mnist.npz, or an .npy array (N, H, W) or (N, H, W, C). Labels are not read.
+    x_train and x_test as Keras' mnist.npz, or one array, or an .npy array (N, H, W) or (N, H, W, C). Labels are not read.
 
     Raises:
         FileError: it cannot be read, or is none of these. ShapeError: images that are not of one size.
@@ -37,7 +37,8 @@ def read_dataset(name: str) -> NDArray[Any]:
     if os.path.isdir(name):
         return _read_folder(name)
     if name.endswith(".npz"):
-        keys = [key for key in _KERAS if key in archive_names(name)]
+        names = archive_names(name)
+        keys = names if len(names) == 1 else [key for key in _KERAS if key in names]
         if not keys:
             raise FileError(name, f"has neither {' nor '.join(_KERAS)}; name one array, as in {name}:images")
         return _joined(name, [read_array(name, key) for key in keys])

@@ -61,12 +61,13 @@ def command(
     from convmat.files.archives import check_archive_name
     from convmat.files.memory import check_memory
     from convmat.files.npy import write_npy
+    from convmat.layouts import output_layout
     from convmat.matrix import layer_map
     from convmat.report.facts import geometry_facts
     from convmat.report.results import layer_matrix_facts
 
-    shape, arguments = open_linear_layer(source, input_shape, layout=layout, **layer)
-    found = layer_map(input_shape=shape, layout=layout, **arguments)
+    batch, arguments = open_linear_layer(source, input_shape, layout=layout, **layer)
+    found = layer_map(input_shape=batch.shape, layout=output_layout(layout), **arguments)
     if not (no_spectrum or quiet):
         check_memory("input_shape", found.spectrum_bytes, "add --no-spectrum")
     if figure is not None:
@@ -90,7 +91,7 @@ def command(
     if quiet:
         return
     known = found.facts(not no_spectrum, iterations=iterations)
-    facts = geometry_facts(found.geometry, found.padding_mode)
+    facts = [*batch.facts(), *geometry_facts(found.geometry, found.padding_mode)]
     report([*facts, *layer_matrix_facts(found, known)], output=output, as_json=as_json)
     if known.spectrum is not None and not known.spectrum.converged:
         warn(

@@ -223,10 +223,11 @@ groups_option = click.option(
 )
 layout_option = click.option(
     "--layout",
-    type=click.Choice(["nhwc", "nchw"], case_sensitive=False),
+    type=click.Choice(["nhwc", "nchw", "nhw"], case_sensitive=False),
     default="nhwc",
     show_default=True,
-    help="Axis order of arrays in and out; images have their channels last.",
+    help="Axis order of arrays in and out: nhw reads three axes as N images of one channel, not as H, W, C, "
+    "and writes as nhwc does. Pictures have their channels last.",
 )
 kernel_layout_option = click.option(
     "--kernel-layout",
@@ -294,10 +295,15 @@ alpha_option = click.option(
 
 kernel_option = click.option(
     "--kernel",
-    metavar="FILE|NAME",
-    help="Kernels as .npy, or sobel-x, sobel-y, laplacian, sharpen, box:5, gaussian:5.",
+    metavar="FILE|NUMBERS|NAME",
+    help="Kernels as .npy, .txt or .csv; typed, as in '1 0 -1; 2 0 -2; 1 0 -1'; or sobel-x, sobel-y, "
+    "laplacian, sharpen, box:5, gaussian:5.",
 )
-bias_option = click.option("--bias", metavar="FILE", help="Bias as .npy, one number for each filter.")
+bias_option = click.option(
+    "--bias",
+    metavar="FILE|NUMBERS",
+    help="Bias, one number for each filter, as .npy, .txt or .csv, or typed: '0.5 -1'.",
+)
 flip_option = click.option(
     "--flip", is_flag=True, help="Reverse the filters along each axis: true convolution."
 )

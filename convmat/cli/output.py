@@ -122,7 +122,7 @@ def write_images(
     """
     from convmat.files.npy import write_npy
     from convmat.files.outputs import is_picture
-    from convmat.layouts import from_batch
+    from convmat.layouts import from_batch, output_layout
     from convmat.report.facts import Fact
 
     if output is None:
@@ -133,7 +133,7 @@ def write_images(
         check_picture(shape)
         note = write_picture(output, collect(rows, shape, dtype), keep)
         return [Fact("picture", "picture", note, note)]
-    elif layout == "nhwc":
+    elif output_layout(layout) == "nhwc":
         write_npy(output, shape, dtype, rows)
     else:
         images = from_batch(collect(rows, shape, dtype), layout)

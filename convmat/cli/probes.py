@@ -182,12 +182,14 @@ def write_probe(
     from convmat.files.npy import write_npy
     from convmat.files.outputs import open_output
     from convmat.files.sources import c_header, hex_lines
+    from convmat.layouts import output_layout
     from convmat.report.checks import probe_facts, probe_grid
     from convmat.report.facts import Fact
     from convmat.verification.probes import CASES, Probe
 
     check_new_folder(write_probe)
     geometry, filters = _geometry(kernel_size, input_shape, filters, layout, **layer)
+    layout = output_layout(layout)
     probe = Probe(geometry, filters, np.dtype(dtype), layer["flip"], layer["padding_mode"], order)
     cases = {
         name: {

@@ -73,9 +73,10 @@ def command(
     from convmat.cli.inputs import open_batch
     from convmat.cli.output import drain, progress, report, warn
     from convmat.files.npy import write_npy
+    from convmat.files.streams import is_pipe
     from convmat.geometry import ConvGeometry
     from convmat.patches import unroll_stream
-    from convmat.report.facts import Seen, geometry_facts, input_fact, matrix_facts, rows_grid
+    from convmat.report.facts import Seen, geometry_facts, matrix_facts, rows_grid
 
     axes = options.axes_of(dims, kernel_size, stride)
     batch = open_batch(inputs, axes, layout, frame, alpha)
@@ -112,10 +113,10 @@ def command(
         write_npy(output, shape, batch.dtype, blocks)
     elif seen.kept and not dry_run:
         drain(blocks)
-    elif not dry_run and "-" in inputs:
+    elif not dry_run and any(map(is_pipe, inputs)):
         drain(chunks)  # whoever writes to us should not be cut off, and may have lied
     grids = [] if seen.whole is None else [rows_grid(geometry, "X_col", seen.whole)]
-    facts = [input_fact(inputs), *geometry_facts(geometry, padding_mode)]
+    facts = [*batch.facts(), *geometry_facts(geometry, padding_mode)]
     facts += matrix_facts(geometry, batch.dtype, per_image, order)
     if drawn:
         facts += write_patches(

@@ -177,7 +177,7 @@ def _convolution(
     from convmat.cli.layers import as_result, open_layer
     from convmat.engine import filter_geometry
     from convmat.files.memory import check_memory
-    from convmat.report.facts import geometry_facts, input_fact
+    from convmat.report.facts import geometry_facts
     from convmat.report.verdicts import diagnosis_fact, explained_facts, terms_grid
     from convmat.verification import verify
     from convmat.verification.judging import explain as explained
@@ -212,7 +212,7 @@ def _convolution(
         # What has another shape may be in another layout: as the file has it.
         wrong: NDArray[Any] = result if found.shape == found.expected_shape else raw
         more.append(diagnosis_fact(diagnosed(x, expected=wrong, judged=judged, **arguments)))
-    facts = [input_fact(inputs), *geometry_facts(geometry, arguments["padding_mode"])]
+    facts = [*batch.facts(), *geometry_facts(geometry, arguments["padding_mode"])]
     told = _told(
         found,
         facts,
@@ -241,7 +241,7 @@ def _unrolled(
     from convmat.cli.layers import open_layer
     from convmat.files.memory import check_memory
     from convmat.geometry import ConvGeometry
-    from convmat.report.facts import geometry_facts, input_fact
+    from convmat.report.facts import geometry_facts
     from convmat.verification.stages import verify_unroll
 
     if (kernel is None) == (kernel_size is None):
@@ -261,7 +261,7 @@ def _unrolled(
     check_memory("input", 4 * rows * columns * batch.dtype.itemsize, "verify a few images of it at a time")
     result = None if expected is None else _read(expected)
     found = verify_unroll(batch.read(), kernel_size, result, **where, order=order, **judged)
-    facts = [input_fact(inputs), *geometry_facts(geometry, where["padding_mode"])]
+    facts = [*batch.facts(), *geometry_facts(geometry, where["padding_mode"])]
     return _told(found, facts, stage="unroll")
 
 
@@ -352,7 +352,8 @@ def _as_matrix(
     from convmat.cli.layers import open_linear_layer
     from convmat.engine import filter_geometry
     from convmat.files.archives import read_sparse
-    from convmat.report.facts import geometry_facts, input_fact
+    from convmat.layouts import output_layout
+    from convmat.report.facts import geometry_facts
     from convmat.verification.stages import check_dense, verify_matrix
 
     if len(inputs) > 1:
@@ -360,7 +361,8 @@ def _as_matrix(
     source = inputs[0] if inputs else None
     _check_one_pipe(source, named["kernel"], expected)
     layer = {key: value for key, value in named.items() if key in _LAYER}
-    shape, arguments = open_linear_layer(source, input_shape, layout=layout, **layer)
+    batch, arguments = open_linear_layer(source, input_shape, layout=layout, **layer)
+    shape = batch.shape
     geometry = filter_geometry(
         (1, *shape[1:]),
         arguments["filters"].shape,
@@ -371,9 +373,10 @@ def _as_matrix(
     if expected is not None:
         archived = expected.endswith(".npz")
         result = read_sparse(expected, check_dense) if archived else _read(expected)
-    found = verify_matrix(input_shape=shape, expected=result, layout=layout, **arguments, **judged)
-    facts = [input_fact(inputs)] if inputs else []
-    return _told(found, [*facts, *geometry_facts(geometry, arguments["padding_mode"])], stage="matrix")
+    found = verify_matrix(
+        input_shape=shape, expected=result, layout=output_layout(layout), **arguments, **judged
+    )
+    return _told(found, [*batch.facts(), *geometry_facts(geometry, arguments["padding_mode"])], stage="matrix")
 
 
 _LAYER = (

@@ -11,6 +11,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from convmat.errors import FileError
+from convmat.files.members import archive_names, open_member
 from convmat.files.npy import NpyInput
 from convmat.files.outputs import is_picture, open_output, reading
 
@@ -43,26 +44,14 @@ def check_archive_name(name: str) -> None:
         raise FileError(name, f"is named like {kind}, and this is written as .npz; name it .npz")
 
 
-def archive_names(name: str) -> list[str]:
-    """The names of an archive's arrays.
-
-    Raises:
-        FileError: it cannot be read, or is no archive.
-    """
-    try:
-        with reading(name), zipfile.ZipFile(name) as archive:
-            return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
-    except zipfile.BadZipFile as error:
-        raise FileError(name, f"is no .npz archive: {error}") from None
-
-
 def read_array(name: str, key: str) -> NDArray[Any]:
     """One of its arrays.
 
     Raises:
         FileError: it cannot be read, has no such array, or is damaged.
     """
-    return NpyInput(f"{name}:{key}").read()
+    shown = f"{name}:{key}"
+    return NpyInput(shown, open_member(name, key, shown)).read()
 
 
 def read_sparse(name: str, check_shape: Callable[[tuple[int, ...]], None]) -> NDArray[Any]:

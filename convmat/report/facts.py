@@ -123,7 +123,15 @@ def input_fact(names: Sequence[str]) -> Fact:
     """What was read."""
     shown = ["standard input" if name == "-" else name for name in names]
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-    return Fact("input", "input", shown, ", ".join(shown[:3]) + more)
+    return Fact("input", "input" if shown else "", shown or None, ", ".join(shown[:3]) + more)
+
+
+def turned_fact(turned: Sequence[tuple[str, str]], count: int) -> Fact:
+    """Which of `count` inputs are pictures that were turned as their EXIF says, and how; null if none was."""
+    value = [{"input": name, "turn": turn} for name, turn in turned] or None
+    shown = [turn if count == 1 else f"{name} {turn}" for name, turn in turned]
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    return Fact("turned", "turned, by EXIF" if turned else "", value, ", ".join(shown[:3]) + more)
 
 
 def rows_grid(geometry: ConvGeometry, title: str, matrix: NDArray[Any]) -> Grid:

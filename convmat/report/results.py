@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import LINE_NAMES, TAP_NAMES, ConvGeometry
-from convmat.layouts import from_batch_shape
+from convmat.layouts import from_batch_shape, output_layout
 from convmat.report.facts import (
     Fact,
     Grid,
@@ -95,7 +95,7 @@ def layer_facts(plan: BlockPlan, flip: bool, layout: str) -> list[Fact]:
         shape_fact("matrix_shape", "X_col", geometry.matrix_shape),
         shape_fact("weights_shape", "W_col", (geometry.terms, plan.filters)),
         Fact("layout", "", layout, ""),
-        shape_fact("output_shape", "Y", from_batch_shape(plan.output_shape, layout), layout),
+        shape_fact("output_shape", "Y", from_batch_shape(plan.output_shape, layout), output_layout(layout)),
         Fact("dtype", "dtype", str(plan.arithmetic.result), str(plan.arithmetic.result)),
     ]
 
@@ -128,7 +128,7 @@ def transposed_facts(
         Fact("flip", "filters flipped", flip, "yes" if flip else "no"),
         shape_fact("weights_shape", "W_col", (geometry.terms, filters)),
         Fact("layout", "", layout, ""),
-        shape_fact("output_shape", "folded", from_batch_shape(geometry.input_shape, layout), layout),
+        shape_fact("output_shape", "folded", from_batch_shape(geometry.input_shape, layout), output_layout(layout)),
         Fact("dtype", "dtype", str(dtype), str(dtype)),
     ]
 
@@ -153,7 +153,7 @@ def fold_facts(
         Fact("uncovered", "pixels never covered", uncovered, f"{uncovered} of {pixels}{which}"),
         Fact("uncovered_lines", "", runs, ""),
         Fact("layout", "", layout, ""),
-        shape_fact("output_shape", "folded", from_batch_shape(geometry.input_shape, layout), layout),
+        shape_fact("output_shape", "folded", from_batch_shape(geometry.input_shape, layout), output_layout(layout)),
         Fact("dtype", "dtype", str(dtype), str(dtype)),
     ]
 
