@@ -37,7 +37,15 @@ from convmat.geometry import (
     transpose_geometry,
 )
 from convmat.parallel import share_out, thread_count
-from convmat.patches import Folding, Patches, as_numbers, check_filter_groups
+from convmat.patches import (
+    Folding,
+    Patches,
+    allocate,
+    as_numbers,
+    check_filter_groups,
+    check_flag,
+    check_out,
+)
 from convmat.shown import Shown
 
 BLOCK_BYTES = 1 << 22
@@ -168,8 +176,8 @@ def convolve_transpose(
     with np.errstate(all="ignore"):
         # W_colᵀ of each group, (groups, K/groups, n).
         w_rows = filters.astype(accumulator, copy=False).reshape(groups, len(filters) // groups, -1)
+        x = allocate(geometry.input_shape, arithmetic.result)
         folding = Folding(geometry, accumulator, positions=y.shape[1:-1], threads=threads)
-        x = np.empty(geometry.input_shape, arithmetic.result)
         if folding.adds_in(x.dtype):
             folding.fill(x, functools.partial(_products, y, w_rows, geometry), blas=True)
             if bias is not None:
@@ -596,6 +604,7 @@ def prepare(
     """Check a convolution's arrays and plan it; arguments and errors are those of `convolve`."""
     x, filters = as_numbers("input", x), as_numbers("filters", filters)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
+    check_flag("flip", flip)
     geometry = filter_geometry(x.shape, filters.shape, stride, padding, dilation, groups)
     count = len(filters)
     if bias is not None:
@@ -681,11 +690,9 @@ def execute(todo: Convolution, out: NDArray[Any] | None = None) -> NDArray[Any]:
         ShapeError, DTypeError: an `out` of another shape or dtype, or that overlaps the input.
     """
     plan = todo.plan
-    y = np.empty(plan.output_shape, plan.arithmetic.result) if out is None else out
-    if y.shape != plan.output_shape:
-        raise ShapeError("out", f"has shape {y.shape}, Y has {plan.output_shape}")
-    if y.dtype != plan.arithmetic.result:
-        raise DTypeError("out", f"has dtype {y.dtype}, Y has {plan.arithmetic.result}")
+    if out is not None:
+        check_out(out, plan.output_shape, plan.arithmetic.result, "Y")
+    y = allocate(plan.output_shape, plan.arithmetic.result) if out is None else out
     if out is not None and (np.may_share_memory(out, todo.x) or np.may_share_memory(out, todo.filters)):
         raise ShapeError("out", "overlaps the input in memory; give an array of its own")
     _share_out(todo, ((block, y[outputs]) for block, outputs in _blocks(plan)))

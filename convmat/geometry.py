@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -27,6 +27,7 @@ PADDING_NAMES = ("valid", "same", "same-lower", "half", "full")
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 ORDERS = ("hwc", "chw")
 KERNEL_LIMIT = 1_000_000  # taps along one axis; what counts them one by one must come to an end
+STEP_LIMIT = (1 << 31) - 1  # pixels of stride, dilation and padding; with array sizes they stay within int64
 AXIS_NAMES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 POSITION_NAMES = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}
 TAP_NAMES = {1: ("j",), 2: ("i", "j"), 3: ("h", "i", "j")}
@@ -166,11 +167,9 @@ class ConvGeometry(Shown):
         dilation: Sizes = 1,
         groups: SupportsIndex = 1,
     ) -> None:
-        shape = _spatial_shape("input_shape", input_shape)
+        shape = spatial_shape("input_shape", input_shape)
         size, axes = shape[1:-1], len(shape) - 2
-        kernel = _per_axis("kernel_size", kernel_size, axes)
-        if max(kernel) > KERNEL_LIMIT:
-            raise GeometryError("kernel_size", f"must be at most {KERNEL_LIMIT}, got {max(kernel)}")
+        kernel = _per_axis("kernel_size", kernel_size, axes, most=KERNEL_LIMIT)
         strides = _per_axis("stride", stride, axes)
         dilations = _per_axis("dilation", dilation, axes)
         extent = tuple(map(kernel_extent, kernel, dilations))
@@ -538,7 +537,7 @@ def transpose_geometry(
         GeometryError: sizes that make no convolution, an output_padding out of its range or with a rule that
             leaves no choice, pads that leave nothing of x, an `input_shape` that does not lead to y.
     """
-    shape = _spatial_shape("output_shape", output_shape)
+    shape = spatial_shape("output_shape", output_shape)
     if input_shape is not None:
         known = ConvGeometry(input_shape, kernel_size, stride, padding, dilation, groups)
         if known.channels != whole("channels", channels):
@@ -647,39 +646,63 @@ def transpose_under_every_rule(
 
 def check_choice(parameter: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise GeometryError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise GeometryError(parameter, f"unknown {value!r}; give one of {', '.join(choices)}")
+    if not isinstance(value, str) or value not in choices:
+        raise GeometryError(parameter, f"unknown {told(value)}; give one of {', '.join(choices)}")
+
+
+def told(value: Any) -> str:
+    """Any value, as it is told in an error: on one line, and not all of it where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of an int of thousands of digits Python itself refuses the text
+        text = f"a {type(value).__name__} too large to show"
+    return text if len(text) <= 80 else f"{text[:60]} … {text[-10:]}"
 
 
 def whole(name: str, value: Any) -> int:
     """`value` as an int.
 
     Raises:
-        GeometryError: not a whole number.
+        GeometryError: not a whole number, or none of 64 bits.
     """
     try:
-        return operator.index(value)
+        number = operator.index(value)
     except TypeError:
-        raise GeometryError(name, f"expected a whole number, got {value!r}; give an int") from None
+        raise GeometryError(name, f"expected a whole number, got {told(value)}; give an int") from None
+    if number.bit_length() > 63:
+        raise GeometryError(name, f"expected a whole number of 64 bits, got one of {number.bit_length() + 1}")
+    return number
 
 
-def _per_axis(name: str, value: Any, axes: int, least: int = 1) -> tuple[int, ...]:
-    """`value` as one int for each spatial axis, none below `least`."""
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        sizes = tuple(whole(name, v) for v in value)
+def several(value: Any) -> tuple[Any, ...] | None:
+    """The elements of what has them in an order; None for a single thing."""
+    if isinstance(value, (str, bytes, Set, Mapping)) or not isinstance(value, Iterable):
+        return None
+    try:
+        return tuple(value)
+    except TypeError:  # an array without axes
+        return None
+
+
+def _per_axis(name: str, value: Any, axes: int, least: int = 1, most: int = STEP_LIMIT) -> tuple[int, ...]:
+    """`value` as one int for each spatial axis, none below `least` or above `most`."""
+    if (parts := several(value)) is not None:
+        sizes = tuple(whole(name, v) for v in parts)
         if len(sizes) != axes:
             raise GeometryError(
                 name,
-                f"got {len(sizes)} numbers {sizes} for {axes} spatial "
+                f"got {len(sizes)} numbers {told(sizes)} for {axes} spatial "
                 f"{'axis' if axes == 1 else 'axes'}; give one, or one for each axis",
             )
     else:
         sizes = (whole(name, value),) * axes
+    got = sizes[0] if len(set(sizes)) == 1 else sizes
     if min(sizes) < least:
-        got = sizes[0] if len(set(sizes)) == 1 else sizes
         raise GeometryError(
             name, f"must be at least {least} along every axis, got {got}; give {least} or more"
         )
+    if max(sizes) > most:
+        raise GeometryError(name, f"must be at most {most} along every axis, got {got}")
     return sizes
 
 
@@ -714,26 +737,24 @@ def _resolve_pads(
         return _explicit_pads(padding, len(size))
     if padding not in PADDING_NAMES:
         names = ", ".join(PADDING_NAMES)
-        raise GeometryError("padding", f"unknown name {padding!r}; give one of {names}")
+        raise GeometryError("padding", f"unknown name {told(padding)}; give one of {names}")
     return tuple(map(named_pads, (padding,) * len(size), size, extent, stride))
 
 
 def _explicit_pads(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
     """Padding by number, per axis or per side, as (before, after) for each axis."""
-    if isinstance(padding, Iterable):
-        padding = tuple(
-            tuple(p) if isinstance(p, Iterable) and not isinstance(p, str) else p for p in padding
-        )
-    if isinstance(padding, Sequence) and any(isinstance(p, Sequence) for p in padding):
-        pairs = [p if isinstance(p, Sequence) else (p, p) for p in padding]
-        if len(pairs) != axes or any(isinstance(p, str) or len(p) != 2 for p in pairs):
+    parts = several(padding)
+    inner = [several(part) for part in parts or ()]
+    if parts is not None and any(pair is not None for pair in inner):
+        pairs = [(p, p) if pair is None else pair for p, pair in zip(parts, inner, strict=True)]
+        if len(pairs) != axes or any(len(pair) != 2 for pair in pairs):
             raise GeometryError(
                 "padding",
-                f"got {padding!r}; give a (before, after) pair for each of {axes} spatial axes",
+                f"got {told(padding)}; give a (before, after) pair for each of {axes} spatial axes",
             )
         before, after = zip(*pairs, strict=True)
     else:
-        before = after = padding
+        before = after = padding if parts is None else parts
     return tuple(
         zip(
             _per_axis("padding", before, axes, least=0),
@@ -743,14 +764,14 @@ def _explicit_pads(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
     )
 
 
-def _spatial_shape(name: str, given: Sequence[SupportsIndex]) -> tuple[int, ...]:
+def spatial_shape(name: str, given: Sequence[SupportsIndex]) -> tuple[int, ...]:
     """`given` as (N, *spatial, C) with 1 to 3 spatial axes, of which only N may be 0."""
-    if not isinstance(given, Iterable):
-        raise GeometryError(name, f"expected (N, *spatial, C), got {given!r}")
-    shape = tuple(whole(name, v) for v in given)
+    if (sizes := several(given)) is None:
+        raise GeometryError(name, f"expected (N, *spatial, C), got {told(given)}")
+    shape = tuple(whole(name, v) for v in sizes)
     if len(shape) - 2 not in AXIS_NAMES:
         raise GeometryError(
-            name, f"{shape} has {len(shape)} axes; expected (N, *spatial, C) with 1 to 3 spatial axes"
+            name, f"{told(shape)} has {len(shape)} axes; expected (N, *spatial, C) with 1 to 3 spatial axes"
         )
     if shape[0] < 0 or min(shape[1:]) < 1:
         raise GeometryError(

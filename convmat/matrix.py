@@ -22,8 +22,19 @@ from numpy.typing import ArrayLike, NDArray
 from convmat import spectrum
 from convmat.engine import choose_arithmetic, convolve, filter_geometry
 from convmat.errors import GeometryError, ShapeError
-from convmat.geometry import PADDING_MODES, ConvGeometry, Padding, Sizes, check_choice, padding_source, whole
-from convmat.patches import as_numbers
+from convmat.files.memory import check_memory
+from convmat.geometry import (
+    PADDING_MODES,
+    ConvGeometry,
+    Padding,
+    Sizes,
+    check_choice,
+    padding_source,
+    several,
+    told,
+    whole,
+)
+from convmat.patches import as_numbers, check_flag
 from convmat.shown import Shown
 from convmat.spectrum import Spectrum
 
@@ -68,9 +79,11 @@ def layer_matrix(
         GeometryError, ShapeError: sizes or filters that do not fit. DTypeError: elements that are not
             numbers. IntegerRangeError: weights whose sums could pass 2^63.
     """
-    return layer_map(
+    found = layer_map(
         filters, input_shape, stride, padding, dilation, groups, flip, padding_mode, layout=layout
-    ).matrix()
+    )
+    check_memory("input_shape", found.nbytes, "its facts, of layer_map, need no memory for it")
+    return found.matrix()
 
 
 def layer_map(
@@ -89,11 +102,17 @@ def layer_map(
     filters = as_numbers("filters", filters)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     check_choice("layout", layout, LAYOUTS)
-    shape = tuple(whole("input_shape", size) for size in input_shape)
+    check_flag("flip", flip)
+    if filters.ndim not in (3, 4, 5):
+        raise ShapeError(
+            "filters",
+            f"have shape {filters.shape}, expected (K, *kernel, C/groups) with 1 to 3 spatial axes",
+        )
+    shape = tuple(whole("input_shape", size) for size in several(input_shape) or ())
     if len(shape) not in (filters.ndim - 1, filters.ndim):
         raise ShapeError(
             "input_shape",
-            f"{shape} has {len(shape)} axes; filters of shape {filters.shape} take (*spatial, C) with "
+            f"{told(input_shape)} has {len(shape)} axes; filters of shape {filters.shape} take (*spatial, C) with "
             f"{filters.ndim - 1}",
         )
     geometry = filter_geometry(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import ArrayLike, NDArray
 
-from convmat.errors import DTypeError, GeometryError, IntegerRangeError, ShapeError
+from convmat.errors import DTypeError, GeometryError, IntegerRangeError, MemoryLimitError, ShapeError
 from convmat.geometry import (
     ORDERS,
     PADDING_MODES,
@@ -23,6 +23,7 @@ from convmat.geometry import (
     Sizes,
     check_choice,
     padding_source,
+    told,
     whole,
 )
 from convmat.parallel import share_out, thread_count
@@ -76,13 +77,11 @@ def unroll(
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     check_choice("order", order, ORDERS)
     if out is None:
-        out = np.empty(geometry.matrix_shape, x.dtype)
-    elif out.shape != geometry.matrix_shape:
-        raise ShapeError("out", f"has shape {out.shape}, X_col has {geometry.matrix_shape}")
-    elif out.dtype != x.dtype:
-        raise DTypeError("out", f"has dtype {out.dtype}, X_col keeps the input's {x.dtype}")
-    elif np.may_share_memory(out, x):
-        raise ShapeError("out", "overlaps the input in memory; give an array of its own")
+        out = allocate(geometry.matrix_shape, x.dtype)
+    else:
+        check_out(out, geometry.matrix_shape, x.dtype, "X_col")
+        if np.may_share_memory(out, x):
+            raise ShapeError("out", "overlaps the input in memory; give an array of its own")
     for _ in _unrolled(x, geometry, padding_mode, order, thread_count(threads), out):
         pass
     return out
@@ -492,7 +491,7 @@ def fold(
     geometry = ConvGeometry(input_shape, kernel_size, stride, padding, dilation)
     check_x_col(x_col.shape, geometry)
     rows = x_col.reshape(geometry.matrix_shape)
-    image = np.empty(geometry.input_shape, fold_dtype(x_col.dtype, geometry, overlap))
+    image = allocate(geometry.input_shape, fold_dtype(x_col.dtype, geometry, overlap))
     check_choice("order", order, ORDERS)
     folding = Folding(geometry, x_col.dtype, overlap, threads=_worth(rows.nbytes, threads))
     if folding.adds_in(image.dtype):
@@ -971,11 +970,54 @@ def as_numbers(name: str, values: ArrayLike) -> NDArray[Any]:
     """`values` as an array of booleans, integers, floats or complex numbers.
 
     Raises:
-        DTypeError: any other dtype.
+        DTypeError: any other dtype. ShapeError: what is no array, such as lists of several lengths.
     """
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except Exception as error:  # what nests in any way, or only claims to be an array, may raise anything
+        raise ShapeError(name, f"is no array: {' '.join(str(error).split())[:80]}; give one") from None
     if array.dtype.kind not in "biufc":
         raise DTypeError(
             name, f"has dtype {array.dtype}; expected booleans, integers, floats or complex numbers"
         )
     return array
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise GeometryError unless `value` is True or False, of Python or NumPy."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise GeometryError(name, f"expected True or False, got {told(value)}")
+
+
+def is_finite(value: Any) -> bool:
+    """Whether `value` is one real number, as float64 can hold it."""
+    try:
+        return isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], what: str) -> None:
+    """Raise ShapeError or DTypeError unless `out` is an array of this shape and dtype, those of `what`."""
+    if not isinstance(out, np.ndarray):
+        raise ShapeError("out", f"expected an array of shape {shape}, got {told(out)}")
+    if out.shape != shape:
+        raise ShapeError("out", f"has shape {out.shape}, {what} has {shape}")
+    if out.dtype != dtype:
+        raise DTypeError("out", f"has dtype {out.dtype}, {what} has {dtype}")
+
+
+def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array of a result's shape, to be filled.
+
+    Raises:
+        MemoryLimitError: there is no memory for it.
+    """
+    try:
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError):  # more than there is, more than there could be
+        raise MemoryLimitError(
+            "output",
+            f"of shape {shape} needs {math.prod(shape) * dtype.itemsize} bytes of memory, more than there are; "
+            "give fewer images, or less padding",
+        ) from None

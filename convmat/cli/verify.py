@@ -376,7 +376,9 @@ def _as_matrix(
     found = verify_matrix(
         input_shape=shape, expected=result, layout=output_layout(layout), **arguments, **judged
     )
-    return _told(found, [*batch.facts(), *geometry_facts(geometry, arguments["padding_mode"])], stage="matrix")
+    return _told(
+        found, [*batch.facts(), *geometry_facts(geometry, arguments["padding_mode"])], stage="matrix"
+    )
 
 
 _LAYER = (

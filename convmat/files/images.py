@@ -81,8 +81,7 @@ _ROTATED = range(5, 9)  # EXIF orientations that exchange height and width
 _ORIENTATION = 0x0112
 _WITH_ALPHA = (2, 4)  # channels
 _BY_TIFFFILE = (
-    "which would be misread; save it as .npy, in Python: "
-    'numpy.save("x.npy", tifffile.imread("x.tif"))'
+    'which would be misread; save it as .npy, in Python: numpy.save("x.npy", tifffile.imread("x.tif"))'
 )
 _NEITHER = "is neither an image nor an .npy array"
 _EMPTY = "is empty; expected an image or an .npy array"
@@ -253,9 +252,7 @@ def _taken_in(pipe: Pipe) -> bytes:
     with reading(pipe.name), pipe:
         start = pipe.peek(KNOWN_BYTES)
         if not start.startswith(_MAGICS):
-            raise FileError(
-                pipe.name, foreign(start) or (_NEITHER if start else _EMPTY)
-            )
+            raise FileError(pipe.name, foreign(start) or (_NEITHER if start else _EMPTY))
         data = bytearray()
         while more := pipe.read1(1 << 20):
             data += more

@@ -265,9 +265,9 @@ def _is_possible(shape: tuple[Any, ...], dtype: np.dtype[Any]) -> bool:
 
 
 def is_npy(name: str) -> bool:
-    """Whether a file is to be read as an array: an .npy file, an archive or a member of one, or text."""
-    if split_member(name) is not None or (is_text(name) and os.path.isfile(name)):
-        return True
+    """Whether a file is to be read as an array: .npy, an archive or a member of one, or text; no pipe is."""
+    if not os.path.isfile(name):
+        return split_member(name) is not None
     with suppress(OSError), open(name, "rb") as stream:
-        return stream.read(len(MAGIC)).startswith((MAGIC, ZIP_MAGIC))
+        return is_text(name) or stream.read(len(MAGIC)).startswith((MAGIC, ZIP_MAGIC))
     return False

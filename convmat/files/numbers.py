@@ -106,4 +106,3 @@ def _row(where: str, text: str) -> list[str]:
         if not _NUMBER.fullmatch(word):
             raise ValueError(f"{where}: {word[:20]!r} is no number")
     return words
-

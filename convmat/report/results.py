@@ -128,7 +128,9 @@ def transposed_facts(
         Fact("flip", "filters flipped", flip, "yes" if flip else "no"),
         shape_fact("weights_shape", "W_col", (geometry.terms, filters)),
         Fact("layout", "", layout, ""),
-        shape_fact("output_shape", "folded", from_batch_shape(geometry.input_shape, layout), output_layout(layout)),
+        shape_fact(
+            "output_shape", "folded", from_batch_shape(geometry.input_shape, layout), output_layout(layout)
+        ),
         Fact("dtype", "dtype", str(dtype), str(dtype)),
     ]
 
@@ -153,7 +155,9 @@ def fold_facts(
         Fact("uncovered", "pixels never covered", uncovered, f"{uncovered} of {pixels}{which}"),
         Fact("uncovered_lines", "", runs, ""),
         Fact("layout", "", layout, ""),
-        shape_fact("output_shape", "folded", from_batch_shape(geometry.input_shape, layout), output_layout(layout)),
+        shape_fact(
+            "output_shape", "folded", from_batch_shape(geometry.input_shape, layout), output_layout(layout)
+        ),
         Fact("dtype", "dtype", str(dtype), str(dtype)),
     ]
 

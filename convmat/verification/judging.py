@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from convmat import reference
 from convmat.engine import execute, filter_geometry, prepare
 from convmat.errors import DTypeError, SettingError
-from convmat.geometry import ConvGeometry, Padding, Sizes
-from convmat.patches import as_numbers
+from convmat.geometry import ConvGeometry, Padding, Sizes, told
+from convmat.patches import as_numbers, check_flag, is_finite
 from convmat.shown import Shown
 from convmat.verification.quantization import Requantize
 
@@ -142,7 +142,7 @@ def verify(
     result = None if expected is None else as_numbers("expected", expected)
     quantized = None
     if requantize is not None:
-        quantized = Requantize(*requantize).resolved(None if result is None else result.dtype)
+        quantized = Requantize.of(requantize).resolved(None if result is None else result.dtype)
         _check_integers(x, filters, bias)
     if result is None:
         result = execute(todo)
@@ -294,13 +294,16 @@ class Rule(NamedTuple):
     @classmethod
     def of(cls, exact: bool = False, atol: float | None = None, rtol: float | None = None) -> Rule:
         """The rule that the arguments of `verify` make."""
+        check_flag("exact", exact)
         for name, value in (("atol", atol), ("rtol", rtol)):
             if value is None:
                 continue
             if exact:
-                raise SettingError(name, f"got {value}, and exact leaves no tolerance; give one of the two")
-            if not value >= 0 or value == math.inf:
-                raise SettingError(name, f"got {value}; give a finite number, at least 0")
+                raise SettingError(
+                    name, f"got {told(value)}, and exact leaves no tolerance; give one of the two"
+                )
+            if not is_finite(value) or value < 0:
+                raise SettingError(name, f"got {told(value)}; give a finite number, at least 0")
         given = atol is not None or rtol is not None
         return cls(exact, (float(atol or 0), float(rtol or 0)) if given else None)
 
