@@ -9,7 +9,6 @@ from typing import Any, SupportsIndex
 from convmat.errors import GeometryError
 from convmat.geometry import ConvGeometry, several, spatial_shape, told
 
-
 _KEYS = {"kernel_size", "stride", "padding", "dilation"}
 
 

@@ -112,8 +112,8 @@ def layer_map(
     if len(shape) not in (filters.ndim - 1, filters.ndim):
         raise ShapeError(
             "input_shape",
-            f"{told(input_shape)} has {len(shape)} axes; filters of shape {filters.shape} take (*spatial, C) with "
-            f"{filters.ndim - 1}",
+            f"{told(input_shape)} has {len(shape)} axes; filters of shape {filters.shape} take (*spatial, C) "
+            f"with {filters.ndim - 1}",
         )
     geometry = filter_geometry(
         (1, *shape[1 - filters.ndim :]), filters.shape, stride, padding, dilation, groups

@@ -1016,8 +1016,9 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     try:
         return np.empty(shape, dtype)
     except (MemoryError, ValueError):  # more than there is, more than there could be
+        needed = math.prod(shape) * dtype.itemsize
         raise MemoryLimitError(
             "output",
-            f"of shape {shape} needs {math.prod(shape) * dtype.itemsize} bytes of memory, more than there are; "
-            "give fewer images, or less padding",
+            f"of shape {shape} needs {needed} bytes of memory, more than there are; give fewer images, or "
+            "less padding",
         ) from None

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from convmat.cli.inputs import open_batch
 from convmat.errors import FileError, ShapeError
-from convmat.files.archives import archive_names, read_array
+from convmat.files.archives import read_array
 from convmat.files.idx import read_idx_images
+from convmat.files.members import archive_names
 from convmat.files.npy import NpyInput
 from convmat.files.outputs import PICTURE_FORMATS, reading
 
@@ -29,7 +30,8 @@ def read_dataset(name: str) -> NDArray[Any]:
     """Images (N, H, W, C).
 
     `name` is a folder with MNIST's IDX files, a folder of images (in order of their names), an .npz with
-    x_train and x_test as Keras' mnist.npz, or one array, or an .npy array (N, H, W) or (N, H, W, C). Labels are not read.
+    x_train and x_test as Keras' mnist.npz, or with one array, or an .npy array (N, H, W) or (N, H, W, C).
+    Labels are not read.
 
     Raises:
         FileError: it cannot be read, or is none of these. ShapeError: images that are not of one size.

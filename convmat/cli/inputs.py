@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from convmat.cli.output import warn
 from convmat.doubts import likelier_layout
-from convmat.errors import FileError, GeometryError, ShapeError
+from convmat.errors import GeometryError, ShapeError
 from convmat.files.npy import MAGIC, NpyInput, is_npy
 from convmat.files.streams import Pipe, is_pipe
 from convmat.geometry import ConvGeometry
@@ -132,11 +131,11 @@ def open_batch(
     usual = Counter(kinds).most_common(1)[0][0]
     for source, kind in zip(sources, kinds, strict=True):
         if kind != usual:
-            alpha = {kind[0][-1], usual[0][-1]} in ({1, 2}, {3, 4}) and kind[0][:-1] == usual[0][:-1]
+            transparent = {kind[0][-1], usual[0][-1]} in ({1, 2}, {3, 4}) and kind[0][:-1] == usual[0][:-1]
             raise ShapeError(
                 source.name,
                 f"is {_said(kind)}, the others are {_said(usual)}; a batch has images of one size and dtype"
-                + (": --alpha drop leaves out transparency" if alpha else ""),
+                + (": --alpha drop leaves out transparency" if transparent else ""),
             )
     return Batch((sum(s[0] for s in shapes), *usual[0]), usual[1], sources, dims, layout)
 
@@ -231,8 +230,6 @@ def _open(name: str, frame: int | None, alpha: str) -> NpyInput | ImageInput:
     pipe = Pipe(name) if is_pipe(name) else None
     if is_npy(name) if pipe is None else pipe.peek(len(MAGIC)).startswith((MAGIC, b"PK")):
         return NpyInput(name, pipe)
-    if name.isdecimal() and pipe is None and not os.path.exists(name):
-        raise FileError(name, "is no file; sizes of several axes are joined by commas: 3,5")
     from convmat.files.images import ImageInput  # Pillow, only where there is an image
 
     return ImageInput(name, frame, alpha, pipe)

@@ -51,7 +51,7 @@ def open_layer(
     """
     if kernel is None:
         raise click.UsageError(
-            f"Missing option '--kernel'; give an .npy file, numbers as in '1 0 -1', or one of {', '.join(NAMES)}"
+            f"Missing option '--kernel'; give a file, numbers as in '1 0 -1', or one of {', '.join(NAMES)}"
         )
     if (*inputs, kernel, bias, expected).count("-") > 1:
         raise ShapeError("standard input", "is named twice; it can be read once")

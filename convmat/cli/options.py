@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
@@ -28,6 +29,29 @@ _OPTION_OF = {
 
 class Command(click.Command):
     """A command that tells errors about parameters in the words of its own options and arguments."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # `--k 7 7`: the second number would be taken for an INPUT, or for an argument too many.
+        split = self._split_sizes(args)
+        if split is not None and not self._takes_numbers():
+            raise click.UsageError(split, ctx)
+        try:
+            return super().parse_args(ctx, list(args))
+        except click.UsageError:
+            if split is not None:
+                raise click.UsageError(split, ctx) from None
+            raise
+
+    def _split_sizes(self, args: list[str]) -> str | None:
+        """What to say of an option's sizes that are parted by a space, if any are."""
+        options = {name for p in self.params if isinstance(p.type, Sizes) for name in p.opts}
+        for option, size, more in zip(args, args[1:], args[2:], strict=False):
+            if option in options and size.isdecimal() and more.isdecimal() and not os.path.exists(more):
+                return f"{option} {size} {more}: sizes are joined by commas, {option} {size},{more}"
+        return None
+
+    def _takes_numbers(self) -> bool:
+        return any(isinstance(p, click.Argument) and isinstance(p.type, Sizes) for p in self.params)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -20,7 +20,7 @@ from convmat.files.foreign import KNOWN_BYTES, foreign
 from convmat.files.members import ZIP_MAGIC, open_member, open_only_member, split_member
 from convmat.files.numbers import is_text, read_numbers
 from convmat.files.outputs import is_picture, open_output, reading
-from convmat.files.streams import Pipe, is_pipe, shown_name
+from convmat.files.streams import Pipe, is_pipe, open_file, shown_name
 
 MAGIC = b"\x93NUMPY"
 _HEADER_LIMIT = 10_000  # NumPy's own limit on what it parses
@@ -114,8 +114,7 @@ class NpyInput:
         """The stream at the beginning of the data."""
         if self._pipe is not None:
             return self._pipe
-        with reading(self.name):
-            stream = open(self.name, "rb")
+        stream = open_file(self.name)
         stream.seek(self._offset)
         return stream
 
@@ -181,8 +180,7 @@ def _open(name: str) -> io.BufferedIOBase:
         return open_member(*found, name)
     if is_text(name):
         return _as_npy(read_numbers(name))
-    with reading(name):
-        stream = open(name, "rb")
+    stream = open_file(name)
     if stream.peek(len(ZIP_MAGIC)).startswith(ZIP_MAGIC):
         stream.close()
         return open_only_member(name)
@@ -248,8 +246,8 @@ def _not_numpys(code: str) -> str:
     """Why an array is refused whose dtype NumPy does not know; of such dtypes .npy keeps only the size."""
     writer = {"V2": "bfloat16", "V1": "float8 or int4"}.get(code[1:], "float8")
     return (
-        f"holds values of dtype {code!r}, as ml_dtypes' {writer} is saved, which NumPy does not know; convert "
-        "them before: numpy.save(FILE, array.astype('float32'))"
+        f"holds values of dtype {code!r}, as ml_dtypes' {writer} is saved, which NumPy does not know; "
+        "convert them before: numpy.save(FILE, array.astype('float32'))"
     )
 
 

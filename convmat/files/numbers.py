@@ -89,7 +89,7 @@ def _table(rows: list[tuple[str, str]]) -> NDArray[Any]:
     fractions = [word.partition("/") for word in words]
     with np.errstate(all="ignore"):
         tops, bottoms = np.array([(top, bottom or 1) for top, _, bottom in fractions], np.float64).T
-        values = tops / bottoms
+        values: NDArray[Any] = tops / bottoms
     if not np.isfinite(values).all():
         raise ValueError("has numbers that float64 cannot hold")
     return values.reshape(len(table), -1)

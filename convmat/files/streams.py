@@ -24,6 +24,16 @@ def is_pipe(name: str) -> bool:
     return name == "-" or (os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name))
 
 
+def open_file(name: str) -> io.BufferedReader:
+    """A file's bytes, for the caller to close.
+
+    Raises:
+        FileError: it cannot be opened.
+    """
+    with reading(name):
+        return open(name, "rb")
+
+
 class Pipe(io.BufferedIOBase):
     """A stream that can be read once, whose first bytes can be looked at before.
 
@@ -42,8 +52,7 @@ class Pipe(io.BufferedIOBase):
                 raise FileError(self.name, "is closed; pipe an image or .npy bytes into it, or name a file")
             self._stream = cast("io.BufferedIOBase", sys.stdin.buffer)
         else:
-            with reading(name):
-                self._stream = open(name, "rb")
+            self._stream = open_file(name)
         if self._stream.isatty():
             raise FileError(self.name, "is a terminal; pipe an image or .npy bytes into it, or name a file")
 

@@ -27,6 +27,14 @@ _STAGES = {
 _SHOWN_TERMS = 8  # at either end of a long sum
 
 
+def _but_for_ones(found: Report) -> str:
+    """What to do where two shapes are the same but for axes of 1, to end the verdict; else nothing."""
+    first, second = ([size for size in shape if size != 1] for shape in (found.shape, found.expected_shape))
+    if first != second:
+        return ""
+    return f", but for axes of 1 the same: reshape the first to {tuple(found.expected_shape)}"
+
+
 def verification_facts(
     found: Report,
     given: Sequence[int] | None = None,
@@ -51,7 +59,7 @@ def verification_facts(
         facts.append(Fact("requantize", "requantized", requantized._asdict(), str(requantized)))
     if found.shape != found.expected_shape:
         file = f": the file has {sizes(given)}, read as {layout}" if given and stage in _IMAGES else ""
-        return [*facts, Fact("equal", "verdict", False, f"{verdict} shapes{file}")]
+        return [*facts, Fact("equal", "verdict", False, f"{verdict} shapes{file}{_but_for_ones(found)}")]
     digits = ".15g" if found.exact else ".3g"
     share = f"{found.outside} of {found.elements}"
     share += f" ({percent(found.outside_share)})" if found.outside else ""
