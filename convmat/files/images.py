@@ -148,8 +148,10 @@ class ImageInput:
             # Pillow only warns of what we refuse below; told twice would be once too often.
             with warnings.catch_warnings(), reading(self.name):
                 warnings.simplefilter("ignore")
-                if not self._nbytes():
-                    raise FileError(self.name, _EMPTY)
+                with self._stream() as stream:
+                    start = stream.read(KNOWN_BYTES)
+                if problem := foreign(start) if start else _EMPTY:
+                    raise FileError(self.name, problem)
                 # Given the name rather than a stream, Pillow loads only the decoder its suffix asks for.
                 with Image.open(self.name if self._data is None else io.BytesIO(self._data)) as image:
                     yield image
@@ -172,10 +174,9 @@ class ImageInput:
     def _what_else(self) -> str:
         """What this is that Pillow takes for no image, as the rest of a sentence."""
         with self._stream() as stream:
-            start = stream.read(KNOWN_BYTES)
+            tiff = stream.read(4) in _TIFF_MAGICS
             stream.seek(0)
-            tiff = start.startswith(_TIFF_MAGICS)
-            return (_unread_tiff(stream) if tiff else None) or foreign(start) or _NEITHER
+            return (_unread_tiff(stream) if tiff else None) or _NEITHER
 
     def _nbytes(self) -> int:
         return os.path.getsize(self.name) if self._data is None else len(self._data)
