@@ -28,6 +28,7 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 ORDERS = ("hwc", "chw")
 KERNEL_LIMIT = 1_000_000  # taps along one axis; what counts them one by one must come to an end
 STEP_LIMIT = (1 << 31) - 1  # pixels of stride, dilation and padding; with array sizes they stay within int64
+_MOST_BITS = 1024
 AXIS_NAMES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 POSITION_NAMES = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}
 TAP_NAMES = {1: ("j",), 2: ("i", "j"), 3: ("h", "i", "j")}
@@ -663,14 +664,14 @@ def whole(name: str, value: Any) -> int:
     """`value` as an int.
 
     Raises:
-        GeometryError: not a whole number, or none of 64 bits.
+        GeometryError: not a whole number, or one so large that it could hardly be shown.
     """
     try:
         number = operator.index(value)
     except TypeError:
         raise GeometryError(name, f"expected a whole number, got {told(value)}; give an int") from None
-    if number.bit_length() > 63:
-        raise GeometryError(name, f"expected a whole number of 64 bits, got one of {number.bit_length() + 1}")
+    if number.bit_length() > _MOST_BITS:
+        raise GeometryError(name, f"got a number of {number.bit_length()} bits; nothing is so large")
     return number
 
 
@@ -745,9 +746,10 @@ def _explicit_pads(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
     """Padding by number, per axis or per side, as (before, after) for each axis."""
     parts = several(padding)
     inner = [several(part) for part in parts or ()]
-    if parts is not None and any(pair is not None for pair in inner):
+    named = any(isinstance(part, str) for part in parts or ())
+    if parts is not None and (named or any(pair is not None for pair in inner)):
         pairs = [(p, p) if pair is None else pair for p, pair in zip(parts, inner, strict=True)]
-        if len(pairs) != axes or any(len(pair) != 2 for pair in pairs):
+        if named or len(pairs) != axes or any(len(pair) != 2 for pair in pairs):
             raise GeometryError(
                 "padding",
                 f"got {told(padding)}; give a (before, after) pair for each of {axes} spatial axes",

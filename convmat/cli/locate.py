@@ -60,7 +60,9 @@ def command(
     (x,c with --dims 1; z,y,x,c with --dims 3), whatever the --layout. With --order chw, columns are those of
     unroll --order chw, the rows of PyTorch's unfold, and the column of the hwc order is shown beside.
     """
-    from convmat.cli.inputs import open_batch, shape_batch
+    import numpy as np
+
+    from convmat.cli.inputs import Batch, input_batch_shape, open_batch
     from convmat.cli.output import drain, report
     from convmat.errors import ShapeError
     from convmat.files.streams import is_pipe
@@ -75,7 +77,8 @@ def command(
     if input_shape is None:
         batch = open_batch(inputs, axes, layout, frame, alpha)
     else:
-        batch = shape_batch(input_shape, axes, layout)
+        shape = input_batch_shape(input_shape, axes, layout)
+        batch = Batch(shape, np.dtype(np.uint8), [], axes, layout)
     geometry = ConvGeometry(batch.shape, kernel_size, stride, options.pads_of(padding, axes), dilation)
     facts = batch.facts()
     grids = []
