@@ -90,6 +90,7 @@ def test_unroll_json_has_stable_keys(facts: Any) -> None:
     g = cm.ConvGeometry((1, 256, 384, 3), (3, 5), (1, 2), (1, 2), (2, 1))
     assert found == {
         "input": [SCENE],
+        "turned": None,
         "input_shape": [1, 256, 384, 3],
         "kernel_size": [3, 5],
         "stride": [1, 2],

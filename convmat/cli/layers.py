@@ -50,8 +50,9 @@ def open_layer(
     `transpose` the input is the layer's Y.
     """
     if kernel is None:
+        names = ", ".join(NAMES)
         raise click.UsageError(
-            f"Missing option '--kernel'; give a file, numbers as in '1 0 -1', or one of {', '.join(NAMES)}"
+            f"Missing option '--kernel'; give an .npy file or one of {names}, or numbers: '1 0 -1; 2 0 -2'"
         )
     if (*inputs, kernel, bias, expected).count("-") > 1:
         raise ShapeError("standard input", "is named twice; it can be read once")
@@ -210,9 +211,8 @@ def _load_kernels(name: str, dims: int) -> NDArray[Any]:
     elif is_pipe(name) or os.path.exists(name) or _is_array_name(name):
         kernels = NpyInput(name).read()
     else:
-        raise FileError(
-            name, f"is neither a file, nor numbers as in '1 0 -1; 2 0 -2', nor one of {', '.join(NAMES)}"
-        )
+        names = ", ".join(NAMES)
+        raise FileError(name, f"is neither a file nor one of {names}, nor numbers as in '1 0 -1; 2 0 -2'")
     of_text = is_typed(name) or is_text(name)
     return kernels[0] if of_text and dims == len(kernels) == 1 else kernels
 
