@@ -25,6 +25,7 @@ from convmat.errors import GeometryError, ShapeError
 from convmat.files.memory import check_memory
 from convmat.geometry import (
     PADDING_MODES,
+    STEP_LIMIT,
     ConvGeometry,
     Padding,
     Sizes,
@@ -114,6 +115,10 @@ def layer_map(
             "input_shape",
             f"{told(input_shape)} has {len(shape)} axes; filters of shape {filters.shape} take (*spatial, C) "
             f"with {filters.ndim - 1}",
+        )
+    if max(shape) > STEP_LIMIT:
+        raise GeometryError(
+            "input_shape", f"must be at most {STEP_LIMIT} along every axis, got {told(shape)}"
         )
     geometry = filter_geometry(
         (1, *shape[1 - filters.ndim :]), filters.shape, stride, padding, dilation, groups
