@@ -42,7 +42,7 @@ def verify_unroll(
     where: dict[str, Any] = {"dilation": geometry.dilation, "padding_mode": padding_mode, "order": order}
     result = expected
     if result is None:
-        result = unroll(x, kernel_size, stride, padding, **where)
+        result = unroll(x, geometry.kernel_size, geometry.stride, geometry.pads, **where)
     wanted = reference.unroll_by_taps(
         x, geometry.kernel_size, geometry.stride, plain_padding(geometry), **where
     )
@@ -89,7 +89,7 @@ def verify_fold(
     where: dict[str, Any] = {"dilation": geometry.dilation, "overlap": overlap, "order": order}
     result = expected
     if result is None:
-        result = fold(rows, shape, kernel_size, stride, padding, **where)
+        result = fold(rows, shape, geometry.kernel_size, geometry.stride, geometry.pads, **where)
     arguments = (shape, geometry.kernel_size, geometry.stride, plain_padding(geometry))
     with np.errstate(all="ignore"):
         wanted = reference.fold(rows, *arguments, **where)
