@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.cli.options import refuse
 from convmat.errors import GeometryError, ShapeError
 from convmat.files.npy import NpyInput, is_npy
 from convmat.geometry import ConvGeometry
@@ -116,7 +117,14 @@ def open_batch(
                 source.name,
                 f"is {_said(kind)}, the others are {_said(usual)}; a batch has images of one size and dtype",
             )
+    if all(isinstance(source, NpyInput) for source in sources):
+        refuse_image_options()
     return Batch((sum(s[0] for s in shapes), *usual[0]), usual[1], sources, dims, layout)
+
+
+def refuse_image_options() -> None:
+    """Refuse what is asked of images, where none is read."""
+    refuse(("frame", "alpha"), "is for images, and there is none")
 
 
 def shape_batch(shape: tuple[int, ...], dims: int, layout: str) -> Batch:
@@ -125,6 +133,7 @@ def shape_batch(shape: tuple[int, ...], dims: int, layout: str) -> Batch:
     Raises:
         ShapeError: a shape that does not fit `dims`. GeometryError: sizes below 1.
     """
+    refuse_image_options()
     if min(shape) < 1:
         raise GeometryError("input_shape", f"got {shape}; sizes and channels must be at least 1")
     try:

@@ -60,7 +60,7 @@ def command(
     (x,c with --dims 1; z,y,x,c with --dims 3), whatever the --layout. With --order chw, columns are those of
     unroll --order chw, the rows of PyTorch's unfold, and the column of the hwc order is shown beside.
     """
-    from convmat.cli.inputs import open_batch
+    from convmat.cli.inputs import open_batch, refuse_image_options
     from convmat.cli.output import drain, report
     from convmat.errors import ShapeError
     from convmat.geometry import ConvGeometry
@@ -72,6 +72,8 @@ def command(
         raise click.UsageError("Give --row and --col, or --pixel alone")
     if bool(inputs) == (input_shape is not None):
         raise click.UsageError("Give INPUT, or --input-shape alone")
+    if not inputs:
+        refuse_image_options()
     axes = options.axes_of(dims, kernel_size, stride, dilation)
     batch = open_batch(inputs, axes, layout, frame, alpha) if inputs else None
     shape = batch.shape if batch else to_batch_shape(input_shape or (), axes, layout)
