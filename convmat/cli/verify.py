@@ -210,7 +210,7 @@ def _convolution(
         always=explain,
         given=None if raw is None else raw.shape,
         layout=layout,
-        read_as=[] if raw is None else [read_as, *(readings if found else [])],
+        read_as=[] if raw is None else [read_as, *([] if read_as == layout else readings)],
         requantized=quantized,
     )
     return told._replace(grids=[*told.grids, *grids])
