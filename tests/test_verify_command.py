@@ -493,8 +493,8 @@ def test_a_right_result_is_equal_in_each_form_that_it_has(layer: Layer, layout: 
     x, filters, options = layer.arrays(lambda shape: rng.integers(-4, 5, shape))
     axes, options["bias"] = x.ndim - 2, None
     if data.draw(st.booleans()):  # K = L_out, K = W_out: the shapes of which one could guess wrong
-        groups, count = options.pop("groups"), cm.convolve(x, filters, **options).shape[-2]
-        options["groups"] = groups if count % groups == 0 else 1
+        count = layer.output_shape[-2]
+        options["groups"] = layer.groups if count % layer.groups == 0 else 1
         depth = x.shape[-1] // options["groups"]
         filters = rng.integers(-4, 5, (count, *filters.shape[1:-1], depth))
     y = cm.convolve(x, filters, **options)
