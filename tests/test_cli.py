@@ -740,7 +740,7 @@ def command_lines(draw: Any) -> list[str]:
     return line
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(line=command_lines())
 def test_no_command_line_ends_in_an_internal_error(
     line: list[str], tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]

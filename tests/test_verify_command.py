@@ -485,7 +485,7 @@ def test_standard_input() -> None:
 # The layout that was said comes before what can be guessed.
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(layers(least_batch=1), st.sampled_from(["nhwc", "nchw"]), st.data())
 def test_a_right_result_is_equal_in_each_form_that_it_has(layer: Layer, layout: str, data: Any) -> None:
     """In both layouts, with N and without, as rows, and as rows of each image; of 1 to 3 axes."""

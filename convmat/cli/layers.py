@@ -152,13 +152,14 @@ def results(array: NDArray[Any], shape: tuple[int, ...], layout: str) -> dict[st
     """A result to judge, (N, *out, K), of an array as its file has it: each reading that fits, by name.
 
     What was said comes first: Y in `layout`, in any form that an input has. "rows" is X_col · W_col,
-    (N·P, K), or (N, P, K) as matmul makes it of unroll --per-image; with one axis and K = L_out both may
-    fit. Where neither does there is Y as it was said, as far as it can be read so.
+    (N·P, K), or (N, P, K) as matmul makes it of unroll --per-image; with one axis, channels first and
+    K = L_out both may fit. Where neither does there is Y as it was said, as far as it can be read so.
     """
     said = as_images(array, len(shape) - 2, layout)
     found = {layout: said} if said.shape == shape else {}
     rows = math.prod(shape[1:-1])
-    if array.shape in ((shape[0] * rows, shape[-1]), (shape[0], rows, shape[-1])):
+    same = found and layout == "nhwc"  # whose elements are in the order of the rows
+    if array.shape in ((shape[0] * rows, shape[-1]), (shape[0], rows, shape[-1])) and not same:
         found["rows"] = array.reshape(shape)
     return found or {layout: said}
 

@@ -64,16 +64,17 @@ def refuse(names: Iterable[str], why: str) -> None:
 
 def _check_company(ctx: click.Context) -> None:
     """Refuse options beside which another is missing, or which another makes mean nothing."""
-    known = {p.name: p.opts[0] for p in ctx.command.params}
-    for name, option in given_options(ctx).items():
+    known = {parameter.name or "": parameter.opts[0] for parameter in ctx.command.params}
+    given = given_options(ctx)
+    for name, option in given.items():
         partners = [other for other in _GOES_WITH.get(name, ()) if other in known]
-        if partners and not any(ctx.params[other] for other in partners):
+        if partners and not given.keys() & set(partners):
             raise click.UsageError(
                 f"{option} goes with {' or '.join(known[other] for other in partners)}", ctx
             )
         for other in _GOES_WITHOUT.get(name, ()):
-            if other in known and ctx.params[other] and ctx.params[name]:
-                raise click.UsageError(f"{option} goes without {known[other]}", ctx)
+            if other in given:
+                raise click.UsageError(f"{option} goes without {given[other]}", ctx)
 
 
 class Command(click.Command):
