@@ -582,7 +582,7 @@ STAGES = {
     "fold": "x_col.npy --k 1 --input-shape 2,2",
     "matrix": "--input-shape 4,4 --kernel sobel-x",
     "probe": "--probe p --expected p/integers/y.npy",
-    "write-probe": "--write-probe q --k 3",
+    "write-probe": "--write-probe q --k 1 --input-shape 2,2,2",
     "two": "x_col.npy x_col.npy",
     "alone": "",
 }
