@@ -651,6 +651,7 @@ def test_options_that_mean_nothing_to_a_stage_are_refused(
     assert run(["verify", "--write-probe", "p", "--k", "3", "-q"]) == 0
     named = [] if stage not in MEANT or stage not in verify_module._STAGES else ["--stage", stage]
     monkeypatch.setattr("convmat.cli.probes.check_itself", lambda *_: 0)
+    monkeypatch.setattr("convmat.cli.probes.write_probe", lambda **_: 0)
     for option, value in VALUES.items():
         if (stage, option) == ("two", "--kernel"):
             continue  # then they are no two arrays, but a layer's input
