@@ -522,8 +522,12 @@ def plan(
         block_bytes: of X_col that a thread holds at a time, at most, or one row; by default what suits.
         tactic: to use, instead of the one that costs least.
     """
-    decided = _decide(geometry, filters, arithmetic.accumulator, threads, block_bytes, tactic)
-    return BlockPlan(geometry, filters, arithmetic, padding_mode, *decided)
+    tactic, block_shape, threads = _decide(
+        geometry, filters, arithmetic.accumulator, threads, block_bytes, tactic
+    )
+    # Not remembered: a geometry equals one whose padding has another name.
+    product = widen(geometry, tactic.outputs)
+    return BlockPlan(geometry, filters, arithmetic, padding_mode, tactic, product, block_shape, threads)
 
 
 @functools.lru_cache(maxsize=256)
@@ -534,8 +538,8 @@ def _decide(
     threads: int,
     block_bytes: int | None,
     tactic: Tactic | None,
-) -> tuple[Tactic, ConvGeometry, tuple[int, ...], int]:
-    """The last fields of a plan; remembered, since the same layer comes again and again."""
+) -> tuple[Tactic, tuple[int, ...], int]:
+    """A plan's tactic, blocks and threads; remembered, since the same layer comes again and again."""
     if tactic is None:
         tactic = min(tactics(geometry, filters), key=lambda t: _cost(geometry, filters, accumulator, t))
     product = widen(geometry, tactic.outputs)
@@ -549,7 +553,7 @@ def _decide(
     if _cost(geometry, filters, accumulator, tactic) < _WORTH_THREADS:
         threads = 1
     block_shape = product.block_shape(min(block_rows, -(-rows // threads)), threads)
-    return tactic, product, block_shape, min(threads, -(-rows // math.prod(block_shape)))
+    return tactic, block_shape, min(threads, -(-rows // math.prod(block_shape)))
 
 
 def _unpacked_rows(product: ConvGeometry, filters: int, tactic: Tactic) -> int | None:
@@ -645,26 +649,6 @@ def filter_geometry(
     Raises:
         ShapeError: another number of axes or channels. GeometryError: as `ConvGeometry`.
     """
-    # What is written the same is the same; unlike equality, that tells 1 from 1.0, which is refused.
-    key = repr((input_shape, filter_shape, stride, padding, dilation, groups))
-    if key not in _known:
-        if len(_known) > 256:
-            _known.clear()
-        _known[key] = _filter_geometry(input_shape, filter_shape, stride, padding, dilation, groups)
-    return _known[key]
-
-
-_known: dict[str, ConvGeometry] = {}
-
-
-def _filter_geometry(
-    input_shape: tuple[int, ...],
-    filter_shape: tuple[int, ...],
-    stride: Sizes,
-    padding: Padding,
-    dilation: Sizes,
-    groups: int,
-) -> ConvGeometry:
     if len(filter_shape) != len(input_shape) or 0 in filter_shape:
         raise ShapeError(
             "filters",
@@ -673,10 +657,10 @@ def _filter_geometry(
         )
     geometry = ConvGeometry(input_shape, filter_shape[1:-1], stride, padding, dilation, groups)
     check_filter_groups(filter_shape[0], geometry.groups)
-    if filter_shape[-1] * groups != geometry.channels:
+    if filter_shape[-1] * geometry.groups != geometry.channels:
         raise ShapeError(
             "filters",
-            f"made for {filter_shape[-1]} channels in each of {groups} groups, the input has "
+            f"made for {filter_shape[-1]} channels in each of {geometry.groups} groups, the input has "
             f"{geometry.channels} in all; give filters of shape "
             f"{('K', *filter_shape[1:-1], geometry.channels // groups)}".replace("'", ""),
         )
@@ -737,9 +721,9 @@ def _cut_blocks(
 
 
 @functools.lru_cache(maxsize=256)
-def _few_blocks(*args: Any) -> list[tuple[Block, tuple[slice, ...]]]:
+def _few_blocks(*args: Any) -> tuple[tuple[Block, tuple[slice, ...]], ...]:
     """The same, remembered: a small convolution takes no longer than to cut it up."""
-    return list(_cut_blocks(*args))
+    return tuple(_cut_blocks(*args))
 
 
 Part = tuple[Block, NDArray[Any]]

@@ -99,16 +99,6 @@ def _pool() -> ThreadPoolExecutor:
     return _workers
 
 
-def _forget_workers() -> None:
-    global _workers
-    _workers = None
-
-
-if hasattr(os, "register_at_fork"):
-    # A forked process has the pool and none of its threads.
-    os.register_at_fork(after_in_child=_forget_workers)
-
-
 @contextmanager
 def _nothing_held() -> Iterator[None]:
     yield
@@ -127,15 +117,16 @@ def _one_blas_thread() -> Iterator[None]:
     with _holding:
         if _held == 0:
             _before = [library.get_num_threads() for library in _blas()]
+        _held += 1  # before BLAS is held and until it is let go, for a fork may come at any time
+        if _held == 1:
             _set_threads([1] * len(_before))
-        _held += 1
     try:
         yield
     finally:
         with _holding:
-            _held -= 1
-            if _held == 0:
+            if _held == 1:
                 _set_threads(_before)
+            _held = max(_held - 1, 0)
 
 
 def _set_threads(counts: list[int]) -> None:
@@ -150,3 +141,16 @@ def _blas() -> list[Any]:
 
         _libraries = ThreadpoolController().select(user_api="blas").lib_controllers
     return _libraries
+
+
+def _begin_anew() -> None:
+    """In a forked process, which has none of the other threads: a pool of its own, and BLAS let go."""
+    global _workers, _holding, _held
+    _workers, _holding = None, threading.Lock()
+    if _held:
+        _set_threads(_before)
+    _held = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

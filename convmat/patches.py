@@ -204,7 +204,7 @@ class _Axis(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _slab_axes(geometry: ConvGeometry, most: tuple[int, ...]) -> list[_Axis]:
+def _slab_axes(geometry: ConvGeometry, most: tuple[int, ...]) -> tuple[_Axis, ...]:
     """The axes of slabs for blocks of at most so many positions; remembered, for small work done often."""
     axes = zip(
         geometry.input_size,
@@ -216,7 +216,7 @@ def _slab_axes(geometry: ConvGeometry, most: tuple[int, ...]) -> list[_Axis]:
         most,
         strict=True,
     )
-    return [_Axis(*axis) for axis in axes]
+    return tuple(_Axis(*axis) for axis in axes)
 
 
 class Patches:
@@ -912,8 +912,8 @@ def _parts(a: NDArray[Any]) -> tuple[NDArray[Any], ...]:
 
 
 @lru_cache(maxsize=16)
-def _counts(geometry: ConvGeometry) -> list[NDArray[np.intp]]:
-    """How many patches see each pixel along each axis; over several axes these multiply."""
+def _counts(geometry: ConvGeometry) -> tuple[NDArray[np.intp], ...]:
+    """How many patches see each pixel along each axis, read-only; over several axes these multiply."""
     found = []
     for size, k, s, d, (before, _), out in zip(
         geometry.input_size,
@@ -925,8 +925,10 @@ def _counts(geometry: ConvGeometry) -> list[NDArray[np.intp]]:
         strict=True,
     ):
         seen = np.add.outer(np.arange(k) * d, np.arange(out) * s) - before
-        found.append(np.bincount(seen[(seen >= 0) & (seen < size)], minlength=size))
-    return found
+        count = np.bincount(seen[(seen >= 0) & (seen < size)], minlength=size)
+        count.setflags(write=False)  # every caller is given the same
+        found.append(count)
+    return tuple(found)
 
 
 def _elements_meet(geometry: ConvGeometry) -> bool:

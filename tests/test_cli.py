@@ -11,16 +11,21 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import convmat as cm
+from convmat import engine
 from convmat.cli import cli, run
+from convmat.layouts import from_batch
 
 SAMPLES = Path(__file__).parent.parent / "sample_images"
 DIGIT, SCENE, STROKES, EDGES = (
@@ -574,3 +579,194 @@ def test_tables_are_whole_anywhere(env: dict[str, str]) -> None:
 def test_module_runs_as_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "convmat", "--version"], capture_output=True, text=True)
     assert done.stdout == f"convmat {cm.__version__}\n"
+
+
+# Options that mean nothing to what is done.
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (f"unroll {DIGIT} --k 7 --theme dark", "--theme goes with --figure or --animate"),
+        (f"locate {DIGIT} --k 7 --row 0 --col 0 --theme dark", "--theme goes with --figure"),
+        (f"convolve {DIGIT} --kernel sobel-x --theme light", "--theme goes with --figure"),
+        (f"convolve {DIGIT} --kernel sobel-x --input-shape 9,9", "--input-shape goes with --transpose"),
+        (f"convolve {DIGIT} --kernel box:2 --transpose --explain", "--explain goes without --transpose"),
+        ("convolve a.npy --kernel sobel-x --alpha drop", "--alpha is for images, and there is none"),
+        ("unroll a.npy --k 3 --frame 0", "--frame is for images, and there is none"),
+        ("unroll a.npy --k 3 --alpha keep", "--alpha is for images, and there is none"),
+        ("locate --input-shape 9,9 --k 3 --pixel 0,0,0 --alpha keep", "--alpha is for images"),
+        ("matrix --input-shape 9,9 --kernel box:3 --frame 1", "--frame is for images"),
+        ("matrix a.npy --kernel box:3 --alpha drop", "--alpha is for images"),
+        ("matrix --input-shape 9,9 --kernel box:3 --dense", "--dense goes with --output"),
+        (
+            "matrix --input-shape 9,9 --kernel box:3 --no-spectrum --iterations 3",
+            "--iterations goes without --no-spectrum",
+        ),
+        ("matmul a.npy a.npy --layout nchw", "--layout goes with --output-shape"),
+        ("matmul a.npy a.npy --dims 2", "--dims goes with --output-shape"),
+        ("sizes 9 --k 3 --output-padding 1", "--output-padding goes with --transpose"),
+        (
+            "train --paper --epochs 3 --optimizer sgd",
+            "--paper says --optimizer and --epochs, which are given",
+        ),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(
+    line: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save("a.npy", np.zeros((9, 9)))
+    assert run(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("convmat: ")
+    assert told in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"unroll {DIGIT} --k 7 --padding-mode reflect",
+        f"unroll {DIGIT} --k 7 --alpha keep",
+        f"convolve {DIGIT} --kernel sobel-x --depthwise --groups 1",
+        f"unroll {DIGIT} a.npy --k 7 --alpha drop",
+    ],
+)
+def test_what_is_true_and_changes_nothing_is_allowed(line: str) -> None:
+    np.save("a.npy", np.zeros((28, 28), "u1"))
+    assert run([*line.split(), "-q"]) == 0
+
+
+# Y of the X_col of each image.
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("images", [1, 3])
+def test_matmul_of_the_rows_of_each_image(images: int, layout: str) -> None:
+    x = np.arange(images * 36.0).reshape(images, 6, 6, 1)
+    w = np.random.default_rng(2017).integers(-3, 4, (2, 3, 3, 1))
+    np.save("x.npy", x)
+    np.save("k.npy", w)
+    assert run(["unroll", "x.npy", "--k", "3", "--per-image", "-q", "-o", "x_col.npy"]) == 0
+    assert run(["flatten-filters", "k.npy", "-q", "-o", "w.npy"]) == 0
+    for shape in ("4,4", f"{images},4,4"):
+        line = f"matmul x_col.npy w.npy --output-shape {shape} --layout {layout} -q -o y.npy"
+        assert run(line.split()) == 0
+        np.testing.assert_array_equal(np.load("y.npy"), from_batch(cm.convolve(x, w), layout))
+
+
+# The plan that is printed is the plan that ran.
+
+
+@pytest.mark.parametrize(
+    ("peak", "accumulator"), [(9, "float64"), (2**31, "float64"), (2**33, "int64")], ids=str
+)
+def test_explain_prints_the_plan_that_ran(
+    peak: int,
+    accumulator: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of integers the values decide in what they are summed, which an empty batch has none of."""
+    x = np.full((3, 6, 6, 1), peak)
+    w = np.full((2, 3, 3, 1), 2**17)
+    np.save("x.npy", x)
+    np.save("k.npy", w)
+    ran: list[Any] = []
+    stream = engine.stream
+    monkeypatch.setattr(engine, "stream", lambda todo: ran.append(todo.plan) or stream(todo))
+    assert run(["convolve", "x.npy", "--kernel", "k.npy", "--explain", "--json", "--threads", "1"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (plan,) = ran
+    assert found["accumulator"] == accumulator == str(plan.arithmetic.accumulator)
+    assert (found["plans"], found["plan_images"]) == (1, 3)
+    for key in ("block_shape", "buffer_bytes", "bytes_copied", "flops", "product_flops", "threads"):
+        value = getattr(plan, key)
+        assert found[key] == (list(value) if isinstance(value, tuple) else value), key
+
+
+def test_explain_tells_of_plans_for_a_part_of_the_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, peak in (("a", 1), ("b", 1), ("c", 2**52)):
+        np.save(f"{name}.npy", np.full((6, 6), peak))
+    assert run(["convolve", "a.npy", "b.npy", "c.npy", "--kernel", "sobel-x", "--explain"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"plan +│ of 1 of the 3 images at a time; 1 more for the others", out)
+
+
+# No command line ends in an internal error.
+
+FUZZED = {
+    "verify": "x.npy y.npy --kernel --expected --stage --k --input-shape --stride --padding --dims --layout "
+    "--exact --atol --requantize --order --groups --bias --probe --case --write-probe",
+    "matmul": "x_col.npy w.npy y.npy --output-shape --dims --layout -o",
+    "convolve": "x.npy --kernel --stride --padding --dilation --groups --dims --layout --transpose --explain "
+    "--output-padding --input-shape --bias --kernel-layout --depthwise -o",
+    "fold": "x_col.npy --k --input-shape --stride --padding --dilation --overlap --dims --layout --order -o",
+    "matrix": "x.npy --kernel --input-shape --stride --padding --groups --dims --layout --no-spectrum -o",
+    "sizes": "28 3,5 --k --stride --padding --dilation --transpose --output-padding --dims --layer",
+    "locate": "x.npy --k --row --col --pixel --input-shape --stride --padding --dims --order --layout",
+}
+FILES = ("x.npy", "y.npy", "x_col.npy", "w.npy", "none.npy", "m.npz", "text.txt", "empty.npy")
+SIZES = ("1", "3", "0", "-1", "2,1", "1,1,1", "3,3", "9,9,1", "2,3,4,5", "99999999999999999999", "x")
+WORDS = {
+    **dict.fromkeys(("--kernel", "--bias", "--expected"), (*FILES, "sobel-x", "box:3")),
+    "--stage": ("unroll", "flatten-filters", "convolve", "fold", "matrix"),
+    "--layout": ("nhwc", "nchw"),
+    "--kernel-layout": ("ohwi", "oihw", "hwio"),
+    "--order": ("hwc", "chw"),
+    "--overlap": ("sum", "mean"),
+    "--dims": ("1", "2", "3"),
+    "--padding": (*SIZES, "same", "full", "1,2,0,1"),
+    "--requantize": ("1,0,half-up", "1e300,0,gemmlowp", "nan,0,half-even"),
+    "--atol": ("0", "nan", "1"),
+    "--layer": ("k=3,s=2", "k=3x3x3", "k=0", "k=99,p=same"),
+    "--probe": ("p", "none"),
+    "--case": ("bias", "none"),
+    "--write-probe": ("q", "p"),
+    "-o": ("out.npy", "none/out.npy"),
+    **dict.fromkeys(("--exact", "--transpose", "--explain", "--depthwise", "--no-spectrum"), ()),
+}
+
+
+@st.composite
+def command_lines(draw: Any) -> list[str]:
+    """A command, two or three of its arguments and options, and values that may be wrong."""
+    command = draw(st.sampled_from(list(FUZZED)))
+    line = [command]
+    for word in draw(st.lists(st.sampled_from(FUZZED[command].split()), min_size=1, max_size=4, unique=True)):
+        line.append(word)
+        if word.startswith("-") and (values := WORDS.get(word, SIZES)):
+            line.append(draw(st.sampled_from(values)))
+    return line
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(line=command_lines())
+def test_no_command_line_ends_in_an_internal_error(
+    line: list[str], tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "fuzzed"
+    with chdir(folder if folder.exists() else _fuzzed(folder)):
+        capsys.readouterr()
+        status = run(line)
+        err = capsys.readouterr().err
+        shutil.rmtree("q", ignore_errors=True)
+    assert "internal error" not in err, line
+    assert status in (0, 1, 2), line
+    assert status != 1 or line[0] == "verify", line
+    assert (status == 2) == err.startswith("convmat: ") or "warning" in err, line
+
+
+def _fuzzed(folder: Path) -> Path:
+    """Small files of every kind that the command lines name."""
+    folder.mkdir()
+    x = np.arange(25.0).reshape(5, 5)
+    arrays = {"x": x, "y": np.ones((3, 3)), "x_col": np.ones((1, 9, 9)), "w": np.ones((9, 2)), "empty": x[:0]}
+    with chdir(folder):
+        for name, array in arrays.items():
+            np.save(f"{name}.npy", array)
+        np.savez("m.npz", data=x)
+        Path("text.txt").write_text("no numbers")
+        assert run(["verify", "--write-probe", "p", "--k", "3", "-q"]) == 0
+    return folder

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from convmat import engine, parallel, patches
 from convmat.errors import GeometryError
@@ -101,3 +104,37 @@ def test_threads_that_unroll_do_not_show(monkeypatch: pytest.MonkeyPatch, order:
         assert len(waves) > 3
         np.testing.assert_array_equal(np.concatenate(waves), wanted)
     assert at_work.count(3) > len(at_work) / 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_gets_its_blas_threads_back() -> None:
+    """Another thread multiplies while the process is forked; the child has its hold, and not the thread."""
+    holding, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with parallel._one_blas_thread():
+            holding.set()
+            over.wait(60)
+
+    with threadpool_limits(2, "blas"):
+        before = [library.get_num_threads() for library in parallel._blas()]
+        other = threading.Thread(target=hold)
+        other.start()
+        holding.wait(60)
+        parallel._holding.acquire()  # at the worst of times
+        child = os.fork()
+        if child == 0:
+            status = 1
+            with suppress(BaseException):
+                found = [library.get_num_threads() for library in parallel._blas()]
+                with parallel._one_blas_thread():
+                    held = {library.get_num_threads() for library in parallel._blas()}
+                again = [library.get_num_threads() for library in parallel._blas()]
+                status = 0 if found == again == before and held <= {1} else 3
+            os._exit(status)
+        parallel._holding.release()
+        _, status = os.waitpid(child, 0)
+        over.set()
+        other.join()
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert [library.get_num_threads() for library in parallel._blas()] == before

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from click.core import ParameterSource
 
 from convmat.cli import options
 
@@ -75,21 +74,15 @@ def command(
     from convmat.report.facts import Seen, rows_grid
 
     if transpose:
-        for name, given in (("--explain", explain), ("--figure", figure is not None)):
-            if given:
-                raise click.UsageError(f"{name} goes without --transpose")
         work = _transposed(inputs, output_padding, input_shape, threads, layout=layout, **layer)
     else:
-        for name in ("output_padding", "input_shape"):
-            if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
-                raise click.UsageError(f"--{name.replace('_', '-')} goes with --transpose")
-        work = _convolved(inputs, threads, explain, figure, layout=layout, **layer)
+        work = _convolved(inputs, threads, figure, layout=layout, **layer)
     rows = math.prod(work.shape[:-1])
     seen = Seen(work.rows, (rows, work.shape[-1]))
     notes = write_images(
         output, progress(seen, rows, quiet), work.shape, work.dtype, layout=layout, keep=work.from_8_bit
     )
-    facts = [*work.facts, seen.fact(), *notes]
+    facts = [*work.facts, *(work.plans() if explain else []), seen.fact(), *notes]
     if figure is not None and work.draw is not None:
         facts += work.draw(figure, theme)
     small = seen.whole
@@ -110,23 +103,26 @@ class _Work(NamedTuple):
     from_8_bit: bool
     draw: Callable[[str, str], list[Fact]] | None = None
     """Draw the layer to a file in a theme, once the rows have been had."""
+    plans: Callable[[], list[Fact]] = list
+    """By what plan they were computed, once they have been had."""
 
 
 def _convolved(
     inputs: tuple[str, ...],
     threads: int | None,
-    explain: bool,
     figure: str | None,
     *,
     layout: str,
     **layer: Any,
 ) -> _Work:
     from convmat.cli.layers import open_layer
-    from convmat.engine import prepare, stream
-    from convmat.report.results import layer_facts, plan_facts
+    from convmat.engine import BlockPlan, Convolution, prepare, stream
+    from convmat.report.results import layer_facts, plans_facts
 
     batch, arguments = open_layer(inputs, layout=layout, **layer)
+    # Of the whole batch, before its values are known; what runs are the plans of its chunks.
     plan = prepare(batch.empty(), **arguments).plan.for_batch(batch.shape[0], threads)
+    plans: dict[BlockPlan, None] = {}
     chunks: Iterable[Any] = batch.chunks()
     if figure is not None:
         from convmat.cli.figures import Kept, check_names, write_layer
@@ -136,9 +132,13 @@ def _convolved(
         needed = math.prod(plan.output_shape[1:]) * plan.arithmetic.result.itemsize
         check_memory("figure", needed, "draw a smaller image, or fewer filters")
         chunks = kept = Kept(chunks, 1)
-    rows: Iterable[Any] = (
-        block for x in chunks for block in stream(prepare(x, **arguments, threads=threads))
-    )
+
+    def planned(x: NDArray[Any]) -> Convolution:
+        todo = prepare(x, **arguments, threads=threads)
+        plans[todo.plan] = None
+        return todo
+
+    rows: Iterable[Any] = (block for x in chunks for block in stream(planned(x)))
     draw = None
     if figure is not None:
         rows = y = Kept(rows, plan.geometry.patches)
@@ -147,9 +147,15 @@ def _convolved(
             return write_layer(plan.geometry, kept.all(), y.all(), arguments, figure=name, theme=theme)
 
     facts = batch.facts() + layer_facts(plan, arguments["flip"], layout)
-    facts += plan_facts(plan) if explain else []
     return _Work(
-        plan.output_shape, plan.arithmetic.result, rows, facts, plan.geometry, batch.dtype == "uint8", draw
+        plan.output_shape,
+        plan.arithmetic.result,
+        rows,
+        facts,
+        plan.geometry,
+        batch.dtype == "uint8",
+        draw,
+        lambda: plans_facts(list(plans) or [plan], batch.shape[0]),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from click.core import ParameterSource
 from numpy.typing import NDArray
 
+from convmat.cli.options import refuse
 from convmat.cli.output import warn
 from convmat.doubts import likelier_layout
 from convmat.errors import GeometryError, ShapeError
@@ -137,7 +138,14 @@ def open_batch(
                 f"is {_said(kind)}, the others are {_said(usual)}; a batch has images of one size and dtype"
                 + (": --alpha drop leaves out transparency" if transparent else ""),
             )
+    if all(isinstance(source, NpyInput) for source in sources):
+        refuse_image_options()
     return Batch((sum(s[0] for s in shapes), *usual[0]), usual[1], sources, dims, layout)
+
+
+def refuse_image_options() -> None:
+    """Refuse what is asked of images, where none is read."""
+    refuse(("frame", "alpha"), "is for images, and there is none")
 
 
 def shape_batch(shape: tuple[int, ...], dims: int, layout: str) -> Batch:
@@ -146,6 +154,7 @@ def shape_batch(shape: tuple[int, ...], dims: int, layout: str) -> Batch:
     Raises:
         ShapeError: a shape that does not fit `dims`. GeometryError: sizes below 1.
     """
+    refuse_image_options()
     if min(shape) < 1:
         raise GeometryError("input_shape", f"got {shape}; sizes and channels must be at least 1")
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -19,8 +21,11 @@ from convmat.files.numbers import is_text, is_typed, parse_numbers
 from convmat.files.streams import is_pipe
 from convmat.geometry import ConvGeometry, transpose_geometry
 from convmat.kernels import NAMES, is_kernel_name, named_kernel
-from convmat.layouts import KERNEL_LAYOUTS, said_axes, to_batch, to_filters
+from convmat.layouts import KERNEL_LAYOUTS, output_layout, said_axes, to_batch, to_filters
 from convmat.patches import check_filter_groups
+
+if TYPE_CHECKING:
+    from convmat.verification import Report
 
 
 def open_layer(
@@ -156,15 +161,32 @@ def open_transposed_layer(
     return batch, geometry, arguments
 
 
-def as_result(array: NDArray[Any], rows: tuple[int, int], dims: int, layout: str) -> NDArray[Any]:
-    """A result to judge, (N, *out, K) or (rows, K), of an array as its file has it.
+def results(array: NDArray[Any], shape: tuple[int, ...], layout: str) -> dict[str, NDArray[Any]]:
+    """A result to judge, (N, *out, K), of an array as its file has it: each reading that fits, by name.
 
-    It is the rows of X_col · W_col, of shape `rows`, the same for each image, or Y in any form an input has.
+    What was said comes first: Y in `layout`, in any form that an input has. "rows" is X_col · W_col,
+    (N·P, K), or (N, P, K) as matmul makes it of unroll --per-image; with one axis, channels first and
+    K = L_out both may fit. Where neither does there is Y as it was said, as far as it can be read so.
     """
-    shape = array.shape
-    if array.ndim == 3 and (shape[0] * shape[1], shape[2]) == rows:
-        return array.reshape(rows)  # as matmul makes it of unroll --per-image
-    return array if shape == rows else as_images(array, dims, layout)
+    said = as_images(array, len(shape) - 2, layout)
+    found = {layout: said} if said.shape == shape else {}
+    rows = math.prod(shape[1:-1])
+    same = found and output_layout(layout) == "nhwc"  # whose elements are in the order of the rows
+    if array.shape in ((shape[0] * rows, shape[-1]), (shape[0], rows, shape[-1])) and not same:
+        found["rows"] = array.reshape(shape)
+    return found or {layout: said}
+
+
+def first_equal(
+    readings: dict[str, NDArray[Any]], judge: Callable[[NDArray[Any]], Report]
+) -> tuple[str, Report]:
+    """The name and the verdict of the first reading that is equal, else of the first."""
+    found = {}
+    for name, result in readings.items():
+        found[name] = judge(result)
+        if found[name]:
+            return name, found[name]
+    return next(iter(found.items()))
 
 
 def as_images(array: NDArray[Any], dims: int, layout: str) -> NDArray[Any]:

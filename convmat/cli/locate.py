@@ -62,7 +62,7 @@ def command(
     """
     import numpy as np
 
-    from convmat.cli.inputs import Batch, input_batch_shape, open_batch
+    from convmat.cli.inputs import Batch, input_batch_shape, open_batch, refuse_image_options
     from convmat.cli.output import drain, report
     from convmat.errors import ShapeError
     from convmat.files.streams import is_pipe
@@ -73,6 +73,8 @@ def command(
         raise click.UsageError("Give --row and --col, or --pixel alone")
     if bool(inputs) == (input_shape is not None):
         raise click.UsageError("Give INPUT, or --input-shape alone")
+    if not inputs:
+        refuse_image_options()
     axes = options.axes_of(dims, kernel_size, stride, dilation)
     if input_shape is None:
         batch = open_batch(inputs, axes, layout, frame, alpha)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from convmat.errors import ConvmatError, FileError, MappingIndexError
 from convmat.geometry import POSITION_NAMES
@@ -27,8 +28,60 @@ _OPTION_OF = {
 }
 
 
+# Options that mean something only beside one of others, or not beside them, in commands that have these.
+_GOES_WITH = {
+    "theme": ("figure", "animate"),
+    "output_padding": ("transpose",),
+    "input_shape": ("transpose",),
+    "dense": ("output",),
+    "layout": ("output_shape",),
+    "dims": ("output_shape",),
+}
+_GOES_WITHOUT = {
+    "explain": ("transpose",),
+    "figure": ("transpose",),
+    "iterations": ("no_spectrum",),
+    "exact": ("requantize",),
+}
+
+
+def given_options(ctx: click.Context) -> dict[str, str]:
+    """The options that the command line sets, by parameter, as they are written."""
+    return {
+        parameter.name or "": parameter.opts[0]
+        for parameter in ctx.command.params
+        if isinstance(parameter, click.Option)
+        and ctx.get_parameter_source(parameter.name or "") is not ParameterSource.DEFAULT
+    }
+
+
+def refuse(names: Iterable[str], why: str) -> None:
+    """Raise UsageError, "--option why", if the command line sets one of these."""
+    ctx = click.get_current_context(silent=True)
+    for name, option in (given_options(ctx) if ctx else {}).items():
+        if name in names:
+            raise click.UsageError(f"{option} {why}", ctx)
+
+
+def _check_company(ctx: click.Context) -> None:
+    """Refuse options beside which another is missing, or which another makes mean nothing."""
+    known = {parameter.name or "": parameter.opts[0] for parameter in ctx.command.params}
+    given = given_options(ctx)
+    for name, option in given.items():
+        partners = [other for other in _GOES_WITH.get(name, ()) if other in known]
+        if partners and not given.keys() & set(partners):
+            raise click.UsageError(
+                f"{option} goes with {' or '.join(known[other] for other in partners)}", ctx
+            )
+        for other in _GOES_WITHOUT.get(name, ()):
+            if other in given:
+                raise click.UsageError(f"{option} goes without {given[other]}", ctx)
+
+
 class Command(click.Command):
-    """A command that tells errors about parameters in the words of its own options and arguments."""
+    """A command that refuses options which mean nothing to what is done, and tells errors about parameters in
+    the words of its own options and arguments.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # `--k 7 7`: the second number would be taken for an INPUT, or for an argument too many.
@@ -54,6 +107,7 @@ class Command(click.Command):
         return any(isinstance(p, click.Argument) and isinstance(p.type, Sizes) for p in self.params)
 
     def invoke(self, ctx: click.Context) -> Any:
+        _check_company(ctx)
         try:
             return super().invoke(ctx)
         except FileError:

@@ -92,7 +92,7 @@ def drain(blocks: Iterable[object]) -> None:
 
 
 def collect(blocks: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A stream's rows as one array."""
+    """A stream's rows, (..., C) at a time, as one array."""
     import numpy as np
 
     from convmat.files.memory import check_memory
@@ -101,8 +101,9 @@ def collect(blocks: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dt
     whole = np.empty((math.prod(shape[:-1]), shape[-1]), dtype)
     start = 0
     for block in blocks:
-        whole[start : start + len(block)] = block
-        start += len(block)
+        rows = block.reshape(-1, shape[-1])
+        whole[start : start + len(rows)] = rows
+        start += len(rows)
     return whole.reshape(shape)
 
 

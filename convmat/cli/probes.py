@@ -7,7 +7,6 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from convmat.cli import options
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convmat.geometry import ConvGeometry
+    from convmat.verification import Report
     from convmat.verification.diagnosis import Diagnosis
     from convmat.verification.probes import Inputs, Probe
 
@@ -66,7 +66,9 @@ probe_options = options.together(
     ),
     click.option("--probe", metavar="DIR", help="Judge --expected against this probe: it must be equal."),
     click.option(
-        "--case", metavar="NAME", help="Of the probe.  [default: integers; all, if --expected is a folder]"
+        "--case",
+        metavar="NAME",
+        help="The case that --expected is of.  [default: what it can be; all of a folder, or of a stack]",
     ),
     click.option(
         "--seed",
@@ -124,13 +126,9 @@ def without_input(ctx: click.Context, needs_input: bool) -> int | None:
 
 def _refuse(ctx: click.Context, allowed: Any, why: str) -> None:
     """Refuse options that the command line sets and that mean nothing here."""
-    for parameter in ctx.command.params:
-        name = parameter.name or ""
-        if name in allowed or name in _SHOWN or ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
+    for name, option in options.given_options(ctx).items():
+        if name in allowed or name in _SHOWN:
             continue
-        if isinstance(parameter, click.Argument):
-            continue
-        option = parameter.opts[0]
         if not why:
             need = {"case": "--probe", "kernel_size": "--write-probe"}.get(name)
             why = (
@@ -249,23 +247,19 @@ def _geometry(
 ) -> tuple[ConvGeometry, int]:
     """The geometry and the number of filters that the options of a probe mean."""
     from convmat.cli.inputs import shape_batch
-    from convmat.geometry import ConvGeometry, kernel_extent
+    from convmat.geometry import ConvGeometry
 
     if kernel_size is None:
         raise click.UsageError("Missing option '--k'; give the size of the probe's kernels: 3 or 3,5")
     axes = options.axes_of(dims, kernel_size, stride, dilation)
-
-    def each(value: Any) -> tuple[int, ...]:
-        return value if isinstance(value, tuple) else (value,) * axes
-
     if input_shape is None:
         channels = 3 if groups == 1 else 2 * max(groups, 1)
+        # Under `full` every kernel fits, so only what is wrong for any input is refused.
+        asked = ConvGeometry((1,) * (axes + 2), kernel_size, stride, "full", dilation)
         # Room for a few patches, and no two axes of one size: a transposed image must show.
         size = [
-            max(8, kernel_extent(k, d) + 2 * s) + 2 * axis
-            for axis, (k, s, d) in enumerate(
-                zip(each(kernel_size), each(stride), each(dilation), strict=True)
-            )
+            max(8, extent + 2 * s) + 2 * axis
+            for axis, (extent, s) in enumerate(zip(asked.extent, asked.stride, strict=True))
         ]
         shape = (1, *size, channels)
     else:
@@ -382,39 +376,82 @@ def judge_probe(
     """Judge results against a probe, which is itself checked against the definition; the exit status."""
     from convmat.cli.output import report
     from convmat.errors import FileError
+    from convmat.files.npy import NpyInput
     from convmat.report.checks import judged_facts, judged_grid
     from convmat.report.verdicts import diagnosis_fact
-    from convmat.verification import compare_exactly
 
     if expected is None:
         raise click.UsageError("Missing option '--expected'; give your result of the probe as .npy")
     if stage not in _RESULT_OF:
         raise click.UsageError(f"--stage {stage} is not in a probe; give one of {', '.join(_RESULT_OF)}")
+    if diagnose and stage != "convolve":
+        options.refuse(["diagnose"], "goes with --stage convolve")
     probe, manifest = _read_manifest(folder)
     names = [found["name"] for found in manifest["cases"]]
     if case is not None and case not in names:
         raise click.UsageError(f"--case {case!r} is not in {folder}; give one of {', '.join(names)}")
+    read = {name: _read_case(folder, name, probe, manifest) for name in ([case] if case else names)}
+    wanted = {name: results[_RESULT_OF[stage]] for name, (_, results) in read.items()}
+    layout = manifest["layout"]
     if os.path.isdir(expected):
-        files = {name: os.path.join(expected, f"{name}.npy") for name in ([case] if case else names)}
-        for name, file in files.items():
+        mine = {}
+        for name in wanted:
+            file = os.path.join(expected, f"{name}.npy")
             if not os.path.exists(file):
                 raise FileError(file, f"is not there; write your result of {name} to it, or give --case")
+            mine[name] = NpyInput(file).read()
+        judged = {name: _judged(mine[name], wanted[name], layout, stage) for name in wanted}
     else:
-        files = {case or names[0]: expected}
-    reports, wrong = {}, []
-    for name, file in files.items():
-        inputs, results = _read_case(folder, name, probe, manifest)
-        wanted = results[_RESULT_OF[stage]]
-        result = _read_result(file, wanted, probe, manifest["layout"], stage)
-        reports[name] = compare_exactly(result, wanted)
-        if not reports[name]:
-            wrong.append((inputs, result))
-    facts = judged_facts(folder, stage, reports)
+        judged = _cases_of(NpyInput(expected).read(), wanted, layout, stage)
+    reports = {name: found for name, (_, found) in judged.items()}
+    wrong = [(read[name][0], result) for name, (result, found) in judged.items() if not found]
+    facts = judged_facts(folder, stage, reports, [name for name in names if name not in reports])
     if wrong and stage == "convolve" and diagnose and not quiet:
         facts.insert(-1, diagnosis_fact(_diagnosed(probe, wrong)))
     grid = judged_grid(reports, probe.geometry, stage)
     report(facts, [grid], as_json=as_json, quiet=quiet, facts_last=True)
     return 1 if wrong else 0
+
+
+_Judged = tuple["NDArray[Any]", "Report"]
+
+
+def _judged(array: NDArray[Any], wanted: NDArray[Any], layout: str, stage: str) -> _Judged:
+    """An array as it is read to be a case's result, and the verdict on it."""
+    from convmat.cli.layers import first_equal, results
+    from convmat.verification import compare_exactly
+
+    readings = {"": array}
+    if stage == "convolve":
+        readings = results(array, wanted.shape, layout)
+    elif array.ndim == 3:  # as unroll --per-image
+        readings = {"": array.reshape(-1, array.shape[-1])}
+    name, found = first_equal(readings, lambda result: compare_exactly(result, wanted))
+    return readings[name], found
+
+
+def _cases_of(
+    array: NDArray[Any], wanted: dict[str, NDArray[Any]], layout: str, stage: str
+) -> dict[str, _Judged]:
+    """The cases that one array is judged as, and how.
+
+    It is the result of one case, and does not say which: of each that it equals. Or it is the results of all,
+    one after another. Or it is wrong, of the case that most of its elements equal, or of the first.
+    """
+    each = {name: _judged(array, right, layout, stage) for name, right in wanted.items()}
+    if equal := {name: one for name, one in each.items() if one[1]}:
+        return equal
+    if array.shape[:1] == (len(wanted),):
+        stacked = {
+            name: _judged(part, right, layout, stage)
+            for part, (name, right) in zip(array, wanted.items(), strict=True)
+        }
+        if all(found.shape == found.expected_shape for _, found in stacked.values()):
+            return stacked
+    nearest = min(each, key=lambda name: each[name][1].outside)
+    if each[nearest][1].outside_share >= 0.5:  # of others it may have a number or two by chance
+        nearest = next(iter(each))
+    return {nearest: each[nearest]}
 
 
 def _diagnosed(probe: Probe, wrong: list[tuple[Inputs, NDArray[Any]]]) -> list[Diagnosis]:
@@ -522,16 +559,3 @@ def _read_case(
                 path(key), "is damaged: it is not what x.npy and kernel.npy give; write the probe again"
             )
     return inputs, results
-
-
-def _read_result(file: str, wanted: NDArray[Any], probe: Probe, layout: str, stage: str) -> NDArray[Any]:
-    """A result to judge: in a form of the stage's, as (N, *out, K) or a matrix."""
-    from convmat.cli.layers import as_result
-    from convmat.files.npy import NpyInput
-
-    array = NpyInput(file).read()
-    if stage != "convolve":
-        return array
-    rows = (probe.geometry.matrix_shape[0], probe.filters)
-    result = as_result(array, rows, len(probe.geometry.kernel_size), layout)
-    return result.reshape(wanted.shape) if result.shape == rows else result

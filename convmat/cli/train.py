@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from convmat.cli import options
 
@@ -98,8 +97,10 @@ def command(
 
     chosen["padding"] = options.pads_of(chosen["padding"], 2)
     ctx = click.get_current_context()
-    named = {key for key in chosen if ctx.get_parameter_source(key) is not ParameterSource.DEFAULT}
+    named = chosen.keys() & options.given_options(ctx).keys()
     if paper:
+        if named >= PAPER.keys():
+            raise click.UsageError("--paper says --optimizer and --epochs, which are given; leave it out")
         chosen |= {key: value for key, value in PAPER.items() if key not in named}
         named |= set(PAPER)
     if resume is not None:

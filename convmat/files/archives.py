@@ -75,21 +75,32 @@ def read_sparse(name: str, check_shape: Callable[[tuple[int, ...]], None]) -> ND
     indices = (first, second, size)
     if len(shape) != 2 or any(a.ndim != 1 or a.dtype.kind not in "iu" for a in indices) or min(shape) < 0:
         raise damaged
+    if data.ndim != 1 or len(first) != len(data) or data.dtype.kind not in "biufc":
+        raise damaged
     check_shape(shape)
     by_column = False
     if keys is compressed:
         with reading(name), zipfile.ZipFile(name) as archive:
             by_column = "format.npy" in archive.namelist() and archive.read("format.npy").endswith(b"csc")
         lines = shape[1] if by_column else shape[0]
-        if len(second) != lines + 1 or (np.diff(second) < 0).any() or second[0] or second[-1] != len(data):
+        if (
+            len(second) != lines + 1
+            or (second[1:] < second[:-1]).any()
+            or second[0]
+            or second[-1] != len(data)
+        ):
             raise damaged
         first, second = np.arange(lines).repeat(np.diff(second)), first
     rows, columns = (second, first) if by_column else (first, second)
-    dense = np.zeros(shape, data.dtype)
-    try:
-        if data.ndim != 1 or min(rows.min(initial=0), columns.min(initial=0)) < 0:
+    for index, count in ((rows, shape[0]), (columns, shape[1])):
+        # As Python's numbers: NumPy takes an index of 2^64 − 1 for −1.
+        if len(index) != len(data) or any(not 0 <= int(end) < count for end in _ends(index)):
             raise damaged
-        np.add.at(dense, (rows, columns), data)
-    except (IndexError, ValueError):
-        raise damaged from None
+    dense = np.zeros(shape, data.dtype)
+    np.add.at(dense, (rows.astype(np.intp), columns.astype(np.intp)), data)
     return dense
+
+
+def _ends(index: NDArray[Any]) -> tuple[Any, ...]:
+    """The least and the greatest, of none nothing."""
+    return (index.min(), index.max()) if index.size else ()

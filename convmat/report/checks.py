@@ -120,8 +120,8 @@ def probe_grid(cases: Sequence[dict[str, Any]], probe: Probe) -> Grid:
     return Grid("", columns, lines)
 
 
-def judged_facts(folder: str, stage: str, reports: Mapping[str, Report]) -> list[Fact]:
-    """Results judged against a probe, in one verdict."""
+def judged_facts(folder: str, stage: str, reports: Mapping[str, Report], others: Sequence[str]) -> list[Fact]:
+    """Results judged against a probe, in one verdict; `others` are the cases of which there was none."""
     different = sum(not found for found in reports.values())
     cases = [
         {
@@ -145,6 +145,7 @@ def judged_facts(folder: str, stage: str, reports: Mapping[str, Report]) -> list
         Fact("stage", "stage", stage, stage),
         Fact("cases", "", cases, ""),
         Fact("different", "", different, ""),
+        Fact("not_judged", "not judged" if others else "", list(others), ", ".join(others)),
         Fact("equal", "verdict", not different, verdict),
     ]
 

@@ -244,6 +244,19 @@ def _spectrum_facts(found: Spectrum | None) -> list[Fact]:
     ]
 
 
+def plans_facts(plans: Sequence[BlockPlan], batch: int) -> list[Fact]:
+    """How the engine went about a batch: the plan of its first images, and how many others there were."""
+    plan, *others = plans
+    images = plan.geometry.batch
+    part = f"of {images} of the {batch} images at a time" if images < batch else ""
+    part += f"; {len(others)} more for the others" if others else ""
+    return [
+        Fact("plans", "plan" if part else "", len(plans), part),
+        Fact("plan_images", "", images, ""),
+        *plan_facts(plan),
+    ]
+
+
 def plan_facts(plan: BlockPlan) -> list[Fact]:
     """How the engine goes about it."""
     product, (outputs, groups, by_taps) = plan.product, plan.tactic
@@ -256,6 +269,7 @@ def plan_facts(plan: BlockPlan) -> list[Fact]:
     copied = bytes_text(plan.bytes_copied) if plan.bytes_copied else "0, read in place"
     more = plan.product_flops / max(plan.flops, 1)
     return [
+        Fact("accumulator", "summed in", str(plan.arithmetic.accumulator), str(plan.arithmetic.accumulator)),
         Fact("by_taps", "", by_taps, ""),
         Fact("outputs_per_row", "", outputs, ""),
         Fact("groups_per_product", "", groups, ""),

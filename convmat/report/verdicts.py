@@ -39,19 +39,22 @@ def verification_facts(
     found: Report,
     given: Sequence[int] | None = None,
     layout: str = "nhwc",
+    read_as: Sequence[str] = (),
     stage: str | None = "convolve",
     requantized: Requantize | None = None,
 ) -> list[Fact]:
     """What `verify` found, ending with the verdict.
 
-    `given` is the shape of a result that was read from a file, in its own layout. Without a `stage` two
-    arrays were compared, of which the second stands for the definition.
+    `given` is the shape of a result that was read from a file, in its own layout, and `read_as` how: as a
+    layout or as "rows", and then how else it could have been. Without a `stage` two arrays were compared, of
+    which the second stands for the definition.
     """
     axes = _STAGES.get(stage or "", "")
     facts = [
         Fact("stage", "", stage, ""),
         shape_fact("result_shape", "result" if stage else "first", found.shape, axes),
         shape_fact("definition_shape", "definition" if stage else "second", found.expected_shape, axes),
+        _read_fact(read_as),
         Fact("result_dtype", "result dtype" if stage else "dtype of the first", found.dtype, found.dtype),
     ]
     verdict, ratio = "equal" if found else "different", found.error_over_bound
@@ -66,6 +69,7 @@ def verification_facts(
     atol, rtol = found.tolerances or (None, None)
     facts += [
         Fact("exact", "judged", found.exact, _judged_text(found)),
+        Fact("exact_sums", "", found.exact_sums, ""),
         Fact("atol", "", atol, ""),
         Fact("rtol", "", rtol, ""),
         Fact("outside", "elements outside", found.outside, share),
@@ -170,13 +174,25 @@ def diagnosis_fact(found: Sequence[Diagnosis]) -> Fact:
 
 
 _IMAGES = ("convolve", "fold")
+_FORMS = {"rows": "rows of X_col · W_col"}
+
+
+def _read_fact(read_as: Sequence[str]) -> Fact:
+    """How the result's axes were read; shown where it was not as --layout says, or could be otherwise."""
+    names = [_FORMS.get(name, name) for name in read_as]
+    if not names:
+        return Fact("read_as", "", None, "")
+    text = names[0] + (f"; as {names[1]} it is not equal" if len(names) > 1 else "")
+    shown = len(names) > 1 or read_as[0] in _FORMS
+    return Fact("read_as", "read as" if shown else "", read_as[0], text)
 
 
 def _judged_text(found: Report) -> str:
     if found.exact:
-        return "exactly"
+        return "exactly" + (": sums of whole numbers, exact in any order" if found.exact_sums else "")
     if found.tolerances is None:
-        return "by each element's error bound"
+        some = f"; {found.exact_sums} exactly, sums of whole numbers" if found.exact_sums else ""
+        return f"by each element's error bound{some}"
     atol, rtol = found.tolerances
     return f"within {_number(atol)}" + (f" + {_number(rtol)}·|definition|" if rtol else "")
 

@@ -42,7 +42,7 @@ def verify_unroll(
     where: dict[str, Any] = {"dilation": geometry.dilation, "padding_mode": padding_mode, "order": order}
     result = expected
     if result is None:
-        result = unroll(x, kernel_size, stride, padding, **where)
+        result = unroll(x, geometry.kernel_size, geometry.stride, geometry.pads, **where)
     wanted = reference.unroll_by_taps(
         x, geometry.kernel_size, geometry.stride, plain_padding(geometry), **where
     )
@@ -89,13 +89,17 @@ def verify_fold(
     where: dict[str, Any] = {"dilation": geometry.dilation, "overlap": overlap, "order": order}
     result = expected
     if result is None:
-        result = fold(rows, shape, kernel_size, stride, padding, **where)
+        result = fold(rows, shape, geometry.kernel_size, geometry.stride, geometry.pads, **where)
     arguments = (shape, geometry.kernel_size, geometry.stride, plain_padding(geometry))
-    with np.errstate(all="ignore"):
-        wanted = reference.fold(rows, *arguments, **where)
-        magnitude = reference.fold(_magnitudes(rows), *arguments, **where)
-    terms = math.prod(geometry.kernel_size) + (overlap == "mean")
-    return compare_sums(np.asarray(result), wanted, magnitude, terms, [rows], **judged)
+    mean = overlap == "mean"
+    return compare_sums(
+        np.asarray(result),
+        lambda x_col: reference.fold(x_col, *arguments, **where),
+        rows,
+        math.prod(geometry.kernel_size) + mean,
+        divided=mean,
+        **judged,
+    )
 
 
 def verify_matrix(
@@ -135,13 +139,13 @@ def verify_matrix(
     check_dense(found.shape)
     result = found.matrix().toarray() if expected is None else expected
     weights = np.flip(filters, tuple(range(1, filters.ndim - 1))) if flip else filters
-    with np.errstate(all="ignore"):
-        wanted = _dense(weights, shape, found.geometry, groups, padding_mode, layout)
-        if padding_mode == "zeros":
-            return compare(result, wanted, **judged)
-        magnitude = _dense(_magnitudes(weights), shape, found.geometry, groups, padding_mode, layout)
-    taps = math.prod(found.geometry.kernel_size)
-    return compare_sums(np.asarray(result), wanted, magnitude, taps, [filters], **judged)
+
+    def dense(weights: NDArray[Any]) -> NDArray[Any]:
+        return _dense(weights, shape, found.geometry, groups, padding_mode, layout)
+
+    if padding_mode == "zeros":
+        return compare(result, dense(weights), **judged)
+    return compare_sums(np.asarray(result), dense, weights, math.prod(found.geometry.kernel_size), **judged)
 
 
 def check_dense(shape: Sequence[int]) -> None:
@@ -185,12 +189,6 @@ def _dense(
         axes = len(geometry.kernel_size)
         dense = np.moveaxis(dense, (axes, -1), (0, axes + 1))
     return dense.reshape(-1, pixels)
-
-
-def _magnitudes(array: NDArray[Any]) -> NDArray[Any]:
-    """|array|, which of the least integer is none of its dtype."""
-    wide = np.float64 if array.dtype.kind not in "c" else np.complex128
-    return np.abs(array.astype(wide))
 
 
 def _rows(array: NDArray[Any]) -> NDArray[Any]:
