@@ -237,7 +237,7 @@ PAIRS: dict[tuple[str, str], Callable[[Layer], np.ndarray]] = {
 @pytest.mark.parametrize("keys, plant", PAIRS.items(), ids=map("+".join, PAIRS))
 def test_a_planted_pair_is_named(keys: tuple[str, str], plant: Callable[[Layer], np.ndarray]) -> None:
     layer = list(random_layers(12))[6]
-    found = layer.diagnose(plant(layer), seconds=20)
+    found = layer.diagnose(plant(layer))
     assert set(keys) in [set(one.mistakes) for one in found]
     assert all(len(one.mistakes) == 2 for one in found)
 
@@ -264,9 +264,9 @@ def test_no_result_is_named_wrongly() -> None:
     """200 spoilt at random, and the right one of each geometry."""
     rng = np.random.default_rng(2017)
     for layer in random_layers(10):
-        assert layer.diagnose(layer.result()) == []
+        assert not layer.diagnose(layer.result())
         for _ in range(20):
-            assert layer.diagnose(spoilt(layer, rng), seconds=0.05) == []
+            assert not layer.diagnose(spoilt(layer, rng))
 
 
 def test_a_mistake_that_changes_nothing_is_not_named() -> None:
@@ -275,7 +275,7 @@ def test_a_mistake_that_changes_nothing_is_not_named() -> None:
     layer = Layer(x, np.ones((2, 3, 3, 2), np.float32), None, {"padding": "same"})
     wrong = layer.result()
     wrong[0, 2, 3, 1] += 1
-    assert layer.diagnose(wrong, seconds=1) == []
+    assert not layer.diagnose(wrong)
 
 
 @pytest.mark.parametrize("shape, kernel", [((2, 9, 3), (3,)), ((1, 4, 5, 6, 2), (2, 2, 3))])

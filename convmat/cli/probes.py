@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convmat.geometry import ConvGeometry
-    from convmat.verification.diagnosis import Diagnosis
+    from convmat.verification.diagnosis import Findings
     from convmat.verification.probes import Inputs, Probe
 
 _MANIFEST = "probe.json"
@@ -380,8 +381,9 @@ def judge_probe(
     """Judge results against a probe, which is itself checked against the definition; the exit status."""
     from convmat.cli.output import report
     from convmat.errors import FileError
+    from convmat.files.npy import NpyInput
     from convmat.report.checks import judged_facts, judged_grid
-    from convmat.report.verdicts import diagnosis_fact
+    from convmat.report.verdicts import diagnosis_facts
     from convmat.verification import compare_exactly
 
     if expected is None:
@@ -399,42 +401,44 @@ def judge_probe(
                 raise FileError(file, f"is not there; write your result of {name} to it, or give --case")
     else:
         files = {case or names[0]: expected}
-    reports, wrong = {}, []
+    reports, wrong = {}, {}
     for name, file in files.items():
         inputs, results = _read_case(folder, name, probe, manifest)
         wanted = results[_RESULT_OF[stage]]
-        result = _read_result(file, wanted, probe, manifest["layout"], stage)
+        array = NpyInput(file).read()
+        result = _as_result(array, wanted, probe, manifest["layout"]) if stage == "convolve" else array
         reports[name] = compare_exactly(result, wanted)
         if not reports[name]:
-            wrong.append((inputs, result))
+            wrong[name] = inputs, wanted, array
     facts = judged_facts(folder, stage, reports)
     if wrong and stage == "convolve" and diagnose and not quiet:
-        facts.insert(-1, diagnosis_fact(_diagnosed(probe, wrong)))
+        facts[-1:-1] = diagnosis_facts(_diagnosed(probe, manifest["layout"], wrong))
     grid = judged_grid(reports, probe.geometry, stage)
     report(facts, [grid], as_json=as_json, quiet=quiet, facts_last=True)
     return 1 if wrong else 0
 
 
-def _diagnosed(probe: Probe, wrong: list[tuple[Inputs, NDArray[Any]]]) -> list[Diagnosis]:
-    """The mistakes that explain every case that is wrong."""
-    from convmat.verification.diagnosis import diagnose
+def _diagnosed(
+    probe: Probe, layout: str, wrong: dict[str, tuple[Inputs, NDArray[Any], NDArray[Any]]]
+) -> Findings:
+    """The mistakes that explain every case that is wrong: its inputs, its right result, and the file's array.
 
-    found: list[list[Diagnosis]] = []
-    for inputs, result in wrong:
-        found.append(
-            diagnose(
-                inputs.x,
-                inputs.kernel,
-                result,
-                **probe.where,
-                groups=probe.geometry.groups,
-                bias=inputs.bias,
-                flip=probe.flip,
-                judged={"exact": True},
-                seconds=4 / len(wrong),
-            )
-        )
-    return [one for one in found[0] if all(one in others for others in found)]
+    An exception is its index in the file, after the case's name where several are wrong.
+    """
+    from convmat.cli.layers import places_in
+    from convmat.verification.diagnosis import diagnose_all
+
+    cases, places = [], []
+    for inputs, wanted, array in wrong.values():
+        read = partial(_as_result, wanted=wanted, probe=probe, layout=layout)
+        layer = {"x": inputs.x, "filters": inputs.kernel, "bias": inputs.bias, "flip": probe.flip}
+        cases.append({**layer, **probe.where, "groups": probe.geometry.groups, "expected": read(array)})
+        places.append(places_in(array, read))
+    found = diagnose_all(cases, judged={"exact": True})
+    if len(cases) == 1:
+        return found.with_places(places[0])
+    names = list(wrong)
+    return found.with_places(lambda at: (names[at[0]], *places[at[0]](at[1:])))
 
 
 def _read_manifest(folder: str) -> tuple[Probe, dict[str, Any]]:
@@ -522,14 +526,10 @@ def _read_case(
     return inputs, results
 
 
-def _read_result(file: str, wanted: NDArray[Any], probe: Probe, layout: str, stage: str) -> NDArray[Any]:
-    """A result to judge: in a form of the stage's, as (N, *out, K) or a matrix."""
+def _as_result(array: NDArray[Any], wanted: NDArray[Any], probe: Probe, layout: str) -> NDArray[Any]:
+    """A result of convolve to judge, in any form that it may have in a file, as (N, *out, K)."""
     from convmat.cli.layers import as_result
-    from convmat.files.npy import NpyInput
 
-    array = NpyInput(file).read()
-    if stage != "convolve":
-        return array
     rows = (probe.geometry.matrix_shape[0], probe.filters)
     result = as_result(array, rows, len(probe.geometry.kernel_size), layout)
     return result.reshape(wanted.shape) if result.shape == rows else result

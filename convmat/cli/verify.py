@@ -174,11 +174,11 @@ def _convolution(
     overlap: str,
     **layer: Any,
 ) -> _Found:
-    from convmat.cli.layers import as_result, open_layer
+    from convmat.cli.layers import as_result, open_layer, places_in
     from convmat.engine import filter_geometry
     from convmat.files.memory import check_memory
     from convmat.report.facts import geometry_facts, input_fact
-    from convmat.report.verdicts import diagnosis_fact, explained_facts, terms_grid
+    from convmat.report.verdicts import diagnosis_facts, explained_facts, terms_grid
     from convmat.verification import verify
     from convmat.verification.judging import explain as explained
     from convmat.verification.judging import memory_needed
@@ -191,10 +191,14 @@ def _convolution(
     )
     needed = memory_needed(geometry, len(filters), batch.dtype.itemsize)
     check_memory("input", needed, "verify a few images of it at a time")
+
+    def read(array: NDArray[Any]) -> NDArray[Any]:
+        return as_result(array, (geometry.matrix_shape[0], len(filters)), batch.dims, layout)
+
     raw = result = None
     if expected is not None:
         raw = _read(expected)
-        result = as_result(raw, (geometry.matrix_shape[0], len(filters)), batch.dims, layout)
+        result = read(raw)
     judged = judged | {"requantize": requantize}
     x = batch.read()
     found = verify(x, expected=result, **arguments, **judged)
@@ -209,9 +213,8 @@ def _convolution(
     if diagnose and raw is not None and result is not None and not found and not quiet:
         from convmat.verification.diagnosis import diagnose as diagnosed
 
-        # What has another shape may be in another layout: as the file has it.
-        wrong: NDArray[Any] = result if found.shape == found.expected_shape else raw
-        more.append(diagnosis_fact(diagnosed(x, expected=wrong, judged=judged, **arguments)))
+        mistakes = diagnosed(x, expected=result, judged=judged, **arguments)
+        more += diagnosis_facts(mistakes.with_places(places_in(raw, read)))
     facts = [input_fact(inputs), *geometry_facts(geometry, arguments["padding_mode"])]
     told = _told(
         found,

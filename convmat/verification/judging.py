@@ -29,6 +29,9 @@ HISTOGRAM = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 10.0)
 """The upper edges of a histogram's buckets; two more are for what is above, and for NaN and infinity that
 stand where the other side has none."""
 
+FEW = 16
+"""Elements outside that a report lists."""
+
 _BAND_BYTES = 1 << 26  # of the definition's output held at one time
 
 
@@ -66,6 +69,8 @@ class Report(Shown):
     histogram: tuple[int, ...] = ()
     """How many elements have an error / bound, or an error if exact, up to each edge of `HISTOGRAM`, how many
     have more, and how many differ by NaN or infinity."""
+    outside_at: tuple[tuple[int, ...], ...] = ()
+    """Indices of all elements outside, where they are at most `FEW`; else empty."""
 
     @property
     def outside_share(self) -> float:
@@ -357,6 +362,7 @@ class Judge:
             rule.tolerances is None and (not inputs or (integers and dtype.kind in "biu"))
         )
         self.elements = self.outside = 0
+        self._outside_at: list[tuple[int, ...]] = []
         self.max_abs_error = self.max_rel_error = self.bound = self.ratio = 0.0
         self.histogram = np.zeros(len(HISTOGRAM) + 2, np.int64)
         self._rank = self._worst_error = 0.0
@@ -425,6 +431,10 @@ class Judge:
         self.outside += int(np.count_nonzero(outside))
         if not error.size:
             return
+        if self.outside <= FEW:
+            for found in np.argwhere(outside):
+                found[axis : axis + 1] += start
+                self._outside_at.append(tuple(found.tolist()))
         with np.errstate(all="ignore"):
             ratio = np.where(error == 0, 0.0, error / tolerance)
         ratio[outside & ~(ratio > 1)] = math.inf  # NaN where the definition has none, say
@@ -528,6 +538,7 @@ class Judge:
             max_rel_error=self.max_rel_error,
             ulps=self._ulps(),
             histogram=tuple(self.histogram.tolist()),
+            outside_at=tuple(self._outside_at) if self.outside <= FEW else (),
         )
 
 
