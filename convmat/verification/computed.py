@@ -170,7 +170,8 @@ class Layer:
         """Of the magnitudes of all numbers, whose sums say how far rounding errors go."""
 
         def size(a: Array) -> Array:
-            return np.asarray(np.abs(a if a.dtype.kind in "fc" else a.astype(np.int64)))
+            wide = np.float32 if a.dtype == np.float16 else a.dtype if a.dtype.kind in "fc" else np.int64
+            return np.asarray(np.abs(a.astype(wide)))
 
         bias = None if self.bias is None else size(self.bias)
         return replace(self, x=size(self.x), filters=size(self.filters), bias=bias)

@@ -157,7 +157,7 @@ class _Search:
             known += len(pairs)
             budget += self.cost
             for pair in pairs:
-                if self.cost > budget:
+                if self.cost >= budget:
                     break
                 tried += 1
                 named = any({m.phrase for m in pair} == set(d.phrases) for d in together)
@@ -247,7 +247,7 @@ class _Problem:
         self.samples = self._samples() if self.wrong.any() else []
 
     def _set_precision(self, inputs: list[Array]) -> None:
-        """What rounding errors can come to: eps and the least and largest numbers, 0 where all is exact."""
+        """What rounding errors can come to, in sums and in the result; eps is 0 where all is exact."""
         dtypes = [a.dtype for a in inputs]
         integers = all(dtype.kind in "biu" for dtype in dtypes)
         self.dtype = np.dtype(np.int64) if integers else np.result_type(np.float64, *dtypes)
@@ -255,11 +255,13 @@ class _Problem:
         self.eps = max((float(info.eps) for info in floats), default=0.0)
         if not self.eps:
             return
+        summed = [np.finfo(np.float32) if info.bits == 16 else info for info in floats]
+        self.eps_of_sums = max(float(info.eps) for info in summed)
         self.largest = min(float(info.max) for info in floats) / 4
+        self.largest_sum = min(float(info.max) for info in summed) / 4
         # Operands that are subnormal may be taken for 0.
         operand = max(float(np.abs(a).max(initial=0, where=np.isfinite(a))) for a in inputs)
-        tiny = max(float(np.finfo(np.float32).tiny if info.bits == 16 else info.tiny) for info in floats)
-        self.underflow = tiny * (1 + operand)
+        self.underflow = max(float(info.tiny) for info in summed) * (1 + operand)
         self.least = max(float(info.smallest_subnormal) for info in floats)
 
     def _wrong(self) -> Array:
@@ -300,7 +302,7 @@ class _Problem:
         return [
             (anywhere[:_FIRST], min(self.allowed, _FIRST // 2)),
             (random.choice(wrong, min(len(wrong), _SECOND), replace=False), self.allowed),
-            (np.append(anywhere[_FIRST:], [0, size - 1]), self.allowed),
+            (np.union1d(anywhere[_FIRST:], [0, size - 1]), self.allowed),
         ]
 
     def exceptions(self, layer: Layer) -> tuple[Place, ...] | None:
@@ -351,12 +353,12 @@ class _Problem:
         tolerance = 2 * (self.judged.get("atol", 0) + self.judged.get("rtol", 0) * size)
         if self.eps and self.quantized is None:
             n = math.prod(layer.filters.shape[1:]) + 4
-            tolerance = (
-                tolerance + 4 * n * self.eps * magnitude + self.eps * size + n * self.underflow + self.least
-            )
+            tolerance = tolerance + 4 * n * self.eps_of_sums * magnitude + n * self.underflow
+            tolerance = tolerance + 2 * self.eps * size + self.least
             if any(change.name == "round" for change in layer.changes):
                 tolerance = tolerance + size * 2.0**-10 + 1e-7
-            tolerance = np.where((size < self.largest) & (magnitude < self.largest), tolerance, np.inf)
+            finite = (size < self.largest) & (magnitude < self.largest_sum)
+            tolerance = np.where(finite, tolerance, np.inf)
         return np.asarray(np.isfinite(wanted) & (got != wanted) & ~(np.abs(got - wanted) <= tolerance))
 
     def _unexplained(self, layer: Layer) -> Array | None:
@@ -392,10 +394,7 @@ class _Problem:
         unexplained = ~inside & (self.flat != 0)
         if layer.changes:
             explained = got == after
-            wide = got.astype(np.result_type(got, values))
-            kept = layer.change(wide)
-            stays = (kept == wide) | (np.isnan(kept) & np.isnan(wide))
-            unexplained[inside] = ~explained & (~stays | (self.quantized is not None))
+            unexplained[inside] = ~explained & ~self._stays(layer, got, values.dtype)
             got = np.where(explained | unexplained[inside], values[source], got)
         if np.count_nonzero(unexplained) > self.allowed:
             return None
@@ -410,6 +409,14 @@ class _Problem:
         made = np.zeros(self.flat.size, changed.dtype)
         made[inside] = after
         return unexplained if self._differs(made, unexplained) else None
+
+    def _stays(self, layer: Layer, got: Array, dtype: np.dtype[Any]) -> Array:
+        """Where elements of the result are such that what became of the values leaves them as they are."""
+        if self.quantized is not None:
+            return np.zeros(got.shape, bool)
+        wide = got.astype(np.result_type(got, dtype))
+        kept = layer.change(wide)
+        return np.asarray((kept == wide) | (np.isnan(kept) & np.isnan(wide)))
 
     def _judged_dtype(self, layer: Layer, values: Array) -> np.dtype[Any]:
         """That of the result where it can hold the values, since `verify` judges by the dtype, too."""
