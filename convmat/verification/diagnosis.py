@@ -309,9 +309,7 @@ class _Problem:
         """The elements of the result that a mistaken layer leaves unexplained; None if they are too many."""
         try:
             with np.errstate(all="ignore"):
-                if not self._may_explain(layer):
-                    return None
-                unexplained = self._unexplained(layer)
+                unexplained = self._unexplained(layer) if self._may_explain(layer) else None
         except ConvmatError:
             return None
         if unexplained is None:
