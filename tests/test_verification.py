@@ -75,6 +75,20 @@ def test_right_results_of_every_dtype(dtype: str) -> None:
             assert (report.max_abs_error, report.error_over_bound, report.worst) == (0, 0, None)
 
 
+def test_few_elements_outside_are_listed() -> None:
+    """Where they are, by image; none of them, where they are more than a report lists."""
+    x, filters = np.ones((2, 9, 9, 1), np.int64), np.ones((1, 3, 3, 1), np.int64)
+    y = cm.convolve(x, filters)
+    places = [(n, row, 3, 0) for n in range(2) for row in range(7)]
+    for at in places:
+        y[at] += 1
+    assert cm.verify(x, filters, y).outside_at == tuple(places)
+    assert verification.compare(y, cm.convolve(x, filters)).outside_at == tuple(places)
+    y[0, :3, 0, 0] += 1
+    assert cm.verify(x, filters, y).outside_at == ()
+    assert cm.verify(x, filters).outside_at == ()
+
+
 def test_an_empty_batch_is_equal() -> None:
     report = cm.verify(np.zeros((0, 5, 2)), np.zeros((3, 2, 2)), expected=np.zeros((0, 4, 3)))
     assert report

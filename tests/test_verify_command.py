@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ import convmat as cm
 from convmat.cli import run
 from convmat.cli import verify as verify_module
 from convmat.layouts import from_batch
+from convmat.verification.diagnosis import Diagnosis, Findings
 from convmat.verification.quantization import requantize
 from tests.strategies import Layer, layers
 
@@ -157,32 +158,29 @@ def test_explain_where_nothing_is_off(verify: Any) -> None:
     assert re.search(r"│ 0 +│ 32 +│ 100 %", text)  # the histogram
 
 
-class Named(NamedTuple):
-    """A diagnosis."""
-
-    mistakes: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"your output has {' and '.join(self.mistakes)}"
-
-
 def test_the_diagnosis_is_told(verify: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked for where something differs and someone reads; an array that does not fit goes as it is."""
+    """It is asked for where something differs and someone reads, of the array in the layout that was said."""
     asked: list[dict[str, Any]] = []
-    found = [Named(("flip",)), Named(("swap", "bias"))]
+    found = Findings((Diagnosis(("flip",)), Diagnosis(("swap", "bias"), exceptions=((0, 1, 2, 1),))), 3, 3)
 
-    def diagnose(x: Any, filters: Any, expected: Any, **others: Any) -> list[Named]:
+    def diagnose(x: Any, filters: Any, expected: Any, **others: Any) -> Findings:
         asked.append({"x": x, "expected": expected, **others})
         return found
 
     monkeypatch.setattr("convmat.verification.diagnosis.diagnose", diagnose)
     make("convolve", *LAYER, "-o", "y.npy")
     told, text = verify(*LAYER, "--expected", changed("y.npy"), "--atol", "0.5", status=1)
+    assert told["diagnosis_tried"] == told["diagnosis_known"] == 3
+    sentence = "your output equals the correct one"
     assert told["diagnosis"] == [
-        {"sentence": "your output has flip", "mistakes": ["flip"]},
-        {"sentence": "your output has swap and bias", "mistakes": ["swap", "bias"]},
+        {"sentence": f"{sentence} flip", "mistakes": ["flip"], "exceptions": []},
+        {
+            "sentence": f"{sentence} swap and bias, except 1 element: (0, 1, 2, 1)",
+            "mistakes": ["swap", "bias"],
+            "exceptions": [[0, 1, 2, 1]],
+        },
     ]
-    assert re.search(r"diagnosis +│ your output has flip +│\n│ +│ your output has swap and bias", text)
+    assert re.search(rf"diagnosis +│ {sentence} flip +│\n│ +│ {sentence} swap and bias, except 1", text)
     assert len(asked) == 2  # not with -q
     assert asked[0]["judged"] == {"exact": False, "atol": 0.5, "rtol": None, "requantize": None}
     assert (asked[0]["x"].shape, asked[0]["expected"].shape, asked[0]["stride"]) == (
@@ -190,12 +188,13 @@ def test_the_diagnosis_is_told(verify: Any, monkeypatch: pytest.MonkeyPatch) -> 
         (1, 4, 4, 2),
         7,
     )
-    found.clear()
+    found = Findings((), 5, 9)
     np.save("other.npy", np.load("y.npy")[0].transpose(2, 0, 1))
     told, text = verify(*LAYER, "--expected", "other.npy", status=1)
     assert told["diagnosis"] == []
     assert "no known mistake explains it" in text
-    assert asked[-1]["expected"].shape == (2, 4, 4)
+    assert "tried 5 of 9 known mistakes, alone and in pairs" in text
+    assert asked[-1]["expected"].shape == (1, 2, 4, 4)
     count = len(asked)
     verify(*LAYER, "--expected", "y.npy")
     verify(*LAYER, "--expected", "wrong.npy", "--no-diagnose", status=1)

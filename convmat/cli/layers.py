@@ -194,6 +194,18 @@ def as_images(array: NDArray[Any], dims: int, layout: str) -> NDArray[Any]:
     return to_batch(array, dims, layout) if dims <= array.ndim <= dims + 2 else array
 
 
+def places_in(
+    array: NDArray[Any], read: Callable[[NDArray[Any]], NDArray[Any]]
+) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
+    """From an index of what `read` makes of an array, a view, to that of the same element in the array."""
+
+    def place(at: tuple[int, ...]) -> tuple[int, ...]:
+        number = read(np.arange(array.size).reshape(array.shape))[at]
+        return tuple(int(i) for i in np.unravel_index(number, array.shape))
+
+    return place
+
+
 def _what_would_fit(kernels: NDArray[Any], batch: Batch, groups: int) -> str:
     """Other layouts or groups in which these kernels would fit this input, for an error."""
     dims, channels = batch.dims, batch.shape[-1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from convmat.geometry import ConvGeometry
     from convmat.verification import Report
-    from convmat.verification.diagnosis import Diagnosis
+    from convmat.verification.diagnosis import Findings
     from convmat.verification.probes import Inputs, Probe
 
 _MANIFEST = "probe.json"
@@ -378,7 +378,7 @@ def judge_probe(
     from convmat.errors import FileError
     from convmat.files.npy import NpyInput
     from convmat.report.checks import judged_facts, judged_grid
-    from convmat.report.verdicts import diagnosis_fact
+    from convmat.report.verdicts import diagnosis_facts
 
     if expected is None:
         raise click.UsageError("Missing option '--expected'; give your result of the probe as .npy")
@@ -403,17 +403,23 @@ def judge_probe(
         judged = {name: _judged(mine[name], wanted[name], layout, stage) for name in wanted}
     else:
         judged = _cases_of(NpyInput(expected).read(), wanted, layout, stage)
-    reports = {name: found for name, (_, found) in judged.items()}
-    wrong = [(read[name][0], result) for name, (result, found) in judged.items() if not found]
+    reports = {name: one.report for name, one in judged.items()}
+    wrong = {name: one for name, one in judged.items() if not one.report}
     facts = judged_facts(folder, stage, reports, [name for name in names if name not in reports])
     if wrong and stage == "convolve" and diagnose and not quiet:
-        facts.insert(-1, diagnosis_fact(_diagnosed(probe, wrong)))
+        inputs = {name: given for name, (given, _) in read.items()}
+        facts[-1:-1] = diagnosis_facts(_diagnosed(probe, layout, inputs, wrong))
     grid = judged_grid(reports, probe.geometry, stage)
     report(facts, [grid], as_json=as_json, quiet=quiet, facts_last=True)
     return 1 if wrong else 0
 
 
-_Judged = tuple["NDArray[Any]", "Report"]
+class _Judged(NamedTuple):
+    """A case's result as its file has it, the form that it is read in, and the verdict on it."""
+
+    array: NDArray[Any]
+    read_as: str
+    report: Report
 
 
 def _judged(array: NDArray[Any], wanted: NDArray[Any], layout: str, stage: str) -> _Judged:
@@ -427,7 +433,7 @@ def _judged(array: NDArray[Any], wanted: NDArray[Any], layout: str, stage: str) 
     elif array.ndim == 3:  # as unroll --per-image
         readings = {"": array.reshape(-1, array.shape[-1])}
     name, found = first_equal(readings, lambda result: compare_exactly(result, wanted))
-    return readings[name], found
+    return _Judged(array, name, found)
 
 
 def _cases_of(
@@ -439,41 +445,45 @@ def _cases_of(
     one after another. Or it is wrong, of the case that most of its elements equal, or of the first.
     """
     each = {name: _judged(array, right, layout, stage) for name, right in wanted.items()}
-    if equal := {name: one for name, one in each.items() if one[1]}:
+    if equal := {name: one for name, one in each.items() if one.report}:
         return equal
     if array.shape[:1] == (len(wanted),):
         stacked = {
             name: _judged(part, right, layout, stage)
             for part, (name, right) in zip(array, wanted.items(), strict=True)
         }
-        if all(found.shape == found.expected_shape for _, found in stacked.values()):
+        if all(one.report.shape == one.report.expected_shape for one in stacked.values()):
             return stacked
-    nearest = min(each, key=lambda name: each[name][1].outside)
-    if each[nearest][1].outside_share >= 0.5:  # of others it may have a number or two by chance
+    nearest = min(each, key=lambda name: each[name].report.outside)
+    if each[nearest].report.outside_share >= 0.5:  # of others it may have a number or two by chance
         nearest = next(iter(each))
     return {nearest: each[nearest]}
 
 
-def _diagnosed(probe: Probe, wrong: list[tuple[Inputs, NDArray[Any]]]) -> list[Diagnosis]:
-    """The mistakes that explain every case that is wrong."""
-    from convmat.verification.diagnosis import diagnose
+def _diagnosed(probe: Probe, layout: str, inputs: dict[str, Inputs], wrong: dict[str, _Judged]) -> Findings:
+    """The mistakes that explain every case that is wrong.
 
-    found: list[list[Diagnosis]] = []
-    for inputs, result in wrong:
-        found.append(
-            diagnose(
-                inputs.x,
-                inputs.kernel,
-                result,
-                **probe.where,
-                groups=probe.geometry.groups,
-                bias=inputs.bias,
-                flip=probe.flip,
-                judged={"exact": True},
-                seconds=4 / len(wrong),
-            )
-        )
-    return [one for one in found[0] if all(one in others for others in found)]
+    An exception is its index in the file, after the case's name where several are wrong.
+    """
+    from convmat.cli.layers import places_in, results
+    from convmat.verification.diagnosis import diagnose_all
+
+    shape = (probe.geometry.batch, *probe.geometry.output_size, probe.filters)
+    cases, places = [], []
+    for name, one in wrong.items():
+
+        def read(array: NDArray[Any], read_as: str = one.read_as) -> NDArray[Any]:
+            return results(array, shape, layout)[read_as]
+
+        x, filters, bias = inputs[name]
+        layer = {"x": x, "filters": filters, "bias": bias, "flip": probe.flip, **probe.where}
+        cases.append({**layer, "groups": probe.geometry.groups, "expected": read(one.array)})
+        places.append(places_in(one.array, read))
+    found = diagnose_all(cases, judged={"exact": True})
+    if len(cases) == 1:
+        return found.with_places(places[0])
+    names = list(wrong)
+    return found.with_places(lambda at: (names[at[0]], *places[at[0]](at[1:])))
 
 
 def _read_manifest(folder: str) -> tuple[Probe, dict[str, Any]]:

@@ -162,11 +162,11 @@ def _convolution(
     diagnose: bool,
     **layer: Any,
 ) -> _Found:
-    from convmat.cli.layers import first_equal, open_layer, results
+    from convmat.cli.layers import first_equal, open_layer, places_in, results
     from convmat.engine import filter_geometry
     from convmat.files.memory import check_memory
     from convmat.report.facts import geometry_facts
-    from convmat.report.verdicts import diagnosis_fact, explained_facts, terms_grid
+    from convmat.report.verdicts import diagnosis_facts, explained_facts, terms_grid
     from convmat.verification import verify
     from convmat.verification.judging import explain as explained
     from convmat.verification.judging import memory_needed
@@ -199,9 +199,9 @@ def _convolution(
     if diagnose and raw is not None and result is not None and not found and not quiet:
         from convmat.verification.diagnosis import diagnose as diagnosed
 
-        # What has another shape may be in another layout: as the file has it.
-        wrong: NDArray[Any] = result if found.shape == found.expected_shape else raw
-        more.append(diagnosis_fact(diagnosed(x, expected=wrong, judged=judged, **arguments)))
+        mistakes = diagnosed(x, expected=result, judged=judged, **arguments)
+        places = places_in(raw, lambda array: results(array, shape, layout)[read_as])
+        more += diagnosis_facts(mistakes.with_places(places))
     facts = [*batch.facts(), *geometry_facts(geometry, arguments["padding_mode"])]
     told = _told(
         found,

@@ -15,7 +15,7 @@ from convmat.verification.judging import HISTOGRAM, Explanation
 from convmat.verification.quantization import Requantize
 
 if TYPE_CHECKING:
-    from convmat.verification.diagnosis import Diagnosis
+    from convmat.verification.diagnosis import Findings
 
 _STAGES = {
     "convolve": "N × … × K",
@@ -166,11 +166,24 @@ def terms_grid(found: Explanation) -> Grid:
     return Grid("the sum of the worst element, by definition", columns, rows)
 
 
-def diagnosis_fact(found: Sequence[Diagnosis]) -> Fact:
-    """The mistakes that explain a result, or that none does."""
-    value = [{"sentence": str(one), "mistakes": list(one.mistakes)} for one in found]
-    text = "\n".join(str(one) for one in found) or "no known mistake explains it"
-    return Fact("diagnosis", "diagnosis", value, text)
+def diagnosis_facts(found: Findings) -> list[Fact]:
+    """The mistakes that explain a result, or that none does, and how many were tried of those known."""
+    value = [
+        {
+            "sentence": str(one),
+            "mistakes": list(one.mistakes),
+            "exceptions": [list(place) for place in one.exceptions],
+        }
+        for one in found
+    ]
+    lines = [str(one) for one in found] or ["no known mistake explains it"]
+    if found.tried < found.known:
+        lines.append(f"tried {found.tried} of {found.known} known mistakes, alone and in pairs")
+    return [
+        Fact("diagnosis", "diagnosis", value, "\n".join(lines)),
+        Fact("diagnosis_tried", "", found.tried, ""),
+        Fact("diagnosis_known", "", found.known, ""),
+    ]
 
 
 _IMAGES = ("convolve", "fold")

@@ -41,6 +41,9 @@ HISTOGRAM = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 10.0)
 """The upper edges of a histogram's buckets; two more are for what is above, and for NaN and infinity that
 stand where the other side has none."""
 
+FEW = 16
+"""Elements outside that a report lists."""
+
 _BAND_BYTES = 1 << 26  # of the definition's output held at one time
 
 
@@ -80,6 +83,8 @@ class Report(Shown):
     have more, and how many differ by NaN or infinity."""
     exact_sums: int = 0
     """Elements that could have been judged by a bound, but are sums of whole numbers, exact in any order."""
+    outside_at: tuple[tuple[int, ...], ...] = ()
+    """Indices of all elements outside, where they are at most `FEW`; else empty."""
 
     @property
     def outside_share(self) -> float:
@@ -386,6 +391,7 @@ class Judge:
             rule.tolerances is None and (not inputs or (integers and dtype.kind in "biu"))
         )
         self.elements = self.outside = self.exact_sums = 0
+        self._outside_at: list[tuple[int, ...]] = []
         self.max_abs_error = self.max_rel_error = self.bound = self.ratio = 0.0
         self.histogram = np.zeros(len(HISTOGRAM) + 2, np.int64)
         self._worst = (0.0, 0.0)
@@ -425,7 +431,7 @@ class Judge:
         """
         if not self.sums or self.exact:
             return None
-        small = [_subnormal(a, self.tiny) for a in inputs]
+        small = [subnormal(a, self.tiny) for a in inputs]
         return [_magnitude(a) for a in inputs], small if any(a.any() for a in small) else None
 
     def compare_whole(
@@ -484,6 +490,10 @@ class Judge:
         self.exact_sums += 0 if self.exact else int(np.count_nonzero(exactly))
         if not error.size:
             return
+        if self.outside <= FEW:
+            for found in np.argwhere(outside):
+                found[axis : axis + 1] += start
+                self._outside_at.append(tuple(found.tolist()))
         ratio[outside & ~(ratio > 1)] = math.inf  # NaN where the definition has none, say
         self._count(np.where(exactly, error, ratio), error, wanted)
         largest = np.unravel_index(int(error.argmax()), error.shape)
@@ -586,6 +596,7 @@ class Judge:
             ulps=self._ulps(),
             histogram=tuple(self.histogram.tolist()),
             exact_sums=self.exact_sums,
+            outside_at=tuple(self._outside_at) if self.outside <= FEW else (),
         )
 
 
@@ -617,7 +628,7 @@ def _magnitude(a: NDArray[Any]) -> NDArray[np.float64]:
         return np.asarray(np.abs(a.astype(np.result_type(a.dtype, np.float64))), np.float64)
 
 
-def _subnormal(a: NDArray[Any], tiny: float) -> NDArray[np.float64]:
+def subnormal(a: NDArray[Any], tiny: float) -> NDArray[np.float64]:
     """As much of |a| as is subnormal, in its own dtype or where `tiny` is the least normal number."""
     least = max(tiny, float(np.finfo(a.dtype).tiny)) if a.dtype.kind in "fc" else 0.0
     sizes = (np.abs(part).astype(np.float64) for part in _parts(a))
