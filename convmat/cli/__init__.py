@@ -6,6 +6,7 @@ after SIGTERM; 141 when the reader of standard output has gone.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ import click
 from convmat import __version__
 from convmat.cli.signals import SIGNALS, Stopped, stop
 from convmat.errors import ConvmatError
+from convmat.report.encodings import READABLE
 
 # Each command's module, imported when it is called: a command waits for nothing it does not use.
 _COMMANDS = {
@@ -79,6 +81,12 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    if sys.stdout is None:
+        # What would be printed to a closed stream is lost; one that refuses it tells so.
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: SIM115  # as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=READABLE)
     for number in SIGNALS:
         # What a script has chosen to ignore stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:

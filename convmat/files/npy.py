@@ -18,7 +18,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from convmat.errors import FileError
-from convmat.files.outputs import is_picture, open_output, reading
+from convmat.files.outputs import check_ending, open_output, reading
 
 MAGIC = b"\x93NUMPY"
 _HEADER_LIMIT = 10_000  # NumPy's own limit on what it parses
@@ -152,10 +152,9 @@ def write_npy(
     """Write an .npy array in C order from consecutive blocks of it, to a file or, with "-", standard output.
 
     Raises:
-        FileError: the output cannot be written; nothing is left of it.
+        FileError: the output cannot be written, or is named like another format; nothing is left of it.
     """
-    if is_picture(name):
-        raise FileError(name, "is a picture's name, and this is written as .npy; name it .npy")
+    check_ending(name, "npy")
     rest = iter(blocks)
     # Work that fails at once fails before there is any output.
     first = next(rest, None)
