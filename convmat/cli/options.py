@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 import click
 
-from convmat.cli.output import outputs_together
+from convmat.cli.output import outputs_together, shown_help
 from convmat.errors import ConvmatError, FileError, MappingIndexError
 from convmat.files.outputs import check_apart, check_ending, check_output
 from convmat.geometry import POSITION_NAMES
@@ -41,6 +41,9 @@ class Command(click.Command):
         self._check_outputs(ctx)
         with outputs_together():
             return self._invoke(ctx)
+
+    def get_help(self, ctx: click.Context) -> str:
+        return shown_help(super().get_help(ctx))
 
     def _check_outputs(self, ctx: click.Context) -> None:
         """Refuse, before anything is read, outputs that cannot be written, or that overwrite one another."""

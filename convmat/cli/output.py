@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import click
 
 from convmat.files.outputs import together
+from convmat.report.encodings import readable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,8 +80,6 @@ def show(text_for: Callable[[TextIO], str], output: str | None = None) -> None:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    from convmat.report.encodings import readable
-
     stream.write(readable(text, stream.encoding))
     stream.flush()
 
@@ -88,8 +87,19 @@ def _print(text: str, stream: TextIO) -> None:
 def warn(text: str, quiet: bool = False) -> None:
     """Print a warning on standard error."""
     if not quiet:
+        say(f"convmat: warning: {text}")
+
+
+def shown_help(text: str) -> str:
+    """A help text as standard output can show it; click writes UTF-8 where the encoding is ASCII."""
+    return readable(text, sys.stdout.encoding) if sys.stdout is not None else text
+
+
+def say(line: str) -> None:
+    """Print a line on standard error, where that can be."""
+    if sys.stderr is not None:
         with suppress(OSError):
-            click.echo(f"convmat: warning: {text}", err=True)
+            _print(f"{line}\n", sys.stderr)
 
 
 def progress(

@@ -234,9 +234,10 @@ def _colour_key(image: Image.Image) -> tuple[int, ...] | None:
     samples = key if isinstance(key, tuple) else (key,)
     if image.mode == "I;16":
         return samples
-    # Pillow spreads grays of 2 and 4 bits over 0..255, but not their key, of which the lowest bits count (PNG,
-    # 11.3.2.1); that of 1 bit is 0 or 255.
-    most = next(({"L;2": 3, "L;4": 15}.get(str(tile[3]), 255) for tile in image.tile), 255)
+    # Pillow spreads grays of 2 and 4 bits over 0..255, but not their key, of which the lowest bits count
+    # (PNG, 11.3.2.1); that of 1 bit is 0 or 255.
+    tiles = getattr(image, "tile", ())
+    most = next(({"L;2": 3, "L;4": 15}.get(str(tile[3]), 255) for tile in tiles), 255)
     return tuple((sample & most) * 255 // most for sample in samples)
 
 

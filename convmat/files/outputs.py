@@ -323,13 +323,16 @@ def check_output(name: str) -> None:
 
 
 def _check_standard_output() -> None:
+    closed = FileError("standard output", "is closed; name a file with -o")
+    if sys.stdout is None:
+        raise closed
     try:
-        if sys.stdout is None or os.write(sys.stdout.fileno(), b""):
-            raise OSError
+        os.write(sys.stdout.fileno(), b"")
     except io.UnsupportedOperation:  # no file of the system's
         pass
-    except OSError:
-        raise FileError("standard output", "is closed; name a file with -o") from None
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            raise closed from None
     if sys.stdout.isatty():
         raise FileError("standard output", "is a terminal; send .npy bytes to a pipe, or name a file with -o")
 
