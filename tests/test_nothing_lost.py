@@ -495,7 +495,7 @@ LINES = {
     "unroll x.npy --k 3": "",
     "unroll x.npy --k 3 --preview": "",
     "unroll x.npy --k 3 --json": "",
-    "unroll x.npy --k 3 -o y.npy --figure f.png --animate f.gif": "y.npy f.png f.gif",
+    "unroll x.npy --k 3 -o y.npy --figure f.png": "y.npy f.png",
     "unroll x.npy --k 3 --dry-run": "",
     "unroll x.npy --k 3 --dry-run -o -": "",
     "unroll - --k 3 -o -": "",
@@ -521,7 +521,6 @@ LINES = {
     "verify x.npy --kernel k.npy --explain --expected -": "",
     "verify --write-probe p --k 3": "p",
     "sizes 9 --k 3": "",
-    "train --filters 2 --train-size 8 --val-size 8 --epochs 1": "",
     "train --filters 2 --train-size 8 --val-size 8 --epochs 1 -o run": "run",
     "unroll none.npy --k 3": "",
     "unroll --k": "",
@@ -626,7 +625,7 @@ def test_help_in_a_file_of_another_encoding(encoding: str) -> None:
     assert errors[1].startswith("convmat: " + ("\\xe9.npy" if encoding == "ascii" else "é.npy"))
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "cp437"])
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_every_command_in_every_encoding(encoding: str) -> None:
     """All that is said is there, in letters where the encoding lacks signs, and none as a number."""
     write_inputs()

@@ -245,7 +245,7 @@ def _with_alpha(pixels: NDArray[Any], key: tuple[int, ...]) -> NDArray[Any]:
     """Colours, (H, W) or (H, W, 3), with alpha as a last channel: 0 where they are the key."""
     colours = pixels if pixels.ndim == 3 else pixels[..., None]
     solid = (colours != np.array(key)).any(axis=-1, keepdims=True)
-    return np.concatenate([colours, solid * np.iinfo(pixels.dtype).max], axis=-1, dtype=pixels.dtype)
+    return np.concatenate([colours, solid.astype(pixels.dtype) * np.iinfo(pixels.dtype).max], axis=-1)
 
 
 def _without_alpha(pixels: NDArray[Any], alpha: str) -> NDArray[Any]:
