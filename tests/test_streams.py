@@ -179,10 +179,3 @@ def test_runs_side_by_side_do_not_meet() -> None:
     for name in names:
         np.testing.assert_array_equal(np.load(name), wanted)
     assert sorted(os.listdir()) == sorted({*names, "x.npy"})
-
-
-def test_an_input_may_be_the_output() -> None:
-    x = np.arange(30.0).reshape(6, 5)
-    np.save("x.npy", x)
-    assert run(["unroll", "x.npy", "-k", "2", "-q", "-o", "x.npy"]) == 0
-    np.testing.assert_array_equal(np.load("x.npy"), cm.unroll(x[None, ..., None], 2))

@@ -6,6 +6,7 @@ after SIGTERM; 141 when the reader of standard output has gone.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -17,8 +18,10 @@ from typing import NoReturn, TextIO
 import click
 
 from convmat import __version__
+from convmat.cli.output import say, shown_help
 from convmat.cli.signals import SIGNALS, Stopped, stop
 from convmat.errors import ConvmatError
+from convmat.report.encodings import READABLE
 
 # Each command's module, imported when it is called: a command waits for nothing it does not use.
 _COMMANDS = {
@@ -48,6 +51,9 @@ class _Commands(click.Group):
         command: click.Command = import_module(f"convmat.cli.{module}").command
         return command
 
+    def get_help(self, ctx: click.Context) -> str:
+        return shown_help(super().get_help(ctx))
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
@@ -73,12 +79,18 @@ def cli() -> None:
     """
     ctx = click.get_current_context()
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
+        say(ctx.get_help())
         ctx.exit(2)
 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    if sys.stdout is None:
+        # What would be printed to a closed stream is lost; one that refuses it tells so.
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: SIM115  # as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=READABLE)
     for number in SIGNALS:
         # What a script has chosen to ignore stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -103,10 +115,10 @@ def run(args: list[str]) -> int:
         _discard(sys.stdout)
         return 141
     except Exception as error:
-        with suppress(OSError):
-            if debug:
+        if debug:
+            with suppress(OSError):
                 traceback.print_exc()
-            _trouble(error)
+        _trouble(error)
         status = 2
     finally:
         _end(sys.stdout)
@@ -145,7 +157,7 @@ def _trouble(error: Exception) -> None:
         text = f"internal error: {type(error).__name__}: {error}; convmat --debug … shows where"
     from convmat.report.facts import printable
 
-    click.echo(f"convmat: {printable(' '.join(text.split()))}", err=True)
+    say(f"convmat: {printable(' '.join(text.split()))}")
 
 
 def _end(stream: TextIO | None) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 )
 @options.figure_option("the layer as the product X_col · W_col = Y, and Y as feature maps")
 @options.theme_option
-@options.output_option
+@options.picture_output_option
 @options.report_options
 def command(
     inputs: tuple[str, ...],
@@ -125,13 +125,16 @@ def _convolved(
     plans: dict[BlockPlan, None] = {}
     chunks: Iterable[Any] = batch.chunks()
     if figure is not None:
-        from convmat.cli.figures import Kept, check_names, write_layer
+        from convmat.cli.figures import Kept, as_pixels, check_drawable, check_finite, write_layer
         from convmat.files.memory import check_memory
 
-        check_names(plan.geometry, figure)
+        check_drawable(plan.geometry, figure)
+        check_finite(arguments["filters"], arguments["bias"])
         needed = math.prod(plan.output_shape[1:]) * plan.arithmetic.result.itemsize
         check_memory("figure", needed, "draw a smaller image, or fewer filters")
         chunks = kept = Kept(chunks, 1)
+        image = kept.all()
+        shades = as_pixels(image, "figure")
 
     def planned(x: NDArray[Any]) -> Convolution:
         todo = prepare(x, **arguments, threads=threads)
@@ -144,7 +147,7 @@ def _convolved(
         rows = y = Kept(rows, plan.geometry.patches)
 
         def draw(name: str, theme: str) -> list[Fact]:
-            return write_layer(plan.geometry, kept.all(), y.all(), arguments, figure=name, theme=theme)
+            return write_layer(plan.geometry, image, shades, y.all(), arguments, figure=name, theme=theme)
 
     facts = batch.facts() + layer_facts(plan, arguments["flip"], layout)
     return _Work(

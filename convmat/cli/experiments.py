@@ -19,11 +19,20 @@ from convmat.experiment.divergence import Divergence
 from convmat.experiment.run import Epoch, Experiment, Settings
 from convmat.files.archives import read_array, write_archive
 from convmat.files.memory import check_memory
-from convmat.files.outputs import open_output, writing
+from convmat.files.outputs import check_apart, open_output
 from convmat.report.tables import json_text
 from convmat.report.training import summary_facts
 
 _DRAWN = "digits drawn by the seed"
+# What there may be in the folder of an experiment.
+_FILES = [
+    *("weights.npz", "history.csv", "summary.json", "divergence.csv", "networks.png"),
+    *(
+        f"{what}_{optimizer}.png"
+        for what in ("loss", "weights", "reconstructions", "divergence")
+        for optimizer in ("sgd", "adam")
+    ),
+]
 _LOSSES = tuple(f"{name}_loss" for name in Epoch._fields[1:])
 
 
@@ -41,15 +50,23 @@ class Opened(NamedTuple):
         return self.data or _DRAWN
 
 
-def begin(settings: Settings, data: str | None) -> Opened:
-    """An experiment on the images of `data`, or on drawn ones."""
+def begin(settings: Settings, data: str | None, folder: str | None) -> Opened:
+    """An experiment on the images of `data`, or on drawn ones, whose results are to be written in a folder.
+
+    Raises:
+        FileError: the images cannot be read, or would be written over.
+    """
+    if folder is not None and data is not None:
+        check_apart([folder, *(os.path.join(folder, name) for name in _FILES)], [data])
     images = draw_digits(settings.images, settings.seed) if data is None else read_dataset(data)
     check_memory("filters", settings.nbytes(images.shape[1:]), "give fewer filters or images")
     return Opened(Experiment(settings, images), data, zlib.crc32(images.tobytes()))
 
 
-def resume(folder: str, given: dict[str, Any], data: str | None) -> Opened:
+def resume(folder: str, given: dict[str, Any], data: str | None, output: str | None) -> Opened:
     """The experiment in a folder, as far as it had come; `given` are settings that were named anew.
+
+    It goes on in the folder `output`, or in its own.
 
     Raises:
         FileError: the folder holds none. SettingError: another setting than the run was begun with, but for
@@ -66,25 +83,11 @@ def resume(folder: str, given: dict[str, Any], data: str | None) -> Opened:
         before = began if key == "data" else kept[key]
         if key != "epochs" and value != before:
             raise SettingError(key, f"{value} was {before} when the run in {folder} began; leave it out")
-    opened = begin(settings, began)
+    opened = begin(settings, began, output or folder)
     if opened.digest != digest:
         raise FileError(began or name, f"has other images than when the run in {folder} began")
     opened.experiment.resume(record, lambda key: read_array(name, key))
     return opened
-
-
-def make_folder(folder: str) -> None:
-    """Make the folder where there is none, so that what is wrong with it shows before the work.
-
-    Raises:
-        FileError: it cannot be made, or is a file.
-    """
-    if folder == "-":
-        raise FileError("standard output", "holds no folder of files; name one with -o")
-    with writing(folder or "''"):
-        os.makedirs(folder, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise FileError(folder, "is write-protected; name another folder")
 
 
 def save(opened: Opened, folder: str) -> None:

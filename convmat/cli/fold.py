@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @options.dims_option
 @options.layout_option
 @options.threads_option
-@options.output_option
+@options.picture_output_option
 @options.report_options
 def command(
     x_col: str,

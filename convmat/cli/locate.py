@@ -95,9 +95,9 @@ def command(
     if figure is None:
         value = batch.element(element)
     else:
-        from convmat.cli.figures import Kept, check_names, write_patches
+        from convmat.cli.figures import Kept, check_drawable, write_patches
 
-        check_names(geometry, figure)
+        check_drawable(geometry, figure)
         if not places:
             raise ShapeError("figure", "shows the patches of a pixel, and none holds this one; leave it out")
         kept = Kept(batch.chunks(), 1, places[0].patch[0]) if inputs else None

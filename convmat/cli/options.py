@@ -9,7 +9,9 @@ from typing import Any, ClassVar, TypeVar
 import click
 from click.core import ParameterSource
 
+from convmat.cli.output import outputs_together, shown_help
 from convmat.errors import ConvmatError, FileError, MappingIndexError
+from convmat.files.outputs import check_apart, check_ending, check_output
 from convmat.geometry import POSITION_NAMES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,6 +28,9 @@ _OPTION_OF = {
     "x_col": ("X", "[INPUT]..."),
     "w_col": ("W",),
 }
+
+INPUT_NAMES = ("inputs", "source", "kernel", "kernels", "bias", "expected", "x_col", "w_col", "data", "probe")
+"""The parameters, of any command, that name what is read; those of what is written are `OutputName`s."""
 
 
 # Options that mean something only beside one of others, or not beside them, in commands that have these.
@@ -79,8 +84,10 @@ def _check_company(ctx: click.Context) -> None:
 
 
 class Command(click.Command):
-    """A command that refuses options which mean nothing to what is done, and tells errors about parameters in
-    the words of its own options and arguments.
+    """A command whose outputs appear together or not at all, and never over an input.
+
+    It refuses options that mean nothing to what is done. Errors about parameters are told in the words of its
+    own options and arguments.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -108,6 +115,27 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         _check_company(ctx)
+        self._check_outputs(ctx)
+        with outputs_together():
+            return self._invoke(ctx)
+
+    def get_help(self, ctx: click.Context) -> str:
+        return shown_help(super().get_help(ctx))
+
+    def _check_outputs(self, ctx: click.Context) -> None:
+        """Refuse, before anything is read, outputs that cannot be written, or that overwrite one another."""
+        written = {p.name: p.type for p in self.params if isinstance(p.type, OutputName)}
+        outputs = {name: ctx.params[name] for name in written if ctx.params[name] is not None}
+        inputs: list[str] = []
+        for name in INPUT_NAMES:
+            given = ctx.params.get(name) or ()
+            inputs += [given] if isinstance(given, str) else given
+        check_apart(outputs.values(), inputs)
+        for name, file in outputs.items():
+            if written[name].kinds != ("folder",):
+                check_output(file)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except FileError:
@@ -255,6 +283,19 @@ class RequantizeType(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is no requantization; {form}", param, ctx)
 
 
+class OutputName(click.ParamType):  # type: ignore[type-arg]
+    """The name of what is to be written, one of these kinds: see `check_ending`."""
+
+    name = "output"
+
+    def __init__(self, *kinds: str) -> None:
+        self.kinds = kinds
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        check_ending(value, *self.kinds)
+        return value
+
+
 def inputs_argument(required: bool = True) -> Callable[[F], F]:
     metavar = "INPUT..." if required else "[INPUT]..."
     return click.argument("inputs", metavar=metavar, nargs=-1, required=required)
@@ -339,9 +380,16 @@ input_shape_option = click.option(
     type=InputShape(),
     help="Shape of an input that need not exist: 28,28 or 28,28,1 or N,28,28,1; 1,28,28 with --layout nchw.",
 )
-output_option = click.option(
-    "--output", "-o", metavar="FILE", help="Write here; - is .npy bytes on standard output."
-)
+
+
+def written_option(*kinds: str) -> Callable[[F], F]:
+    """`-o FILE`, which is one of `kinds`."""
+    help_text = "Write here; - is .npy bytes on standard output."
+    return click.option("--output", "-o", metavar="FILE", type=OutputName(*kinds), help=help_text)
+
+
+output_option = written_option("npy")
+picture_output_option = written_option("npy", "picture")
 threads_option = click.option(
     "--threads", type=int, help="Threads to work with.  [default: CONVMAT_THREADS, or all cores]"
 )
@@ -351,7 +399,8 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing b
 
 def figure_option(what: str) -> Callable[[F], F]:
     """`--figure FILE`, that draws `what`."""
-    return click.option("--figure", metavar="FILE", help=f"Draw {what}, as .png or another picture.")
+    help_text = f"Draw {what}, as .png or another picture."
+    return click.option("--figure", metavar="FILE", type=OutputName("picture"), help=help_text)
 
 
 theme_option = click.option(

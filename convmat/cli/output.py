@@ -8,10 +8,13 @@ import select
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
+
+from convmat.files.outputs import together
+from convmat.report.encodings import readable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +23,23 @@ if TYPE_CHECKING:
     from convmat.report.facts import Fact, Grid
 
 T = TypeVar("T")
+
+
+class Unread(BrokenPipeError):
+    """The reader of a table has gone: the end of the work, though the files are still wanted."""
+
+
+@contextmanager
+def outputs_together() -> Iterator[None]:
+    """`together`, where an exit status, and a table that nobody reads, end work that was done."""
+    ended = None
+    with together():
+        try:
+            yield
+        except (click.exceptions.Exit, Unread) as end:
+            ended = end
+    if ended is not None:
+        raise ended
 
 
 def report(
@@ -34,30 +54,52 @@ def report(
     """Print findings, facts before grids or after: on standard output, unless that carries the data."""
     if quiet:
         return
-    stream = sys.stderr if output == "-" else sys.stdout
-    if stream is None:
-        return
-    from convmat.report.tables import json_text, tables_text, write_text
+    from convmat.report.tables import json_text, tables_text
 
     parts = [*grids, facts] if facts_last else [facts, *grids]
-    text = json_text(facts) if as_json else tables_text(parts, stream)
+    show(lambda stream: json_text(facts) if as_json else tables_text(parts, stream), output)
+
+
+def show(text_for: Callable[[TextIO], str], output: str | None = None) -> None:
+    """Print what `text_for` makes for a stream: standard output, or standard error where that has the data.
+
+    Raises:
+        Unread: the reader of standard output has gone. OSError: it cannot be written.
+    """
     if output == "-":
         _stop_if_unread()
-    if output == "-":
         # The data is out; a table that cannot be shown is no trouble.
-        with suppress(OSError):
-            write_text(text, stream)
-            stream.flush()
-    else:
-        write_text(text, stream)
-        stream.flush()
+        if sys.stderr is not None:
+            with suppress(OSError):
+                _print(text_for(sys.stderr), sys.stderr)
+    elif sys.stdout is not None:
+        try:
+            _print(text_for(sys.stdout), sys.stdout)
+        except BrokenPipeError as gone:
+            raise Unread(*gone.args) from gone
+
+
+def _print(text: str, stream: TextIO) -> None:
+    stream.write(readable(text, stream.encoding))
+    stream.flush()
 
 
 def warn(text: str, quiet: bool = False) -> None:
     """Print a warning on standard error."""
     if not quiet:
+        say(f"convmat: warning: {text}")
+
+
+def shown_help(text: str) -> str:
+    """A help text as standard output can show it; click writes UTF-8 where the encoding is ASCII."""
+    return readable(text, sys.stdout.encoding) if sys.stdout is not None else text
+
+
+def say(line: str) -> None:
+    """Print a line on standard error, where that can be."""
+    if sys.stderr is not None:
         with suppress(OSError):
-            click.echo(f"convmat: warning: {text}", err=True)
+            _print(f"{line}\n", sys.stderr)
 
 
 def progress(

@@ -44,6 +44,7 @@ probe_options = options.together(
     click.option(
         "--write-probe",
         metavar="DIR",
+        type=options.OutputName("folder"),
         help="Make this folder: inputs and kernels whose sums are exact in any order, and what they give.",
     ),
     click.option(

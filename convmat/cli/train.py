@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -55,7 +56,13 @@ _COUNT = click.IntRange(min=1)
 @click.option(
     "--probe-divergence", is_flag=True, help="Measure at each step how far the networks are apart, and tell."
 )
-@click.option("--output", "-o", metavar="DIR", help="Write history, summary, weights and figures here.")
+@click.option(
+    "--output",
+    "-o",
+    metavar="DIR",
+    type=options.OutputName("folder"),
+    help="Write history, summary, weights and figures here.",
+)
 @click.option("--resume", metavar="DIR", help="Go on with the run in DIR, to --epochs in all.")
 @options.report_options
 def command(
@@ -81,11 +88,13 @@ def command(
     DIR gets history.csv, summary.json, weights.npz (initial and final of both, and what --resume needs) and,
     with matplotlib, figures as PNG. Ctrl-C stops between two steps and keeps what was done.
     """
-    from convmat.cli.experiments import begin, make_folder, save, write_results
+    from convmat.cli.experiments import begin, save, write_results
     from convmat.cli.experiments import resume as resume_run
-    from convmat.cli.output import progress, report, warn
+    from convmat.cli.output import outputs_together, progress, report, warn
     from convmat.cli.signals import Deferred, Stopped
     from convmat.experiment.run import PAPER, Settings
+    from convmat.files.folders import made_folder
+    from convmat.files.outputs import together
     from convmat.report.facts import Fact
     from convmat.report.training import (
         divergence_grid,
@@ -104,12 +113,10 @@ def command(
         chosen |= {key: value for key, value in PAPER.items() if key not in named}
         named |= set(PAPER)
     if resume is not None:
-        opened = resume_run(resume, {key: chosen[key] for key in named}, data)
+        opened = resume_run(resume, {key: chosen[key] for key in named}, data, output)
     else:
-        opened = begin(Settings(**chosen), data)
+        opened = begin(Settings(**chosen), data, output)
     folder = output or resume
-    if folder is not None:
-        make_folder(folder)
     experiment = opened.experiment
     began = saved = time.monotonic()
     steps = progress(
@@ -123,30 +130,33 @@ def command(
             f"FC {run.history[-1].fc_validation:.5f}"
         ),
     )
-    with Deferred() as signals:
+    with nullcontext() if folder is None else made_folder(folder), Deferred() as signals:
         for _ in steps:
             if signals.number is not None:
                 break
             if folder is not None and time.monotonic() - saved > _SAVE_EVERY:
-                save(opened, folder)
+                with together():  # at once, whatever becomes of the rest
+                    save(opened, folder)
                 saved = time.monotonic()
         seconds = time.monotonic() - began
-        if folder is not None:
-            save(opened, folder)
-    if folder is not None:
-        try:
-            write_results(opened, folder)
-        except ModuleNotFoundError:
-            again = f"convmat train --resume {folder}"
-            warn(f"no figures without matplotlib: pip install 'convmat[figures]', then {again}", quiet)
-    facts, runs = summary_facts(experiment, opened.data_text)
-    facts.append(Fact("seconds", "time", round(seconds, 3), f"{seconds:.1f} s"))
-    grids: list[Any] = [networks_grid(experiment)]
-    for name, found in runs.items():
-        run = experiment.runs[name]
-        grids += [grid for grid in (losses_grid(run), losses_plot(run), divergence_grid(run)) if grid.rows]
-        grids.append(found)
-    report(facts, grids, as_json=as_json, quiet=quiet)
+        with outputs_together():
+            if folder is not None:
+                save(opened, folder)
+                try:
+                    write_results(opened, folder)
+                except ModuleNotFoundError:
+                    again = f"convmat train --resume {folder}"
+                    warn(
+                        f"no figures without matplotlib: pip install 'convmat[figures]', then {again}", quiet
+                    )
+            facts, runs = summary_facts(experiment, opened.data_text)
+            facts.append(Fact("seconds", "time", round(seconds, 3), f"{seconds:.1f} s"))
+            grids: list[Any] = [networks_grid(experiment)]
+            for name, found in runs.items():
+                run = experiment.runs[name]
+                shown = (losses_grid(run), losses_plot(run), divergence_grid(run))
+                grids += [*(grid for grid in shown if grid.rows), found]
+            report(facts, grids, as_json=as_json, quiet=quiet)
     if signals.number is not None:
         kept = f"kept: convmat train --resume {folder} goes on" if folder else "not kept without -o"
         warn(f"stopped before the end; what was done is {kept}", quiet)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from convmat.cli import options
+
+if TYPE_CHECKING:
+    from convmat.report.facts import Fact
 
 
 @click.command("unroll", cls=options.Command)
@@ -24,6 +27,7 @@ from convmat.cli import options
 @click.option(
     "--animate",
     metavar="FILE",
+    type=options.OutputName("animation"),
     help="Draw the kernel as it slides, and X_col as it grows, as .gif, .webp or .apng.",
 )
 @options.theme_option
@@ -71,7 +75,7 @@ def command(
     of characters where not.
     """
     from convmat.cli.inputs import open_batch
-    from convmat.cli.output import drain, progress, report, warn
+    from convmat.cli.output import drain, progress, report, show, warn
     from convmat.files.npy import write_npy
     from convmat.files.streams import is_pipe
     from convmat.geometry import ConvGeometry
@@ -86,17 +90,25 @@ def command(
         raise click.UsageError("--preview goes without --json and --quiet")
     drawn = figure is not None or animate is not None
     chunks: Iterable[Any] = batch.chunks()
+    pictures: list[Fact] = []
     if drawn or preview:
-        from convmat.cli.figures import Kept, check_names, write_patches, write_preview
+        from convmat.cli.figures import Kept, as_pixels, check_drawable, write_patches
         from convmat.report.figures.patches import IMAGES
-        from convmat.report.preview import check_preview
+        from convmat.report.preview import check_preview, preview_text
 
         if dry_run:
             raise click.UsageError("--figure, --animate and --preview go without --dry-run")
-        check_names(geometry, figure, animate)
+        check_drawable(geometry, figure, animate)
         if preview:
             check_preview(geometry)
         chunks = kept = Kept(chunks, min(IMAGES, batch.shape[0]))
+        # All that has no shade is refused before the first byte is out.
+        if preview:
+            pixels, _ = as_pixels(kept.all(), "preview")
+        if drawn:
+            pictures = write_patches(
+                geometry, padding_mode, order, kept.all(), figure=figure, animation=animate, theme=theme
+            )
     rows, columns = geometry.matrix_shape
     shape = (geometry.batch, geometry.patches, columns) if per_image else (rows, columns)
     seen = Seen(
@@ -117,14 +129,10 @@ def command(
         drain(chunks)  # whoever writes to us should not be cut off, and may have lied
     grids = [] if seen.whole is None else [rows_grid(geometry, "X_col", seen.whole)]
     facts = [*batch.facts(), *geometry_facts(geometry, padding_mode)]
-    facts += matrix_facts(geometry, batch.dtype, per_image, order)
-    if drawn:
-        facts += write_patches(
-            geometry, padding_mode, order, kept.all(), figure=figure, animation=animate, theme=theme
-        )
+    facts += [*matrix_facts(geometry, batch.dtype, per_image, order), *pictures]
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)
     if preview:
-        write_preview(geometry, padding_mode, kept.all(), output)
+        show(lambda stream: preview_text(geometry, padding_mode, pixels, stream), output)
     uncovered = geometry.coverage().uncovered
     if uncovered:
         warn(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from convmat.errors import FileError
 from convmat.files.members import archive_names, open_member
 from convmat.files.npy import NpyInput
-from convmat.files.outputs import is_picture, open_output, reading
+from convmat.files.outputs import check_ending, open_output, reading
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can tell: numpy.savez notes the present
 
@@ -22,9 +22,10 @@ def write_archive(name: str, arrays: Mapping[str, NDArray[Any]], compressed: boo
     """Write arrays as numpy.load reads them, to a file of exactly that name, whole or not at all.
 
     Raises:
-        FileError: the output cannot be written, or is standard output; what was there before is still there.
+        FileError: the output cannot be written, is named like another format, or is standard output; what was
+            there before is still there.
     """
-    check_archive_name(name)
+    check_ending(name, "npz")
     nbytes = 0 if compressed else sum(array.nbytes for array in arrays.values())
     kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
     with open_output(name, nbytes) as stream, zipfile.ZipFile(stream, "w") as archive:
@@ -33,15 +34,6 @@ def write_archive(name: str, arrays: Mapping[str, NDArray[Any]], compressed: boo
             entry.compress_type = kind
             with archive.open(entry, "w", force_zip64=True) as member:
                 npy_format.write_array(member, np.asarray(array), allow_pickle=False)
-
-
-def check_archive_name(name: str) -> None:
-    """Raise FileError for standard output, and for names that say another format."""
-    if name == "-":
-        raise FileError("standard output", "carries .npy bytes, and this is an .npz archive; name a file")
-    if is_picture(name) or name.endswith(".npy"):
-        kind = "an .npy array" if name.endswith(".npy") else "a picture"
-        raise FileError(name, f"is named like {kind}, and this is written as .npz; name it .npz")
 
 
 def read_array(name: str, key: str) -> NDArray[Any]:

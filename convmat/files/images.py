@@ -7,6 +7,7 @@
 | gray with alpha | uint8, C = 2 |
 | RGB, RGBA | uint8, C = 3, 4 |
 | palette | the colours, as RGB, or RGBA where any is transparent |
+| gray, RGB with a colour key | with alpha: 0 where a pixel has that colour, the largest value elsewhere |
 
 EXIF rotation is applied, so that the array is what viewers show. Alpha is kept as a channel, dropped, or
 multiplied into the colours, which is what a viewer shows on black. Refused, because an array could only hold
@@ -32,7 +33,14 @@ from PIL import Image, UnidentifiedImageError
 
 from convmat.errors import ConvmatError, FileError, ShapeError
 from convmat.files.foreign import KNOWN_BYTES, foreign
-from convmat.files.outputs import ANIMATION_FORMATS, PICTURE_FORMATS, is_picture, open_output, reading
+from convmat.files.outputs import (
+    ANIMATION_FORMATS,
+    PICTURE_FORMATS,
+    check_ending,
+    ending,
+    open_output,
+    reading,
+)
 from convmat.files.streams import Pipe
 
 # Pillow logs what it also raises, which would be a second line on standard error.
@@ -128,6 +136,7 @@ class ImageInput:
         """The pixels, (H, W, C)."""
         with self._open() as image:
             mode, dtype, channels = self._kind(image)
+            key = _colour_key(image)
             with _complaints(self.name, image.format == "TIFF"):
                 image.load()
             upright = image
@@ -137,6 +146,8 @@ class ImageInput:
 
                 upright = ImageOps.exif_transpose(image)
             pixels = np.asarray(upright if upright.mode == mode else upright.convert(mode))
+            if key is not None:
+                pixels = _with_alpha(pixels.astype(dtype, copy=False), key)
             if self._alpha != "keep" and channels in _WITH_ALPHA:
                 pixels = _without_alpha(pixels, self._alpha)
             return pixels.astype(dtype, copy=False).reshape(self.shape)
@@ -182,7 +193,7 @@ class ImageInput:
         return os.path.getsize(self.name) if self._data is None else len(self._data)
 
     def _kind(self, image: Image.Image) -> tuple[str, type, int]:
-        """(mode to convert to, dtype, channels), or a refusal."""
+        """(mode to convert to, dtype, channels), or a refusal; a colour key becomes a channel of alpha."""
         if image.format not in _FORMATS:
             raise FileError(
                 self.name,
@@ -217,7 +228,8 @@ class ImageInput:
             return _MODES["RGBA" if transparent else "RGB"]
         if image.mode not in _MODES:
             raise FileError(self.name, f"is a {image.mode} image; convert it to RGB or gray first")
-        return _MODES[image.mode]
+        mode, dtype, channels = _MODES[image.mode]
+        return mode, dtype, channels + (_colour_key(image) is not None)
 
     def _check_samples(self, image: Image.Image) -> None:
         """Refuse numbers that Pillow would read as other numbers."""
@@ -307,13 +319,38 @@ def _complaints(name: str, listen: bool) -> Iterator[None]:
         raise FileError(name, f"is a damaged image: {said.splitlines()[0]}")
 
 
+def _colour_key(image: Image.Image) -> tuple[int, ...] | None:
+    """The gray or colour that is transparent in an image without alpha, as its pixels have it; None for none.
+
+    It is that of a PNG's tRNS chunk, or of a GIF whose palette is the grays.
+    """
+    key = image.info.get("transparency")
+    if key is None or image.mode not in ("1", "L", "I;16", "RGB"):
+        return None
+    samples = key if isinstance(key, tuple) else (key,)
+    if image.mode == "I;16":
+        return samples
+    # Pillow spreads grays of 2 and 4 bits over 0..255, but not their key, of which the lowest bits count
+    # (PNG, 11.3.2.1); that of 1 bit is 0 or 255.
+    tiles = getattr(image, "tile", ())
+    most = next(({"L;2": 3, "L;4": 15}.get(str(tile[3]), 255) for tile in tiles), 255)
+    return tuple((sample & most) * 255 // most for sample in samples)
+
+
+def _with_alpha(pixels: NDArray[Any], key: tuple[int, ...]) -> NDArray[Any]:
+    """Colours, (H, W) or (H, W, 3), with alpha as a last channel: 0 where they are the key."""
+    colours = pixels if pixels.ndim == 3 else pixels[..., None]
+    solid = (colours != np.array(key)).any(axis=-1, keepdims=True)
+    return np.concatenate([colours, solid.astype(pixels.dtype) * np.iinfo(pixels.dtype).max], axis=-1)
+
+
 def _without_alpha(pixels: NDArray[Any], alpha: str) -> NDArray[Any]:
-    """8-bit pixels with alpha last, as colours alone."""
-    colours = pixels[..., :-1]
+    """Pixels with alpha last, as colours alone."""
+    colours, most = pixels[..., :-1], np.iinfo(pixels.dtype).max
     if alpha == "drop":
         return np.ascontiguousarray(colours)
-    over_black = colours.astype(np.uint16) * pixels[..., -1:]
-    return np.asarray((over_black + 127) // 255, np.uint8)  # rounded to the nearest
+    over_black = colours.astype(np.uint32) * pixels[..., -1:]
+    return np.asarray((over_black + most // 2) // most, pixels.dtype)  # rounded to the nearest
 
 
 def _orientation(image: Image.Image) -> int:
@@ -359,20 +396,6 @@ def check_picture(shape: tuple[int, ...]) -> None:
         )
 
 
-def check_picture_name(name: str) -> None:
-    """Raise FileError unless an output of this name is a picture."""
-    if not is_picture(name):
-        raise FileError(name or "''", f"is no picture's name; end it in one of {', '.join(PICTURE_FORMATS)}")
-
-
-def check_animation_name(name: str) -> None:
-    """Raise FileError unless an output of this name is a picture that can move."""
-    if _suffix(name) not in ANIMATION_FORMATS:
-        raise FileError(
-            name or "''", f"is no animation's name; end it in one of {', '.join(ANIMATION_FORMATS)}"
-        )
-
-
 def write_animation(name: str, frames: Iterable[tuple[NDArray[np.uint8], int]]) -> tuple[int, int]:
     """Write pictures, each (H, W, 3) with its milliseconds, as one that moves and begins again.
 
@@ -381,7 +404,8 @@ def write_animation(name: str, frames: Iterable[tuple[NDArray[np.uint8], int]]) 
     Raises:
         FileError: the output cannot be written; nothing is left of it.
     """
-    kind = ANIMATION_FORMATS[_suffix(name)]
+    check_ending(name, "animation")
+    kind = ANIMATION_FORMATS[ending(name)]
     pictures, times = [], []
     for pixels, milliseconds in frames:
         pictures.append(Image.fromarray(pixels))
@@ -410,10 +434,6 @@ def _with_one_palette(pictures: list[Image.Image]) -> list[Image.Image]:
     return [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
 
 
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
-
-
 def write_picture(name: str, y: NDArray[Any], keep: bool) -> str:
     """Write one image's result, (1, H_out, W_out, K) with K = 1 (gray) or 3 (RGB), as a picture.
 
@@ -423,10 +443,11 @@ def write_picture(name: str, y: NDArray[Any], keep: bool) -> str:
         ShapeError: more images, other numbers of filters or axes. FileError: the output cannot be written;
             nothing is left of it.
     """
+    check_ending(name, "picture")
     check_picture(y.shape)
     pixels, how = to_pixels(y[0], keep)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    kind = PICTURE_FORMATS[_suffix(name)]
+    kind = PICTURE_FORMATS[ending(name)]
     # Encoded in memory: straight to a file, Pillow may overlook that the disk is full.
     encoded = io.BytesIO()
     try:

@@ -19,7 +19,7 @@ from convmat.errors import FileError
 from convmat.files.foreign import KNOWN_BYTES, foreign
 from convmat.files.members import ZIP_MAGIC, open_member, open_only_member, split_member
 from convmat.files.numbers import is_text, read_numbers
-from convmat.files.outputs import is_picture, open_output, reading
+from convmat.files.outputs import check_ending, open_output, reading
 from convmat.files.streams import Pipe, is_pipe, open_file, shown_name
 
 MAGIC = b"\x93NUMPY"
@@ -156,10 +156,9 @@ def write_npy(
     """Write an .npy array in C order from consecutive blocks of it, to a file or, with "-", standard output.
 
     Raises:
-        FileError: the output cannot be written; nothing is left of it.
+        FileError: the output cannot be written, or is named like another format; nothing is left of it.
     """
-    if is_picture(name):
-        raise FileError(name, "is a picture's name, and this is written as .npy; name it .npy")
+    check_ending(name, "npy")
     rest = iter(blocks)
     # Work that fails at once fails before there is any output.
     first = next(rest, None)
