@@ -22,7 +22,8 @@ from convmat.errors import GeometryError, SettingError, ShapeError
 from convmat.experiment.digits import draw_digits
 from convmat.experiment.divergence import SMALL
 from convmat.experiment.networks import Convolution, Dense
-from convmat.experiment.run import Experiment, Settings
+from convmat.experiment.run import Experiment
+from convmat.experiment.settings import Settings
 from convmat.files.archives import archive_names
 from convmat.report.training import largest_differences
 
@@ -226,12 +227,12 @@ def test_torch_agrees_for_20_epochs() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimizer": "lbfgs"}, "optimizer: got 'lbfgs'; give one of sgd, adam, both"),
-        ({"dtype": "float16"}, "dtype: got 'float16'"),
-        ({"epochs": 0}, "epochs: must be at least 1, got 0"),
-        ({"seed": -1}, "seed: must be at least 0"),
+        ({"optimizer": "lbfgs"}, "optimizer: must be one of sgd, adam, both, got 'lbfgs'"),
+        ({"dtype": "float16"}, "dtype: must be one of float32, float64, got 'float16'"),
+        ({"epochs": 0}, "epochs: must be 1 to 1000000000, got 0"),
+        ({"seed": -1}, "seed: must be 0 to 18446744073709551615, got -1"),
         ({"lr": 0.0}, "lr: must be above 0"),
-        ({"lr": float("nan")}, "lr: must be above 0, got nan"),
+        ({"lr": float("nan")}, r"lr: must be above 0, at most 1e\+38, got nan"),
     ],
 )
 def test_settings_refuse(changes: dict[str, Any], message: str) -> None:
@@ -399,14 +400,14 @@ def test_without_matplotlib_it_says_so(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--lr", "0"], "convmat: --lr: must be above 0, got 0.0"),
+        (["--lr", "0"], "convmat: --lr: must be above 0, at most 1e+38, got 0.0"),
         (["--lr", "1e30"], "convmat: --lr: 1e+30 makes the loss of sgd grow beyond all numbers in epoch 1"),
         (["-k", "40", "-p", "valid"], "convmat: --k: the kernel spans 40 pixels"),
-        (["--epochs", "0"], "'--epochs': 0 is not in the range"),
+        (["--epochs", "0"], "convmat: --epochs: must be 1 to 1000000000, got 0"),
         (["--data", "absent"], "convmat: absent: cannot be read: No such file or directory"),
         (["--data", "few.npy"], "convmat: --data: has 9 images; 50 to train and 20 to validate on are 70"),
         (["--data", "wild.npy"], "convmat: --data: has values 0 .. 2; scale floats"),
-        (["--resume", "nowhere"], "convmat: nowhere/weights.npz:record: cannot be read"),
+        (["--resume", "nowhere"], "convmat: nowhere/weights.npz: cannot be read: No such file"),
         (["-o", "few.npy"], "convmat: few.npy: cannot be written: File exists"),
         (["-o", "-"], "convmat: standard output: holds no folder of files; name one with -o"),
         (["--filters", "999999999"], "convmat: --filters: needs"),
@@ -430,7 +431,7 @@ def test_resume_refuses_another_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--data: x.npy was None when" in capsys.readouterr().err
     np.savez("run/weights.npz", record=np.frombuffer(b"{}", np.uint8))
     train("--resume", "run", status=2)
-    assert "run/weights.npz: holds no run that could go on" in capsys.readouterr().err
+    assert "run/weights.npz: is damaged: the record must have settings, got nothing; begin" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_no_figures")
