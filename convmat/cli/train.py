@@ -148,8 +148,11 @@ def command(
         chosen |= {key: value for key, value in PAPER.items() if key not in named}
         named |= set(PAPER)
     folder = resume if output is None else output
-    if folder == "-":
-        raise FileError("standard output", "holds no folder of files; name one with -o")
+    for name in (output, resume):
+        if name == "-":
+            raise FileError("standard output", "holds no folder of files; name one with -o")
+        if name == "":
+            raise FileError("''", "is no folder's name; name a folder")
     if resume is not None:
         experiment = resume_run(resume, {key: chosen[key] for key in named}, data)
     else:

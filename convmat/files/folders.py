@@ -58,9 +58,7 @@ def kept_folder(name: str) -> Iterator[None]:
     """
     made: list[str] = []
     try:
-        with writing(name or "''"):
-            if not name or name == "-":
-                raise FileError(name or "''", "is no folder's name; name a folder")
+        with writing(name):
             _make_folders(name, made)
             os.rmdir(_partial_folder(name))  # only a try shows whether it can be written to
         yield

@@ -57,10 +57,10 @@ class RecordFile:
         self._kinds = arrays(said)
         check_names(names, (_RECORD, *self._kinds), "the archive")
         Fields(dict.fromkeys(self._kinds, _SUM)).check(self._sums, "arrays")
-        if checksum != _text_checksum(said | {"arrays": self._sums}):
-            raise Mismatch("", f"must have its own checksum, got {shown(checksum)}")
         for key, expected in self._kinds.items():
             self._open(key, expected)
+        if checksum != _text_checksum(said | {"arrays": self._sums}):
+            raise Mismatch("", f"must have its own checksum, got {shown(checksum)}")
 
     def array(self, key: str) -> NDArray[Any]:
         """One of the arrays, checked whole.

@@ -247,7 +247,7 @@ def shown(value: Any, depth: int = 2) -> str:
         return f"[{', '.join(shown(item, depth - 1) for item in value)}]"
     if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
         # Python prints no numbers of more than 4,300 digits.
-        return f"a number of about {int(value.bit_length() * math.log10(2)) + 1} digits"
+        return f"a number of about {int((value.bit_length() - 1) * math.log10(2)) + 1} digits"
     if isinstance(value, str) and len(value) > _SHOWN:
         return f"{value[:_SHOWN]!r}…, {len(value)} characters"
     return repr(value)
