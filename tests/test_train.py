@@ -17,7 +17,7 @@ import time
 import tracemalloc
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from PIL import Image
 
 from convmat.cli import run
 from convmat.cli.datasets import read_dataset
-from convmat.cli.experiments import begin, resume, save
+from convmat.cli.experiments import resume, save
 from convmat.errors import FileError, GeometryError, SettingError, ShapeError
 from convmat.experiment.digits import draw_digits
 from convmat.experiment.divergence import SMALL
@@ -934,3 +934,117 @@ def test_images_of_one_colour_make_no_warning(pixel: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train("--data", "x.npy", "--epochs", "1", "--probe-divergence", "-o", "run", "-q")
+
+
+# Memory, and work that can be stopped
+
+
+@pytest.mark.parametrize(
+    ("options", "subject"),
+    [
+        (["--train-size", "3000000"], "--train-size"),
+        (["--val-size", "1000000000"], "--val-size"),
+        (["--filters", "999999999"], "--filters"),
+        (["--train-size", "100000", "--batch-size", "100000", "--filters", "4000"], "--batch-size"),
+    ],
+)
+def test_memory_is_asked_for_before_anything_is_drawn(
+    options: list[str], subject: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("convmat.files.memory._available_bytes", lambda: 1 << 30)
+    monkeypatch.setattr("convmat.cli.experiments.draw_digits", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr("convmat.cli.datasets.Dataset.read", lambda _: pytest.fail("read"))
+    assert run(["train", *options]) == 2
+    assert re.fullmatch(
+        rf"convmat: {subject}: needs \d+ bytes of memory, 1073741824 are available; give a smaller one\n",
+        capsys.readouterr().err,
+    )
+    np.save("x.npy", np.broadcast_to(np.uint8(0), (200_000, 8, 8)))
+    assert run(["train", *OPTIONS, "--data", "x.npy", "--train-size", "190000", "--filters", "9999"]) == 2
+    assert "--filters: needs" in capsys.readouterr().err
+
+
+MEASURED = """
+import sys
+from convmat.cli import experiments, run, train
+import convmat.report.training, convmat.report.tables, rich.table
+asked = []
+experiments.check_memory = lambda subject, nbytes, remedy: asked.append(nbytes)
+def status(key):
+    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(key))
+before = status("VmRSS")
+assert run(["train", *sys.argv[1:], "-q"]) == 0
+print(asked[0], status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--filters", "1", "--batch-size", "2000", "--train-size", "7000", "--val-size", "900"),
+        ("--filters", "24", "--train-size", "9", "--val-size", "9", "--optimizer", "adam"),
+    ],
+    ids=["images", "weights"],
+)
+def test_memory_taken_is_what_is_asked_for(options: tuple[str, ...]) -> None:
+    """Within a fifth, and the library of linear algebra's own buffers."""
+    np.save("x.npy", np.zeros((9000, 28, 28), np.uint8))
+    command = [sys.executable, "-c", MEASURED, "--data", "x.npy", "--epochs", "1", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    asked, taken = map(int, done.stdout.split())
+    assert asked / 1.2 < taken < 1.2 * asked + (48 << 20)
+
+
+class _Stop(Exception):
+    pass
+
+
+def test_whatever_evaluation_is_stopped_nothing_is_lost() -> None:
+    """A stop between any two blocks of work: saved there and gone on with, a run comes to the same bits."""
+    changes: dict[str, Any] = {"epochs": 1, "val_size": 40, "filters": 2}
+    whole, blocks = trained(**changes), 0
+    for at_block in range(100):
+        e, seen = experiment(**changes), 0
+
+        def watch(work: Iterable[Any], total: int) -> Iterator[Any]:
+            nonlocal seen
+            work = list(work)
+            assert len(work) == total
+            for block in work:
+                seen += 1
+                if seen > at_block:  # noqa: B023
+                    raise _Stop
+                yield block
+
+        e.watch = watch
+        try:
+            for _ in e.steps():
+                pass
+        except _Stop:
+            gone_on = experiment(**changes)
+            gone_on.resume(json.loads(json.dumps(e.record())), e.arrays().__getitem__)
+            for _ in gone_on.steps():
+                pass
+            assert gone_on.record() == whole.record()
+            blocks += 1
+        else:
+            break
+    # Of two networks: before the first step 4 blocks of training images and 3 of validation, then these.
+    assert blocks == 2 * (4 + 3 + 3)
+
+
+def test_preparing_and_drawing_can_be_watched() -> None:
+    seen = []
+
+    def watch(work: Iterable[Any], total: int) -> Iterator[Any]:
+        for number, block in enumerate(work, 1):
+            yield block
+            seen.append((number, total))
+
+    images = draw_digits(100, 0, watch)
+    assert seen == [(n, 7) for n in range(1, 8)]
+    np.testing.assert_array_equal(images, draw_digits(100, 0))
+    seen.clear()
+    Experiment(Settings(**SMALL_SETTINGS), images, watch)
+    assert seen == [(1, 1)] * 3
