@@ -960,7 +960,7 @@ def test_memory_is_asked_for_before_anything_is_drawn(
         capsys.readouterr().err,
     )
     np.save("x.npy", np.broadcast_to(np.uint8(0), (200_000, 8, 8)))
-    assert run(["train", *OPTIONS, "--data", "x.npy", "--train-size", "190000", "--filters", "9999"]) == 2
+    assert run(["train", *OPTIONS, "--data", "x.npy", "--train-size", "190000", "--filters", "199999"]) == 2
     assert "--filters: needs" in capsys.readouterr().err
 
 
