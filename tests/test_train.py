@@ -923,7 +923,7 @@ def test_a_rate_too_large_ends_in_one_line_or_in_numbers(
     else:
         assert (status, err) == (0, "")
         assert run(["train", "--resume", "new", "--epochs", "4", "-q"]) in (0, 2)
-    assert status == 2 or lr != "1e38"
+    assert status == 2 or (optimizer, lr) != ("adam", "1e38")  # SGD may end where all units are dead
 
 
 @pytest.mark.parametrize("pixel", [0, 255])
