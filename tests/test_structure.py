@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "matrix": ("errors", "geometry", "patches", "engine", "spectrum", "shown", "files"),  # its arrays, saved
     "reference": (),
     "verification": (*_LIBRARY, "shown", "reference", "verification"),
-    "experiment": (*_LIBRARY, "experiment"),
+    "experiment": (*_LIBRARY, "experiment", "files"),
     "files": ("errors", "files"),
     "report": (*_LIBRARY, "frameworks", "chains", "verification", "experiment", "report"),
     "cli": (

@@ -67,11 +67,16 @@ class NpyInput:
         """Bytes of data the header promises."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def is_mapped(self) -> bool:
+        """Whether `read` maps the file, and takes no memory for it."""
+        return self._pipe is None and self.nbytes > _MAPPED_FROM
+
     def read(self) -> NDArray[Any]:
         """The whole array: read, or mapped where it is a file too large to be read lightly."""
         order: Literal["C", "F"] = "F" if self._fortran_order else "C"
         with self._data() as stream:
-            if self._pipe is None and self.nbytes > _MAPPED_FROM:
+            if self.is_mapped:
                 with reading(self.name):
                     # Checked once more, since a map of a file that shrank would end the process.
                     self._check_size(os.fstat(stream.fileno()).st_size - self._offset)

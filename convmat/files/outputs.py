@@ -148,20 +148,25 @@ def _archive(name: str) -> str:
 
 
 class _New:
-    """A file or folder under a hidden name, and the name it is to get."""
+    """A file or folder under a hidden name, and the name it is to get; or nothing, to replace what is there."""
 
-    def __init__(self, name: str, target: str) -> None:
+    def __init__(self, name: str, target: str, removes: bool = False) -> None:
         self.name = name
         self.target, self.partial = target, _hidden(target)
         self._aside: str | None = None
+        self._removes = removes
 
     @property
     def waits(self) -> bool:
         """Whether it has not got its name."""
-        return os.path.lexists(self.partial)
+        return os.path.lexists(self.target if self._removes else self.partial)
 
     def place(self, keep: bool) -> None:
         """Put it in place of what is there, which is kept aside if need be."""
+        if self._removes:
+            self._aside = _hidden(self.target)
+            os.rename(self.target, self._aside)
+            return
         if keep and os.path.lexists(self.target):
             self._aside = _hidden(self.target)
             try:
@@ -172,7 +177,7 @@ class _New:
 
     def undo(self) -> None:
         """Put back what was there."""
-        if not self.waits:
+        if not self.waits and not self._removes:
             os.rename(self.target, self.partial)
         if self._aside is not None and os.path.lexists(self._aside):
             try:
@@ -253,6 +258,25 @@ def new_output(name: str) -> Iterator[str]:
     except BaseException:
         new.clean()
         raise
+
+
+def remove_output(name: str) -> None:
+    """Remove a file, if there is one, when the block of `together` around it ends well.
+
+    Raises:
+        FileError: it cannot be removed; it is still there.
+    """
+    target = os.path.realpath(name)
+    if not os.path.lexists(target):
+        return
+    if not os.access(target, os.W_OK):
+        raise FileError(name, "is write-protected; name another folder")
+    gone, waiting = _New(name, target, removes=True), _waiting.get()
+    if waiting is None:
+        _place([gone])
+        gone.clean()
+    else:
+        waiting.append(gone)
 
 
 @contextmanager
