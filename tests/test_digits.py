@@ -129,7 +129,7 @@ def test_folder_of_images(tmp_path: Path) -> None:
 def test_data_that_is_none(images: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     np.save(tmp_path / "flat.npy", images.reshape(5, -1))
-    np.savez(tmp_path / "other.npz", a=images)
+    np.savez(tmp_path / "other.npz", a=images, b=images)
     (tmp_path / "bad.npz").write_bytes(b"PK nonsense")
     for name, message in {
         "empty": "has no images and no IDX files",

@@ -38,6 +38,7 @@ from convmat.experiment.run import Experiment
 from convmat.experiment.settings import Settings
 from convmat.files.archives import write_archive
 from convmat.files.members import archive_names
+from convmat.files.outputs import together
 from convmat.files.records import RecordFile, packed
 from convmat.files.schema import Mismatch
 from convmat.report.training import largest_differences, summary_facts
@@ -424,7 +425,10 @@ def test_without_matplotlib_it_says_so(capsys: pytest.CaptureFixture[str]) -> No
         (["--data", "few.npy"], "convmat: --data: has 9 images; 50 to train and 20 to validate on are 70"),
         (["--data", "wild.npy"], "convmat: --data: has values 0 .. 2; scale floats"),
         (["--resume", "nowhere"], "convmat: nowhere/weights.npz: cannot be read: No such file"),
-        (["-o", "few.npy"], "convmat: few.npy: cannot be written: File exists"),
+        (
+            ["-o", "few.npy"],
+            "convmat: few.npy: is an .npy array's name, and this is written as a folder",
+        ),
         (["-o", "-"], "convmat: standard output: holds no folder of files; name one with -o"),
         (["--filters", "999999999"], "convmat: --filters: needs"),
     ],
@@ -807,7 +811,8 @@ def test_the_nth_call_of_a_save_fails(
             Path("run", name).write_bytes(content)
 
     restore()
-    save(e, "run", facts)
+    with together():
+        save(e, "run", facts)
     new = contents("run")
     assert sorted(new) == ["divergence.csv", "history.csv", "mine.txt", "summary.json", "weights.npz"]
     faults = Faults(Path("run"), kind, last)
@@ -820,7 +825,8 @@ def test_the_nth_call_of_a_save_fails(
         restore()
         faults.arm(at_call)
         try:
-            save(e, "run", facts)
+            with together():
+                save(e, "run", facts)
         except FileError as error:
             assert re.fullmatch(r"run/\w+\.\w+: cannot be written: .*", str(error))
             faults.arm(0)
@@ -838,9 +844,9 @@ def test_the_nth_call_of_a_save_fails(
         (["-o", "new/a/b", "--lr", "1e30"], "convmat: --lr: 1e+30 makes the loss of sgd grow beyond all"),
         (["-o", ""], "convmat: '': is no folder's name; name a folder"),
         (["--resume", ""], "convmat: '': is no folder's name; name a folder"),
-        (["-o", "file/x"], "convmat: file/x: cannot be written: File exists"),
+        (["-o", "file/x"], "convmat: file/x: cannot be written: Not a directory"),
         (["-o", "/proc/x"], "convmat: /proc/x: cannot be written: "),
-        (["-o", "taken"], "convmat: taken/history.csv: cannot be written: Is a directory"),
+        (["-o", "taken"], "convmat: taken/history.csv: is a folder; name a file"),
         (["-o", "new", "-k", "40", "-p", "valid"], "convmat: --k: the kernel spans 40 pixels"),
     ],
 )

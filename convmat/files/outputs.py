@@ -148,7 +148,7 @@ def _archive(name: str) -> str:
 
 
 class _New:
-    """A file or folder under a hidden name, and the name it is to get; or nothing, to replace what is there."""
+    """A file or folder under a hidden name, and the name it is to get; or nothing, in place of a file."""
 
     def __init__(self, name: str, target: str, removes: bool = False) -> None:
         self.name = name
