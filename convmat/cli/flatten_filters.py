@@ -8,7 +8,7 @@ from convmat.cli import options
 
 
 @click.command("flatten-filters", cls=options.Command)
-@click.argument("kernels", metavar="KERNELS")
+@click.argument("kernels", metavar="KERNELS", type=options.File(kernels=True))
 @options.kernel_layout_option
 @options.order_option
 @options.groups_option

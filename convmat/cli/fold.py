@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("fold", cls=options.Command)
-@click.argument("x_col", metavar="X")
+@click.argument("x_col", metavar="X", type=options.File())
 @click.option(
     "--input-shape",
     type=options.InputShape(),

@@ -10,8 +10,8 @@ from convmat.cli import options
 
 
 @click.command("matmul", cls=options.Command)
-@click.argument("x_col", metavar="X")
-@click.argument("w_col", metavar="W")
+@click.argument("x_col", metavar="X", type=options.File())
+@click.argument("w_col", metavar="W", type=options.File())
 @click.option(
     "--output-shape",
     type=options.OutputShape(),

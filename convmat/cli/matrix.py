@@ -10,7 +10,7 @@ from convmat.cli import options
 
 
 @click.command("matrix", cls=options.Command)
-@click.argument("source", metavar="[INPUT]", required=False)
+@click.argument("source", metavar="[INPUT]", required=False, type=options.File())
 @options.input_shape_option
 @options.linear_layer_options
 @click.option("--no-spectrum", is_flag=True, help="Leave out singular values, rank and condition.")
@@ -26,6 +26,7 @@ from convmat.cli import options
     "--output",
     "-o",
     metavar="FILE",
+    type=options.File(),
     help="Write here, as .npz; with --dense - is .npy bytes on standard output.",
 )
 @options.report_options

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
 from convmat.errors import ConvmatError, FileError, MappingIndexError
 from convmat.geometry import POSITION_NAMES
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,6 +32,12 @@ _OPTION_OF = {
 
 class Command(click.Command):
     """A command that tells errors about parameters in the words of its own options and arguments."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise unknown_option(ctx, error.option_name) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -56,10 +66,55 @@ class Command(click.Command):
         return None
 
 
-class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """`7`, or one number for each axis: `3,5`."""
+def unknown_option(ctx: click.Context, name: str, otherwise: str = "") -> click.UsageError:
+    """What to say of an option that a command does not have: which of its own is meant, or `otherwise`."""
+    from convmat.cli.suggestions import OPTIONS, near_name
 
-    name = "sizes"
+    names = [name for parameter in ctx.command.get_params(ctx) for name in parameter.opts]
+    near = near_name(name, [option for option in names if option.startswith("-")], OPTIONS)
+    hint = f"did you mean '{near}'?" if near else otherwise
+    return click.UsageError(f"no such option '{name}'{hint and '; ' + hint}", ctx)
+
+
+class File(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A file's name, or a folder's. Shells complete it; after `file.npz:` by the names of its arrays."""
+
+    name = "file"
+
+    def __init__(self, kind: str = "file", kernels: bool = False) -> None:
+        self._kind, self._kernels = kind, kernels
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        archive, colon, _ = incomplete.partition(".npz:")
+        if colon:
+            return [CompletionItem(name) for name in _arrays(f"{archive}.npz") if name.startswith(incomplete)]
+        names = [name for name in _kernel_names() if name.startswith(incomplete)] if self._kernels else []
+        return [CompletionItem(incomplete, type=self._kind), *map(CompletionItem, names)]
+
+
+def _arrays(archive: str) -> list[str]:
+    from convmat.files.archives import archive_names
+
+    with suppress(FileError):
+        return [f"{archive}:{name}" for name in archive_names(archive)]
+    return []
+
+
+def _kernel_names() -> list[str]:
+    from convmat.kernels import NAMES
+
+    return [name.replace("SIZE", "") for name in NAMES]
+
+
+class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """`7`, or one number for each axis: `3,5` or `3x5`."""
+
+    name = "size"
+    example = "7, or one for each axis: 3,5 or 3x5"
     most = 3  # spatial axes
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
@@ -69,9 +124,10 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
         if not isinstance(value, str):
             return value
         try:
-            numbers = tuple(int(part) for part in value.split(","))
+            plain = value.lower().replace("×", "x")
+            numbers = tuple(int(part) for part in plain.split("," if "," in plain else "x"))
         except ValueError:
-            self.fail(f"{value!r} is no size; write 7, or one for each axis: 3,5", param, ctx)
+            self.fail(f"{value!r} is no {self.name}; write {self.example}", param, ctx)
         if len(numbers) > self.most:
             self.fail(f"{value!r} has {len(numbers)} numbers; give at most {self.most}", param, ctx)
         return numbers[0] if len(numbers) == 1 else numbers
@@ -81,6 +137,7 @@ class OutputShape(Sizes):
     """The output's size, and N before it if need be."""
 
     name = "output shape"
+    example = "4,4 or 4x4; or with N before: 2,4,4"
     most = 4
 
 
@@ -88,6 +145,7 @@ class InputShape(Sizes):
     """The shape of an array of images."""
 
     name = "input shape"
+    example = "28,28 or 28x28; or with channels and N: N,28,28,1"
     most = 5  # N, spatial axes, C
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -99,6 +157,7 @@ class Pixel(InputShape):
     """A pixel and a channel: y,x,c, and n before them if need be."""
 
     name = "pixel"
+    example = "y,x,c or n,y,x,c: 9,12,0"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return "[n,]y,x,c"
@@ -107,7 +166,8 @@ class Pixel(InputShape):
 class Pads(Sizes):
     """Padding in pixels."""
 
-    name = "pixels"
+    name = "number of pixels"
+    example = "1, or 1,2 or 1x2 for the axes, or 1,2,0,1 for the sides"
     most = 6  # sides
 
 
@@ -122,6 +182,8 @@ class PaddingType(Pads):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from convmat.geometry import PADDING_NAMES
 
+        if not isinstance(value, str):
+            return value
         if value.lower() in PADDING_NAMES:
             return value.lower()
         try:
@@ -129,6 +191,15 @@ class PaddingType(Pads):
         except click.BadParameter:
             rules = ", ".join(PADDING_NAMES)
             self.fail(f"{value!r} is no padding; give {rules}, or numbers: 1 or 1,2 or 1,2,1,2", param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        from convmat.geometry import PADDING_NAMES
+
+        return [CompletionItem(name) for name in PADDING_NAMES if name.startswith(incomplete)]
 
 
 class LayerType(click.ParamType):  # type: ignore[type-arg]
@@ -149,7 +220,7 @@ class LayerType(click.ParamType):  # type: ignore[type-arg]
         for key, _, number in parts:
             kind = PaddingType() if key == "p" else Sizes()
             try:
-                layer[self.keys[key]] = kind.convert(number.replace("x", ","), param, ctx)
+                layer[self.keys[key]] = kind.convert(number, param, ctx)
             except click.BadParameter:
                 form = "a rule, or pixels: 1 or 1x2" if key == "p" else "a size: 7 or 3x5"
                 self.fail(f"{key}={number} in {value!r} is not {form}", param, ctx)
@@ -179,12 +250,12 @@ class RequantizeType(click.ParamType):  # type: ignore[type-arg]
 
 def inputs_argument(required: bool = True) -> Callable[[F], F]:
     metavar = "INPUT..." if required else "[INPUT]..."
-    return click.argument("inputs", metavar=metavar, nargs=-1, required=required)
+    return click.argument("inputs", metavar=metavar, nargs=-1, required=required, type=File())
 
 
 def kernel_size_option(required: bool = True) -> Callable[[F], F]:
     return click.option(
-        "--k", "-k", "kernel_size", type=Sizes(), required=required, help="Kernel size: 7 or 3,5."
+        "--k", "-k", "kernel_size", type=Sizes(), required=required, help="Kernel size: 7, 3,5 or 3x5."
     )
 
 
@@ -198,8 +269,8 @@ padding_option = click.option(
     type=PaddingType(),
     default="valid",
     show_default=True,
-    help="valid, same, same-lower, half, full; or pixels: 1; 1,2 for height, width; 1,2,0,1 for top, bottom, "
-    "left, right.",
+    help="valid, same, same-lower, half, full; or pixels: 1; 1,2 or 1x2 for height, width; 1,2,0,1 for top, "
+    "bottom, left, right.",
 )
 padding_mode_option = click.option(
     "--padding-mode",
@@ -258,10 +329,11 @@ dims_option = click.option(
 input_shape_option = click.option(
     "--input-shape",
     type=InputShape(),
-    help="Shape of an input that need not exist: 28,28 or 28,28,1 or N,28,28,1; 1,28,28 with --layout nchw.",
+    help="Shape of an input that need not exist: 28,28 or 28x28, 28,28,1 or N,28,28,1; 1,28,28 with "
+    "--layout nchw.",
 )
 output_option = click.option(
-    "--output", "-o", metavar="FILE", help="Write here; - is .npy bytes on standard output."
+    "--output", "-o", metavar="FILE", type=File(), help="Write here; - is .npy bytes on standard output."
 )
 threads_option = click.option(
     "--threads", type=int, help="Threads to work with.  [default: CONVMAT_THREADS, or all cores]"
@@ -272,7 +344,9 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing b
 
 def figure_option(what: str) -> Callable[[F], F]:
     """`--figure FILE`, that draws `what`."""
-    return click.option("--figure", metavar="FILE", help=f"Draw {what}, as .png or another picture.")
+    return click.option(
+        "--figure", metavar="FILE", type=File(), help=f"Draw {what}, as .png or another picture."
+    )
 
 
 theme_option = click.option(
@@ -295,9 +369,12 @@ alpha_option = click.option(
 kernel_option = click.option(
     "--kernel",
     metavar="FILE|NAME",
+    type=File(kernels=True),
     help="Kernels as .npy, or sobel-x, sobel-y, laplacian, sharpen, box:5, gaussian:5.",
 )
-bias_option = click.option("--bias", metavar="FILE", help="Bias as .npy, one number for each filter.")
+bias_option = click.option(
+    "--bias", metavar="FILE", type=File(), help="Bias as .npy, one number for each filter."
+)
 flip_option = click.option(
     "--flip", is_flag=True, help="Reverse the filters along each axis: true convolution."
 )

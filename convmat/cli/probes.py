@@ -44,6 +44,7 @@ probe_options = options.together(
     click.option(
         "--write-probe",
         metavar="DIR",
+        type=options.File("dir"),
         help="Make this folder: inputs and kernels whose sums are exact in any order, and what they give.",
     ),
     click.option(
@@ -64,7 +65,12 @@ probe_options = options.together(
         show_default=True,
         help="Of the probe, besides .npy: c, a header; hex, for $readmemh.",
     ),
-    click.option("--probe", metavar="DIR", help="Judge --expected against this probe: it must be equal."),
+    click.option(
+        "--probe",
+        metavar="DIR",
+        type=options.File("dir"),
+        help="Judge --expected against this probe: it must be equal.",
+    ),
     click.option(
         "--case", metavar="NAME", help="Of the probe.  [default: integers; all, if --expected is a folder]"
     ),

@@ -50,14 +50,23 @@ _COUNT = click.IntRange(min=1)
 @click.option(
     "--data",
     metavar="PATH",
+    type=options.File(),
     help="Images to learn: a folder of MNIST's IDX files or of images, Keras' mnist.npz, or an .npy array "
     "(N, H, W) or (N, H, W, C).  [default: drawn digits]",
 )
 @click.option(
     "--probe-divergence", is_flag=True, help="Measure at each step how far the networks are apart, and tell."
 )
-@click.option("--output", "-o", metavar="DIR", help="Write history, summary, weights and figures here.")
-@click.option("--resume", metavar="DIR", help="Go on with the run in DIR, to --epochs in all.")
+@click.option(
+    "--output",
+    "-o",
+    metavar="DIR",
+    type=options.File("dir"),
+    help="Write history, summary, weights and figures here.",
+)
+@click.option(
+    "--resume", metavar="DIR", type=options.File("dir"), help="Go on with the run in DIR, to --epochs in all."
+)
 @options.report_options
 def command(
     paper: bool,

@@ -24,6 +24,7 @@ from convmat.cli import options
 @click.option(
     "--animate",
     metavar="FILE",
+    type=options.File(),
     help="Draw the kernel as it slides, and X_col as it grows, as .gif, .webp or .apng.",
 )
 @options.theme_option

@@ -41,6 +41,7 @@ _OF_TWO_ARRAYS = ("inputs", "exact", "atol", "rtol", "stage", "as_json", "quiet"
 @click.option(
     "--expected",
     metavar="FILE",
+    type=options.File(),
     help="Your own result as .npy, to judge in place of convmat's; - is standard input.",
 )
 @click.option(
