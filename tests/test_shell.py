@@ -165,7 +165,9 @@ def test_sizes_as_people_write_them(kind: Any, said: str, meant: Any) -> None:
     assert kind().convert(said, None, None) == meant
 
 
-@pytest.mark.parametrize("said", ["", "x", "7x", "x7", "7xx7", "7,", "3,5x7", "3x5,7", "7*7", "7 7", "a", "2.5"])
+@pytest.mark.parametrize(
+    "said", ["", "x", "7x", "x7", "7xx7", "7,", "3,5x7", "3x5,7", "7*7", "7 7", "a", "2.5"]
+)
 @pytest.mark.parametrize(
     ("kind", "problem"),
     [
@@ -216,7 +218,7 @@ def completed(shell: str, *words: str) -> list[str]:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.split("\n")
     if shell == "zsh":
-        found = list(zip(lines[::3], lines[1::3], strict=False))
+        found = [tuple(lines[place : place + 2]) for place in range(0, len(lines) - 2, 3)]
     else:
         found = [tuple(entry.split("\t")[0].split(",", 1)) for entry in lines if entry]
     return [value if kind == "plain" else f"{kind}:" for kind, value in found]

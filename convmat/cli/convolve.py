@@ -72,7 +72,7 @@ def command(
     numbers then. Kernels are those of PyTorch's ConvTranspose with --kernel-layout oihw.
     """
     from convmat.cli.output import progress, report, write_images
-    from convmat.report.facts import Seen, input_fact, rows_grid
+    from convmat.report.facts import Seen, absent, input_fact, rows_grid
 
     if transpose:
         for name, given in (("--explain", explain), ("--figure", figure is not None)):
@@ -89,7 +89,7 @@ def command(
     notes = write_images(
         output, progress(seen, rows, quiet), work.shape, work.dtype, layout=layout, keep=work.from_8_bit
     )
-    facts = [input_fact(inputs), *work.facts, seen.fact(), *notes]
+    facts = [input_fact(inputs), *work.facts, seen.fact(), *notes, *absent("picture", "figure")]
     if figure is not None and work.draw is not None:
         facts += work.draw(figure, theme)
     small = seen.whole
@@ -146,7 +146,7 @@ def _convolved(
         def draw(name: str, theme: str) -> list[Fact]:
             return write_layer(plan.geometry, kept.all(), y.all(), arguments, figure=name, theme=theme)
 
-    facts = layer_facts(plan, arguments["flip"], layout) + (plan_facts(plan) if explain else [])
+    facts = layer_facts(plan, arguments["flip"], layout) + plan_facts(plan if explain else None)
     return _Work(
         plan.output_shape, plan.arithmetic.result, rows, facts, plan.geometry, batch.dtype == "uint8", draw
     )
@@ -164,7 +164,7 @@ def _transposed(
 ) -> _Work:
     from convmat.cli.layers import open_transposed_layer
     from convmat.engine import convolve_transpose
-    from convmat.report.results import transposed_facts
+    from convmat.report.results import plan_facts, transposed_facts
 
     batch, geometry, arguments = open_transposed_layer(
         inputs, output_padding, input_shape, layout=layout, flip=flip, **layer
@@ -176,5 +176,5 @@ def _transposed(
 
     dtype = transposed(batch.empty()).dtype
     rows = (transposed(y).reshape(-1, geometry.channels) for y in batch.chunks())
-    facts = transposed_facts(geometry, batch.shape, flip, layout, dtype)
+    facts = transposed_facts(geometry, batch.shape, flip, layout, dtype) + plan_facts(None)
     return _Work(geometry.input_shape, dtype, rows, facts, None, batch.dtype == "uint8")

@@ -40,6 +40,10 @@ class Command(click.Command):
             raise unknown_option(ctx, error.option_name) from None
 
     def invoke(self, ctx: click.Context) -> Any:
+        if ctx.meta.get(_BRIEF):
+            for name, option in (("as_json", "--json"), ("quiet", "--quiet")):
+                if ctx.params.get(name):
+                    raise click.UsageError(f"--brief goes without {option}; give one of the two", ctx)
         try:
             return super().invoke(ctx)
         except FileError:
@@ -340,6 +344,26 @@ threads_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, not a table.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+_BRIEF = "convmat.brief"  # in a context's meta: no command has to hand it on
+
+
+def _note_brief(ctx: click.Context, _: click.Parameter, brief: bool) -> None:
+    ctx.meta[_BRIEF] = brief
+
+
+def is_brief() -> bool:
+    """Whether the command that runs was asked for one line."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and bool(ctx.meta.get(_BRIEF))
+
+
+brief_option = click.option(
+    "--brief",
+    is_flag=True,
+    expose_value=False,
+    callback=_note_brief,
+    help="Print one line: what came out, or the verdict.",
+)
 
 
 def figure_option(what: str) -> Callable[[F], F]:
@@ -408,7 +432,7 @@ _linear_options = together(
 )
 linear_layer_options = together(kernel_option, _linear_options)
 layer_options = together(kernel_option, bias_option, _linear_options)
-report_options = together(json_option, quiet_option)
+report_options = together(json_option, brief_option, quiet_option)
 
 
 def axes_of(dims: int | None, *sizes: Any, default: int = 2) -> int:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from convmat.cli import options
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -30,17 +32,26 @@ def report(
     as_json: bool = False,
     quiet: bool = False,
     facts_last: bool = False,
+    written: bool = True,
 ) -> None:
-    """Print findings, facts before grids or after: on standard output, unless that carries the data."""
+    """Print findings, facts before grids or after: on standard output, unless that carries the data.
+
+    Beside data, and with --brief, that is one line: what came out, and the `output`, if it was written.
+    """
     if quiet:
         return
     stream = sys.stderr if output == "-" else sys.stdout
     if stream is None:
         return
+    from convmat.report.facts import brief_text
     from convmat.report.tables import json_text, tables_text, write_text
 
-    parts = [*grids, facts] if facts_last else [facts, *grids]
-    text = json_text(facts) if as_json else tables_text(parts, stream)
+    if as_json:
+        text = json_text(facts)
+    elif output == "-" or options.is_brief():
+        text = brief_text(facts, output if written else None)
+    else:
+        text = tables_text([*grids, facts] if facts_last else [facts, *grids], stream)
     if output == "-":
         _stop_if_unread()
     if output == "-":

@@ -91,7 +91,7 @@ probe_options = options.together(
 """Those of `verify` that are not about an INPUT."""
 
 WITHOUT_INPUT = ("write_probe", "filters", "dtype", "formats", "probe", "case", "seed", "cases")
-_SHOWN = ("as_json", "quiet")
+_SHOWN = ("as_json", "brief", "quiet")
 _GEOMETRY = ("stride", "padding", "padding_mode", "dilation", "groups", "depthwise", "flip", "dims")
 _LAID_OUT = ("layout", "kernel_layout", "order")
 _PROBED = ("write_probe", "kernel_size", "input_shape", "filters", "dtype", "formats", "seed")

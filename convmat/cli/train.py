@@ -154,7 +154,7 @@ def command(
         run = experiment.runs[name]
         grids += [grid for grid in (losses_grid(run), losses_plot(run), divergence_grid(run)) if grid.rows]
         grids.append(found)
-    report(facts, grids, as_json=as_json, quiet=quiet)
+    report(facts, grids, output=folder, as_json=as_json, quiet=quiet)
     if signals.number is not None:
         kept = f"kept: convmat train --resume {folder} goes on" if folder else "not kept without -o"
         warn(f"stopped before the end; what was done is {kept}", quiet)

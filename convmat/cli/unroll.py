@@ -76,7 +76,7 @@ def command(
     from convmat.files.npy import write_npy
     from convmat.geometry import ConvGeometry
     from convmat.patches import unroll_stream
-    from convmat.report.facts import Seen, geometry_facts, input_fact, matrix_facts, rows_grid
+    from convmat.report.facts import Seen, absent, geometry_facts, input_fact, matrix_facts, rows_grid
 
     axes = options.axes_of(dims, kernel_size, stride)
     batch = open_batch(inputs, axes, layout, frame, alpha)
@@ -117,12 +117,12 @@ def command(
         drain(chunks)  # whoever writes to us should not be cut off, and may have lied
     grids = [] if seen.whole is None else [rows_grid(geometry, "X_col", seen.whole)]
     facts = [input_fact(inputs), *geometry_facts(geometry, padding_mode)]
-    facts += matrix_facts(geometry, batch.dtype, per_image, order)
+    facts += matrix_facts(geometry, batch.dtype, per_image, order) + absent("figure", "animation")
     if drawn:
         facts += write_patches(
             geometry, padding_mode, order, kept.all(), figure=figure, animation=animate, theme=theme
         )
-    report(facts, grids, output=output, as_json=as_json, quiet=quiet)
+    report(facts, grids, output=output, as_json=as_json, quiet=quiet, written=not dry_run)
     if preview:
         write_preview(geometry, padding_mode, kept.all(), output)
     uncovered = geometry.coverage().uncovered
