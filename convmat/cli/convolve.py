@@ -92,6 +92,7 @@ def command(
     facts = [input_fact(inputs), *work.facts, seen.fact(), *notes, *absent("picture", "figure")]
     if figure is not None and work.draw is not None:
         facts += work.draw(figure, theme)
+    facts += [seen.rows_fact(output)] if work.patches else absent("rows")
     small = seen.whole
     grids = [rows_grid(work.patches, "Y", small)] if work.patches and small is not None else []
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)

@@ -67,5 +67,6 @@ def command(
     else:
         drain(blocks)
     facts = product_facts(patches.shape, weights.shape, from_batch_shape(shape, layout), dtype, seen)
+    facts.append(seen.rows_fact(output))
     grids = [values_grid("Y", seen.whole)] if seen.whole is not None else []
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)

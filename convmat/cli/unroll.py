@@ -118,6 +118,7 @@ def command(
     grids = [] if seen.whole is None else [rows_grid(geometry, "X_col", seen.whole)]
     facts = [input_fact(inputs), *geometry_facts(geometry, padding_mode)]
     facts += matrix_facts(geometry, batch.dtype, per_image, order) + absent("figure", "animation")
+    facts.append(seen.rows_fact(output, "locate --row N shows one", computed=not dry_run))
     if drawn:
         facts += write_patches(
             geometry, padding_mode, order, kept.all(), figure=figure, animation=animate, theme=theme

@@ -191,6 +191,7 @@ class Seen:
     def __init__(self, blocks: Iterable[NDArray[Any]], shape: Sequence[int], extremes: bool = True) -> None:
         self._blocks = blocks
         self._extremes = extremes
+        self.shape = tuple(shape)
         self.kept = 0 < math.prod(shape) <= PREVIEW_ELEMENTS
         self._rows: list[NDArray[Any]] = []
         self.low: Any = None
@@ -213,6 +214,22 @@ class Seen:
             return None
         rows = np.concatenate(self._rows)
         return rows.reshape(-1, rows.shape[-1])
+
+    def rows_fact(self, output: str | None, how: str = "", computed: bool = True) -> Fact:
+        """How many rows there are; where no grid shows any of them, why not, and how to see them.
+
+        `output` is where they were written; `how` is another way to see some.
+        """
+        count, columns = math.prod(self.shape[:-1]), self.shape[-1]
+        if self.whole is not None:
+            return Fact("rows", "", count, "")
+        if not count:
+            return Fact("rows", "rows", count, "none")
+        if not computed:
+            return Fact("rows", "rows", count, f"{count:,}, not computed in a dry run")
+        ways = ", ".join(filter(None, ("" if output else "-o FILE.npy writes them", how)))
+        why = f"{count:,} of {columns:,} elements each, too many to print"
+        return Fact("rows", "rows", count, why + (ways and f"; {ways}"))
 
     def fact(self) -> Fact:
         """The range of the values."""
