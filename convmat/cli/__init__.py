@@ -18,7 +18,7 @@ import click
 
 from convmat import __version__
 from convmat.cli.options import unknown_option
-from convmat.cli.signals import SIGNALS, Stopped, stop
+from convmat.cli.signals import SIGNALS, Stopped, leave, stop
 from convmat.errors import ConvmatError
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def main() -> NoReturn:
         # What a script has chosen to ignore stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
-    sys.exit(run(sys.argv[1:]))
+    leave(run(sys.argv[1:]))
 
 
 def run(args: list[str]) -> int:

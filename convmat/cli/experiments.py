@@ -20,8 +20,9 @@ from convmat.experiment.run import Epoch, Experiment, Settings
 from convmat.files.archives import read_array, write_archive
 from convmat.files.memory import check_memory
 from convmat.files.outputs import open_output, writing
+from convmat.report.facts import Fact
 from convmat.report.tables import json_text
-from convmat.report.training import summary_facts
+from convmat.watching import Watch, unwatched
 
 _DRAWN = "digits drawn by the seed"
 _LOSSES = tuple(f"{name}_loss" for name in Epoch._fields[1:])
@@ -41,14 +42,14 @@ class Opened(NamedTuple):
         return self.data or _DRAWN
 
 
-def begin(settings: Settings, data: str | None) -> Opened:
+def begin(settings: Settings, data: str | None, watch: Watch = unwatched) -> Opened:
     """An experiment on the images of `data`, or on drawn ones."""
-    images = draw_digits(settings.images, settings.seed) if data is None else read_dataset(data)
+    images = draw_digits(settings.images, settings.seed, watch) if data is None else read_dataset(data)
     check_memory("filters", settings.nbytes(images.shape[1:]), "give fewer filters or images")
     return Opened(Experiment(settings, images), data, zlib.crc32(images.tobytes()))
 
 
-def resume(folder: str, given: dict[str, Any], data: str | None) -> Opened:
+def resume(folder: str, given: dict[str, Any], data: str | None, watch: Watch = unwatched) -> Opened:
     """The experiment in a folder, as far as it had come; `given` are settings that were named anew.
 
     Raises:
@@ -66,7 +67,7 @@ def resume(folder: str, given: dict[str, Any], data: str | None) -> Opened:
         before = began if key == "data" else kept[key]
         if key != "epochs" and value != before:
             raise SettingError(key, f"{value} was {before} when the run in {folder} began; leave it out")
-    opened = begin(settings, began)
+    opened = begin(settings, began, watch)
     if opened.digest != digest:
         raise FileError(began or name, f"has other images than when the run in {folder} began")
     opened.experiment.resume(record, lambda key: read_array(name, key))
@@ -94,8 +95,8 @@ def save(opened: Opened, folder: str) -> None:
     write_archive(_weights_file(folder), {"record": packed} | opened.experiment.arrays())
 
 
-def write_results(opened: Opened, folder: str) -> None:
-    """Write what is derived from the runs: history.csv, summary.json, divergence.csv, figures.
+def write_results(opened: Opened, folder: str, facts: Sequence[Fact]) -> None:
+    """Write what is derived from the runs: history.csv, summary.json of the facts, divergence.csv, figures.
 
     Raises:
         FileError: one of them cannot be written. ModuleNotFoundError: there is no matplotlib; all but the
@@ -104,7 +105,6 @@ def write_results(opened: Opened, folder: str) -> None:
     runs = opened.experiment.runs
     rows = [(name, *epoch) for name, run in runs.items() for epoch in run.history]
     _write(folder, "history.csv", _csv(("optimizer", "epoch", *_LOSSES), rows))
-    facts, _ = summary_facts(opened.experiment, opened.data_text)
     _write(folder, "summary.json", json_text(facts).encode())
     if opened.experiment.settings.probe_divergence:
         steps = [(name, *d) for name, run in runs.items() for d in run.divergence]

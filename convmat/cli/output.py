@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from convmat.cli import options
+from convmat.cli.signals import beside
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from convmat.report.facts import Fact, Grid
+    from convmat.watching import Watch
 
 T = TypeVar("T")
 
@@ -95,6 +97,46 @@ def progress(
             if note is not None:
                 bar.set_postfix_str(note(block), refresh=False)
             bar.update(size(block))
+
+
+def watching(quiet: bool, unit: str = "step") -> Watch:
+    """A bar for the steps of a work that the library hands on."""
+    return lambda steps, total: progress(steps, total, quiet, unit=unit, size=lambda _: 1)
+
+
+def wait(work: Callable[[Watch], T], what: str) -> T:
+    """The result of a work that may be inside one call of LAPACK for long, where no signal is answered.
+
+    So it is done in a thread beside: this one is free to be stopped, and to show, on a terminal and past a
+    second, how far its steps are, or for how long it has been at work on `what`.
+    """
+    steps = _Steps()
+    done = beside(lambda: work(steps))
+    if sys.stderr is None or not sys.stderr.isatty():
+        return done.result()
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit="step", delay=1, miniters=0, leave=False) as bar:
+        while True:
+            with suppress(TimeoutError):
+                return done.result(_LOOK)
+            bar.total, bar.bar_format = steps.total, None if steps.total else "{desc}: {elapsed}"
+            bar.update(steps.count - bar.n)
+
+
+_LOOK = 0.2  # seconds between two looks at a work
+
+
+class _Steps:
+    """A `Watch` that counts."""
+
+    total: int | None = None
+    count = 0
+
+    def __call__(self, steps: Iterable[T], total: int) -> Iterator[T]:
+        self.total = total
+        for self.count, step in enumerate(steps):
+            yield step
 
 
 def drain(blocks: Iterable[object]) -> None:

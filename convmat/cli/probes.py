@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convmat.geometry import ConvGeometry
     from convmat.verification.diagnosis import Diagnosis
     from convmat.verification.probes import Inputs, Probe
+    from convmat.watching import Watch
 
 _MANIFEST = "probe.json"
 _FORMATS = ("npy", "c", "hex")
@@ -183,7 +184,7 @@ def write_probe(
     """Write a probe, its folder whole or not at all; the exit status."""
     import numpy as np
 
-    from convmat.cli.output import report
+    from convmat.cli.output import report, watching
     from convmat.files.folders import check_new_folder, new_folder
     from convmat.files.npy import write_npy
     from convmat.files.outputs import open_output
@@ -200,7 +201,7 @@ def write_probe(
             key: _laid_out(key, array, layout, kernel_layout)
             for key, array in (inputs._asdict() | probe.results(inputs)).items()
         }
-        for name, inputs in probe.inputs(seed)
+        for name, inputs in watching(quiet, "case")(probe.inputs(seed), len(CASES))
     }
     manifest = _manifest(probe, layout, kernel_layout, seed, cases, CASES)
 
@@ -384,7 +385,7 @@ def judge_probe(
     diagnose: bool = True,
 ) -> int:
     """Judge results against a probe, which is itself checked against the definition; the exit status."""
-    from convmat.cli.output import report
+    from convmat.cli.output import report, watching
     from convmat.errors import FileError
     from convmat.report.checks import judged_facts, judged_grid
     from convmat.report.verdicts import diagnosis_fact
@@ -406,7 +407,7 @@ def judge_probe(
     else:
         files = {case or names[0]: expected}
     reports, wrong = {}, []
-    for name, file in files.items():
+    for name, file in watching(quiet, "case")(files.items(), len(files)):
         inputs, results = _read_case(folder, name, probe, manifest)
         wanted = results[_RESULT_OF[stage]]
         result = _read_result(file, wanted, probe, manifest["layout"], stage)
@@ -415,13 +416,13 @@ def judge_probe(
             wrong.append((inputs, result))
     facts = judged_facts(folder, stage, reports)
     if wrong and stage == "convolve" and diagnose and not quiet:
-        facts.insert(-1, diagnosis_fact(_diagnosed(probe, wrong)))
+        facts.insert(-1, diagnosis_fact(_diagnosed(probe, wrong, watching(quiet, "mistake"))))
     grid = judged_grid(reports, probe.geometry, stage)
     report(facts, [grid], as_json=as_json, quiet=quiet, facts_last=True)
     return 1 if wrong else 0
 
 
-def _diagnosed(probe: Probe, wrong: list[tuple[Inputs, NDArray[Any]]]) -> list[Diagnosis]:
+def _diagnosed(probe: Probe, wrong: list[tuple[Inputs, NDArray[Any]]], watch: Watch) -> list[Diagnosis]:
     """The mistakes that explain every case that is wrong."""
     from convmat.verification.diagnosis import diagnose
 
@@ -438,6 +439,7 @@ def _diagnosed(probe: Probe, wrong: list[tuple[Inputs, NDArray[Any]]]) -> list[D
                 flip=probe.flip,
                 judged={"exact": True},
                 seconds=4 / len(wrong),
+                watch=watch,
             )
         )
     return [one for one in found[0] if all(one in others for others in found)]

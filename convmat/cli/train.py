@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from convmat.cli import options
 
+if TYPE_CHECKING:
+    from convmat.experiment.run import Run
+
 _SAVE_EVERY = 300  # seconds of work that a failure of the machine may cost
 
 _COUNT = click.IntRange(min=1)
+
+
+def _losses_text(run: Run) -> str:
+    """What the bar tells of a run."""
+    if not run.history:
+        return f"{run.optimizer}: before the first step"
+    last = run.history[-1]
+    return f"{run.optimizer}: CNN {last.cnn_validation:.5f}, FC {last.fc_validation:.5f}"
 
 
 @click.command("train", cls=options.Command)
@@ -93,7 +104,7 @@ def command(
     """
     from convmat.cli.experiments import begin, make_folder, save, write_results
     from convmat.cli.experiments import resume as resume_run
-    from convmat.cli.output import progress, report, warn
+    from convmat.cli.output import progress, report, warn, watching
     from convmat.cli.signals import Deferred, Stopped
     from convmat.experiment.run import PAPER, Settings
     from convmat.report.facts import Fact
@@ -111,10 +122,11 @@ def command(
     if paper:
         chosen |= {key: value for key, value in PAPER.items() if key not in named}
         named |= set(PAPER)
+    watch = watching(quiet, "chunk of digits")
     if resume is not None:
-        opened = resume_run(resume, {key: chosen[key] for key in named}, data)
+        opened = resume_run(resume, {key: chosen[key] for key in named}, data, watch)
     else:
-        opened = begin(Settings(**chosen), data)
+        opened = begin(Settings(**chosen), data, watch)
     folder = output or resume
     if folder is not None:
         make_folder(folder)
@@ -124,12 +136,9 @@ def command(
         experiment.steps(),
         experiment.steps_left,
         quiet,
-        unit="step",
+        unit="batch",
         size=lambda _: 1,
-        note=lambda run: (
-            f"{run.optimizer}: CNN {run.history[-1].cnn_validation:.5f}, "
-            f"FC {run.history[-1].fc_validation:.5f}"
-        ),
+        note=_losses_text,
     )
     with Deferred() as signals:
         for _ in steps:
@@ -141,13 +150,13 @@ def command(
         seconds = time.monotonic() - began
         if folder is not None:
             save(opened, folder)
+    facts, runs = summary_facts(experiment, opened.data_text)
     if folder is not None:
         try:
-            write_results(opened, folder)
+            write_results(opened, folder, facts)
         except ModuleNotFoundError:
             again = f"convmat train --resume {folder}"
             warn(f"no figures without matplotlib: pip install 'convmat[figures]', then {again}", quiet)
-    facts, runs = summary_facts(experiment, opened.data_text)
     facts.append(Fact("seconds", "time", round(seconds, 3), f"{seconds:.1f} s"))
     grids: list[Any] = [networks_grid(experiment)]
     for name, found in runs.items():

@@ -176,6 +176,7 @@ def _convolution(
     **layer: Any,
 ) -> _Found:
     from convmat.cli.layers import as_result, open_layer
+    from convmat.cli.output import watching
     from convmat.engine import filter_geometry
     from convmat.files.memory import check_memory
     from convmat.report.facts import geometry_facts, input_fact
@@ -198,7 +199,7 @@ def _convolution(
         result = as_result(raw, (geometry.matrix_shape[0], len(filters)), batch.dims, layout)
     judged = judged | {"requantize": requantize}
     x = batch.read()
-    found = verify(x, expected=result, **arguments, **judged)
+    found = verify(x, expected=result, **arguments, **judged, watch=watching(quiet, "part"))
     quantized = None
     if requantize is not None:
         quantized = Requantize(*requantize).resolved(None if result is None else result.dtype)
@@ -212,7 +213,8 @@ def _convolution(
 
         # What has another shape may be in another layout: as the file has it.
         wrong: NDArray[Any] = result if found.shape == found.expected_shape else raw
-        more.append(diagnosis_fact(diagnosed(x, expected=wrong, judged=judged, **arguments)))
+        watch = watching(quiet, "mistake")
+        more.append(diagnosis_fact(diagnosed(x, expected=wrong, judged=judged, **arguments, watch=watch)))
     facts = [input_fact(inputs), *geometry_facts(geometry, arguments["padding_mode"])]
     told = _told(
         found,
@@ -240,6 +242,7 @@ def _unrolled(
 ) -> _Found:
     from convmat.cli.inputs import open_batch
     from convmat.cli.layers import open_layer
+    from convmat.cli.output import watching
     from convmat.files.memory import check_memory
     from convmat.geometry import ConvGeometry
     from convmat.report.facts import geometry_facts, input_fact
@@ -261,7 +264,9 @@ def _unrolled(
     rows, columns = geometry.matrix_shape
     check_memory("input", 4 * rows * columns * batch.dtype.itemsize, "verify a few images of it at a time")
     result = None if expected is None else _read(expected)
-    found = verify_unroll(batch.read(), kernel_size, result, **where, order=order, **judged)
+    found = verify_unroll(
+        batch.read(), kernel_size, result, **where, order=order, watch=watching(quiet, "tap"), **judged
+    )
     facts = [input_fact(inputs), *geometry_facts(geometry, where["padding_mode"])]
     return _told(found, facts, stage="unroll")
 
@@ -282,6 +287,7 @@ def _flattened(
     **_: Any,
 ) -> _Found:
     from convmat.cli.layers import read_kernels
+    from convmat.cli.output import watching
     from convmat.report.facts import Fact, input_fact, shape_fact
     from convmat.verification.stages import verify_flatten_filters
 
@@ -290,7 +296,7 @@ def _flattened(
     _check_one_pipe(kernel, expected)
     filters = read_kernels(kernel, options.axes_of(dims, stride, dilation), kernel_layout)
     result = None if expected is None else _read(expected)
-    found = verify_flatten_filters(filters, result, groups, order, **judged)
+    found = verify_flatten_filters(filters, result, groups, order, watch=watching(quiet, "row"), **judged)
     facts = [
         input_fact([kernel])._replace(key="kernels", label="kernels"),
         shape_fact("filters_shape", "filters", filters.shape, "K × kernel × C/groups"),
@@ -318,6 +324,7 @@ def _folded(
 ) -> _Found:
     from convmat.cli.inputs import folded_geometry
     from convmat.cli.layers import as_images
+    from convmat.cli.output import watching
     from convmat.report.facts import geometry_facts, input_fact
     from convmat.verification.stages import verify_fold
 
@@ -333,7 +340,17 @@ def _folded(
         raw = _read(expected)
         result = as_images(raw, axes, layout)
     found = verify_fold(
-        x_col, geometry.input_shape, kernel_size, result, stride, pads, dilation, overlap, order, **judged
+        x_col,
+        geometry.input_shape,
+        kernel_size,
+        result,
+        stride,
+        pads,
+        dilation,
+        overlap,
+        order,
+        watch=watching(quiet, "patch"),
+        **judged,
     )
     facts = [input_fact(inputs), *geometry_facts(geometry)]
     return _told(found, facts, stage="fold", given=None if raw is None else raw.shape, layout=layout)
@@ -351,6 +368,7 @@ def _as_matrix(
     **named: Any,
 ) -> _Found:
     from convmat.cli.layers import open_linear_layer
+    from convmat.cli.output import watching
     from convmat.engine import filter_geometry
     from convmat.files.archives import read_sparse
     from convmat.report.facts import geometry_facts, input_fact
@@ -372,7 +390,10 @@ def _as_matrix(
     if expected is not None:
         archived = expected.endswith(".npz")
         result = read_sparse(expected, check_dense) if archived else _read(expected)
-    found = verify_matrix(input_shape=shape, expected=result, layout=layout, **arguments, **judged)
+    watch = watching(quiet, "column")
+    found = verify_matrix(
+        input_shape=shape, expected=result, layout=layout, **arguments, watch=watch, **judged
+    )
     facts = [input_fact(inputs)] if inputs else []
     return _told(found, [*facts, *geometry_facts(geometry, arguments["padding_mode"])], stage="matrix")
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.errors import DTypeError, ShapeError
+from convmat.watching import Watch, unwatched
 
 SIZE = 28
 """Height and width of a drawn digit, in pixels; the digit itself is about 20 high, as in MNIST."""
@@ -82,11 +83,12 @@ _STYLES: tuple[tuple[_Style, ...], ...] = (
 )  # fmt: skip
 
 
-def draw_digits(count: int, seed: int | list[int]) -> NDArray[np.uint8]:
+def draw_digits(count: int, seed: int | list[int], watch: Watch = unwatched) -> NDArray[np.uint8]:
     """Draw digits 0 to 9 in a hand that varies: slant, width, size, thickness, place and a bend of the page.
 
     Args:
         count: images. seed: what `numpy.random.default_rng` takes; the same seed gives the same images.
+        watch: hands on where the chunks begin that are drawn at a time.
 
     Returns:
         (count, 28, 28, 1) uint8, ink 255 on 0, in random order.
@@ -101,7 +103,8 @@ def draw_digits(count: int, seed: int | list[int]) -> NDArray[np.uint8]:
             lines[where] = _write(style, len(where), rng)
     thickness = rng.normal(1.15, 0.28, count).clip(0.6, 1.9)
     images = np.empty((count, SIZE * SIZE), np.uint8)
-    for start in range(0, count, _CHUNK):
+    starts = range(0, count, _CHUNK)
+    for start in watch(starts, len(starts)):
         part = slice(start, start + _CHUNK)
         images[part] = _ink(lines[part], thickness[part])
     return images.reshape(count, SIZE, SIZE, 1)

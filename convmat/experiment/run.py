@@ -7,7 +7,7 @@ their state has to be kept for a run to go on where it stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -220,9 +220,14 @@ class Experiment:
 
     @property
     def steps_left(self) -> int:
-        """Steps until every run has its epochs."""
-        total = self.settings.epochs * self.batches
-        return sum(max(total - run.epoch * self.batches - run.batch, 0) for run in self.runs.values())
+        """What `steps` has still to do: batches to train on, and at the ends of epochs to evaluate."""
+        train, validation = (len(list(self._in_batches(on))) for on in (self.train, self.validation))
+        left = 0
+        for run in self.runs.values():
+            epochs = max(self.settings.epochs - run.epoch, 0)
+            left += epochs * (self.batches + 2 * validation) - (run.batch if epochs else 0)
+            left += 0 if run.history else 2 * (train + validation)
+        return left
 
     def _random(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, *purpose])
@@ -244,7 +249,7 @@ class Experiment:
         return Run(optimizer, networks, updates)
 
     def steps(self) -> Iterator[Run]:
-        """Train until every run has its epochs; the run that is on, after each step of both networks.
+        """Train until every run has its epochs; the run that is on, after each batch trained on or evaluated.
 
         Between two steps all is well: it may be left, saved, and gone on with to the same bits.
 
@@ -253,13 +258,15 @@ class Experiment:
         """
         for run in self.runs.values():
             if not run.history:
-                losses = [
-                    self.loss(run, name, on) for name in NETWORKS for on in (self.train, self.validation)
-                ]
+                cases = [(name, on) for name in NETWORKS for on in (self.train, self.validation)]
+                losses = yield from self._losses(run, cases)
                 run.history.append(Epoch(0, *losses))
             while run.epoch < self.settings.epochs:
-                self._step(run)
-                yield run
+                if run.batch < self.batches:
+                    self._step(run)
+                    yield run
+                else:
+                    yield from self._end_epoch(run)
 
     def _step(self, run: Run) -> None:
         order = self._random(_BATCHES, run.epoch).permutation(self.settings.train_size)
@@ -281,13 +288,12 @@ class Experiment:
             step = run.epoch * self.batches + run.batch + 1
             run.divergence += measure(step, run.networks, run.updates)
         run.batch += 1
-        if run.batch == self.batches:
-            self._end_epoch(run)
 
-    def _end_epoch(self, run: Run) -> None:
+    def _end_epoch(self, run: Run) -> Iterator[Run]:
+        validation = yield from self._losses(run, [(name, self.validation) for name in NETWORKS])
         losses = []
-        for name in NETWORKS:
-            losses += [run.sums[name] / self.settings.train_size, self.loss(run, name, self.validation)]
+        for name, loss in zip(NETWORKS, validation, strict=True):
+            losses += [run.sums[name] / self.settings.train_size, loss]
         run.history.append(Epoch(run.epoch + 1, *losses))
         run.epoch, run.batch, run.sums = run.epoch + 1, 0, dict.fromkeys(NETWORKS, 0.0)
 
@@ -302,12 +308,28 @@ class Experiment:
 
     def loss(self, run: Run, name: str, images: Images) -> float:
         """A network's mean squared error on some images."""
-        with np.errstate(all="ignore"):
-            total = sum(
-                mean_squared_error(output, target)[0] * len(target)
-                for output, target in self.outputs(run, name, images)
-            )
-        return total / len(images.pixels)
+        return sum(self._squared_errors(run, name, images)) / len(images.pixels)
+
+    def _squared_errors(self, run: Run, name: str, images: Images) -> Iterator[float]:
+        outputs = self.outputs(run, name, images)
+        while True:
+            with np.errstate(all="ignore"):  # not across a yield: what runs there has its own state
+                found = next(outputs, None)
+                if found is None:
+                    return
+                total = mean_squared_error(*found)[0] * len(found[1])
+            yield total
+
+    def _losses(self, run: Run, cases: Sequence[tuple[str, Images]]) -> Generator[Run, None, list[float]]:
+        """The losses of networks on images, by `loss`; the run, after each batch of them."""
+        losses = []
+        for name, images in cases:
+            total = 0.0
+            for part in self._squared_errors(run, name, images):
+                total += part
+                yield run
+            losses.append(total / len(images.pixels))
+        return losses
 
     def compare(self, run: Run) -> Comparison:
         """How far the networks are apart now, and which of their outputs have died."""

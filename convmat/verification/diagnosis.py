@@ -32,6 +32,7 @@ from convmat.geometry import (
 from convmat.layouts import KERNEL_LAYOUTS
 from convmat.patches import as_numbers
 from convmat.verification.judging import verify
+from convmat.watching import Watch, unwatched
 
 Array = NDArray[Any]
 Pads = tuple[tuple[int, int], ...]
@@ -117,6 +118,7 @@ def diagnose(
     *,
     judged: Mapping[str, Any] | None = None,
     seconds: float = 4.0,
+    watch: Watch = unwatched,
 ) -> list[Diagnosis]:
     """The known mistakes that explain a wrong result, within the bound of `verify` in every element.
 
@@ -125,6 +127,7 @@ def diagnose(
         expected: the wrong result, (N, *out, K) or of any other shape.
         judged: how `verify` is to judge.
         seconds: after which no more is tried.
+        watch: hands on the mistakes, and then the pairs of them, that are tried.
 
     Returns:
         All single mistakes that explain it, common ones first; where there is none, pairs. Empty for a right
@@ -155,7 +158,8 @@ def diagnose(
         return []
     singles: list[tuple[_Mistake, _Layer]] = []
     found: list[Diagnosis] = []
-    for mistake in _mistakes(right):
+    known_mistakes = list(_mistakes(right))
+    for mistake in watch(known_mistakes, len(known_mistakes)):
         for layer in _attempts(mistake, right):
             singles.append((mistake, layer))
             one = Diagnosis((mistake.key,), (mistake.phrase,))
@@ -168,7 +172,7 @@ def diagnose(
     variants: dict[_Mistake, list[_Layer]] = {}
     for mistake, layer in singles:
         variants.setdefault(mistake, []).append(layer)
-    for i, j in order:
+    for i, j in watch(order, len(order)):
         first, second = mistakes[i], mistakes[j]
         if (
             i == j

@@ -24,6 +24,7 @@ from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.patches import as_numbers
 from convmat.shown import Shown
 from convmat.verification.quantization import Requantize
+from convmat.watching import Watch, unwatched
 
 HISTOGRAM = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 10.0)
 """The upper edges of a histogram's buckets; two more are for what is above, and for NaN and infinity that
@@ -109,6 +110,7 @@ def verify(
     atol: float | None = None,
     rtol: float | None = None,
     requantize: tuple[Any, ...] | None = None,
+    watch: Watch = unwatched,
 ) -> Report:
     """Compare a convolution with the definition: the engine's, or yours if `expected` is given.
 
@@ -121,6 +123,7 @@ def verify(
             one that is not given is 0.
         requantize: (scale, zero_point, rounding, dtype) of `quantization.Requantize`; the definition is then
             the quantized result of integer inputs, and must be met exactly unless a tolerance is given.
+        watch: hands on where the parts begin that the result is compared in.
 
     Returns:
         A report, truthy when every element is equal (integers), or within its bound (floats), and NaN and
@@ -166,7 +169,8 @@ def verify(
     }
     step = max(_BAND_BYTES // max(math.prod(shape) // size[0] * 8, 1), 1)
     with np.errstate(all="ignore"):  # infinities and NaN are compared, not warned of
-        for start in range(0, size[0], step):
+        starts = range(0, size[0], step)
+        for start in watch(starts, len(starts)):
             band = range(start, min(start + step, size[0]))
             wanted = reference.convolve_by_taps(x, filters, bias=bias, band=band, **arguments)
             if quantized is not None:
