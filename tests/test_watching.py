@@ -91,14 +91,14 @@ def test_iterations_of_a_spectrum_are_handed_on() -> None:
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_an_experiment_steps_through_every_batch(epochs: int) -> None:
     """So many steps as it foretells; each is a place to stop and go on from, to the same bits."""
-    chosen = {"train_size": 7, "val_size": 5, "batch_size": 3, "filters": 2}
+    chosen = {"train_size": 7, "val_size": 5, "batch_size": 3, "filters": 2, "kernel_size": 14, "stride": 14}
     settings = Settings(optimizer="both", epochs=epochs, **chosen)  # type: ignore[arg-type]
     images = draw_digits(12, 3)
     whole = Experiment(settings, images)
     foretold = whole.steps_left
     assert sum(1 for _ in whole.steps()) == foretold == 2 * (2 * (3 + 2) + epochs * (3 + 2 * 2))
     assert whole.steps_left == 0
-    for place in range(1, foretold, 3):
+    for place in range(1, foretold, 5):
         stopped = Experiment(settings, images)
         for _ in zip(range(place), stopped.steps(), strict=False):
             pass
@@ -163,7 +163,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_train_stops_before_its_first_epoch() -> None:
-    sizes = ("--train-size", "3000", "--val-size", "3000", "--filters", "64")
+    sizes = ("--train-size", "3000", "--val-size", "3000", "--filters", "24")
     status, shown = stopped_at(b"before the first step", "train", *sizes, "-o", "run")
     assert (status, shown.count(b"stopping after this step")) == (130, 1)
     assert b"stopped before the end; what was done is kept" in shown
@@ -180,8 +180,8 @@ def test_a_spectrum_of_a_dense_copy_stops() -> None:
 
 
 def test_verify_of_a_large_batch_stops() -> None:
-    np.save("x.npy", np.ones((3000, 28, 28, 4), np.float32))
-    np.save("w.npy", np.ones((64, 7, 7, 4), np.float32))
+    np.save("x.npy", np.ones((1500, 28, 28, 4), np.float32))
+    np.save("w.npy", np.ones((32, 5, 5, 4), np.float32))
     status, shown = stopped_at(b"part", "verify", "x.npy", "--kernel", "w.npy")
     assert (status, shown.count(b"convmat:")) == (130, 0)
 
