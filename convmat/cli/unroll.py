@@ -72,7 +72,7 @@ def command(
     of characters where not.
     """
     from convmat.cli.inputs import open_batch
-    from convmat.cli.output import drain, progress, report, warn
+    from convmat.cli.output import drain, progress, report, warn, watching
     from convmat.files.npy import write_npy
     from convmat.geometry import ConvGeometry
     from convmat.patches import unroll_stream
@@ -121,7 +121,14 @@ def command(
     facts.append(seen.rows_fact(output, "locate --row N shows one", computed=not dry_run))
     if drawn:
         facts += write_patches(
-            geometry, padding_mode, order, kept.all(), figure=figure, animation=animate, theme=theme
+            geometry,
+            padding_mode,
+            order,
+            kept.all(),
+            figure=figure,
+            animation=animate,
+            theme=theme,
+            watch=watching(quiet, "frame"),
         )
     report(facts, grids, output=output, as_json=as_json, quiet=quiet, written=not dry_run)
     if preview:
