@@ -108,6 +108,7 @@ def test_unroll_json_has_stable_keys(facts: Any) -> None:
         "bytes": g.matrix_shape[0] * g.matrix_shape[1],
         "repeats": g.coverage().mean,
         "uncovered": 0,
+        "rows": g.matrix_shape[0],
         "figure": None,
         "animation": None,
     }

@@ -61,7 +61,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> Any:
 def test_a_command_that_there_is_not_is_answered_with_the_one_meant(said: str, meant: str, told: Any) -> None:
     for args in ((said,), (said, "a.npy", "--k", "3"), (said, "--help"), ("help", said)):
         assert told(*args) == (
-            f"convmat: no such command '{said}'; did you mean '{meant}'? see 'convmat --help'\n"
+            f"convmat: No such command '{said}' (did you mean '{meant}'?); see 'convmat --help'\n"
         )
 
 
@@ -108,14 +108,14 @@ def test_an_option_that_there_is_not_is_answered_with_the_one_meant(
     for value in (f"{said}=3", said) if said.startswith("--") else (said,):
         line = told(command, "a.npy", value)
         assert line == (
-            f"convmat: no such option '{said}'; did you mean '{meant}'? see 'convmat {command} --help'\n"
+            f"convmat: No such option '{said}' (did you mean '{meant}'?); see 'convmat {command} --help'\n"
         )
 
 
 @pytest.mark.parametrize("said", ["--gray", "--fast", "--gpu", "--colour", "--verbose", "--x", "-z", "--in"])
 def test_an_option_that_is_near_to_none_has_no_hint(said: str, told: Any) -> None:
     for command in NAMES:
-        assert told(command, said) == f"convmat: no such option '{said}'; see 'convmat {command} --help'\n"
+        assert told(command, said) == f"convmat: No such option '{said}'; see 'convmat {command} --help'\n"
 
 
 def test_kindred_names_are_of_what_there_is_and_hide_nothing() -> None:
@@ -172,10 +172,10 @@ def test_sizes_as_people_write_them(kind: Any, said: str, meant: Any) -> None:
     ("kind", "problem"),
     [
         (options.Sizes, "is no size; write 7, or one for each axis: 3,5 or 3x5"),
-        (options.InputShape, "is no input shape; write 28,28 or 28x28"),
-        (options.OutputShape, "is no output shape; write 4,4 or 4x4"),
-        (options.Pixel, "is no pixel; write y,x,c or n,y,x,c"),
-        (options.Pads, "is no number of pixels; write 1, or 1,2 or 1x2"),
+        (options.InputShape, "is no size; write 28,28 or 28x28"),
+        (options.OutputShape, "is no size; write 4,4 or 4x4"),
+        (options.Pixel, "is no size; write y,x,c or n,y,x,c"),
+        (options.Pads, "is no size; write 1, or 1,2 or 1x2"),
         (options.PaddingType, "is no padding; give valid, same, .* or numbers"),
     ],
 )

@@ -58,7 +58,7 @@ class _Commands(click.Group):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            raise unknown_option(ctx, error.option_name, "options of a command come after it") from None
+            raise unknown_option(ctx, error.option_name, "; options of a command come after it") from None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -112,12 +112,12 @@ def unknown_command(ctx: click.Context, name: str) -> click.UsageError:
 
     near = near_name(name, _COMMANDS, COMMANDS)
     if near is not None:
-        hint = f"did you mean '{near}'?"
+        hint = f" (did you mean '{near}'?)"
     elif os.path.exists(name):
-        hint = f"it is a file, and a command comes before it: 'convmat unroll {name}'"
+        hint = f"; it is a file, and a command comes before it: 'convmat unroll {name}'"
     else:
-        hint = f"there are {', '.join(_COMMANDS)}"
-    return click.UsageError(f"no such command {name!r}; {hint}", ctx)
+        hint = f"; there are {', '.join(_COMMANDS)}"
+    return click.UsageError(f"No such command {name!r}{hint}", ctx)
 
 
 def main() -> NoReturn:
@@ -180,8 +180,7 @@ def _trouble(error: Exception) -> None:
     """Tell an error in one line."""
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "convmat"
-        said = error.format_message().rstrip(".")
-        text = f"{said}{' ' if said.endswith('?') else '; '}see '{command} --help'"
+        text = f"{error.format_message().rstrip('.')}; see '{command} --help'"
     elif isinstance(error, click.ClickException):
         text = error.format_message()
     elif isinstance(error, ConvmatError):

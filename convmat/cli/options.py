@@ -76,8 +76,8 @@ def unknown_option(ctx: click.Context, name: str, otherwise: str = "") -> click.
 
     names = [name for parameter in ctx.command.get_params(ctx) for name in parameter.opts]
     near = near_name(name, [option for option in names if option.startswith("-")], OPTIONS)
-    hint = f"did you mean '{near}'?" if near else otherwise
-    return click.UsageError(f"no such option '{name}'{hint and '; ' + hint}", ctx)
+    hint = f" (did you mean '{near}'?)" if near else otherwise
+    return click.UsageError(f"No such option '{name}'{hint}", ctx)
 
 
 class File(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
@@ -117,7 +117,7 @@ def _kernel_names() -> list[str]:
 class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """`7`, or one number for each axis: `3,5` or `3x5`."""
 
-    name = "size"
+    name = "sizes"
     example = "7, or one for each axis: 3,5 or 3x5"
     most = 3  # spatial axes
 
@@ -131,7 +131,7 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
             plain = value.lower().replace("×", "x")
             numbers = tuple(int(part) for part in plain.split("," if "," in plain else "x"))
         except ValueError:
-            self.fail(f"{value!r} is no {self.name}; write {self.example}", param, ctx)
+            self.fail(f"{value!r} is no size; write {self.example}", param, ctx)
         if len(numbers) > self.most:
             self.fail(f"{value!r} has {len(numbers)} numbers; give at most {self.most}", param, ctx)
         return numbers[0] if len(numbers) == 1 else numbers
@@ -170,7 +170,7 @@ class Pixel(InputShape):
 class Pads(Sizes):
     """Padding in pixels."""
 
-    name = "number of pixels"
+    name = "pixels"
     example = "1, or 1,2 or 1x2 for the axes, or 1,2,0,1 for the sides"
     most = 6  # sides
 
