@@ -38,6 +38,7 @@ from convmat.geometry import (
 from convmat.patches import as_numbers, check_flag
 from convmat.shown import Shown
 from convmat.spectrum import Spectrum
+from convmat.watching import Watch, unwatched
 
 LAYOUTS = ("nhwc", "nchw")
 
@@ -324,14 +325,17 @@ class LayerMap(Shown):
         return item * (spectrum.BASIS * min(self.shape) + 6 * max(self.shape))
 
     def spectrum(
-        self, tolerance: float = spectrum.TOLERANCE, iterations: int | None = None
+        self,
+        tolerance: float = spectrum.TOLERANCE,
+        iterations: int | None = None,
+        watch: Watch = unwatched,
     ) -> Spectrum | None:
         """The singular values, by the first method that serves; None where weights are not finite.
 
         All of them by Fourier transform where the layer is circular, of stride 1, and its output has the
         input's size; all from a dense copy where M is small; else the largest by Lanczos' method, to the
         relative `tolerance`, in at most `iterations` products with MᴴM: by default 500, and fewer where they
-        would take minutes. All compute in float64.
+        would take minutes. All compute in float64. `watch` is handed the iterations.
         """
         weights, scale = self._scaled()
         if not math.isfinite(scale):
@@ -347,7 +351,7 @@ class LayerMap(Shown):
             affordable = max(_AFFORDABLE_PRODUCTS // self.nnz, 1)
             iterations = iterations or min(spectrum.ITERATIONS, affordable)
             found = spectrum.lanczos_spectrum(
-                scaled._gram, min(self.shape), weights.dtype, tolerance, iterations
+                scaled._gram, min(self.shape), weights.dtype, tolerance, iterations, watch
             )
         return found.scaled(scale)
 

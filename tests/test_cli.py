@@ -103,6 +103,7 @@ def test_unroll_json_has_stable_keys(facts: Any) -> None:
         "padding": None,
         "padding_mode": "zeros",
         "pads": [[1, 1], [2, 2]],
+        "output_depth": None,
         "output_height": g.output_size[0],
         "output_width": g.output_size[1],
         "output_size": list(g.output_size),
@@ -113,6 +114,9 @@ def test_unroll_json_has_stable_keys(facts: Any) -> None:
         "bytes": g.matrix_shape[0] * g.matrix_shape[1],
         "repeats": g.coverage().mean,
         "uncovered": 0,
+        "rows": g.matrix_shape[0],
+        "figure": None,
+        "animation": None,
     }
 
 

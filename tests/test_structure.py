@@ -16,11 +16,22 @@ PACKAGE = Path(convmat.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each part with the parts it may import; everything below it, and no more.
-_LIBRARY = ("errors", "geometry", "layouts", "parallel", "patches", "engine", "spectrum", "matrix")
+_LIBRARY = (
+    "errors",
+    "watching",
+    "geometry",
+    "layouts",
+    "parallel",
+    "patches",
+    "engine",
+    "spectrum",
+    "matrix",
+)
 MAY_IMPORT = {
     "__init__": (*_LIBRARY, "frameworks", "chains", "verification"),
     "__main__": ("cli",),
     "errors": (),
+    "watching": (),
     "shown": ("report",),  # only once somebody looks at a value
     "geometry": ("errors", "shown"),
     "frameworks": ("errors", "geometry"),
@@ -31,8 +42,17 @@ MAY_IMPORT = {
     "parallel": ("errors", "geometry"),
     "patches": ("errors", "geometry", "parallel"),
     "engine": ("errors", "geometry", "parallel", "patches", "shown"),
-    "spectrum": (),
-    "matrix": ("errors", "geometry", "patches", "engine", "spectrum", "shown", "files"),  # its arrays, saved
+    "spectrum": ("watching",),
+    "matrix": (
+        "errors",
+        "geometry",
+        "patches",
+        "engine",
+        "spectrum",
+        "shown",
+        "watching",
+        "files",
+    ),  # its arrays, saved
     "reference": (),
     "verification": (*_LIBRARY, "shown", "reference", "verification"),
     "experiment": (*_LIBRARY, "experiment", "files"),

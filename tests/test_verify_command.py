@@ -137,7 +137,7 @@ def test_explain_shows_the_sum_of_the_worst_element(verify: Any) -> None:
     assert "rows 4..10, columns 11..17 of image 0" in text
     assert "…" in text
     assert re.search(rf"bias +│ +│ +│ +│ -9 +│ {found['worst_definition']} ", text)
-    assert "diagnosis" not in found
+    assert found["diagnosis"] is None
 
 
 def test_explain_tells_padding(verify: Any) -> None:
@@ -154,7 +154,7 @@ def test_explain_tells_padding(verify: Any) -> None:
 
 def test_explain_where_nothing_is_off(verify: Any) -> None:
     found, text = verify(*LAYER, "--explain")
-    assert "explained" not in found
+    assert found["explained"] is None
     assert re.search(r"│ 0 +│ 32 +│ 100 %", text)  # the histogram
 
 

@@ -71,20 +71,21 @@ def command(
     numbers then. Kernels are those of PyTorch's ConvTranspose with --kernel-layout oihw.
     """
     from convmat.cli.output import progress, report, write_images
-    from convmat.report.facts import Seen, rows_grid
+    from convmat.report.facts import Seen, absent, rows_grid
 
     if transpose:
         work = _transposed(inputs, output_padding, input_shape, threads, layout=layout, **layer)
     else:
-        work = _convolved(inputs, threads, figure, layout=layout, **layer)
+        work = _convolved(inputs, threads, explain, figure, layout=layout, **layer)
     rows = math.prod(work.shape[:-1])
     seen = Seen(work.rows, (rows, work.shape[-1]))
     notes = write_images(
         output, progress(seen, rows, quiet), work.shape, work.dtype, layout=layout, keep=work.from_8_bit
     )
-    facts = [*work.facts, *(work.plans() if explain else []), seen.fact(), *notes]
+    facts = [*work.facts, *work.plans(), seen.fact(), *notes, *absent("picture", "figure")]
     if figure is not None and work.draw is not None:
         facts += work.draw(figure, theme)
+    facts += [seen.rows_fact(output)] if work.patches else absent("rows")
     small = seen.whole
     grids = [rows_grid(work.patches, "Y", small)] if work.patches and small is not None else []
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)
@@ -101,15 +102,16 @@ class _Work(NamedTuple):
     patches: ConvGeometry | None
     """Whose patches the rows are of."""
     from_8_bit: bool
+    plans: Callable[[], list[Fact]]
+    """By what plans they were computed, if that was asked for, once they have been had."""
     draw: Callable[[str, str], list[Fact]] | None = None
     """Draw the layer to a file in a theme, once the rows have been had."""
-    plans: Callable[[], list[Fact]] = list
-    """By what plan they were computed, once they have been had."""
 
 
 def _convolved(
     inputs: tuple[str, ...],
     threads: int | None,
+    explain: bool,
     figure: str | None,
     *,
     layout: str,
@@ -157,8 +159,8 @@ def _convolved(
         facts,
         plan.geometry,
         batch.dtype == "uint8",
+        lambda: plans_facts((list(plans) or [plan]) if explain else [], batch.shape[0]),
         draw,
-        lambda: plans_facts(list(plans) or [plan], batch.shape[0]),
     )
 
 
@@ -174,7 +176,7 @@ def _transposed(
 ) -> _Work:
     from convmat.cli.layers import open_transposed_layer
     from convmat.engine import convolve_transpose
-    from convmat.report.results import transposed_facts
+    from convmat.report.results import plans_facts, transposed_facts
 
     batch, geometry, arguments = open_transposed_layer(
         inputs, output_padding, input_shape, layout=layout, flip=flip, **layer
@@ -187,4 +189,6 @@ def _transposed(
     dtype = transposed(batch.empty()).dtype
     rows = (transposed(y).reshape(-1, geometry.channels) for y in batch.chunks())
     facts = batch.facts() + transposed_facts(geometry, batch.shape, flip, layout, dtype)
-    return _Work(geometry.input_shape, dtype, rows, facts, None, batch.dtype == "uint8")
+    return _Work(
+        geometry.input_shape, dtype, rows, facts, None, batch.dtype == "uint8", lambda: plans_facts([], 0)
+    )

@@ -16,13 +16,13 @@ from convmat.experiment.divergence import Divergence
 from convmat.experiment.record import RECORD, array_kinds
 from convmat.experiment.run import Epoch, Experiment
 from convmat.experiment.settings import OPTIMIZERS, Settings
-from convmat.experiment.watching import Watch, unwatched
 from convmat.files.archives import write_archive
 from convmat.files.memory import check_memory
 from convmat.files.outputs import check_apart, open_output, remove_output
 from convmat.files.records import RecordFile, packed
 from convmat.files.schema import record_of
 from convmat.report.tables import json_text
+from convmat.watching import Watch, unwatched
 
 if TYPE_CHECKING:
     from convmat.report.facts import Fact

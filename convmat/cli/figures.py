@@ -15,6 +15,7 @@ from convmat.files.memory import check_memory
 from convmat.report.facts import Fact, bytes_text
 from convmat.report.figures.canvas import THEMES
 from convmat.report.figures.patches import as_image, busiest, draw_patches, plan_patches
+from convmat.watching import Watch, unwatched
 
 if TYPE_CHECKING:
     from convmat.geometry import ConvGeometry, Place
@@ -97,10 +98,11 @@ def write_patches(
     animation: str | None = None,
     places: list[Place] | None = None,
     theme: str,
+    watch: Watch = unwatched,
 ) -> list[Fact]:
     """Draw patches and their rows of X_col; the images are those that `plan_patches` shows, or None.
 
-    Returns facts: what was drawn.
+    Returns facts: what was drawn. `watch` hands on the pictures of an animation.
     """
     pixels, how = (None, "") if images is None else as_pixels(images, _option(figure, animation))
     if images is not None and images.ndim == 3:  # one axis
@@ -116,7 +118,8 @@ def write_patches(
         from convmat.report.figures.animation import animate
 
         plan = plan_patches(geometry, padding_mode, order, moving=True, focus=focus)
-        count, nbytes = write_animation(animation, animate(plan, pixels, images, THEMES[theme]))
+        frames = watch(animate(plan, pixels, images, THEMES[theme]), len(plan.frames))
+        count, nbytes = write_animation(animation, frames)
         part = f" of the {geometry.patches}" if count < geometry.patches else ""
         note = f"{count}{part} patches, {bytes_text(nbytes)} bytes"
         if part:

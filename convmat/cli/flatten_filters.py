@@ -18,7 +18,7 @@ class _Command(options.Command):
 
 
 @click.command("flatten-filters", cls=_Command)
-@click.argument("kernels", metavar="KERNELS")
+@click.argument("kernels", metavar="KERNELS", type=options.File(kernels=True))
 @options.kernel_layout_option
 @options.order_option
 @options.groups_option

@@ -10,7 +10,7 @@ from convmat.cli import options
 
 
 @click.command("matrix", cls=options.Command)
-@click.argument("source", metavar="[INPUT]", required=False)
+@click.argument("source", metavar="[INPUT]", required=False, type=options.File())
 @options.input_shape_option
 @options.linear_layer_options
 @click.option("--no-spectrum", is_flag=True, help="Leave out singular values, rank and condition.")
@@ -58,7 +58,7 @@ def command(
     M in memory, so they can be had of layers too large to write.
     """
     from convmat.cli.layers import open_linear_layer
-    from convmat.cli.output import report, warn
+    from convmat.cli.output import report, wait, warn
     from convmat.files.memory import check_memory
     from convmat.files.npy import write_npy
     from convmat.files.outputs import check_ending
@@ -90,7 +90,9 @@ def command(
             write_picture(figure, sparsity_picture(matrix), keep=True)
     if quiet:
         return
-    known = found.facts(not no_spectrum, iterations=iterations)
+    known = wait(
+        lambda watch: found.facts(not no_spectrum, iterations=iterations, watch=watch), "singular values"
+    )
     facts = [*batch.facts(), *geometry_facts(found.geometry, found.padding_mode)]
     report([*facts, *layer_matrix_facts(found, known)], output=output, as_json=as_json)
     if known.spectrum is not None and not known.spectrum.converged:

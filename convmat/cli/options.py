@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from convmat.cli.output import outputs_together, shown_help
+from convmat.cli.output import BRIEF, is_brief, outputs_together, shown_help
 from convmat.errors import ConvmatError, FileError, MappingIndexError
 from convmat.files.outputs import check_apart, check_ending, check_output
 from convmat.geometry import POSITION_NAMES
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,6 +101,8 @@ class Command(click.Command):
             raise click.UsageError(split, ctx)
         try:
             return super().parse_args(ctx, list(args))
+        except click.NoSuchOption as error:
+            raise unknown_option(ctx, error.option_name) from None
         except click.UsageError:
             if split is not None:
                 raise click.UsageError(split, ctx) from None
@@ -114,6 +120,10 @@ class Command(click.Command):
         return any(isinstance(p, click.Argument) and isinstance(p.type, Sizes) for p in self.params)
 
     def invoke(self, ctx: click.Context) -> Any:
+        if is_brief():
+            for name, option in (("as_json", "--json"), ("quiet", "--quiet")):
+                if ctx.params.get(name):
+                    raise click.UsageError(f"--brief goes without {option}; give one of the two", ctx)
         _check_company(ctx)
         self._check_outputs(ctx)
         with outputs_together():
@@ -162,10 +172,55 @@ class Command(click.Command):
         return None
 
 
+def unknown_option(ctx: click.Context, name: str, otherwise: str = "") -> click.UsageError:
+    """What to say of an option that a command does not have: which of its own is meant, or `otherwise`."""
+    from convmat.cli.suggestions import OPTIONS, near_name
+
+    names = [name for parameter in ctx.command.get_params(ctx) for name in parameter.opts]
+    near = near_name(name, [option for option in names if option.startswith("-")], OPTIONS)
+    hint = f" (did you mean '{near}'?)" if near else otherwise
+    return click.UsageError(f"No such option '{name}'{hint}", ctx)
+
+
+class File(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A file's name, or a folder's. Shells complete it; after `file.npz:` by the names of its arrays."""
+
+    name = "file"
+
+    def __init__(self, kind: str = "file", kernels: bool = False) -> None:
+        self._kind, self._kernels = kind, kernels
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        archive, colon, _ = incomplete.partition(".npz:")
+        if colon:
+            return [CompletionItem(name) for name in _arrays(f"{archive}.npz") if name.startswith(incomplete)]
+        names = [name for name in _kernel_names() if name.startswith(incomplete)] if self._kernels else []
+        return [CompletionItem(incomplete, type=self._kind), *map(CompletionItem, names)]
+
+
+def _arrays(archive: str) -> list[str]:
+    from convmat.files.members import archive_names
+
+    with suppress(FileError):
+        return [f"{archive}:{name}" for name in archive_names(archive)]
+    return []
+
+
+def _kernel_names() -> list[str]:
+    from convmat.kernels import NAMES
+
+    return [name.replace("SIZE", "") for name in NAMES]
+
+
 class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """`7`, or one number for each axis: `3,5`."""
+    """`7`, or one number for each axis: `3,5` or `3x5`."""
 
     name = "sizes"
+    example = "7, or one for each axis: 3,5 or 3x5"
     most = 3  # spatial axes
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
@@ -175,9 +230,10 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
         if not isinstance(value, str):
             return value
         try:
-            numbers = tuple(int(part) for part in value.split(","))
+            plain = value.lower().replace("×", "x")
+            numbers = tuple(int(part) for part in plain.split("," if "," in plain else "x"))
         except ValueError:
-            self.fail(f"{value!r} is no size; write 7, or one for each axis: 3,5", param, ctx)
+            self.fail(f"{value!r} is no size; write {self.example}", param, ctx)
         if len(numbers) > self.most:
             self.fail(f"{value!r} has {len(numbers)} numbers; give at most {self.most}", param, ctx)
         return numbers[0] if len(numbers) == 1 else numbers
@@ -187,6 +243,7 @@ class OutputShape(Sizes):
     """The output's size, and N before it if need be."""
 
     name = "output shape"
+    example = "4,4 or 4x4; or with N before: 2,4,4"
     most = 4
 
 
@@ -194,6 +251,7 @@ class InputShape(Sizes):
     """The shape of an array of images."""
 
     name = "input shape"
+    example = "28,28 or 28x28; or with channels and N: N,28,28,1"
     most = 5  # N, spatial axes, C
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -205,6 +263,7 @@ class Pixel(InputShape):
     """A pixel and a channel: y,x,c, and n before them if need be."""
 
     name = "pixel"
+    example = "y,x,c or n,y,x,c: 9,12,0"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return "[n,]y,x,c"
@@ -214,6 +273,7 @@ class Pads(Sizes):
     """Padding in pixels."""
 
     name = "pixels"
+    example = "1, or 1,2 or 1x2 for the axes, or 1,2,0,1 for the sides"
     most = 6  # sides
 
 
@@ -228,6 +288,8 @@ class PaddingType(Pads):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from convmat.geometry import PADDING_NAMES
 
+        if not isinstance(value, str):
+            return value
         if value.lower() in PADDING_NAMES:
             return value.lower()
         try:
@@ -235,6 +297,15 @@ class PaddingType(Pads):
         except click.BadParameter:
             rules = ", ".join(PADDING_NAMES)
             self.fail(f"{value!r} is no padding; give {rules}, or numbers: 1 or 1,2 or 1,2,1,2", param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        from convmat.geometry import PADDING_NAMES
+
+        return [CompletionItem(name) for name in PADDING_NAMES if name.startswith(incomplete)]
 
 
 class LayerType(click.ParamType):  # type: ignore[type-arg]
@@ -255,7 +326,7 @@ class LayerType(click.ParamType):  # type: ignore[type-arg]
         for key, _, number in parts:
             kind = PaddingType() if key == "p" else Sizes()
             try:
-                layer[self.keys[key]] = kind.convert(number.replace("x", ","), param, ctx)
+                layer[self.keys[key]] = kind.convert(number, param, ctx)
             except click.BadParameter:
                 form = "a rule, or pixels: 1 or 1x2" if key == "p" else "a size: 7 or 3x5"
                 self.fail(f"{key}={number} in {value!r} is not {form}", param, ctx)
@@ -283,12 +354,13 @@ class RequantizeType(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is no requantization; {form}", param, ctx)
 
 
-class OutputName(click.ParamType):  # type: ignore[type-arg]
+class OutputName(File):
     """The name of what is to be written, one of these kinds: see `check_ending`."""
 
     name = "output"
 
     def __init__(self, *kinds: str) -> None:
+        super().__init__("dir" if "folder" in kinds else "file")
         self.kinds = kinds
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -298,12 +370,12 @@ class OutputName(click.ParamType):  # type: ignore[type-arg]
 
 def inputs_argument(required: bool = True) -> Callable[[F], F]:
     metavar = "INPUT..." if required else "[INPUT]..."
-    return click.argument("inputs", metavar=metavar, nargs=-1, required=required)
+    return click.argument("inputs", metavar=metavar, nargs=-1, required=required, type=File())
 
 
 def kernel_size_option(required: bool = True) -> Callable[[F], F]:
     return click.option(
-        "--k", "-k", "kernel_size", type=Sizes(), required=required, help="Kernel size: 7 or 3,5."
+        "--k", "-k", "kernel_size", type=Sizes(), required=required, help="Kernel size: 7, 3,5 or 3x5."
     )
 
 
@@ -317,8 +389,8 @@ padding_option = click.option(
     type=PaddingType(),
     default="valid",
     show_default=True,
-    help="valid, same, same-lower, half, full; or pixels: 1; 1,2 for height, width; 1,2,0,1 for top, bottom, "
-    "left, right.",
+    help="valid, same, same-lower, half, full; or pixels: 1; 1,2 or 1x2 for height, width; 1,2,0,1 for top, "
+    "bottom, left, right.",
 )
 padding_mode_option = click.option(
     "--padding-mode",
@@ -378,7 +450,8 @@ dims_option = click.option(
 input_shape_option = click.option(
     "--input-shape",
     type=InputShape(),
-    help="Shape of an input that need not exist: 28,28 or 28,28,1 or N,28,28,1; 1,28,28 with --layout nchw.",
+    help="Shape of an input that need not exist: 28,28 or 28x28, 28,28,1 or N,28,28,1; 1,28,28 with "
+    "--layout nchw.",
 )
 
 
@@ -395,6 +468,19 @@ threads_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, not a table.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+
+
+def _note_brief(ctx: click.Context, _: click.Parameter, brief: bool) -> None:
+    ctx.meta[BRIEF] = brief
+
+
+brief_option = click.option(
+    "--brief",
+    is_flag=True,
+    expose_value=False,
+    callback=_note_brief,
+    help="Print one line: what came out, or the verdict.",
+)
 
 
 def figure_option(what: str) -> Callable[[F], F]:
@@ -423,12 +509,14 @@ alpha_option = click.option(
 kernel_option = click.option(
     "--kernel",
     metavar="FILE|NUMBERS|NAME",
+    type=File(kernels=True),
     help="Kernels as .npy, .txt or .csv; typed, as in '1 0 -1; 2 0 -2; 1 0 -1'; or sobel-x, sobel-y, "
     "laplacian, sharpen, box:5, gaussian:5.",
 )
 bias_option = click.option(
     "--bias",
     metavar="FILE|NUMBERS",
+    type=File(),
     help="Bias, one number for each filter, as .npy, .txt or .csv, or typed: '0.5 -1'.",
 )
 flip_option = click.option(
@@ -464,7 +552,7 @@ _linear_options = together(
 )
 linear_layer_options = together(kernel_option, _linear_options)
 layer_options = together(kernel_option, bias_option, _linear_options)
-report_options = together(json_option, quiet_option)
+report_options = together(json_option, brief_option, quiet_option)
 
 
 def axes_of(dims: int | None, *sizes: Any, default: int = 2) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
+from convmat.cli.signals import beside
 from convmat.files.outputs import together
 from convmat.report.encodings import readable
 
@@ -21,8 +22,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convmat.report.facts import Fact, Grid
+    from convmat.watching import Watch
 
 T = TypeVar("T")
+
+BRIEF = "convmat.brief"
+"""Under this key a context's meta says whether one line is asked for: no command has to hand it on."""
+
+
+def is_brief() -> bool:
+    """Whether the command that runs was asked for one line."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and bool(ctx.meta.get(BRIEF))
 
 
 class Unread(BrokenPipeError):
@@ -50,14 +61,27 @@ def report(
     as_json: bool = False,
     quiet: bool = False,
     facts_last: bool = False,
+    written: bool = True,
 ) -> None:
-    """Print findings, facts before grids or after: on standard output, unless that carries the data."""
+    """Print findings, facts before grids or after: on standard output, unless that carries the data.
+
+    Beside data, and with --brief, that is one line: what came out, and the `output`, if it was written.
+    """
     if quiet:
         return
+    from convmat.report.facts import brief_text
     from convmat.report.tables import json_text, tables_text
 
     parts = [*grids, facts] if facts_last else [facts, *grids]
-    show(lambda stream: json_text(facts) if as_json else tables_text(parts, stream), output)
+
+    def text_for(stream: TextIO) -> str:
+        if as_json:
+            return json_text(facts)
+        if output == "-" or is_brief():
+            return brief_text(facts, output if written else None)
+        return tables_text(parts, stream)
+
+    show(text_for, output)
 
 
 def show(text_for: Callable[[TextIO], str], output: str | None = None) -> None:
@@ -126,6 +150,46 @@ def progress(
             if note is not None:
                 bar.set_postfix_str(note(block), refresh=False)
             bar.update(size(block))
+
+
+def watching(quiet: bool, unit: str = "step") -> Watch:
+    """A bar for the steps of a work that the library hands on."""
+    return lambda steps, total: progress(steps, total, quiet, unit=unit, size=lambda _: 1)
+
+
+def wait(work: Callable[[Watch], T], what: str) -> T:
+    """The result of a work that may be inside one call of LAPACK for long, where no signal is answered.
+
+    So it is done in a thread beside: this one is free to be stopped, and to show, on a terminal and past a
+    second, how far its steps are, or for how long it has been at work on `what`.
+    """
+    steps = _Steps()
+    done = beside(lambda: work(steps))
+    if sys.stderr is None or not sys.stderr.isatty():
+        return done.result()
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit="step", delay=1, miniters=0, leave=False) as bar:
+        while True:
+            with suppress(TimeoutError):
+                return done.result(_LOOK)
+            bar.total, bar.bar_format = steps.total, None if steps.total else "{desc}: {elapsed}"
+            bar.update(steps.count - bar.n)
+
+
+_LOOK = 0.2  # seconds between two looks at a work
+
+
+class _Steps:
+    """A `Watch` that counts."""
+
+    total: int | None = None
+    count = 0
+
+    def __call__(self, steps: Iterable[T], total: int) -> Iterator[T]:
+        self.total = total
+        for self.count, step in enumerate(steps):
+            yield step
 
 
 def drain(blocks: Iterable[object]) -> None:

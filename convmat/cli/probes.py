@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convmat.verification import Report
     from convmat.verification.diagnosis import Findings
     from convmat.verification.probes import Inputs, Probe
+    from convmat.watching import Watch
 
 _MANIFEST = "probe.json"
 _FORMATS = ("npy", "c", "hex")
@@ -65,7 +66,12 @@ probe_options = options.together(
         show_default=True,
         help="Of the probe, besides .npy: c, a header; hex, for $readmemh.",
     ),
-    click.option("--probe", metavar="DIR", help="Judge --expected against this probe: it must be equal."),
+    click.option(
+        "--probe",
+        metavar="DIR",
+        type=options.File("dir"),
+        help="Judge --expected against this probe: it must be equal.",
+    ),
     click.option(
         "--case",
         metavar="NAME",
@@ -88,7 +94,7 @@ probe_options = options.together(
 """Those of `verify` that are not about an INPUT."""
 
 WITHOUT_INPUT = ("write_probe", "filters", "dtype", "formats", "probe", "case", "seed", "cases")
-_SHOWN = ("as_json", "quiet")
+_SHOWN = ("as_json", "brief", "quiet")
 _GEOMETRY = ("stride", "padding", "padding_mode", "dilation", "groups", "depthwise", "flip", "dims")
 _LAID_OUT = ("layout", "kernel_layout", "order")
 _PROBED = ("write_probe", "kernel_size", "input_shape", "filters", "dtype", "formats", "seed")
@@ -176,7 +182,7 @@ def write_probe(
     """Write a probe, its folder whole or not at all; the exit status."""
     import numpy as np
 
-    from convmat.cli.output import report
+    from convmat.cli.output import report, watching
     from convmat.files.folders import check_new_folder, new_folder
     from convmat.files.npy import write_npy
     from convmat.files.outputs import open_output
@@ -195,7 +201,7 @@ def write_probe(
             key: _laid_out(key, array, layout, kernel_layout)
             for key, array in (inputs._asdict() | probe.results(inputs)).items()
         }
-        for name, inputs in probe.inputs(seed)
+        for name, inputs in watching(quiet, "case")(probe.inputs(seed), len(CASES))
     }
     manifest = _manifest(probe, layout, kernel_layout, seed, cases, CASES)
 
@@ -375,7 +381,7 @@ def judge_probe(
     diagnose: bool = True,
 ) -> int:
     """Judge results against a probe, which is itself checked against the definition; the exit status."""
-    from convmat.cli.output import report
+    from convmat.cli.output import report, watching
     from convmat.errors import FileError
     from convmat.files.npy import NpyInput
     from convmat.report.checks import judged_facts, judged_grid
@@ -391,7 +397,11 @@ def judge_probe(
     names = [found["name"] for found in manifest["cases"]]
     if case is not None and case not in names:
         raise click.UsageError(f"--case {case!r} is not in {folder}; give one of {', '.join(names)}")
-    read = {name: _read_case(folder, name, probe, manifest) for name in ([case] if case else names)}
+    chosen = [case] if case else names
+    read = {
+        name: _read_case(folder, name, probe, manifest)
+        for name in watching(quiet, "case")(chosen, len(chosen))
+    }
     wanted = {name: results[_RESULT_OF[stage]] for name, (_, results) in read.items()}
     layout = manifest["layout"]
     if os.path.isdir(expected):
@@ -409,7 +419,8 @@ def judge_probe(
     facts = judged_facts(folder, stage, reports, [name for name in names if name not in reports])
     if wrong and stage == "convolve" and diagnose and not quiet:
         inputs = {name: given for name, (given, _) in read.items()}
-        facts[-1:-1] = diagnosis_facts(_diagnosed(probe, layout, inputs, wrong))
+        mistakes = _diagnosed(probe, layout, inputs, wrong, watching(quiet, "mistake"))
+        facts[-1:-1] = diagnosis_facts(mistakes)
     grid = judged_grid(reports, probe.geometry, stage)
     report(facts, [grid], as_json=as_json, quiet=quiet, facts_last=True)
     return 1 if wrong else 0
@@ -461,7 +472,9 @@ def _cases_of(
     return {nearest: each[nearest]}
 
 
-def _diagnosed(probe: Probe, layout: str, inputs: dict[str, Inputs], wrong: dict[str, _Judged]) -> Findings:
+def _diagnosed(
+    probe: Probe, layout: str, inputs: dict[str, Inputs], wrong: dict[str, _Judged], watch: Watch
+) -> Findings:
     """The mistakes that explain every case that is wrong.
 
     An exception is its index in the file, after the case's name where several are wrong.
@@ -480,7 +493,7 @@ def _diagnosed(probe: Probe, layout: str, inputs: dict[str, Inputs], wrong: dict
         layer = {"x": x, "filters": filters, "bias": bias, "flip": probe.flip, **probe.where}
         cases.append({**layer, "groups": probe.geometry.groups, "expected": read(one.array)})
         places.append(places_in(one.array, read))
-    found = diagnose_all(cases, judged={"exact": True})
+    found = diagnose_all(cases, judged={"exact": True}, watch=watch)
     if len(cases) == 1:
         return found.with_places(places[0])
     names = list(wrong)

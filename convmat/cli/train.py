@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from convmat.experiment.run import Experiment
     from convmat.report.facts import Fact
 
+if TYPE_CHECKING:
+    from convmat.experiment.run import Run
+
 _SAVE_EVERY = 300  # seconds of work that a failure of the machine may cost
 _SAVE_SHARE = 20  # times as long as saving takes, at least
 
@@ -66,6 +69,14 @@ class _Enough(Exception):
     """A signal came; the work ends between two blocks."""
 
 
+def _losses_text(run: Run) -> str:
+    """What the bar tells of a run."""
+    if not run.history:
+        return f"{run.optimizer}: before the first step"
+    last = run.history[-1]
+    return f"{run.optimizer}: CNN {last.cnn_validation:.5f}, FC {last.fc_validation:.5f}"
+
+
 @click.command("train", cls=options.Command)
 @click.option(
     "--optimizer",
@@ -99,6 +110,7 @@ class _Enough(Exception):
 @click.option(
     "--data",
     metavar="PATH",
+    type=options.File(),
     help="Images to learn: a folder of MNIST's IDX files or of images, Keras' mnist.npz, or an .npy array "
     "(N, H, W) or (N, H, W, C).  [default: drawn digits]",
 )
@@ -112,7 +124,9 @@ class _Enough(Exception):
     type=options.OutputName("folder"),
     help="Write history, summary, weights and figures here.",
 )
-@click.option("--resume", metavar="DIR", help="Go on with the run in DIR, to --epochs in all.")
+@click.option(
+    "--resume", metavar="DIR", type=options.File("dir"), help="Go on with the run in DIR, to --epochs in all."
+)
 @options.report_options
 def command(
     paper: bool,
@@ -139,7 +153,7 @@ def command(
     """
     from convmat.cli.experiments import begin, data_text, save
     from convmat.cli.experiments import resume as resume_run
-    from convmat.cli.output import outputs_together, report, warn
+    from convmat.cli.output import outputs_together, report, warn, watching
     from convmat.cli.signals import Deferred, Stopped
     from convmat.experiment.settings import PAPER, Settings
     from convmat.files.folders import made_folder
@@ -160,10 +174,11 @@ def command(
             raise FileError("standard output", "holds no folder of files; name one with -o")
         if name == "":
             raise FileError("''", "is no folder's name; name a folder")
+    watch = watching(quiet, "chunk of images")
     if resume is not None:
-        experiment = resume_run(resume, {key: chosen[key] for key in named}, data, output)
+        experiment = resume_run(resume, {key: chosen[key] for key in named}, data, output, watch)
     else:
-        experiment = begin(Settings(**chosen), data, output)
+        experiment = begin(Settings(**chosen), data, output, watch)
     with nullcontext() if folder is None else made_folder(folder), Deferred() as signals:
         seconds = _train(experiment, folder, signals, quiet)
         facts, runs = summary_facts(experiment, data_text(experiment))
@@ -172,7 +187,7 @@ def command(
                 again = f"convmat train --resume {folder}"
                 warn(f"no figures without matplotlib: pip install 'convmat[figures]', then {again}", quiet)
             facts.append(Fact("seconds", "time", round(seconds, 3), f"{seconds:.1f} s"))
-            report(facts, _grids(experiment, runs), as_json=as_json, quiet=quiet)
+            report(facts, _grids(experiment, runs), output=folder, as_json=as_json, quiet=quiet)
     if signals.number is not None:
         kept = f"kept: convmat train --resume {folder} goes on" if folder else "not kept without -o"
         if experiment.steps_left:
@@ -183,13 +198,13 @@ def command(
 def _train(experiment: Experiment, folder: str | None, signals: Deferred, quiet: bool) -> float:
     """Train until the end, or until a signal between two blocks of work; the seconds that it took."""
     from convmat.cli.experiments import data_text, save
-    from convmat.cli.output import progress
-    from convmat.experiment.watching import unwatched
+    from convmat.cli.output import progress, watching
     from convmat.files.outputs import together
     from convmat.report.training import summary_facts
+    from convmat.watching import unwatched
 
     def watched(blocks: Iterable[T], total: int) -> Iterator[T]:
-        for block in blocks:
+        for block in watching(quiet, "block of images")(blocks, total):
             if signals.number is not None:
                 raise _Enough
             yield block
@@ -198,12 +213,9 @@ def _train(experiment: Experiment, folder: str | None, signals: Deferred, quiet:
         experiment.steps(),
         experiment.steps_left,
         quiet,
-        unit="step",
+        unit="batch",
         size=lambda _: 1,
-        note=lambda run: (
-            f"{run.optimizer}: CNN {run.history[-1].cnn_validation:.5f}, "
-            f"FC {run.history[-1].fc_validation:.5f}"
-        ),
+        note=_losses_text,
     )
     began = saved = time.monotonic()
     pause: float = _SAVE_EVERY

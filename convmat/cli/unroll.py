@@ -80,7 +80,7 @@ def command(
     from convmat.files.streams import is_pipe
     from convmat.geometry import ConvGeometry
     from convmat.patches import unroll_stream
-    from convmat.report.facts import Seen, geometry_facts, matrix_facts, rows_grid
+    from convmat.report.facts import Seen, absent, geometry_facts, matrix_facts, rows_grid
 
     axes = options.axes_of(dims, kernel_size, stride)
     batch = open_batch(inputs, axes, layout, frame, alpha)
@@ -129,8 +129,9 @@ def command(
         drain(chunks)  # whoever writes to us should not be cut off, and may have lied
     grids = [] if seen.whole is None else [rows_grid(geometry, "X_col", seen.whole)]
     facts = [*batch.facts(), *geometry_facts(geometry, padding_mode)]
-    facts += [*matrix_facts(geometry, batch.dtype, per_image, order), *pictures]
-    report(facts, grids, output=output, as_json=as_json, quiet=quiet)
+    facts += [*matrix_facts(geometry, batch.dtype, per_image, order), *absent("figure", "animation")]
+    facts += [seen.rows_fact(output, "locate --row N shows one", computed=not dry_run), *pictures]
+    report(facts, grids, output=output, as_json=as_json, quiet=quiet, written=not dry_run)
     if preview:
         show(lambda stream: preview_text(geometry, padding_mode, pixels, stream), output)
     uncovered = geometry.coverage().uncovered

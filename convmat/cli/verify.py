@@ -40,6 +40,7 @@ _ALWAYS = ("exact", "atol", "rtol", "stage", "as_json", "quiet")
 @click.option(
     "--expected",
     metavar="FILE",
+    type=options.File(),
     help="Your own result as .npy, to judge in place of convmat's; - is standard input.",
 )
 @click.option(
@@ -163,6 +164,7 @@ def _convolution(
     **layer: Any,
 ) -> _Found:
     from convmat.cli.layers import first_equal, open_layer, places_in, results
+    from convmat.cli.output import watching
     from convmat.engine import filter_geometry
     from convmat.files.memory import check_memory
     from convmat.report.facts import geometry_facts
@@ -186,7 +188,10 @@ def _convolution(
     x = batch.read()
     shape = (batch.shape[0], *geometry.output_size, len(filters))
     readings: dict[str, Any] = {layout: None} if raw is None else results(raw, shape, layout)
-    read_as, found = first_equal(readings, lambda y: verify(x, expected=y, **arguments, **judged))
+    watch = watching(quiet, "part")
+    read_as, found = first_equal(
+        readings, lambda y: verify(x, expected=y, **arguments, **judged, watch=watch)
+    )
     result = readings.pop(read_as)
     quantized = None
     if requantize is not None:
@@ -199,7 +204,8 @@ def _convolution(
     if diagnose and raw is not None and result is not None and not found and not quiet:
         from convmat.verification.diagnosis import diagnose as diagnosed
 
-        mistakes = diagnosed(x, expected=result, judged=judged, **arguments)
+        watch = watching(quiet, "mistake")
+        mistakes = diagnosed(x, expected=result, judged=judged, **arguments, watch=watch)
         places = places_in(raw, lambda array: results(array, shape, layout)[read_as])
         more += diagnosis_facts(mistakes.with_places(places))
     facts = [*batch.facts(), *geometry_facts(geometry, arguments["padding_mode"])]
@@ -237,6 +243,7 @@ def _unrolled(
 ) -> _Found:
     from convmat.cli.inputs import open_batch
     from convmat.cli.layers import read_kernels
+    from convmat.cli.output import watching
     from convmat.files.memory import check_memory
     from convmat.geometry import ConvGeometry
     from convmat.report.facts import geometry_facts
@@ -257,7 +264,8 @@ def _unrolled(
     check_memory("input", 4 * rows * columns * batch.dtype.itemsize, "verify a few images of it at a time")
     result = None if expected is None else _read(expected)
     where = {"dilation": dilation, "padding_mode": padding_mode, "order": order}
-    found = verify_unroll(batch.read(), kernel_size, result, stride, pads, **where, **judged)
+    watch = watching(quiet, "tap")
+    found = verify_unroll(batch.read(), kernel_size, result, stride, pads, **where, watch=watch, **judged)
     facts = [*batch.facts(), *geometry_facts(geometry, padding_mode)]
     return _told(found, facts, stage="unroll")
 
@@ -274,6 +282,7 @@ def _flattened(
     dims: int | None,
 ) -> _Found:
     from convmat.cli.layers import read_kernels
+    from convmat.cli.output import watching
     from convmat.report.facts import Fact, input_fact, shape_fact
     from convmat.verification.stages import verify_flatten_filters
 
@@ -284,7 +293,7 @@ def _flattened(
     _check_one_pipe(kernel, expected)
     filters = read_kernels(kernel, dims or 2, kernel_layout)
     result = None if expected is None else _read(expected)
-    found = verify_flatten_filters(filters, result, order=order, **judged)
+    found = verify_flatten_filters(filters, result, order=order, watch=watching(quiet, "row"), **judged)
     facts = [
         input_fact([kernel])._replace(key="kernels", label="kernels"),
         shape_fact("filters_shape", "filters", filters.shape, "K × kernel × C/groups"),
@@ -311,6 +320,7 @@ def _folded(
 ) -> _Found:
     from convmat.cli.inputs import folded_geometry
     from convmat.cli.layers import as_images
+    from convmat.cli.output import watching
     from convmat.report.facts import geometry_facts, input_fact
     from convmat.verification.stages import verify_fold
 
@@ -326,7 +336,17 @@ def _folded(
         raw = _read(expected)
         result = as_images(raw, axes, layout)
     found = verify_fold(
-        x_col, geometry.input_shape, kernel_size, result, stride, pads, dilation, overlap, order, **judged
+        x_col,
+        geometry.input_shape,
+        kernel_size,
+        result,
+        stride,
+        pads,
+        dilation,
+        overlap,
+        order,
+        watch=watching(quiet, "patch"),
+        **judged,
     )
     facts = [input_fact(inputs), *geometry_facts(geometry)]
     return _told(found, facts, stage="fold", given=None if raw is None else raw.shape, layout=layout)
@@ -343,6 +363,7 @@ def _as_matrix(
     **layer: Any,
 ) -> _Found:
     from convmat.cli.layers import open_linear_layer
+    from convmat.cli.output import watching
     from convmat.engine import filter_geometry
     from convmat.files.archives import read_sparse
     from convmat.layouts import output_layout
@@ -365,12 +386,13 @@ def _as_matrix(
     if expected is not None:
         archived = expected.endswith(".npz")
         result = read_sparse(expected, check_dense) if archived else _read(expected)
+    watch = watching(quiet, "column")
+    layout = output_layout(layout)
     found = verify_matrix(
-        input_shape=shape, expected=result, layout=output_layout(layout), **arguments, **judged
+        input_shape=shape, expected=result, layout=layout, **arguments, watch=watch, **judged
     )
-    return _told(
-        found, [*batch.facts(), *geometry_facts(geometry, arguments["padding_mode"])], stage="matrix"
-    )
+    facts = [*batch.facts(), *geometry_facts(geometry, arguments["padding_mode"])]
+    return _told(found, facts, stage="matrix")
 
 
 _JUDGES: dict[str, Callable[..., _Found]] = {

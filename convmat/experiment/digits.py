@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.errors import DTypeError, ShapeError
-from convmat.experiment.watching import Watch, unwatched
+from convmat.watching import Watch, unwatched
 
 SIZE = 28
 """Height and width of a drawn digit, in pixels; the digit itself is about 20 high, as in MNIST."""

@@ -22,9 +22,9 @@ from convmat.experiment.networks import NETWORKS, Convolution, Dense, Network, h
 from convmat.experiment.optimizers import SGD, Adam
 from convmat.experiment.record import RECORD, array_kinds
 from convmat.experiment.settings import EVALUATED, Settings
-from convmat.experiment.watching import Watch, unwatched
 from convmat.files.schema import Mismatch, shown
 from convmat.patches import unroll
+from convmat.watching import Watch, unwatched
 
 _SPLIT, _WEIGHTS, _BATCHES = range(3)  # purposes of random numbers
 _BLOCK_BYTES = 1 << 24  # of X_col, unrolled at a time

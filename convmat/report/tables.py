@@ -57,10 +57,14 @@ def _shown_on(stream: TextIO, parts: Sequence[Sequence[Fact] | Grid]) -> Iterato
 
 
 def json_text(facts: Sequence[Fact]) -> str:
-    """The facts as one JSON object."""
+    """The facts as one JSON object; one that is absent yields to one of its key that is not."""
     import json
 
-    return json.dumps({fact.key: _plain(fact.value) for fact in facts}) + "\n"
+    found: dict[str, Any] = {}
+    for fact in facts:
+        if found.get(fact.key) is None:
+            found[fact.key] = _plain(fact.value)
+    return json.dumps(found) + "\n"
 
 
 def _plain(value: Any) -> Any:

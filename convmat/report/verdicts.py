@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convmat.geometry import LINE_NAMES, POSITION_NAMES, TAP_NAMES, ConvGeometry
-from convmat.report.facts import Fact, Grid, percent, shape_fact, sizes
+from convmat.report.facts import Fact, Grid, absent, percent, shape_fact, sizes
 from convmat.verification import Report
 from convmat.verification.judging import HISTOGRAM, Explanation
 from convmat.verification.quantization import Requantize
@@ -56,14 +56,14 @@ def verification_facts(
         shape_fact("definition_shape", "definition" if stage else "second", found.expected_shape, axes),
         _read_fact(read_as),
         Fact("result_dtype", "result dtype" if stage else "dtype of the first", found.dtype, found.dtype),
+        Fact("elements", "", found.elements, ""),
+        Fact("outside_share", "", found.outside_share, ""),
+        *absent(*_OF_SOME),
     ]
-    verdict, ratio = "equal" if found else "different", found.error_over_bound
     if requantized is not None:
         facts.append(Fact("requantize", "requantized", requantized._asdict(), str(requantized)))
     if found.shape != found.expected_shape:
-        file = f": the file has {sizes(given)}, read as {layout}" if given and stage in _IMAGES else ""
-        return [*facts, Fact("equal", "verdict", False, f"{verdict} shapes{file}{_but_for_ones(found)}")]
-    digits = ".15g" if found.exact else ".3g"
+        return [*facts, Fact("outside", "", found.outside, ""), _shapes_fact(found, given, layout, stage)]
     share = f"{found.outside} of {found.elements}"
     share += f" ({percent(found.outside_share)})" if found.outside else ""
     atol, rtol = found.tolerances or (None, None)
@@ -73,34 +73,54 @@ def verification_facts(
         Fact("atol", "", atol, ""),
         Fact("rtol", "", rtol, ""),
         Fact("outside", "elements outside", found.outside, share),
-        Fact("outside_share", "", found.outside_share, ""),
-        Fact("max_abs_error", "max abs error", found.max_abs_error, f"{found.max_abs_error:{digits}}"),
+        Fact("max_abs_error", "max abs error", found.max_abs_error, _error_text(found)),
         Fact("max_rel_error", "max relative error", found.max_rel_error, f"{found.max_rel_error:.3g}"),
     ]
     if not found.exact:
+        ratio = found.error_over_bound
         facts += [
             Fact("bound", "its bound", found.bound, f"{found.bound:.3g}"),
             Fact("error_over_bound", "largest error / bound", ratio, f"{ratio:.3g}"),
         ]
-    if not found:
-        atol = found.smallest_atol
-        text = "none: NaN or infinity differs" if math.isinf(atol) else f"--atol {_number(atol)}"
-        facts.append(Fact("smallest_atol", "smallest that would pass", atol, text))
-    else:
-        facts.append(Fact("smallest_atol", "", found.smallest_atol, ""))
+    atol = found.smallest_atol
+    text = "none: NaN or infinity differs" if math.isinf(atol) else f"--atol {_number(atol)}"
+    facts.append(Fact("smallest_atol", "" if found else "smallest that would pass", atol, text))
     facts.append(Fact("histogram", "", _histogram(found), ""))
     if found.worst is not None and found.worst_values is not None:
         got, wanted = found.worst_values
-        facts.append(Fact("worst", "worst element", list(found.worst), _place_text(found.worst, stage)))
-        facts.append(Fact("worst_value", "its value" if stage else "in the first", _plain(got), f"{got}"))
-        facts.append(
-            Fact(
-                "worst_definition", "by definition" if stage else "in the second", _plain(wanted), f"{wanted}"
-            )
-        )
+        labels = ("its value", "by definition") if stage else ("in the first", "in the second")
+        facts += [
+            Fact("worst", "worst element", list(found.worst), _place_text(found.worst, stage)),
+            Fact("worst_value", labels[0], _plain(got), f"{got}"),
+            Fact("worst_definition", labels[1], _plain(wanted), f"{wanted}"),
+        ]
     if found.ulps is not None:
         facts.append(Fact("ulps", "its error in ULP" if found.ulps else "", found.ulps, f"{found.ulps:.3g}"))
-    return [*facts, Fact("equal", "verdict", found.equal, verdict)]
+    verdict = "equal" if found else "different"
+    brief = f"{verdict}: {share} elements outside, max abs error {_error_text(found)}"
+    if not found.exact and found.tolerances is None:
+        brief += f", largest error / bound {found.error_over_bound:.3g}"
+    return [*facts, Fact("equal", "verdict", found.equal, verdict, brief=brief)]
+
+
+# Keys of JSON that some results have no value for, and some commands none that they could tell.
+_OF_SOME = (
+    *("input", "requantize", "exact", "atol", "rtol", "max_abs_error", "max_rel_error", "bound", "ulps"),
+    *("error_over_bound", "smallest_atol", "histogram", "worst", "worst_value", "worst_definition"),
+    *("exact_sums", "diagnosis", "diagnosis_tried", "diagnosis_known", "explained", "explained_filter"),
+    "turned",
+)
+
+
+def _shapes_fact(found: Report, given: Sequence[int] | None, layout: str, stage: str | None) -> Fact:
+    """The verdict on a result of another shape."""
+    file = f": the file has {sizes(given)}, read as {layout}" if given and stage in _IMAGES else ""
+    brief = f"different shapes: {sizes(found.shape)}, not {sizes(found.expected_shape)}"
+    return Fact("equal", "verdict", False, f"different shapes{file}{_but_for_ones(found)}", brief=brief)
+
+
+def _error_text(found: Report) -> str:
+    return f"{found.max_abs_error:{'.15g' if found.exact else '.3g'}}"
 
 
 def histogram_grid(found: Report) -> Grid:

@@ -22,6 +22,7 @@ from convmat.verification.computed import Array, Layer
 from convmat.verification.judging import FEW, Report, subnormal, verify
 from convmat.verification.mistakes import Mistake, known_mistakes
 from convmat.verification.quantization import Requantize
+from convmat.watching import Watch, unwatched
 
 Place = tuple[Any, ...]
 Chain = tuple[Mistake, ...]
@@ -93,6 +94,7 @@ def diagnose(
     *,
     judged: Mapping[str, Any] | None = None,
     budget: int = _BUDGET,
+    watch: Watch = unwatched,
 ) -> Findings:
     """The known mistakes that explain a wrong result, by the judgment of `verify`.
 
@@ -106,6 +108,7 @@ def diagnose(
         judged: how `verify` is to judge: its `exact`, `atol`, `rtol` and `requantize`; None stands for
             nothing said.
         budget: about how many products trying pairs of mistakes may cost. Single ones are all tried.
+        watch: hands on the mistakes, and then the pairs of them, that are tried.
 
     Returns:
         The first of these that there are: the mistakes, common ones first, that explain all elements; pairs
@@ -116,13 +119,14 @@ def diagnose(
     """
     layer: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     layer |= {"bias": bias, "flip": flip, "padding_mode": padding_mode}
-    return diagnose_all(
-        [{"x": x, "filters": filters, "expected": expected, **layer}], judged=judged, budget=budget
-    )
+    return diagnose_all([{"x": x, "filters": filters, "expected": expected, **layer}], judged, budget, watch)
 
 
 def diagnose_all(
-    cases: Sequence[Mapping[str, Any]], *, judged: Mapping[str, Any] | None = None, budget: int = _BUDGET
+    cases: Sequence[Mapping[str, Any]],
+    judged: Mapping[str, Any] | None = None,
+    budget: int = _BUDGET,
+    watch: Watch = unwatched,
 ) -> Findings:
     """The mistakes that explain several wrong results at once.
 
@@ -132,7 +136,7 @@ def diagnose_all(
     rule = {key: value for key, value in (judged or {}).items() if value is not None}
     problems = [_Problem(rule, **case) for case in cases]
     numbered = {number: problem for number, problem in enumerate(problems) if problem.wrong.any()}
-    return _Search(numbered, len(cases) > 1).run(budget) if numbered else Findings()
+    return _Search(numbered, len(cases) > 1).run(budget, watch) if numbered else Findings()
 
 
 class _Search:
@@ -147,16 +151,17 @@ class _Search:
         }
         self.mistakes = [mistake for mistake, layers in self.made.items() if all(layers.values())]
 
-    def run(self, budget: int) -> Findings:
+    def run(self, budget: int, watch: Watch) -> Findings:
         """Single mistakes; then pairs, if none explains all, until the budget is used up."""
-        alone = [d for mistake in self.mistakes if (d := self.explanation((mistake,))) is not None]
         tried = known = len(self.mistakes)
+        singles = watch(self.mistakes, known)
+        alone = [d for mistake in singles if (d := self.explanation((mistake,))) is not None]
         together: list[Diagnosis] = []
         if all(d.exceptions for d in alone):
             pairs = self.pairs()
             known += len(pairs)
             budget += self.cost
-            for pair in pairs:
+            for pair in watch(pairs, len(pairs)):
                 if self.cost >= budget:
                     break
                 tried += 1

@@ -36,6 +36,7 @@ from convmat.geometry import ConvGeometry, Padding, Sizes, told
 from convmat.patches import as_numbers, check_flag, is_finite
 from convmat.shown import Shown
 from convmat.verification.quantization import Requantize
+from convmat.watching import Watch, unwatched
 
 HISTOGRAM = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 10.0)
 """The upper edges of a histogram's buckets; two more are for what is above, and for NaN and infinity that
@@ -128,6 +129,7 @@ def verify(
     atol: float | None = None,
     rtol: float | None = None,
     requantize: tuple[Any, ...] | None = None,
+    watch: Watch = unwatched,
 ) -> Report:
     """Compare a convolution with the definition: the engine's, or yours if `expected` is given.
 
@@ -140,6 +142,7 @@ def verify(
             numbers the moduli; of the two the one that is not given is 0.
         requantize: (scale, zero_point, rounding, dtype) of `quantization.Requantize`; the definition is then
             the quantized result of integer inputs, and must be met exactly unless a tolerance is given.
+        watch: hands on where the parts begin that the result is compared in.
 
     Returns:
         A report, truthy when every element is equal (integers, and floats whose sum is exact in any order) or
@@ -187,7 +190,8 @@ def verify(
     step = max(_BAND_BYTES // max(math.prod(shape) // size[0] * 8, 1), 1)
     above = judge.magnitudes(inputs)
     with np.errstate(all="ignore"):  # infinities and NaN are compared, not warned of
-        for start in range(0, size[0], step):
+        starts = range(0, size[0], step)
+        for start in watch(starts, len(starts)):
             band = range(start, min(start + step, size[0]))
 
             def sums(x: Any, w: Any, b: Any = None, *, band: range = band) -> NDArray[Any]:
