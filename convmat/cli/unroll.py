@@ -75,7 +75,7 @@ def command(
     of characters where not.
     """
     from convmat.cli.inputs import open_batch
-    from convmat.cli.output import drain, progress, report, show, warn
+    from convmat.cli.output import drain, progress, report, show, warn, watching
     from convmat.files.npy import write_npy
     from convmat.files.streams import is_pipe
     from convmat.geometry import ConvGeometry
@@ -107,7 +107,14 @@ def command(
             pixels, _ = as_pixels(kept.all(), "preview")
         if drawn:
             pictures = write_patches(
-                geometry, padding_mode, order, kept.all(), figure=figure, animation=animate, theme=theme
+                geometry,
+                padding_mode,
+                order,
+                kept.all(),
+                figure=figure,
+                animation=animate,
+                theme=theme,
+                watch=watching(quiet, "frame"),
             )
     rows, columns = geometry.matrix_shape
     shape = (geometry.batch, geometry.patches, columns) if per_image else (rows, columns)
