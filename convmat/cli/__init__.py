@@ -122,7 +122,7 @@ def unknown_command(ctx: click.Context, name: str) -> click.UsageError:
     elif os.path.exists(name):
         hint = f"; it is a file, and a command comes before it: 'convmat unroll {name}'"
     else:
-        hint = f"; there are {', '.join(_COMMANDS)}"
+        hint = ""
     return click.UsageError(f"No such command {name!r}{hint}", ctx)
 
 
