@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 from convmat.errors import GeometryError
-from convmat.geometry import ConvGeometry
+from convmat.geometry import ConvGeometry, several, spatial_shape, told
+
+_KEYS = {"kernel_size", "stride", "padding", "dilation"}
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,17 @@ def chain(input_shape: Sequence[SupportsIndex], layers: Sequence[Mapping[str, An
     Raises:
         GeometryError: sizes that make no convolution; it names the layer, from 1.
     """
-    shape = tuple(input_shape)
+    shape = spatial_shape("input_shape", input_shape)
+    parts = several(layers)
+    if parts is None:
+        raise GeometryError("layers", f"expected mappings, one for each layer, got {told(layers)}")
     axes = len(shape) - 2
     field, jump, start = (1,) * axes, (1,) * axes, (0,) * axes
     found = []
-    for number, layer in enumerate(layers, 1):
+    for number, layer in enumerate(parts, 1):
+        if not isinstance(layer, Mapping) or not {"kernel_size"} <= set(layer) <= _KEYS:
+            keys = "kernel_size, and stride, padding, dilation where need be"
+            raise GeometryError("layers", f"number {number} is {told(layer)}; expected a mapping with {keys}")
         try:
             g = ConvGeometry(shape, **layer)
         except GeometryError as error:

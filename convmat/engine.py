@@ -33,9 +33,11 @@ from convmat.geometry import (
 )
 from convmat.patches import (
     Band,
+    allocate,
     as_numbers,
     bands,
     check_filter_groups,
+    check_flag,
     check_out,
     geometry_of,
     lay_down,
@@ -173,6 +175,7 @@ def prepare(
     """
     x, filters = as_numbers("input", x), as_numbers("filters", filters)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
+    check_flag("flip", flip)
     geometry = filter_geometry(x.shape, filters.shape, stride, padding, dilation, groups)
     if bias is not None:
         bias = _check_bias(bias, len(filters), "filters")
@@ -433,7 +436,7 @@ def execute(todo: Convolution, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """
     plan = todo.plan
     if out is None:
-        y = out = np.empty(plan.output_shape, plan.arithmetic.result)
+        y = out = allocate(plan.output_shape, plan.arithmetic.result)
     else:
         check_out(out, plan.output_shape, plan.arithmetic.result, "Y", todo.x, todo.filters, todo.bias)
         y = out if out.flags.c_contiguous and out.flags.aligned else np.empty(out.shape, out.dtype)
@@ -601,7 +604,7 @@ def convolve_transpose(
     weights, bias = _weights(filters, bias, accumulator, compiled)
     line = math.prod(y.shape[2:-1]) * accumulator.itemsize
     line *= len(filters) if compiled is not None else math.prod(geometry.kernel_size) * geometry.channels
-    x = np.empty(geometry.input_shape, result)
+    x = allocate(geometry.input_shape, result)
     for band in bands(geometry, y.shape[1:-1], line, BLOCK_BYTES):
         part = y[band.images.start : band.images.stop, band.outputs.start : band.outputs.stop]
         lines = x[band.box]

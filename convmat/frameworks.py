@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from convmat.geometry import ConvGeometry, named_pads
+from convmat.errors import GeometryError
+from convmat.geometry import ConvGeometry, named_pads, told
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -44,7 +45,14 @@ def framework_pads(geometry: ConvGeometry) -> list[FrameworkPads]:
 
     Except for PyTorch, which knows it for stride 1 only, the output is ceil(H / S) everywhere; they differ in
     the side that an odd pixel goes to.
+
+    Raises:
+        GeometryError: what is no ConvGeometry.
     """
+    if not isinstance(geometry, ConvGeometry):
+        raise GeometryError(
+            "geometry", f"expected ConvGeometry(input_shape, kernel_size, …), got {told(geometry)}"
+        )
     by_rule = {rule: _pads_under(rule, geometry) for rule in ("same", "same-lower")}
     strided, dilated = max(geometry.stride) > 1, max(geometry.dilation) > 1
     notes = {

@@ -10,23 +10,25 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex
 
 from convmat.errors import GeometryError, MappingIndexError
 from convmat.shown import Shown
 
-Sizes = SupportsIndex | Sequence[SupportsIndex]
+Sizes = SupportsIndex | Iterable[SupportsIndex]
 """One number for every spatial axis, or one for each."""
 
-Padding = str | SupportsIndex | Sequence[SupportsIndex | Sequence[SupportsIndex]]
+Padding = str | SupportsIndex | Iterable[SupportsIndex | Iterable[SupportsIndex]]
 """A name of `PADDING_NAMES`, one number, a number for each axis, or (before, after) for each axis."""
 
 PADDING_NAMES = ("valid", "same", "same-lower", "half", "full")
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 ORDERS = ("hwc", "chw")
 KERNEL_LIMIT = 1_000_000  # taps along one axis; what counts them one by one must come to an end
+STEP_LIMIT = (1 << 31) - 1  # pixels of stride, dilation and padding: with them, addresses fit in int64
+_MOST_BITS = 1024
 AXIS_NAMES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 POSITION_NAMES = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}
 TAP_NAMES = {1: ("j",), 2: ("i", "j"), 3: ("h", "i", "j")}
@@ -159,18 +161,16 @@ class ConvGeometry(Shown):
 
     def __init__(
         self,
-        input_shape: Sequence[SupportsIndex],
+        input_shape: Iterable[SupportsIndex],
         kernel_size: Sizes,
         stride: Sizes = 1,
         padding: Padding = "valid",
         dilation: Sizes = 1,
         groups: SupportsIndex = 1,
     ) -> None:
-        shape = _spatial_shape("input_shape", input_shape)
+        shape = spatial_shape("input_shape", input_shape)
         size, axes = shape[1:-1], len(shape) - 2
-        kernel = _per_axis("kernel_size", kernel_size, axes)
-        if max(kernel) > KERNEL_LIMIT:
-            raise GeometryError("kernel_size", f"must be at most {KERNEL_LIMIT}, got {max(kernel)}")
+        kernel = _per_axis("kernel_size", kernel_size, axes, most=KERNEL_LIMIT)
         strides = _per_axis("stride", stride, axes)
         dilations = _per_axis("dilation", dilation, axes)
         extent = tuple(map(kernel_extent, kernel, dilations))
@@ -263,6 +263,7 @@ class ConvGeometry(Shown):
 
     def output_formula(self, axis: int) -> str:
         """Eq. 5-6 with this geometry's numbers filled in, for one spatial axis."""
+        axis = self._axis(axis)
         before, after = self.pads[axis]
         return (
             f"floor(({self.input_size[axis]} + {before} + {after} - {self._extent_text(axis)})"
@@ -278,9 +279,14 @@ class ConvGeometry(Shown):
         """
         return _unravel("row", row, (self.batch, *self.output_size))
 
-    def patch_row(self, position: Sequence[int]) -> int:
-        """The row of X_col that holds the patch at `position`, (n, y, x)."""
-        return _ravel(tuple(position), (self.batch, *self.output_size))
+    def patch_row(self, position: Iterable[SupportsIndex]) -> int:
+        """The row of X_col that holds the patch at `position`, (n, y, x).
+
+        Raises:
+            MappingIndexError: no such patch.
+        """
+        sizes = (self.batch, *self.output_size)
+        return _ravel(_digits("position", position, sizes, "images and output positions,"), sizes)
 
     def kernel_tap(self, col: SupportsIndex, order: str = "hwc") -> tuple[int, ...]:
         """The tap and channel that are column `col` of X_col: (i, j, c), whatever the `order` of columns.
@@ -291,16 +297,14 @@ class ConvGeometry(Shown):
         digits = _unravel("column", col, self._column_sizes(order))
         return digits if order == "hwc" else (*digits[1:], digits[0])
 
-    def column_of(self, tap: Sequence[SupportsIndex], c: SupportsIndex, order: str = "hwc") -> int:
+    def column_of(self, tap: Iterable[SupportsIndex], c: SupportsIndex, order: str = "hwc") -> int:
         """The column of X_col of a tap and a channel, the inverse of `kernel_tap`.
 
         Raises:
             MappingIndexError: no such tap or channel. GeometryError: an unknown order.
         """
-        digits = (*(whole("tap", i) for i in tap), whole("channel", c))
         sizes = (*self.kernel_size, self.channels)
-        if len(digits) != len(sizes) or not all(0 <= d < n for d, n in zip(digits, sizes, strict=True)):
-            raise MappingIndexError("tap", f"{digits} is not in the kernel and channels, {sizes}")
+        digits = _digits("tap", (*_items("tap", tap), c), sizes, "the kernel and channels,")
         return _ravel(digits if order == "hwc" else (digits[-1], *digits[:-1]), self._column_sizes(order))
 
     def place(
@@ -352,7 +356,7 @@ class ConvGeometry(Shown):
     def matrix_indices(
         self,
         n: SupportsIndex,
-        pixel: Sequence[SupportsIndex],
+        pixel: Iterable[SupportsIndex],
         c: SupportsIndex,
         padding_mode: str = "zeros",
         *,
@@ -368,13 +372,8 @@ class ConvGeometry(Shown):
         """
         check_choice("padding_mode", padding_mode, PADDING_MODES)
         check_choice("order", order, ORDERS)
-        element = (operator.index(n), *map(operator.index, pixel), operator.index(c))
-        if len(element) != len(self.input_shape) or not all(
-            0 <= e < size for e, size in zip(element, self.input_shape, strict=True)
-        ):
-            raise MappingIndexError(
-                "pixel", f"{element} is not in the input, whose shape is {self.input_shape}"
-            )
+        digits = (n, *_items("pixel", pixel), c)
+        element = _digits("pixel", digits, self.input_shape, "the input, whose shape is")
         per_axis = [
             [
                 (t // s, i)
@@ -410,6 +409,7 @@ class ConvGeometry(Shown):
 
     def pixel_formula(self, place: Place, axis: int) -> str:
         """Eq. 8 along one spatial axis, y·S + i·D − P, with the numbers of a place filled in."""
+        axis = self._axis(axis)
         return (
             f"{place.patch[1 + axis]}*{self.stride[axis]} + {place.tap[axis]}*{self.dilation[axis]}"
             f" - {self.pads[axis][0]} = {place.position[axis]}"
@@ -420,13 +420,18 @@ class ConvGeometry(Shown):
 
         `size` is H where it is not `output_size[axis]`, see `transpose_geometry`.
         """
-        size = self.output_size[axis] if size is None else size
+        axis = self._axis(axis)
+        size = self.output_size[axis] if size is None else whole("size", size)
         s, extent, pads = self.stride[axis], self.extent[axis], self.pads[axis]
         extra = self.input_size[axis] - transposed_length(size, pads, extent, s)
         return (
             f"({size} - 1)*{s} - ({pads[0]} + {pads[1]}) + {self._extent_text(axis)} + {extra}"
             f" = {self.input_size[axis]}"
         )
+
+    def _axis(self, axis: SupportsIndex) -> int:
+        """The number of a spatial axis, checked."""
+        return _digits("axis", (axis,), (len(self.kernel_size),), "the spatial axes, whose count is")[0]
 
     def _extent_text(self, axis: int) -> str:
         k, d = self.kernel_size[axis], self.dilation[axis]
@@ -500,7 +505,7 @@ class ConvGeometry(Shown):
 
 
 def transpose_geometry(
-    output_shape: Sequence[SupportsIndex],
+    output_shape: Iterable[SupportsIndex],
     channels: SupportsIndex,
     kernel_size: Sizes,
     stride: Sizes = 1,
@@ -508,7 +513,7 @@ def transpose_geometry(
     dilation: Sizes = 1,
     groups: SupportsIndex = 1,
     output_padding: Sizes = 0,
-    input_shape: Sequence[SupportsIndex] | None = None,
+    input_shape: Iterable[SupportsIndex] | None = None,
 ) -> ConvGeometry:
     """The convolution that a transposed convolution is the adjoint of.
 
@@ -538,7 +543,7 @@ def transpose_geometry(
         GeometryError: sizes that make no convolution, an output_padding out of its range or with a rule that
             leaves no choice, pads that leave nothing of x, an `input_shape` that does not lead to y.
     """
-    shape = _spatial_shape("output_shape", output_shape)
+    shape = spatial_shape("output_shape", output_shape)
     if input_shape is not None:
         known = ConvGeometry(input_shape, kernel_size, stride, padding, dilation, groups)
         if known.channels != whole("channels", channels):
@@ -557,7 +562,7 @@ def transpose_geometry(
         if any(extra):
             raise GeometryError(
                 "output_padding",
-                f"got {output_padding}, and padding {padding}, which makes the size stride times as large; "
+                f"got {_plain(extra)}, and padding {padding}, which makes the size stride times as large; "
                 "leave one of them out",
             )
         size = enlarged
@@ -602,7 +607,7 @@ def _known_transpose(shape: tuple[int, ...], geometry: ConvGeometry, output_padd
 
 
 def under_every_rule(
-    input_shape: Sequence[SupportsIndex], kernel_size: Sizes, stride: Sizes = 1, dilation: Sizes = 1
+    input_shape: Iterable[SupportsIndex], kernel_size: Sizes, stride: Sizes = 1, dilation: Sizes = 1
 ) -> dict[str, ConvGeometry | None]:
     """The geometry under each rule of `PADDING_NAMES`; None where the kernel does not fit.
 
@@ -614,14 +619,14 @@ def under_every_rule(
     found: dict[str, ConvGeometry | None] = {}
     for rule in PADDING_NAMES:
         try:
-            found[rule] = ConvGeometry(input_shape, kernel_size, stride, rule, dilation)
+            found[rule] = ConvGeometry(full.input_shape, full.kernel_size, full.stride, rule, full.dilation)
         except GeometryError:
             found[rule] = None
     return found | {"full": full}
 
 
 def transpose_under_every_rule(
-    output_shape: Sequence[SupportsIndex],
+    output_shape: Iterable[SupportsIndex],
     kernel_size: Sizes,
     stride: Sizes = 1,
     dilation: Sizes = 1,
@@ -633,13 +638,14 @@ def transpose_under_every_rule(
         GeometryError: sizes that are wrong under any padding.
     """
     # Under `valid` there is always a result, so what it refuses is wrong under each.
-    valid = transpose_geometry(output_shape, 1, kernel_size, stride, "valid", dilation, 1, output_padding)
+    shape = spatial_shape("output_shape", output_shape)
+    extra = _per_axis("output_padding", output_padding, len(shape) - 2, least=0)
+    valid = transpose_geometry(shape, 1, kernel_size, stride, "valid", dilation, 1, extra)
+    layer = (valid.kernel_size, valid.stride)
     found: dict[str, ConvGeometry | None] = {"valid": valid}
     for rule in PADDING_NAMES[1:]:
         try:
-            found[rule] = transpose_geometry(
-                output_shape, 1, kernel_size, stride, rule, dilation, 1, output_padding
-            )
+            found[rule] = transpose_geometry(shape, 1, *layer, rule, valid.dilation, 1, extra)
         except GeometryError:
             found[rule] = None
     return found
@@ -647,40 +653,68 @@ def transpose_under_every_rule(
 
 def check_choice(parameter: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise GeometryError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise GeometryError(parameter, f"unknown {value!r}; give one of {', '.join(choices)}")
+    if not isinstance(value, str) or value not in choices:
+        raise GeometryError(parameter, f"unknown {told(value)}; give one of {', '.join(choices)}")
+
+
+def told(value: Any) -> str:
+    """Any value, as it is told in an error: on one line, and not all of it where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of an int of thousands of digits Python itself refuses the text
+        text = f"a {type(value).__name__} too large to show"
+    return text if len(text) <= 80 else f"{text[:60]} … {text[-10:]}"
 
 
 def whole(name: str, value: Any) -> int:
     """`value` as an int.
 
     Raises:
-        GeometryError: not a whole number.
+        GeometryError: not a whole number, or one so large that it could hardly be shown.
     """
     try:
-        return operator.index(value)
+        number = int(operator.index(value))  # of a bool, too, a plain number
     except TypeError:
-        raise GeometryError(name, f"expected a whole number, got {value!r}; give an int") from None
+        raise GeometryError(name, f"expected a whole number, got {told(value)}; give an int") from None
+    if number.bit_length() > _MOST_BITS:
+        raise GeometryError(name, f"got a number of {number.bit_length()} bits; nothing is so large")
+    return number
 
 
-def _per_axis(name: str, value: Any, axes: int, least: int = 1) -> tuple[int, ...]:
-    """`value` as one int for each spatial axis, none below `least`."""
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        sizes = tuple(whole(name, v) for v in value)
+def several(value: Any) -> tuple[Any, ...] | None:
+    """The elements of what has them in an order; None for a single thing."""
+    if isinstance(value, (str, bytes, Set, Mapping)) or not isinstance(value, Iterable):
+        return None
+    try:
+        return tuple(value)
+    except TypeError:  # an array without axes
+        return None
+
+
+def _per_axis(name: str, value: Any, axes: int, least: int = 1, most: int = STEP_LIMIT) -> tuple[int, ...]:
+    """`value` as one int for each spatial axis, none below `least` or above `most`."""
+    if (parts := several(value)) is not None:
+        sizes = tuple(whole(name, v) for v in parts)
         if len(sizes) != axes:
             raise GeometryError(
                 name,
-                f"got {len(sizes)} numbers {sizes} for {axes} spatial "
+                f"got {len(sizes)} numbers {told(sizes)} for {axes} spatial "
                 f"{'axis' if axes == 1 else 'axes'}; give one, or one for each axis",
             )
     else:
         sizes = (whole(name, value),) * axes
     if min(sizes) < least:
-        got = sizes[0] if len(set(sizes)) == 1 else sizes
         raise GeometryError(
-            name, f"must be at least {least} along every axis, got {got}; give {least} or more"
+            name, f"must be at least {least} along every axis, got {_plain(sizes)}; give {least} or more"
         )
+    if max(sizes) > most:
+        raise GeometryError(name, f"must be at most {most} along every axis, got {_plain(sizes)}")
     return sizes
+
+
+def _plain(sizes: tuple[int, ...]) -> int | tuple[int, ...]:
+    """Sizes as they may be given: one number where all are the same."""
+    return sizes[0] if len(set(sizes)) == 1 else sizes
 
 
 def _cut(sizes: tuple[int, ...], steps: tuple[int, ...]) -> Iterator[tuple[range, ...]]:
@@ -714,26 +748,25 @@ def _resolve_pads(
         return _explicit_pads(padding, len(size))
     if padding not in PADDING_NAMES:
         names = ", ".join(PADDING_NAMES)
-        raise GeometryError("padding", f"unknown name {padding!r}; give one of {names}")
+        raise GeometryError("padding", f"unknown name {told(padding)}; give one of {names}")
     return tuple(map(named_pads, (padding,) * len(size), size, extent, stride))
 
 
 def _explicit_pads(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
     """Padding by number, per axis or per side, as (before, after) for each axis."""
-    if isinstance(padding, Iterable):
-        padding = tuple(
-            tuple(p) if isinstance(p, Iterable) and not isinstance(p, str) else p for p in padding
-        )
-    if isinstance(padding, Sequence) and any(isinstance(p, Sequence) for p in padding):
-        pairs = [p if isinstance(p, Sequence) else (p, p) for p in padding]
-        if len(pairs) != axes or any(isinstance(p, str) or len(p) != 2 for p in pairs):
+    parts = several(padding)
+    inner = [several(part) for part in parts or ()]
+    named = any(isinstance(part, str) for part in parts or ())
+    if parts is not None and (named or any(pair is not None for pair in inner)):
+        pairs = [(p, p) if pair is None else pair for p, pair in zip(parts, inner, strict=True)]
+        if named or len(pairs) != axes or any(len(pair) != 2 for pair in pairs):
             raise GeometryError(
                 "padding",
-                f"got {padding!r}; give a (before, after) pair for each of {axes} spatial axes",
+                f"got {told(padding)}; give a (before, after) pair for each of {axes} spatial axes",
             )
         before, after = zip(*pairs, strict=True)
     else:
-        before = after = padding
+        before = after = padding if parts is None else parts
     return tuple(
         zip(
             _per_axis("padding", before, axes, least=0),
@@ -743,14 +776,14 @@ def _explicit_pads(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
     )
 
 
-def _spatial_shape(name: str, given: Sequence[SupportsIndex]) -> tuple[int, ...]:
+def spatial_shape(name: str, given: Iterable[SupportsIndex]) -> tuple[int, ...]:
     """`given` as (N, *spatial, C) with 1 to 3 spatial axes, of which only N may be 0."""
-    if not isinstance(given, Iterable):
-        raise GeometryError(name, f"expected (N, *spatial, C), got {given!r}")
-    shape = tuple(whole(name, v) for v in given)
+    if (sizes := several(given)) is None:
+        raise GeometryError(name, f"expected (N, *spatial, C), got {told(given)}")
+    shape = tuple(whole(name, v) for v in sizes)
     if len(shape) - 2 not in AXIS_NAMES:
         raise GeometryError(
-            name, f"{shape} has {len(shape)} axes; expected (N, *spatial, C) with 1 to 3 spatial axes"
+            name, f"{told(shape)} has {len(shape)} axes; expected (N, *spatial, C) with 1 to 3 spatial axes"
         )
     if shape[0] < 0 or min(shape[1:]) < 1:
         raise GeometryError(
@@ -779,6 +812,24 @@ def _unravel(what: str, index: SupportsIndex, sizes: tuple[int, ...]) -> tuple[i
         rest, digit = divmod(rest, size)
         digits.append(digit)
     return tuple(reversed(digits))
+
+
+def _items(what: str, given: Any) -> tuple[Any, ...]:
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise MappingIndexError(what, f"expected one number for each axis, got {given!r}")
+    return tuple(given)
+
+
+def _digits(what: str, given: Any, sizes: tuple[int, ...], where: str) -> tuple[int, ...]:
+    """`given` as whole numbers, each an index below the one of `sizes` at its place.
+
+    Raises:
+        MappingIndexError: another count of numbers, or one out of range. GeometryError: no whole number.
+    """
+    digits = tuple(whole(what, digit) for digit in _items(what, given))
+    if len(digits) != len(sizes) or not all(0 <= d < size for d, size in zip(digits, sizes, strict=True)):
+        raise MappingIndexError(what, f"{digits} is not in {where} {sizes}")
+    return digits
 
 
 def _ravel(digits: tuple[int, ...], sizes: tuple[int, ...]) -> int:

@@ -17,45 +17,54 @@ def to_batch(array: NDArray[Any], dims: int, layout: str = "nhwc") -> NDArray[An
     """An image, an image with channels, or a batch of them, as (N, *spatial, C); a view.
 
     Args:
-        array: (*spatial), (*spatial, C) or (N, *spatial, C); with `layout` "nchw" (*spatial),
-            (C, *spatial) or (N, C, *spatial).
+        array: (*spatial), (*spatial, C) or (N, *spatial, C). With `layout` "nchw" channels are first:
+            (*spatial), (C, *spatial) or (N, C, *spatial). "nhw" is a batch of single-channel images,
+            (N, *spatial), and reads other numbers of axes as "nhwc" does.
         dims: number of spatial axes.
 
     Raises:
         ShapeError: any other number of axes.
     """
-    _check_axes(array.shape, dims, layout)
-    if array.ndim == dims:
-        return array[None, ..., None]
-    if layout == "nchw":
+    batch, channels = said_axes(array.shape, dims, layout)
+    if layout == "nchw" and channels:
         array = np.moveaxis(array, -dims - 1, -1)
-    return array if array.ndim == dims + 2 else array[None]
+    if not channels:
+        array = array[..., None]
+    return array if batch else array[None]
 
 
 def to_batch_shape(shape: tuple[int, ...], dims: int, layout: str = "nhwc") -> tuple[int, ...]:
     """The shape `to_batch` gives an array of `shape`; errors likewise."""
-    _check_axes(shape, dims, layout)
-    if len(shape) == dims:
-        return (1, *shape, 1)
-    if layout == "nchw":
+    batch, channels = said_axes(shape, dims, layout)
+    if layout == "nchw" and channels:
         shape = (*shape[: -dims - 1], *shape[-dims:], shape[-dims - 1])
-    return shape if len(shape) == dims + 2 else (1, *shape)
+    return (*(() if batch else (1,)), *shape, *(() if channels else (1,)))
 
 
-def _check_axes(shape: tuple[int, ...], dims: int, layout: str) -> None:
+def said_axes(shape: tuple[int, ...], dims: int, layout: str = "nhwc") -> tuple[bool, bool]:
+    """Whether an array of this shape has an axis of images, and one of channels; errors as `to_batch`."""
     if not dims <= len(shape) <= dims + 2:
         forms = {
             "nhwc": "(*spatial), (*spatial, C) or (N, *spatial, C)",
             "nchw": "(*spatial), (C, *spatial) or (N, C, *spatial)",
+            "nhw": "(*spatial), (N, *spatial) or (N, *spatial, C)",
         }[layout]
         raise ShapeError(
             "input",
             f"has {len(shape)} axes {shape}; with {dims} spatial axes it is {forms}",
         )
+    if len(shape) == dims + 1:
+        return layout == "nhw", layout != "nhw"
+    return (len(shape) > dims,) * 2
+
+
+def output_layout(layout: str) -> str:
+    """The layout of results, which have channels: "nhwc" or "nchw"."""
+    return "nchw" if layout == "nchw" else "nhwc"
 
 
 def from_batch(array: NDArray[Any], layout: str = "nhwc") -> NDArray[Any]:
-    """(N, *spatial, C) in the layout of the outside, "nhwc" or "nchw"; a view."""
+    """(N, *spatial, C) in the layout of results, with channels first for "nchw", else last; a view."""
     return np.moveaxis(array, -1, 1) if layout == "nchw" else array
 
 

@@ -23,10 +23,23 @@ from convmat import spectrum
 from convmat.arithmetic import choose_arithmetic
 from convmat.engine import convolve, filter_geometry
 from convmat.errors import GeometryError, ShapeError
-from convmat.geometry import PADDING_MODES, ConvGeometry, Padding, Sizes, check_choice, padding_source, whole
-from convmat.patches import as_numbers
+from convmat.files.memory import check_memory
+from convmat.geometry import (
+    PADDING_MODES,
+    STEP_LIMIT,
+    ConvGeometry,
+    Padding,
+    Sizes,
+    check_choice,
+    padding_source,
+    several,
+    told,
+    whole,
+)
+from convmat.patches import as_numbers, check_flag
 from convmat.shown import Shown
 from convmat.spectrum import Spectrum
+from convmat.watching import Watch, unwatched
 
 LAYOUTS = ("nhwc", "nchw")
 
@@ -69,9 +82,11 @@ def layer_matrix(
         GeometryError, ShapeError: sizes or filters that do not fit. DTypeError: elements that are not
             numbers. IntegerRangeError: weights whose sums could pass 2^63.
     """
-    return layer_map(
+    found = layer_map(
         filters, input_shape, stride, padding, dilation, groups, flip, padding_mode, layout=layout
-    ).matrix()
+    )
+    check_memory("input_shape", found.nbytes, "its facts, of layer_map, need no memory for it")
+    return found.matrix()
 
 
 def layer_map(
@@ -90,12 +105,22 @@ def layer_map(
     filters = as_numbers("filters", filters)
     check_choice("padding_mode", padding_mode, PADDING_MODES)
     check_choice("layout", layout, LAYOUTS)
-    shape = tuple(whole("input_shape", size) for size in input_shape)
+    check_flag("flip", flip)
+    if filters.ndim not in (3, 4, 5):
+        raise ShapeError(
+            "filters",
+            f"have shape {filters.shape}, expected (K, *kernel, C/groups) with 1 to 3 spatial axes",
+        )
+    shape = tuple(whole("input_shape", size) for size in several(input_shape) or ())
     if len(shape) not in (filters.ndim - 1, filters.ndim):
         raise ShapeError(
             "input_shape",
-            f"{shape} has {len(shape)} axes; filters of shape {filters.shape} take (*spatial, C) with "
-            f"{filters.ndim - 1}",
+            f"{told(input_shape)} has {len(shape)} axes; filters of shape {filters.shape} take (*spatial, C) "
+            f"with {filters.ndim - 1}",
+        )
+    if max(shape) > STEP_LIMIT:
+        raise GeometryError(
+            "input_shape", f"must be at most {STEP_LIMIT} along every axis, got {told(shape)}"
         )
     geometry = filter_geometry(
         (1, *shape[1 - filters.ndim :]), filters.shape, stride, padding, dilation, groups
@@ -301,14 +326,17 @@ class LayerMap(Shown):
         return item * (spectrum.BASIS * min(self.shape) + 6 * max(self.shape))
 
     def spectrum(
-        self, tolerance: float = spectrum.TOLERANCE, iterations: int | None = None
+        self,
+        tolerance: float = spectrum.TOLERANCE,
+        iterations: int | None = None,
+        watch: Watch = unwatched,
     ) -> Spectrum | None:
         """The singular values, by the first method that serves; None where weights are not finite.
 
         All of them by Fourier transform where the layer is circular, of stride 1, and its output has the
         input's size; all from a dense copy where M is small; else the largest by Lanczos' method, to the
         relative `tolerance`, in at most `iterations` products with MᴴM: by default 500, and fewer where they
-        would take minutes. All compute in float64.
+        would take minutes. All compute in float64. `watch` is handed the iterations.
         """
         weights, scale = self._scaled()
         if not math.isfinite(scale):
@@ -324,7 +352,7 @@ class LayerMap(Shown):
             affordable = max(_AFFORDABLE_PRODUCTS // self.nnz, 1)
             iterations = iterations or min(spectrum.ITERATIONS, affordable)
             found = spectrum.lanczos_spectrum(
-                scaled._gram, min(self.shape), weights.dtype, tolerance, iterations
+                scaled._gram, min(self.shape), weights.dtype, tolerance, iterations, watch
             )
         return found.scaled(scale)
 

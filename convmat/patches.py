@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, reduce
 from typing import Any, NamedTuple, SupportsIndex
@@ -18,7 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import native
-from convmat.errors import DTypeError, GeometryError, IntegerRangeError, ShapeError
+from convmat.errors import DTypeError, GeometryError, IntegerRangeError, MemoryLimitError, ShapeError
 from convmat.geometry import (
     ORDERS,
     PADDING_MODES,
@@ -28,6 +27,8 @@ from convmat.geometry import (
     Sizes,
     check_choice,
     padding_source,
+    several,
+    told,
     whole,
 )
 from convmat.threads import thread_count
@@ -75,7 +76,7 @@ def unroll(
     check_choice("order", order, ORDERS)
     threads = thread_count(threads)
     if out is None:
-        out = np.empty(geometry.matrix_shape, x.dtype)
+        out = allocate(geometry.matrix_shape, x.dtype)
     else:
         check_out(out, geometry.matrix_shape, x.dtype, "X_col", x)
     for block in geometry.boxes(_block_shape(x, geometry, BLOCK_BYTES)):
@@ -255,7 +256,7 @@ def fold(
     check_x_col(x_col.shape, geometry)
     folding = _Folding.of(geometry, x_col.dtype, overlap, order, threads)
     rows = x_col.reshape(geometry.matrix_shape)
-    image = np.empty(geometry.input_shape, folding.result)
+    image = allocate(geometry.input_shape, folding.result)
     for band in folding.bands(BLOCK_BYTES, x_col.itemsize):
         folding.write(image[band.box], rows[band.rows.start : band.rows.stop], band)
     return image
@@ -481,7 +482,7 @@ def lay_down(
 
 @lru_cache(maxsize=16)
 def _counts(geometry: ConvGeometry) -> tuple[NDArray[np.intp], ...]:
-    """How many patches see each pixel along each axis; over several axes these multiply."""
+    """How many patches see each pixel along each axis, read-only; over several axes these multiply."""
     found = []
     for size, k, s, d, (before, _), out in zip(
         geometry.input_size,
@@ -493,7 +494,9 @@ def _counts(geometry: ConvGeometry) -> tuple[NDArray[np.intp], ...]:
         strict=True,
     ):
         seen = np.add.outer(np.arange(k) * d, np.arange(out) * s) - before
-        found.append(np.bincount(seen[(seen >= 0) & (seen < size)], minlength=size))
+        count = np.bincount(seen[(seen >= 0) & (seen < size)], minlength=size)
+        count.setflags(write=False)  # every caller is given the same
+        found.append(count)
     return tuple(found)
 
 
@@ -561,17 +564,16 @@ def geometry_of(
 _geometry = lru_cache(maxsize=256)(ConvGeometry)
 
 
-def _settled(name: str, value: Any) -> Any:
+def _settled(name: str, value: Any, depth: int = 2) -> Any:
     """`value` in ints, strings and tuples of them, fit to be remembered by: 1.0 and True would equal 1."""
     kind = type(value)
     if kind is int or kind is str or (kind is tuple and _INT.issuperset(map(type, value))):
         return value
-    try:
-        return operator.index(value)
-    except TypeError:
-        if isinstance(value, Iterable) and not isinstance(value, str):
-            return tuple(_settled(name, v) for v in value)
-        return str(value) if isinstance(value, str) else whole(name, value)
+    if isinstance(value, str):
+        return str(value)
+    if depth and (parts := several(value)) is not None:
+        return tuple(_settled(name, part, depth - 1) for part in parts)
+    return whole(name, value)
 
 
 _INT = {int}
@@ -587,9 +589,11 @@ def check_filter_groups(filters: int, groups: int) -> None:
 
 
 def check_out(
-    out: NDArray[Any], shape: tuple[int, ...], dtype: np.dtype[Any], what: str, *inputs: NDArray[Any] | None
+    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], what: str, *inputs: NDArray[Any] | None
 ) -> None:
     """Raise ShapeError or DTypeError unless `out` can take a result, and overlaps none of the inputs."""
+    if not isinstance(out, np.ndarray):
+        raise ShapeError("out", f"expected an array of shape {shape}, got {told(out)}")
     if out.shape != shape:
         raise ShapeError("out", f"has shape {out.shape}, {what} has {shape}")
     if out.dtype != dtype:
@@ -618,11 +622,45 @@ def as_numbers(name: str, values: ArrayLike) -> NDArray[Any]:
     """`values` as an array of booleans, integers, floats or complex numbers.
 
     Raises:
-        DTypeError: any other dtype.
+        DTypeError: any other dtype. ShapeError: what is no array, such as lists of several lengths.
     """
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except Exception as error:  # what nests in any way, or only claims to be an array, may raise anything
+        raise ShapeError(name, f"is no array: {' '.join(str(error).split())[:80]}; give one") from None
     if array.dtype.kind not in "biufc":
         raise DTypeError(
             name, f"has dtype {array.dtype}; expected booleans, integers, floats or complex numbers"
         )
     return array
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise GeometryError unless `value` is True or False, of Python or NumPy."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise GeometryError(name, f"expected True or False, got {told(value)}")
+
+
+def is_finite(value: Any) -> bool:
+    """Whether `value` is one real number, as float64 can hold it."""
+    try:
+        return isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array of a result's shape, to be filled.
+
+    Raises:
+        MemoryLimitError: there is no memory for it.
+    """
+    try:
+        return np.empty(shape, dtype)
+    except (MemoryError, ValueError):  # more than there is, more than there could be
+        needed = math.prod(shape) * dtype.itemsize
+        raise MemoryLimitError(
+            "output",
+            f"of shape {shape} needs {needed} bytes of memory, more than there are; give fewer images, or "
+            "less padding",
+        ) from None

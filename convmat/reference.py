@@ -11,11 +11,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+Watch = Callable[[Iterable[Any], int], Iterable[Any]]
+"""Hands on the steps of long work, of which there are so many."""
+
+
+def _unwatched(steps: Iterable[Any], _: int) -> Iterable[Any]:
+    return steps
+
 
 Axis = tuple[list[int], list[int]]
 """Along one axis: where the kernel starts, one position for each output, and the offsets of its taps."""
@@ -140,11 +148,12 @@ def unroll_by_taps(
     dilation: Any = 1,
     padding_mode: str = "zeros",
     order: str = "hwc",
+    watch: Watch = _unwatched,
 ) -> NDArray[Any]:
     """The same matrix, one kernel tap at a time over whole images, for images of real size."""
     along = _axes(x.shape[1:-1], kernel_size, stride, padding, dilation)
-    taps = itertools.product(*map(range, kernel_size))
-    seen = [_seen_by(tap, along, x, padding_mode) for tap in taps]
+    taps = list(itertools.product(*map(range, kernel_size)))
+    seen = [_seen_by(tap, along, x, padding_mode) for tap in watch(taps, len(taps))]
     patches = np.stack(seen, axis=-1 if order == "chw" else -2)
     rows = len(x) * math.prod(len(starts) for starts, _ in along)
     return patches.reshape(rows, len(seen) * x.shape[-1])
@@ -201,6 +210,7 @@ def fold(
     dilation: Any = 1,
     overlap: str = "sum",
     order: str = "hwc",
+    watch: Watch = _unwatched,
 ) -> NDArray[Any]:
     """Each element goes back to its pixel, where all that meet are added, or averaged; 0 where none comes.
 
@@ -213,13 +223,12 @@ def fold(
     if order == "chw":
         columns = [(tap, c) for c in range(channels) for tap in taps]
     met: dict[tuple[int, ...], list[Any]] = {}
-    rows = iter(x_col.tolist())
-    for n in range(input_shape[0]):
-        for position in itertools.product(*(range(len(starts)) for starts, _ in along)):
-            for (tap, c), value in zip(columns, next(rows), strict=True):
-                place = tuple(_place(along, position, tap))
-                if all(0 <= p < h for p, h in zip(place, size, strict=True)):
-                    met.setdefault((n, *place, c), []).append(value)
+    patches = itertools.product(range(input_shape[0]), *(range(len(starts)) for starts, _ in along))
+    for row, (n, *position) in zip(x_col, watch(patches, len(x_col)), strict=True):
+        for (tap, c), value in zip(columns, row.tolist(), strict=True):
+            place = tuple(_place(along, position, tap))
+            if all(0 <= p < h for p, h in zip(place, size, strict=True)):
+                met.setdefault((n, *place, c), []).append(value)
     mean = overlap == "mean"
     image = np.zeros(tuple(input_shape), _exact_dtype(x_col.dtype.kind + ("f" if mean else "")))
     for pixel, values in met.items():
@@ -279,7 +288,7 @@ def transposed_size(
     return tuple(_lay(size, kernel, stride, padding, dilation, output_padding)[1])
 
 
-def flatten_filters(filters: NDArray[Any], order: str = "hwc") -> NDArray[Any]:
+def flatten_filters(filters: NDArray[Any], order: str = "hwc", watch: Watch = _unwatched) -> NDArray[Any]:
     """Each filter, flattened, is the next column."""
     *kernel, channels = filters.shape[1:]
     taps = list(itertools.product(*map(range, kernel)))
@@ -287,7 +296,7 @@ def flatten_filters(filters: NDArray[Any], order: str = "hwc") -> NDArray[Any]:
     if order == "chw":
         lines = [(*tap, c) for c in range(channels) for tap in taps]
     w_col = np.zeros((len(lines), len(filters)), filters.dtype)
-    for row, line in enumerate(lines):
+    for row, line in enumerate(watch(lines, len(lines))):
         for k in range(len(filters)):
             w_col[row, k] = filters[(k, *line)]
     return w_col

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.watching import Watch, unwatched
+
 DENSE_ELEMENTS = 4_000_000
 """Matrices of at most so many elements have all of their singular values computed from a dense copy."""
 
@@ -127,6 +129,7 @@ def lanczos_spectrum(
     dtype: Any = np.float64,
     tolerance: float = TOLERANCE,
     iterations: int = ITERATIONS,
+    watch: Watch = unwatched,
 ) -> Spectrum:
     """The largest singular value of M by Lanczos' method on MᴴM (or MMᴴ), from a fixed random start.
 
@@ -138,6 +141,7 @@ def lanczos_spectrum(
         gram: v ↦ MᴴM·v, for vectors (size,) of `dtype`; its values should not be far from 1 in scale.
         tolerance: stop where that error is at most `tolerance`·√θ.
         iterations: products with MᴴM at most; `converged` says whether they sufficed.
+        watch: hands on the numbers of the iterations.
     """
     rng = np.random.default_rng(2019)
     width = min(BASIS, size)
@@ -145,8 +149,7 @@ def lanczos_spectrum(
     projected = np.zeros((width, width), dtype)
     start = rng.standard_normal(size)
     basis[0], count, step, theta, residual = start / np.linalg.norm(start), 0, 0, 0.0, math.inf
-    while step < iterations:
-        step += 1
+    for step in watch(range(1, iterations + 1), iterations):  # noqa: B007  # told below
         image = gram(basis[count])
         scale = np.linalg.norm(image)
         held = basis[: count + 1]

@@ -11,17 +11,21 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import convmat as cm
 from convmat import native
 from convmat.cli import cli, run
+from convmat.layouts import from_batch
 
 SAMPLES = Path(__file__).parent.parent / "sample_images"
 DIGIT, SCENE, STROKES, EDGES = (
@@ -91,6 +95,7 @@ def test_unroll_json_has_stable_keys(facts: Any) -> None:
     g = cm.ConvGeometry((1, 256, 384, 3), (3, 5), (1, 2), (1, 2), (2, 1))
     assert found == {
         "input": [SCENE],
+        "turned": None,
         "input_shape": [1, 256, 384, 3],
         "kernel_size": [3, 5],
         "stride": [1, 2],
@@ -98,6 +103,7 @@ def test_unroll_json_has_stable_keys(facts: Any) -> None:
         "padding": None,
         "padding_mode": "zeros",
         "pads": [[1, 1], [2, 2]],
+        "output_depth": None,
         "output_height": g.output_size[0],
         "output_width": g.output_size[1],
         "output_size": list(g.output_size),
@@ -108,6 +114,9 @@ def test_unroll_json_has_stable_keys(facts: Any) -> None:
         "bytes": g.matrix_shape[0] * g.matrix_shape[1],
         "repeats": g.coverage().mean,
         "uncovered": 0,
+        "rows": g.matrix_shape[0],
+        "figure": None,
+        "animation": None,
     }
 
 
@@ -459,7 +468,7 @@ def test_group_help_lists_commands(ok: Any) -> None:
     text = ok("--help")
     for name in COMMANDS:
         assert f"\n  {name} " in text
-    assert ok("--version") == f"convmat {cm.__version__} ({native.status()})\n"
+    assert ok("--version") == f"convmat {cm.__version__}\n"
 
 
 # real processes
@@ -574,3 +583,156 @@ def test_tables_are_whole_anywhere(env: dict[str, str]) -> None:
 def test_module_runs_as_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "convmat", "--version"], capture_output=True, text=True)
     assert done.stdout == f"convmat {cm.__version__} ({native.status()})\n"
+
+
+# Options that mean nothing to what is done.
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (f"unroll {DIGIT} --k 7 --theme dark", "--theme goes with --figure or --animate"),
+        (f"locate {DIGIT} --k 7 --row 0 --col 0 --theme dark", "--theme goes with --figure"),
+        (f"convolve {DIGIT} --kernel sobel-x --theme light", "--theme goes with --figure"),
+        (f"convolve {DIGIT} --kernel sobel-x --input-shape 9,9", "--input-shape goes with --transpose"),
+        (f"convolve {DIGIT} --kernel box:2 --transpose --plan", "--plan goes without --transpose"),
+        ("convolve a.npy --kernel sobel-x --alpha drop", "--alpha is for images, and there is none"),
+        ("unroll a.npy --k 3 --frame 0", "--frame is for images, and there is none"),
+        ("unroll a.npy --k 3 --alpha keep", "--alpha is for images, and there is none"),
+        ("locate --input-shape 9,9 --k 3 --pixel 0,0,0 --alpha keep", "--alpha is for images"),
+        ("matrix --input-shape 9,9 --kernel box:3 --frame 1", "--frame is for images"),
+        ("matrix a.npy --kernel box:3 --alpha drop", "--alpha is for images"),
+        ("matrix --input-shape 9,9 --kernel box:3 --dense", "--dense goes with --output"),
+        (
+            "matrix --input-shape 9,9 --kernel box:3 --no-spectrum --iterations 3",
+            "--iterations goes without --no-spectrum",
+        ),
+        ("matmul a.npy a.npy --layout nchw", "--layout goes with --output-shape"),
+        ("matmul a.npy a.npy --dims 2", "--dims goes with --output-shape"),
+        ("sizes 9 --k 3 --output-padding 1", "--output-padding goes with --transpose"),
+        (
+            "train --paper --epochs 3 --optimizer sgd",
+            "--paper says --optimizer and --epochs, which are given",
+        ),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(
+    line: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save("a.npy", np.zeros((9, 9)))
+    assert run(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("convmat: ")
+    assert told in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"unroll {DIGIT} --k 7 --padding-mode reflect",
+        f"unroll {DIGIT} --k 7 --alpha keep",
+        f"convolve {DIGIT} --kernel sobel-x --depthwise --groups 1",
+        f"unroll {DIGIT} a.npy --k 7 --alpha drop",
+    ],
+)
+def test_what_is_true_and_changes_nothing_is_allowed(line: str) -> None:
+    np.save("a.npy", np.zeros((28, 28), "u1"))
+    assert run([*line.split(), "-q"]) == 0
+
+
+# Y of the X_col of each image.
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("images", [1, 3])
+def test_matmul_of_the_rows_of_each_image(images: int, layout: str) -> None:
+    x = np.arange(images * 36.0).reshape(images, 6, 6, 1)
+    w = np.random.default_rng(2017).integers(-3, 4, (2, 3, 3, 1))
+    np.save("x.npy", x)
+    np.save("k.npy", w)
+    assert run(["unroll", "x.npy", "--k", "3", "--per-image", "-q", "-o", "x_col.npy"]) == 0
+    assert run(["flatten-filters", "k.npy", "-q", "-o", "w.npy"]) == 0
+    for shape in ("4,4", f"{images},4,4"):
+        line = f"matmul x_col.npy w.npy --output-shape {shape} --layout {layout} -q -o y.npy"
+        assert run(line.split()) == 0
+        np.testing.assert_array_equal(np.load("y.npy"), from_batch(cm.convolve(x, w), layout))
+
+
+# No command line ends in an internal error.
+
+FUZZED = {
+    "verify": "x.npy y.npy --kernel --expected --stage --k --input-shape --stride --padding --dims --layout "
+    "--exact --atol --requantize --order --groups --bias --probe --case --write-probe",
+    "matmul": "x_col.npy w.npy y.npy --output-shape --dims --layout -o",
+    "convolve": "x.npy --kernel --stride --padding --dilation --groups --dims --layout --transpose --plan "
+    "--output-padding --input-shape --bias --kernel-layout --depthwise -o",
+    "fold": "x_col.npy --k --input-shape --stride --padding --dilation --overlap --dims --layout --order -o",
+    "matrix": "x.npy --kernel --input-shape --stride --padding --groups --dims --layout --no-spectrum -o",
+    "sizes": "28 3,5 --k --stride --padding --dilation --transpose --output-padding --dims --layer",
+    "locate": "x.npy --k --row --col --pixel --input-shape --stride --padding --dims --order --layout",
+}
+FILES = ("x.npy", "y.npy", "x_col.npy", "w.npy", "none.npy", "m.npz", "text.txt", "empty.npy")
+SIZES = ("1", "3", "0", "-1", "2,1", "1,1,1", "3,3", "9,9,1", "2,3,4,5", "99999999999999999999", "x")
+WORDS = {
+    **dict.fromkeys(("--kernel", "--bias", "--expected"), (*FILES, "sobel-x", "box:3")),
+    "--stage": ("unroll", "flatten-filters", "convolve", "fold", "matrix"),
+    "--layout": ("nhwc", "nchw"),
+    "--kernel-layout": ("ohwi", "oihw", "hwio"),
+    "--order": ("hwc", "chw"),
+    "--overlap": ("sum", "mean"),
+    "--dims": ("1", "2", "3"),
+    "--padding": (*SIZES, "same", "full", "1,2,0,1"),
+    "--requantize": ("1,0,half-up", "1e300,0,gemmlowp", "nan,0,half-even"),
+    "--atol": ("0", "nan", "1"),
+    "--layer": ("k=3,s=2", "k=3x3x3", "k=0", "k=99,p=same"),
+    "--probe": ("p", "none"),
+    "--case": ("bias", "none"),
+    "--write-probe": ("q", "p"),
+    "-o": ("out.npy", "none/out.npy"),
+    **dict.fromkeys(("--exact", "--transpose", "--plan", "--depthwise", "--no-spectrum"), ()),
+}
+
+
+@st.composite
+def command_lines(draw: Any) -> list[str]:
+    """A command, two or three of its arguments and options, and values that may be wrong."""
+    command = draw(st.sampled_from(list(FUZZED)))
+    line = [command]
+    for word in draw(st.lists(st.sampled_from(FUZZED[command].split()), min_size=1, max_size=4, unique=True)):
+        line.append(word)
+        if word.startswith("-") and (values := WORDS.get(word, SIZES)):
+            line.append(draw(st.sampled_from(values)))
+    return line
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(line=command_lines())
+def test_no_command_line_ends_in_an_internal_error(
+    line: list[str], tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "fuzzed"
+    with chdir(folder if folder.exists() else _fuzzed(folder)):
+        capsys.readouterr()
+        status = run(line)
+        err = capsys.readouterr().err
+        shutil.rmtree("q", ignore_errors=True)
+    assert "internal error" not in err, line
+    assert status in (0, 1, 2), line
+    assert status != 1 or line[0] == "verify", line
+    assert (status == 2) == err.startswith("convmat: ") or "warning" in err, line
+
+
+def _fuzzed(folder: Path) -> Path:
+    """Small files of every kind that the command lines name."""
+    folder.mkdir()
+    x = np.arange(25.0).reshape(5, 5)
+    arrays = {"x": x, "y": np.ones((3, 3)), "x_col": np.ones((1, 9, 9)), "w": np.ones((9, 2)), "empty": x[:0]}
+    with chdir(folder):
+        for name, array in arrays.items():
+            np.save(f"{name}.npy", array)
+        np.savez("m.npz", data=x)
+        Path("text.txt").write_text("no numbers")
+        assert run(["verify", "--write-probe", "p", "--k", "3", "-q"]) == 0
+    return folder

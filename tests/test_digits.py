@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import time
+import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convmat.cli.datasets import read_dataset
+from convmat.cli.datasets import open_dataset, read_dataset
 from convmat.errors import DTypeError, FileError, ShapeError
 from convmat.experiment.digits import SIZE, draw_digits, unit_range
+from convmat.experiment.networks import he_uniform
 from convmat.files.idx import read_idx_images
 
 
@@ -126,7 +129,7 @@ def test_folder_of_images(tmp_path: Path) -> None:
 def test_data_that_is_none(images: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     np.save(tmp_path / "flat.npy", images.reshape(5, -1))
-    np.savez(tmp_path / "other.npz", a=images)
+    np.savez(tmp_path / "other.npz", a=images, b=images)
     (tmp_path / "bad.npz").write_bytes(b"PK nonsense")
     for name, message in {
         "empty": "has no images and no IDX files",
@@ -155,3 +158,52 @@ def test_damaged_idx(images: np.ndarray, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(FileError, match=message):
             read_idx_images(str(tmp_path / name))
+
+
+def test_no_more_is_unpacked_than_the_header_says(tmp_path: Path) -> None:
+    """One image, and 64 MB behind it; a header that claims all there could be."""
+    name, header = str(tmp_path / "bomb.gz"), b"\0\0\x08\x03" + np.array((1, 28, 28), ">i4").tobytes()
+    with gzip.open(name, "wb", 1) as stream:
+        stream.write(header)
+        for _ in range(64):
+            stream.write(bytes(1 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            FileError, match=r"too long: \(1, 28, 28\) uint8 images are 784 bytes, got 785 or"
+        ):
+            read_idx_images(name)
+        (tmp_path / "huge").write_bytes(header[:4] + b"\xff" * 12 + bytes(100))
+        with pytest.raises(
+            FileError, match=r"truncated: \(4294967295, 4294967295, 4294967295\) .*, got 100;"
+        ):
+            read_idx_images(str(tmp_path / "huge"))
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_headers_are_read_before_data(images: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(images)))
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(images)[:-1])
+    found = open_dataset(str(tmp_path))
+    assert (found.shape, found.dtype, found.nbytes) == ((10, 6, 4, 1), np.uint8, 240)
+    with pytest.raises(FileError, match="t10k-images-idx3-ubyte: truncated"):
+        found.read()
+
+
+def test_a_folder_of_too_many_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convmat.cli.datasets._MOST_PICTURES", 5)
+    for number in range(6):
+        (tmp_path / f"{number}.txt").touch()
+        (tmp_path / f"{number}.png").touch()
+    with pytest.raises(FileError, match=r"has more than 5 images; save them as one \.npy array"):
+        open_dataset(str(tmp_path))
+
+
+def test_drawn_digits_and_weights_are_those_of_one_draw() -> None:
+    """What is computed in blocks has the bits of the whole."""
+    assert zlib.crc32(draw_digits(3000, 0)) == 3301559780
+    shape = (5000, 785)
+    whole = (2 * np.random.default_rng(3).random(shape, np.float32) - 1) * np.float32(np.sqrt(6 / shape[0]))
+    np.testing.assert_array_equal(he_uniform(shape, np.random.default_rng(3), "float32"), whole)

@@ -17,7 +17,7 @@ from PIL import Image
 
 import convmat as cm
 from convmat.errors import FileError, GeometryError
-from convmat.files.images import check_animation_name, write_animation
+from convmat.files.images import write_animation
 from convmat.geometry import ConvGeometry
 from convmat.report.figures.animation import animate
 from convmat.report.figures.canvas import ACCENTS, THEMES, Box, Sheet, label, plain, text_size
@@ -407,4 +407,4 @@ def test_trouble_is_one_line(arguments: tuple[str, ...], said: str, tmp_path: Pa
 
 def test_an_animation_needs_its_name() -> None:
     with pytest.raises(FileError, match=r"end it in one of \.apng, \.gif"):
-        check_animation_name("a.txt")
+        write_animation("a.txt", [])

@@ -375,6 +375,7 @@ def test_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
         "padding": "valid",
         "padding_mode": "zeros",
         "pads": [[0, 0], [0, 0]],
+        "output_depth": None,
         "output_height": 6,
         "output_width": 6,
         "output_size": [6, 6],
@@ -388,6 +389,7 @@ def test_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
         "output_shape": [1, 28, 28, 1],
         "dtype": "uint8",
         "range": [0, 1],
+        "picture": None,
     }
     assert err == (
         "convmat: warning: 460 pixels of each image are in no patch and became 0: "
@@ -496,7 +498,8 @@ def test_there_and_back_by_pipes() -> None:
     pixels = np.asarray(Image.open("sample_images/scene.png"))[None]
     for name in ("y.npy", "z.npy"):
         np.testing.assert_array_equal(np.load(name), pixels)
-    assert "mean, the inverse of unroll" in Path("table").read_text(encoding="utf-8")
+    wanted = "folded 1 × 256 × 384 × 3, float64, on standard output\n"
+    assert Path("table").read_text(encoding="utf-8") == wanted
 
 
 @pytest.mark.usefixtures("folder")

@@ -7,6 +7,7 @@ import itertools
 import math
 import pickle
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import convmat as cm
 from convmat.errors import ConvmatError, GeometryError, MappingIndexError
 from convmat.geometry import (
     ConvGeometry,
@@ -21,6 +23,7 @@ from convmat.geometry import (
     transpose_under_every_rule,
     under_every_rule,
 )
+from convmat.verification import stages
 from tests.strategies import RULES, Layer, Rule, find_pads, layers, slide
 
 SYMMETRIC = [(p, p) for p in range(4)]
@@ -495,3 +498,114 @@ def test_pytorch_s_transposes_are_these() -> None:
                 dilation=d,
             )
             assert theirs.flatten().tolist() == ours
+
+
+# One-shot iterables are read once, and mean what a tuple of the same numbers means.
+
+ONCE: list[Callable[[Any], Any]] = [
+    iter,
+    lambda sizes: map(int, "".join(map(str, sizes))),
+    lambda sizes: (size for size in sizes),
+    np.array,
+]
+X, X_T, W = np.arange(98.0).reshape(1, 7, 7, 2), np.ones((1, 3, 4, 4)), np.ones((4, 3, 2, 2))
+SIZES: dict[str, tuple[int, ...]] = {"stride": (1, 2), "padding": (0, 1), "dilation": (2, 1)}
+CALLS: dict[str, Callable[..., Any]] = {
+    "geometry": lambda **sizes: cm.ConvGeometry(X.shape, (3, 2), **sizes),
+    "convolve": lambda **sizes: cm.convolve(X, W, **sizes),
+    "convolve_transpose": lambda **sizes: cm.convolve_transpose(X_T, W, **sizes),
+    "unroll": lambda **sizes: cm.unroll(X, (3, 2), **sizes),
+    "layer_matrix": lambda **sizes: cm.layer_matrix(W, X.shape, **sizes).toarray(),
+    "fold": lambda **sizes: cm.fold(cm.unroll(X, (3, 2), **SIZES), X.shape, (3, 2), **(SIZES | sizes)),
+    "verify": lambda **sizes: cm.verify(X, W, **sizes),
+    "verify_unroll": lambda **sizes: stages.verify_unroll(X, (3, 2), **sizes),
+    "verify_fold": lambda **sizes: stages.verify_fold(
+        cm.unroll(X, (3, 2), **SIZES), X.shape, (3, 2), **(SIZES | sizes)
+    ),
+    "verify_matrix": lambda **sizes: stages.verify_matrix(W, X.shape, **sizes),
+    "transpose": lambda **sizes: transpose_geometry((1, 3, 4, 1), 1, (3, 2), **sizes),
+    "chain": lambda **sizes: cm.chain(X.shape, [{"kernel_size": (3, 2)} | sizes]),
+}
+
+
+@pytest.mark.parametrize("once", ONCE)
+@pytest.mark.parametrize("call", CALLS)
+def test_iterables_that_can_be_read_once(call: str, once: Callable[[Any], Any]) -> None:
+    for name, size in SIZES.items():
+        # An X_col is of one size; others are given twice, for no answer is to be remembered by its name.
+        for other in (size,) if "fold" in call else ((2, 2), size):
+            found, wanted = (CALLS[call](**{name: make(other)}) for make in (once, tuple))
+            np.testing.assert_equal(found, wanted)
+
+
+@pytest.mark.parametrize("once", ONCE)
+def test_kernel_sizes_and_shapes_that_can_be_read_once(once: Callable[[Any], Any]) -> None:
+    x_col = cm.unroll(X, (3, 2))
+    np.testing.assert_array_equal(cm.unroll(X, once((3, 2))), x_col)
+    image = cm.fold(x_col, X.shape, (3, 2))
+    np.testing.assert_array_equal(cm.fold(x_col, once(X.shape), once((3, 2))), image)
+    assert stages.verify_unroll(X, once((3, 2)), x_col)
+    assert stages.verify_fold(x_col, once(X.shape), once((3, 2)), image)
+    assert cm.ConvGeometry(once(X.shape), once((3, 2))) == cm.ConvGeometry(X.shape, (3, 2))
+    pads = [once((0, 1)), once((1, 0))]
+    assert cm.ConvGeometry(X.shape, 3, padding=iter(pads)).pads == ((0, 1), (1, 0))
+    wanted = under_every_rule((1, 9, 8, 1), (3, 2), (2, 1), (1, 2))
+    assert under_every_rule(once((1, 9, 8, 1)), once((3, 2)), once((2, 1)), once((1, 2))) == wanted
+    back = transpose_under_every_rule((1, 9, 8, 1), (3, 2), (2, 1), (1, 2), (1, 0))
+    sizes = (once((3, 2)), once((2, 1)), once((1, 2)), once((1, 0)))
+    assert transpose_under_every_rule(once((1, 9, 8, 1)), *sizes) == back
+
+
+def test_no_call_gives_the_geometry_of_another() -> None:
+    """7 × 7 with a kernel of 3 × 3: two objects that are written the same are not the same."""
+    x, w = np.zeros((1, 7, 7, 1)), np.zeros((1, 3, 3, 1))
+    for sizes, shape in (("21", (1, 3, 5, 1)), ("12", (1, 5, 3, 1)), ("11", (1, 5, 5, 1))):
+        assert cm.convolve(x, w, stride=map(int, sizes)).shape == shape
+        assert cm.verify(x, w, expected=np.zeros(shape), stride=map(int, sizes))
+
+
+def test_true_is_written_as_the_number_that_it_is() -> None:
+    geometry = cm.ConvGeometry((True, 7, 7, True), 3, True, padding=False)
+    assert "True" not in repr(geometry)
+    assert "False" not in repr(geometry)
+
+
+@pytest.mark.parametrize(
+    "method, arguments, error, message",
+    [
+        ("patch_row", ((0, 3, 0),), MappingIndexError, r"^position: \(0, 3, 0\) is not in .* \(1, 3, 2\)$"),
+        ("patch_row", ((0, 0),), MappingIndexError, r"^position: \(0, 0\) is not in images and output"),
+        ("patch_row", ((0, 0, -1),), MappingIndexError, r"^position: \(0, 0, -1\) is not in"),
+        ("patch_row", (4,), MappingIndexError, "^position: expected one number for each axis, got 4$"),
+        ("patch_row", ((0, 0, 0.5),), GeometryError, "^position: expected a whole number, got 0.5"),
+        ("patch_row", (("0", 0, 0),), GeometryError, "^position: expected a whole number, got '0'"),
+        ("matrix_indices", (0, (0, 0.5), 0), GeometryError, "^pixel: expected a whole number, got 0.5"),
+        ("matrix_indices", (0, 5, 0), MappingIndexError, "^pixel: expected one number for each axis, got 5"),
+        ("matrix_indices", (0, None, 0), MappingIndexError, "^pixel: expected one number .* got None"),
+        ("matrix_indices", ("n", (0, 0), 0), GeometryError, "^pixel: expected a whole number, got 'n'"),
+        ("column_of", (3, 0), MappingIndexError, "^tap: expected one number for each axis, got 3"),
+        ("column_of", ((0, 0), 0.5), GeometryError, "^tap: expected a whole number, got 0.5"),
+        ("place", (0.5, 0), GeometryError, "^row: expected a whole number, got 0.5"),
+        ("place", (0, "3"), GeometryError, "^column: expected a whole number, got '3'"),
+        ("patch_position", (None,), GeometryError, "^row: expected a whole number, got None"),
+        ("kernel_tap", (1.0,), GeometryError, "^column: expected a whole number, got 1.0"),
+        ("output_formula", (2,), MappingIndexError, r"^axis: \(2,\) is not in .* \(2,\)$"),
+        ("output_formula", (-1,), MappingIndexError, r"^axis: \(-1,\) is not in"),
+        ("transpose_formula", (2,), MappingIndexError, r"^axis: \(2,\) is not in"),
+        ("transpose_formula", (0, 1.5), GeometryError, "^size: expected a whole number, got 1.5"),
+    ],
+)
+def test_the_mapping_checks_its_arguments(
+    method: str, arguments: tuple[Any, ...], error: type[Exception], message: str
+) -> None:
+    geometry = cm.ConvGeometry((1, 5, 4, 2), 3)
+    with pytest.raises(error, match=message):
+        getattr(geometry, method)(*arguments)
+    with pytest.raises(MappingIndexError, match=r"^axis: \(2,\) is not in the spatial axes"):
+        geometry.pixel_formula(geometry.place(0, 0), 2)
+
+
+def test_patch_row_takes_any_iterable() -> None:
+    geometry = cm.ConvGeometry((2, 5, 4, 2), 3)
+    for row in range(geometry.matrix_shape[0]):
+        assert geometry.patch_row(iter(geometry.patch_position(row))) == row

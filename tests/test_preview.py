@@ -71,6 +71,50 @@ def test_colours_where_the_terminal_has_them(monkeypatch: pytest.MonkeyPatch) ->
     assert "\x1b[38" not in preview_text(geometry, "zeros", pixels, Terminal())
 
 
+class Latin(Terminal):
+    """A terminal that has colours, and neither half blocks nor shades."""
+
+    encoding = "cp1252"
+
+
+class OldTerminal(Terminal):
+    """One with half blocks and shades, whose encoding is no UTF."""
+
+    encoding = "cp437"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "no_color", "shades"),
+    [(Terminal, "1", " ░▒▓█"), (Latin, "", " .:*#"), (Latin, "1", " .:*#"), (OldTerminal, "1", " ░▒▓█")],
+)
+def test_shades_where_half_blocks_would_be_one_rectangle(
+    terminal: type[Terminal], no_color: str, shades: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("COLORTERM", "truecolor"), ("TERM", "xterm-256color"), ("NO_COLOR", no_color)):
+        monkeypatch.setenv(name, value)
+    pixels = np.array([0, 60, 120, 180, 250], np.uint8).reshape(1, 1, 5, 1)
+    text = preview_text(ConvGeometry(pixels.shape, 1), "zeros", pixels, terminal())
+    assert "▀" not in text
+    assert "".join(shade * 2 for shade in shades) in text
+
+
+def test_half_blocks_in_an_old_encoding_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("COLORTERM", "truecolor"), ("TERM", "xterm-256color"), ("NO_COLOR", "")):
+        monkeypatch.setenv(name, value)
+    pixels = np.zeros((1, 2, 2, 1), np.uint8)
+    assert "▀" in preview_text(ConvGeometry(pixels.shape, 1), "zeros", pixels, OldTerminal())
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "2"])
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_terminals_of_no_width(columns: str, no_color: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("COLUMNS", columns), ("TERM", "xterm-256color"), ("NO_COLOR", no_color)):
+        monkeypatch.setenv(name, value)
+    pixels = np.zeros((1, 9, 9, 1), np.uint8)
+    text = preview_text(ConvGeometry(pixels.shape, 3), "zeros", pixels, Terminal())
+    assert ("image 9 × 9\n" in text.replace("\x1b[0m", "").replace("\x1b[2m", "")) == (columns == "0")
+
+
 def run(*arguments: str, folder: Path, **more: Any) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-m", "convmat", *arguments], cwd=folder, capture_output=True, check=False, **more

@@ -538,3 +538,82 @@ def test_trouble_while_judging(line: str, told: str, verify: Any) -> None:
         shutil.copy("p/integers/y.npy", name)
     assert told in verify(line, 2)
     assert verify("--probe p --expected mine --case integers")["equal"] is True
+
+
+# One file, whose case it does not say.
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_a_file_is_judged_as_the_case_that_it_is(layout: str, verify: Any) -> None:
+    verify(f"--write-probe p --k 3 --layout {layout}")
+    for case in CASES:
+        found = verify(f"--probe p --expected p/{case}/y.npy")
+        assert [judged["name"] for judged in found["cases"]] == [case]
+        assert found["not_judged"] == [other for other in CASES if other != case]
+        y = np.load(f"p/{case}/y.npy")
+        y[0, 1, 2, 3] += 1
+        np.save("mine.npy", y)
+        found = verify("--probe p --expected mine.npy", 1)
+        assert [(judged["name"], judged["outside"]) for judged in found["cases"]] == [(case, 1)]
+        assert len(found["not_judged"]) == 3
+        (judged,) = verify(f"--probe p --case {case} --expected p/{case}/y.npy")["cases"]
+        assert judged["equal"]
+
+
+@pytest.mark.parametrize("stage, key", [("convolve", "y"), ("unroll", "x_col"), ("flatten-filters", "w_col")])
+@pytest.mark.parametrize("size", ["8,10,3", "2,8,10,3"])
+def test_an_array_of_all_cases_is_judged_as_all(stage: str, key: str, size: str, verify: Any) -> None:
+    verify(f"--write-probe p --k 3 --input-shape {size}")
+    stacked = np.stack([np.load(f"p/{case}/{key}.npy") for case in CASES])
+    np.save("mine.npy", stacked)
+    found = verify(f"--probe p --stage {stage} --expected mine.npy")
+    assert [judged["name"] for judged in found["cases"]] == list(CASES)
+    assert found["not_judged"] == []
+    stacked[2].flat[5] += 1
+    np.save("mine.npy", stacked)
+    found = verify(f"--probe p --stage {stage} --expected mine.npy", 1)
+    assert [judged["equal"] for judged in found["cases"]] == [True, True, False, True]
+
+
+def test_it_is_said_what_was_not_judged(verify: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    verify("--write-probe p --k 3")
+    assert run(["verify", "--probe", "p", "--expected", "p/bias/y.npy"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"not judged +│ integers, one-hot, coordinates ", out)
+    assert "equal: 1 of 1 cases" in out
+
+
+def test_x_col_of_each_image(verify: Any) -> None:
+    verify("--write-probe p --k 3 --input-shape 2,6,7,3")
+    np.save("mine.npy", np.load("p/bias/x_col.npy").reshape(2, 20, 27))
+    assert verify("--probe p --stage unroll --expected mine.npy")["cases"][0]["name"] == "bias"
+
+
+def test_the_probe_of_the_issue_passes_its_own_y(verify: Any) -> None:
+    """K = L_out, one axis, channels first: read by the layout that was said."""
+    verify("--write-probe p --k 3 --dims 1 --layout nchw --input-shape 3,6")
+    for case in CASES:
+        y = np.load(f"p/{case}/y.npy")
+        assert y.shape == (1, 4, 4)
+        for form in (y, y[0], np.moveaxis(y, 1, -1), np.moveaxis(y, 1, -1)[0]):  # Y, or its rows
+            np.save("mine.npy", form)
+            verify(f"--probe p --case {case} --expected mine.npy")
+        y[0, 1, 2] += 1
+        np.save("mine.npy", y)
+        verify(f"--probe p --case {case} --expected mine.npy", 1)
+
+
+@pytest.mark.parametrize(
+    "line, told",
+    [
+        ("--k 3,3 --stride 1,1,1", "--k: got 2 numbers (3, 3) for 3 spatial axes"),
+        ("--k 3,3,3 --stride 1,1", "--stride: got 2 numbers (1, 1) for 3 spatial axes"),
+        ("--k 3,3 --dims 1", "--k: got 2 numbers (3, 3) for 1 spatial axis"),
+        ("--k 0", "--k: must be at least 1 along every axis, got 0"),
+        ("--k 3 --dilation 0", "--dilation: must be at least 1"),
+        ("--k 3 --stride 0 --input-shape 9,9", "--stride: must be at least 1"),
+    ],
+)
+def test_sizes_of_other_axes_are_no_internal_error(line: str, told: str, verify: Any) -> None:
+    assert told in verify(f"--write-probe p {line}", 2)
+    assert not Path("p").exists()

@@ -182,13 +182,6 @@ def test_runs_side_by_side_do_not_meet() -> None:
     assert sorted(os.listdir()) == sorted({*names, "x.npy"})
 
 
-def test_an_input_may_be_the_output() -> None:
-    x = np.arange(30.0).reshape(6, 5)
-    np.save("x.npy", x)
-    assert run(["unroll", "x.npy", "-k", "2", "-q", "-o", "x.npy"]) == 0
-    np.testing.assert_array_equal(np.load("x.npy"), cm.unroll(x[None, ..., None], 2))
-
-
 def plan_of(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
     """What `convolve --plan --json` says."""
     assert run(["convolve", "x.npy", "--kernel", "w.npy", "--plan", "--json", *options]) == 0

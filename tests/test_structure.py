@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each part with the parts it may import; everything below it, and no more.
 _LIBRARY = (
     "errors",
+    "watching",
     "geometry",
     "threads",
     "layouts",
@@ -32,23 +33,27 @@ MAY_IMPORT = {
     "__init__": (*_LIBRARY, "frameworks", "chains", "verification"),
     "__main__": ("cli",),
     "errors": (),
+    "watching": (),
     "shown": ("report",),  # only once somebody looks at a value
     "geometry": ("errors", "shown"),
-    "frameworks": ("geometry",),
+    "frameworks": ("errors", "geometry"),
     "chains": ("errors", "geometry"),
     "layouts": ("errors",),
+    "doubts": (),
     "kernels": ("errors",),
     "threads": ("errors", "geometry"),
     "native": (),
     "arithmetic": ("errors",),
     "patches": ("errors", "geometry", "threads", "native"),
     "engine": ("errors", "geometry", "threads", "native", "arithmetic", "patches", "shown"),
-    "spectrum": (),
+    "spectrum": ("watching",),
     # matrix: files for its arrays, saved
-    "matrix": ("errors", "geometry", "arithmetic", "patches", "engine", "spectrum", "shown", "files"),
+    "matrix": (
+        *("errors", "watching", "geometry", "arithmetic", "patches", "engine", "spectrum", "shown", "files"),
+    ),
     "reference": (),
     "verification": (*_LIBRARY, "shown", "reference", "verification"),
-    "experiment": (*_LIBRARY, "experiment"),
+    "experiment": (*_LIBRARY, "experiment", "files"),
     "files": ("errors", "files"),
     "report": (*_LIBRARY, "frameworks", "chains", "verification", "experiment", "report"),
     "cli": (
@@ -56,6 +61,7 @@ MAY_IMPORT = {
         "frameworks",
         "chains",
         "kernels",
+        "doubts",
         "verification",
         "experiment",
         "files",

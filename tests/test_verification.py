@@ -40,6 +40,12 @@ def probe_layer(dtype: Any, bias: bool = False) -> tuple[np.ndarray, np.ndarray,
     return make(SHAPE), make(FILTERS), OPTIONS | {"bias": make(FILTERS[:1]) if bias else None}
 
 
+def fractions(dtype: Any, bias: bool = False) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """The same in quarters, with sums as exact, which is more than the bound can know of them."""
+    x, filters, options = probe_layer(dtype, bias)
+    return x / x.dtype.type(4), filters, options
+
+
 # Right results.
 
 
@@ -69,6 +75,20 @@ def test_right_results_of_every_dtype(dtype: str) -> None:
             assert (report.max_abs_error, report.error_over_bound, report.worst) == (0, 0, None)
 
 
+def test_few_elements_outside_are_listed() -> None:
+    """Where they are, by image; none of them, where they are more than a report lists."""
+    x, filters = np.ones((2, 9, 9, 1), np.int64), np.ones((1, 3, 3, 1), np.int64)
+    y = cm.convolve(x, filters)
+    places = [(n, row, 3, 0) for n in range(2) for row in range(7)]
+    for at in places:
+        y[at] += 1
+    assert cm.verify(x, filters, y).outside_at == tuple(places)
+    assert verification.compare(y, cm.convolve(x, filters)).outside_at == tuple(places)
+    y[0, :3, 0, 0] += 1
+    assert cm.verify(x, filters, y).outside_at == ()
+    assert cm.verify(x, filters).outside_at == ()
+
+
 def test_an_empty_batch_is_equal() -> None:
     report = cm.verify(np.zeros((0, 5, 2)), np.zeros((3, 2, 2)), expected=np.zeros((0, 4, 3)))
     assert report
@@ -96,11 +116,13 @@ def gamma(terms: int, u: float) -> float:
 def bound_at_place(x: np.ndarray, filters: np.ndarray, options: dict[str, Any], result: str) -> float:
     """Higham's bound, γ_n·A·(1 + u_out) + u_out·|R|, and the γ_n of R's own float64 sums.
 
-    A result narrower than what it was summed in may also be rounded to its smallest subnormal.
+    A result narrower than what it was summed in may also be rounded to its smallest subnormal; inputs wider
+    than it are two roundings more.
     """
     given, kind = np.finfo(x.dtype), np.finfo(result)
     summed = np.finfo(np.result_type(np.float32, max(given, kind, key=lambda info: float(info.eps)).dtype))
     terms = (TERMS + (options["bias"] is not None)) * (2 if x.dtype.kind == "c" else 1)
+    terms += 2 if given.eps < summed.eps else 0
     u, u_out = float(summed.eps) / 2, float(kind.eps) / 2
     magnitudes = options | {"bias": None if options["bias"] is None else np.abs(options["bias"])}
     a = abs(reference.convolve(np.abs(x), np.abs(filters), **magnitudes)[PLACE])
@@ -138,7 +160,7 @@ def step(value: np.ndarray, towards: float) -> np.ndarray:
 )
 def test_the_bound_is_where_the_theory_puts_it(inputs: str, result: str, up: bool, bias: bool) -> None:
     """The last number of the dtype inside the bound is equal, the next one is different."""
-    x, filters, options = probe_layer(inputs, bias)
+    x, filters, options = fractions(inputs, bias)
     expected = reference.convolve(x, filters, **options)
     exact, bound = complex(expected[PLACE]), bound_at_place(x, filters, options, result)
     expected = expected.astype(result)
@@ -181,14 +203,15 @@ def test_the_worst_element_is_the_one_furthest_past_its_bound(dtype: str) -> Non
     assert (report.outside, report.worst) == (2, PLACE)
 
 
-def test_floats_of_integer_inputs_are_judged_by_the_bound() -> None:
+def test_floats_of_large_integer_inputs_are_judged_by_the_bound() -> None:
     x, filters, options = probe_layer("i4")
+    x = x * 2**24
     expected = reference.convolve(x, filters, **options).astype("f4")
     expected[PLACE] = np.nextafter(expected[PLACE], np.float32(np.inf))
     report = cm.verify(x, filters, expected=expected, **options)
     assert report
     assert (report.exact, report.worst) == (False, PLACE)
-    expected[PLACE] += 1
+    expected[PLACE] += 2**24
     assert not cm.verify(x, filters, expected=expected, **options)
 
 
@@ -418,7 +441,7 @@ def test_distances_do_not_wrap(result: np.ndarray, wanted: np.ndarray, distance:
 def test_a_report_counts_errors_by_size() -> None:
     """One element for each bucket, as multiples of the bound."""
     x, filters = np.ones((1, 12, 1)), np.ones((1, 1, 1))
-    bound = cm.verify(x, filters, expected=np.full((1, 12, 1), 1 + 1e-9)).bound
+    bound = 1e-9
     multiples = [0, 0, 5, 20, 0.9, 100, np.inf, np.nan, 0.9]
     expected = np.ones((1, 12, 1))
     for i, multiple in enumerate(multiples):
@@ -504,7 +527,7 @@ def test_no_tolerance_lets_nan_and_infinity_pass(value: float) -> None:
 
 
 def test_exactly_means_equal_in_value() -> None:
-    x, filters, options = probe_layer("f4")
+    x, filters, options = fractions("f4")
     expected = reference.convolve(x, filters, **options).astype("f4")
     assert cm.verify(x, filters, expected=expected, **options, exact=True).exact
     expected[PLACE] = np.nextafter(expected[PLACE], np.float32(np.inf))
@@ -664,3 +687,204 @@ def test_a_matrix_with_channels_first_and_infinite_weights() -> None:
     for mode in ("zeros", "reflect"):
         for layout in ("nhwc", "nchw"):
             assert stages.verify_matrix(filters, (1, 4, 3, 2), padding=1, padding_mode=mode, layout=layout)
+
+
+# What a right kernel may do, and what none may.
+
+BITS = {"f2": 11, "f4": 24, "f8": 53, "c8": 24, "c16": 53}
+
+
+def off_by_the_least(value: Any, up: bool) -> Any:
+    """The next number of the dtype; of a complex one in its imaginary part."""
+    if value.dtype.kind != "c":
+        return np.nextafter(value, value.dtype.type(math.inf if up else -math.inf))
+    part = np.nextafter(value.imag, value.imag.dtype.type(math.inf if up else -math.inf))
+    return value.dtype.type(complex(value.real, part))
+
+
+@given(
+    layers(least_batch=1),
+    st.sampled_from(["i1", "u1", "f2", "f4", "f8", "c8", "c16"]),
+    st.sampled_from(list(BITS)),
+    st.booleans(),
+    st.integers(0, 2**32),
+)
+def test_a_sum_of_whole_numbers_is_met_exactly(
+    layer: Layer, inputs: str, result: str, up: bool, seed: int
+) -> None:
+    """In any order it is the same: one element off by the least possible is different."""
+    result = {"f2": "c8", "f4": "c8", "f8": "c16"}.get(result, result) if inputs[0] == "c" else result
+    x, filters, options = layer.arrays(probes(inputs, np.random.default_rng(seed)))
+    right = reference.convolve(x, filters, **options).astype(result)
+    report = cm.verify(x, filters, expected=right, **options)
+    assert report, str(report)
+    assert report.exact
+    assert report.exact_sums == right.size
+    place = tuple(np.random.default_rng(seed).integers(0, right.shape))
+    right[place] = off_by_the_least(right[place], up)
+    report = cm.verify(x, filters, expected=right, **options)
+    assert not report
+    assert (report.outside, report.worst, report.error_over_bound) == (1, place, math.inf)
+
+
+@pytest.mark.parametrize("inputs", ["i8", "f8"])
+@pytest.mark.parametrize("result", ["f2", "f4", "f8"])
+def test_sums_are_exact_up_to_the_bits_of_a_mantissa(result: str, inputs: str) -> None:
+    """Each element by itself: the first is just below the limit, the second is at it."""
+    limit = 2 ** BITS[result]
+    x = np.array([limit - 2, limit - 1], inputs).reshape(1, 2, 1)
+    filters, bias = np.ones((1, 1, 1), inputs), np.ones(1, inputs)
+    right = (np.array([limit - 1, limit], "f8").astype(result)).reshape(1, 2, 1)
+    report = cm.verify(x, filters, expected=right, bias=bias)
+    assert report
+    assert (report.exact, report.exact_sums) == (False, 1)
+    for element, equal in ((0, False), (1, True)):
+        wrong = right.copy()
+        wrong[0, element] = np.nextafter(wrong[0, element], wrong.dtype.type(0))
+        assert bool(cm.verify(x, filters, expected=wrong, bias=bias)) == equal
+
+
+def test_3_by_3_by_64_of_int8_with_one_element_off() -> None:
+    rng = np.random.default_rng(2017)
+    x, w = rng.integers(-128, 128, (1, 5, 5, 64), "i1"), rng.integers(-128, 128, (4, 3, 3, 64), "i1")
+    y = cm.convolve(x, w).astype("f4")
+    assert cm.verify(x, w, expected=y)
+    for change in (50, 1):
+        wrong = y.copy()
+        wrong[0, 1, 2, 3] += change
+        assert not cm.verify(x, w, expected=wrong)
+
+
+def test_a_fraction_is_judged_by_the_bound_and_so_is_a_mean() -> None:
+    x, filters = np.full((1, 3, 1), 0.1, "f4"), np.full((1, 3, 1), 3, "f4")
+    y = cm.convolve(x, filters)
+    assert cm.verify(x, filters, expected=np.nextafter(y, np.float32(1)))
+    x_col = np.arange(9, dtype="f4").reshape(3, 3)
+    mean = cm.fold(x_col, (1, 5, 1), 3, overlap="mean")
+    assert stages.verify_fold(x_col, (1, 5, 1), 3, np.nextafter(mean, np.float32(9)), overlap="mean")
+    total = cm.fold(x_col, (1, 5, 1), 3)
+    assert stages.verify_fold(x_col, (1, 5, 1), 3, total)
+    assert not stages.verify_fold(x_col, (1, 5, 1), 3, np.nextafter(total, np.float32(99)))
+
+
+def test_infinity_beside_whole_numbers() -> None:
+    x = np.array([np.inf, 1, 2, np.nan], "f4").reshape(1, 4, 1)
+    filters = np.ones((1, 1, 1), "f4")
+    report = cm.verify(x, filters, expected=x)
+    assert report
+    assert report.exact_sums == 2
+    wrong = np.nextafter(x, np.float32(9))
+    assert cm.verify(x, filters, expected=wrong).outside == 3
+
+
+def flushed(a: np.ndarray, tiny: float) -> np.ndarray:
+    """What a kernel that knows no subnormal numbers makes of it."""
+    if a.dtype.kind == "c":
+        parts = [np.where(np.abs(part) < tiny, 0, part) for part in (a.real, a.imag)]
+        return (parts[0] + 1j * parts[1]).astype(a.dtype)
+    return np.where(np.abs(a) < tiny, a.dtype.type(0), a)
+
+
+@given(
+    layers(least_batch=1),
+    st.sampled_from(["f2", "f4", "f8", "c8", "c16", ">f4"]),
+    st.sampled_from(["x", "filters", "both", "result"]),
+    st.integers(0, 2**32),
+)
+def test_a_kernel_that_flushes_subnormals_is_not_rejected(
+    layer: Layer, dtype: str, which: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    tiny = float(np.finfo(dtype).tiny)
+
+    def make(shape: tuple[int, ...]) -> np.ndarray:
+        values = rng.standard_normal(shape) * np.where(rng.random(shape) < 0.5, tiny / 8, 1e3)
+        return (values * (1 + 1j) if np.dtype(dtype).kind == "c" else values).astype(dtype)
+
+    x, filters, options = layer.arrays(make)
+    if dtype == "f2":
+        x, filters = x / x.dtype.type(64), filters / filters.dtype.type(64)
+    loaded = [
+        flushed(a, tiny) if which in (name, "both") else a for name, a in (("x", x), ("filters", filters))
+    ]
+    y = cm.convolve(*loaded, **options)
+    y = flushed(y, tiny) if which == "result" and dtype != "f2" else y
+    report = cm.verify(x, filters, expected=y, **options)
+    assert report, str(report)
+
+
+def test_what_may_be_flushed_is_no_more_than_it_is() -> None:
+    tiny, one = np.full((1, 3, 3, 1), 1e-39, "f4"), np.full((1, 3, 3, 1), 1e3, "f4")
+    zeros = np.zeros((1, 1, 1, 1), "f4")
+    assert cm.verify(tiny, one, zeros)
+    assert cm.verify(one, tiny, zeros)
+    assert not cm.verify(tiny, one, zeros + np.float32(1e-34))
+    assert not cm.verify(one, one, zeros)
+    # A part that may be flushed lets the other go nowhere.
+    x = np.full((1, 1, 1), 1 + 1e-39j, "c8")
+    unit = np.full((1, 1, 1), 0.3, "c8")
+    assert cm.verify(x, unit, np.full((1, 1, 1), 0.3, "c8"))
+    assert not cm.verify(x, unit, np.zeros((1, 1, 1), "c8"))
+    # And so do other elements than those it is in.
+    x = np.array([1e-39, 0.3], "f4").reshape(1, 2, 1)
+    assert cm.verify(x, np.ones((1, 1, 1), "f4"), np.array([0, 0.3], "f4").reshape(1, 2, 1))
+    assert not cm.verify(x, np.ones((1, 1, 1), "f4"), np.array([0, 0.29], "f4").reshape(1, 2, 1))
+
+
+@given(
+    layers(least_batch=1),
+    st.sampled_from([("f8", "f4"), ("c16", "c8"), ("i4", "f4"), ("i8", "f8"), ("f8", "f2")]),
+    st.integers(0, 2**32),
+)
+def test_a_kernel_that_rounds_its_inputs_is_not_rejected(
+    layer: Layer, dtypes: tuple[str, str], seed: int
+) -> None:
+    """Inputs wider than the accumulator are rounded as they are loaded."""
+    inputs, result = dtypes
+    rng = np.random.default_rng(seed)
+
+    def make(shape: tuple[int, ...]) -> np.ndarray:
+        if inputs[0] == "i":
+            return rng.integers(-(2**28), 2**28, shape).astype(inputs)
+        return (rng.standard_normal(shape) * (1 + 0.7j if inputs[0] == "c" else 1)).astype(inputs)
+
+    x, filters, options = layer.arrays(make)
+    loaded = "f4" if result == "f2" else result
+    y = cm.convolve(x.astype(loaded), filters.astype(loaded), **options).astype(result)
+    report = cm.verify(x, filters, expected=y, **options)
+    assert report, str(report)
+
+
+def test_1_by_1_with_one_channel_of_rounded_inputs() -> None:
+    """Three roundings of one product, of which n = 1 knows one."""
+    rng = np.random.default_rng(2017)
+    x, w = rng.standard_normal((1, 50, 50, 1)), rng.standard_normal((4, 1, 1, 1))
+    y = cm.convolve(x.astype("f4"), w.astype("f4"))
+    report = cm.verify(x, w, expected=y)
+    assert report
+    assert report.error_over_bound > 1 / 3  # more than n = 1 allows
+    assert not cm.verify(x, w, expected=y * np.float32(1 + 2**-21))
+
+
+# A tolerance means one thing.
+
+
+@pytest.mark.parametrize("dtype", ["c8", "c16"])
+def test_tolerances_of_complex_numbers_are_of_their_moduli(dtype: str) -> None:
+    x, filters = np.array([3 + 4j, 1 - 1j], dtype).reshape(1, 2, 1), np.full((1, 1, 1), 1, dtype)
+    off = x + np.array(3e-3 + 4e-3j, dtype)
+    for atol, rtol in ((5.1e-3, 0), (4.9e-3, 0), (0, 3.6e-3), (0, 3.5e-3), (1e-3, 2.9e-3), (1e-3, 2.8e-3)):
+        wanted = bool(np.isclose(off, x, rtol, atol).all())
+        assert bool(cm.verify(x, filters, expected=off, atol=atol, rtol=rtol)) == wanted
+        assert bool(verification.compare(off, x, atol=atol, rtol=rtol)) == wanted
+        rows = stages.verify_unroll(x, 1, off.reshape(2, 1), atol=atol, rtol=rtol)
+        folded = stages.verify_fold(x.reshape(2, 1), (1, 2, 1), 1, off, atol=atol, rtol=rtol)
+        matrix = stages.verify_matrix(
+            x.reshape(2, 1, 1), (1, 1, 1), off.reshape(2, 1), padding_mode="circular", atol=atol, rtol=rtol
+        )
+        kernels = stages.verify_flatten_filters(x.reshape(2, 1, 1), off.reshape(1, 2), atol=atol, rtol=rtol)
+        assert {bool(found) for found in (rows, folded, matrix, kernels)} == {wanted}
+    report = cm.verify(x, filters, expected=off)
+    assert report.max_abs_error == pytest.approx(5e-3, rel=1e-3)
+    assert cm.verify(x, filters, expected=off, atol=report.smallest_atol)
+    assert not cm.verify(x, filters, expected=off, atol=report.smallest_atol * 0.999)

@@ -9,14 +9,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import convmat as cm
 from convmat.cli import run
+from convmat.cli import verify as verify_module
+from convmat.layouts import from_batch
+from convmat.verification.diagnosis import Diagnosis, Findings
 from convmat.verification.quantization import requantize
+from tests.strategies import Layer, layers
 
 SAMPLES = Path(__file__).parent.parent / "sample_images"
 DIGIT, SCENE, STROKES, EDGES = (
@@ -131,7 +137,7 @@ def test_explain_shows_the_sum_of_the_worst_element(verify: Any) -> None:
     assert "rows 4..10, columns 11..17 of image 0" in text
     assert "…" in text
     assert re.search(rf"bias +│ +│ +│ +│ -9 +│ {found['worst_definition']} ", text)
-    assert "diagnosis" not in found
+    assert found["diagnosis"] is None
 
 
 def test_explain_tells_padding(verify: Any) -> None:
@@ -143,41 +149,38 @@ def test_explain_tells_padding(verify: Any) -> None:
     assert [term["pixel"] for term in found["explained"]["terms"]] == [None, [0, 0, 0, 0], [0, 0, 1, 0]]
     assert re.search(r"0, 0, 0 +│ padding +│ 0 +│ 1 +│ 0 +│ 0 ", text)
     found, text = verify(*layer, "--padding-mode", "replicate", "--explain", "--no-diagnose", status=1)
-    assert "0, 0, 0 (padding)" in text
+    assert "0, 2, 0 (padding)" in text
 
 
 def test_explain_where_nothing_is_off(verify: Any) -> None:
     found, text = verify(*LAYER, "--explain")
-    assert "explained" not in found
+    assert found["explained"] is None
     assert re.search(r"│ 0 +│ 32 +│ 100 %", text)  # the histogram
 
 
-class Named(NamedTuple):
-    """A diagnosis."""
-
-    mistakes: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"your output has {' and '.join(self.mistakes)}"
-
-
 def test_the_diagnosis_is_told(verify: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked for where something differs and someone reads; an array that does not fit goes as it is."""
+    """It is asked for where something differs and someone reads, of the array in the layout that was said."""
     asked: list[dict[str, Any]] = []
-    found = [Named(("flip",)), Named(("swap", "bias"))]
+    found = Findings((Diagnosis(("flip",)), Diagnosis(("swap", "bias"), exceptions=((0, 1, 2, 1),))), 3, 3)
 
-    def diagnose(x: Any, filters: Any, expected: Any, **others: Any) -> list[Named]:
+    def diagnose(x: Any, filters: Any, expected: Any, **others: Any) -> Findings:
         asked.append({"x": x, "expected": expected, **others})
         return found
 
     monkeypatch.setattr("convmat.verification.diagnosis.diagnose", diagnose)
     make("convolve", *LAYER, "-o", "y.npy")
     told, text = verify(*LAYER, "--expected", changed("y.npy"), "--atol", "0.5", status=1)
+    assert told["diagnosis_tried"] == told["diagnosis_known"] == 3
+    sentence = "your output equals the correct one"
     assert told["diagnosis"] == [
-        {"sentence": "your output has flip", "mistakes": ["flip"]},
-        {"sentence": "your output has swap and bias", "mistakes": ["swap", "bias"]},
+        {"sentence": f"{sentence} flip", "mistakes": ["flip"], "exceptions": []},
+        {
+            "sentence": f"{sentence} swap and bias, except 1 element: (0, 1, 2, 1)",
+            "mistakes": ["swap", "bias"],
+            "exceptions": [[0, 1, 2, 1]],
+        },
     ]
-    assert re.search(r"diagnosis +│ your output has flip +│\n│ +│ your output has swap and bias", text)
+    assert re.search(rf"diagnosis +│ {sentence} flip +│\n│ +│ {sentence} swap and bias, except 1", text)
     assert len(asked) == 2  # not with -q
     assert asked[0]["judged"] == {"exact": False, "atol": 0.5, "rtol": None, "requantize": None}
     assert (asked[0]["x"].shape, asked[0]["expected"].shape, asked[0]["stride"]) == (
@@ -185,12 +188,13 @@ def test_the_diagnosis_is_told(verify: Any, monkeypatch: pytest.MonkeyPatch) -> 
         (1, 4, 4, 2),
         7,
     )
-    found.clear()
+    found = Findings((), 5, 9)
     np.save("other.npy", np.load("y.npy")[0].transpose(2, 0, 1))
     told, text = verify(*LAYER, "--expected", "other.npy", status=1)
     assert told["diagnosis"] == []
     assert "no known mistake explains it" in text
-    assert asked[-1]["expected"].shape == (2, 4, 4)
+    assert "tried 5 of 9 known mistakes, alone and in pairs" in text
+    assert asked[-1]["expected"].shape == (1, 2, 4, 4)
     count = len(asked)
     verify(*LAYER, "--expected", "y.npy")
     verify(*LAYER, "--expected", "wrong.npy", "--no-diagnose", status=1)
@@ -229,7 +233,6 @@ def test_flatten_filters(order: str, verify: Any) -> None:
     stage = ["--kernel", EDGES, "--stage", "flatten-filters", "--order", order]
     verify(*stage)
     verify(*stage, "--expected", "w_col.npy")
-    verify(SCENE, *stage, "--expected", "w_col.npy")
     found, text = verify(*stage, "--expected", changed("w_col.npy"), status=1)
     assert found["worst"] == [26, 7]
     assert "row 26, column 7" in text
@@ -476,3 +479,279 @@ def test_standard_input() -> None:
         "trouble 2",
         "equal",
     ]
+
+
+# The layout that was said comes before what can be guessed.
+
+
+@settings(max_examples=25)
+@given(layers(least_batch=1), st.sampled_from(["nhwc", "nchw"]), st.data())
+def test_a_right_result_is_equal_in_each_form_that_it_has(layer: Layer, layout: str, data: Any) -> None:
+    """In both layouts, with N and without, as rows, and as rows of each image; of 1 to 3 axes."""
+    rng = np.random.default_rng(2017)
+    x, filters, options = layer.arrays(lambda shape: rng.integers(-4, 5, shape))
+    axes, options["bias"] = x.ndim - 2, None
+    if data.draw(st.booleans()):  # K = L_out, K = W_out: the shapes of which one could guess wrong
+        count = layer.output_shape[-2]
+        options["groups"] = layer.groups if count % layer.groups == 0 else 1
+        depth = x.shape[-1] // options["groups"]
+        filters = rng.integers(-4, 5, (count, *filters.shape[1:-1], depth))
+    y = cm.convolve(x, filters, **options)
+    np.save("x.npy", from_batch(x, layout))
+    np.save("k.npy", filters)
+    line = ["x.npy", "--kernel", "k.npy", "--dims", str(axes), "--layout", layout, "--no-diagnose", "-q"]
+    line += words(options, axes)
+    said = from_batch(y, layout)
+    forms = [said, y.reshape(-1, y.shape[-1]), y.reshape(len(y), -1, y.shape[-1])]
+    forms += [said[0]] if len(y) == 1 else []
+    forms += [y[0, ..., 0]] if len(y) == y.shape[-1] == 1 else []
+    for form in forms:
+        np.save("y.npy", form)
+        assert run(["verify", *line, "--expected", "y.npy"]) == 0, form.shape
+        form = form.copy()
+        form.flat[-1] += 1
+        np.save("y.npy", form)
+        assert run(["verify", *line, "--expected", "y.npy"]) == 1
+
+
+def words(options: dict[str, Any], axes: int) -> list[str]:
+    """A layer's options as the command line has them."""
+    found = []
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            found.append(option)
+        elif value is False or value is None:
+            continue
+        elif isinstance(value, tuple):
+            flat = [n for part in value for n in (part if isinstance(part, tuple) else (part,))]
+            found += [option, ",".join(map(str, flat))]
+        else:
+            found += [option, str(value)]
+    return found
+
+
+def test_it_is_told_which_form_was_read(verify: Any) -> None:
+    np.save("x.npy", np.arange(18.0).reshape(3, 6))
+    np.save("k.npy", np.arange(36.0).reshape(4, 3, 3) - 7)
+    line = ["x.npy", "--kernel", "k.npy", "--dims", "1", "--layout", "nchw", "--no-diagnose"]
+    y = cm.convolve(np.arange(18.0).reshape(3, 6).T[None], np.arange(36.0).reshape(4, 3, 3) - 7)[0]
+    np.save("said.npy", y.T)
+    np.save("rows.npy", y)
+    found, text = verify(*line, "--expected", "said.npy")
+    assert found["read_as"] == "nchw"
+    assert "read as" not in text
+    found, text = verify(*line, "--expected", "rows.npy")
+    assert found["read_as"] == "rows"
+    assert re.search(r"read as +│ rows of X_col · W_col; as nchw it is not equal", text)
+    np.save("wrong.npy", y + 1)
+    found, text = verify(*line, "--expected", "wrong.npy", status=1)
+    assert found["read_as"] == "nchw"
+    found, text = verify(*line)
+    assert found["read_as"] is None
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_fold_and_matrix_in_the_layout_that_was_said(axes: int, layout: str, verify: Any) -> None:
+    """As many channels and filters as there are pixels along each axis."""
+    x = np.random.default_rng(2017).integers(0, 9, (1, *(3,) * axes, 3))
+    filters = np.random.default_rng(7).integers(0, 9, (3, *(1,) * axes, 3))
+    np.save("x_col.npy", cm.unroll(x, 1))
+    np.save("k.npy", filters)
+    shape = ",".join(map(str, from_batch(x, layout).shape[1:]))
+    shared = ["--dims", str(axes), "--layout", layout, "--input-shape", shape]
+    for form in (from_batch(x, layout), from_batch(x, layout)[0]):
+        np.save("image.npy", form)
+        verify("x_col.npy", "--stage", "fold", "--k", "1", *shared, "--expected", "image.npy")
+    m = cm.layer_matrix(filters, x.shape, layout=layout).toarray()
+    np.save("m.npy", m)
+    verify("--stage", "matrix", "--kernel", "k.npy", *shared, "--expected", "m.npy")
+    other = {"nhwc": "nchw", "nchw": "nhwc"}[layout]
+    np.save("m.npy", cm.layer_matrix(filters, x.shape, layout=other).toarray())
+    verify("--stage", "matrix", "--kernel", "k.npy", *shared, "--expected", "m.npy", status=1)
+
+
+# An option that means nothing to what is done is refused.
+
+STAGES = {
+    "unroll": "sample_images/digit.png --k 3",
+    "flatten-filters": "--kernel sample_images/edges_8x3x3x3.npy",
+    "convolve": "sample_images/digit.png --kernel sobel-x",
+    "fold": "x_col.npy --k 1 --input-shape 2,2",
+    "matrix": "--input-shape 4,4 --kernel sobel-x",
+    "probe": "--probe p --expected p/integers/y.npy",
+    "write-probe": "--write-probe q --k 1 --input-shape 2,2,2",
+    "two": "x_col.npy x_col.npy",
+    "alone": "",
+}
+VALUES = {
+    "--kernel": "box:3",
+    "--kernel-layout": "oihw",
+    "--bias": "no_such_file.npy",
+    "--groups": "1",
+    "--depthwise": "",
+    "--flip": "",
+    "--stride": "1",
+    "--padding": "0",
+    "--padding-mode": "zeros",
+    "--dilation": "1",
+    "--dims": "2",
+    "--layout": "nhwc",
+    "--order": "hwc",
+    "--overlap": "sum",
+    "--frame": "0",
+    "--alpha": "keep",
+    "--requantize": "1,0,half-up",
+    "--explain": "",
+    "--diagnose": "",
+    "--no-diagnose": "",
+    "--filters": "4",
+    "--dtype": "float32",
+    "--format": "npy",
+    "--case": "integers",
+    "--seed": "1",
+    "--cases": "0",
+    "--exact": "",
+    "--atol": "0",
+    "--rtol": "0",
+}
+_PATCHES = {"--stride", "--padding", "--dilation", "--dims", "--layout"}
+_JUDGED = {"--exact", "--atol", "--rtol"}
+_LAYER = {"--padding-mode", "--kernel", "--kernel-layout", "--groups", "--depthwise", "--flip", *_PATCHES}
+MEANT = {
+    "unroll": {*_PATCHES, *_JUDGED, "--padding-mode", "--order", "--frame", "--alpha"},
+    "flatten-filters": {*_JUDGED, "--kernel", "--kernel-layout", "--dims", "--order"},
+    "convolve": {
+        *_LAYER,
+        *_JUDGED,
+        "--bias",
+        "--frame",
+        "--alpha",
+        "--requantize",
+        "--explain",
+        "--no-diagnose",
+    },
+    "fold": {*_PATCHES, *_JUDGED, "--order", "--overlap"},
+    "matrix": {*_LAYER, *_JUDGED},
+    "probe": {"--case", "--diagnose", "--no-diagnose"},
+    "write-probe": {*_LAYER - {"--kernel"}, "--order", "--filters", "--dtype", "--format", "--seed"},
+    "two": _JUDGED,
+    "alone": {"--seed", "--cases"},
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_options_that_mean_nothing_to_a_stage_are_refused(
+    stage: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each option that there is: an error of its own, or a verdict that it could have changed."""
+    np.save("x_col.npy", np.ones((4, 1)))
+    assert run(["verify", "--write-probe", "p", "--k", "3", "-q"]) == 0
+    named = [] if stage not in MEANT or stage not in verify_module._STAGES else ["--stage", stage]
+    monkeypatch.setattr("convmat.cli.probes.check_itself", lambda *_: 0)
+    monkeypatch.setattr("convmat.cli.probes.write_probe", lambda **_: 0)
+    for option, value in VALUES.items():
+        if (stage, option) == ("two", "--kernel"):
+            continue  # then they are no two arrays, but a layer's input
+        shutil.rmtree("q", ignore_errors=True)
+        capsys.readouterr()
+        status = run(["verify", *STAGES[stage].split(), *named, option, *value.split()])
+        err = capsys.readouterr().err
+        if option in MEANT[stage]:
+            refused = re.search("goes with|goes without|does not go|is for a layer|is for images", err)
+            assert not refused, (stage, option, err)
+            assert status == (2 if "no_such_file" in value else 0), (stage, option, err)
+        else:
+            assert status == 2, (stage, option)
+            assert err.startswith("convmat: "), (stage, option)
+            option = option.replace("--no-", "--")
+            assert option in err or "--probe" in err or "--write-probe" in err, (stage, option, err)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (f"{DIGIT} --kernel sobel-x --requantize 1,0,half-up --exact", "--exact goes without --requantize"),
+        (f"{DIGIT} --kernel sobel-x --diagnose", "--diagnose goes with --expected"),
+        (f"{DIGIT} --stage unroll --k 3 --kernel-layout oihw", "--kernel-layout goes with --kernel"),
+        (f"{DIGIT} --stage unroll --kernel box:3 --bias b.npy", "--bias goes with --stage convolve"),
+        (
+            f"{DIGIT} --stage unroll --kernel box:3 --groups 5",
+            "--groups goes with --stage convolve or matrix",
+        ),
+        (
+            f"{DIGIT} --stage unroll --kernel box:3 --depthwise",
+            "--depthwise goes with --stage convolve or mat",
+        ),
+        ("--stage matrix --input-shape 9,9 --kernel box:3 --bias b.npy", "--bias goes with --stage convolve"),
+        (f"--stage flatten-filters --kernel {EDGES} --groups 2", "--groups goes with --stage convolve or"),
+        (f"--stage flatten-filters --kernel {EDGES} --stride 2", "--stride goes with --stage unroll or"),
+        (f"no.png --stage flatten-filters --kernel {EDGES}", "--stage flatten-filters takes no INPUT"),
+        ("a.npy --kernel box:3 --alpha drop", "--alpha is for images, and there is none"),
+        ("a.npy --stage unroll --k 3 --frame 0", "--frame is for images, and there is none"),
+        ("--stage matrix --input-shape 9,9 --kernel box:3 --alpha keep", "--alpha is for images"),
+        ("--probe p --expected a.npy --stage unroll --diagnose", "--diagnose goes with --stage convolve"),
+    ],
+)
+def test_what_goes_with_what(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("a.npy", np.zeros((9, 9)))
+    assert run(["verify", *line.split()]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_unroll_needs_no_more_of_a_kernel_than_its_size(verify: Any) -> None:
+    make("unroll", SCENE, "--k", "3", "-o", "x_col.npy")
+    verify(SCENE, "--kernel", "sobel-x", "--stage", "unroll", "--expected", "x_col.npy")
+
+
+# Sparse matrices that are none.
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"indices": np.array([2**64 - 1], "u8")},
+        {"indices": np.array([25])},
+        {"indices": np.array([-1])},
+        {"indices": np.array([0, 1])},
+        {"indices": np.array([0.0])},
+        {"indices": np.array([2**63], "u8")},
+        {"indptr": np.array([0, 2**64 - 1] + [1] * 8, "u8")},
+        {"indptr": np.array([0, 2, 1] + [1] * 7, "u8")},
+        {"data": np.ones(3), "indptr": np.array([0, 3] + [3] * 8)},
+        {"data": np.array(["a"])},
+        {"shape": np.array([9, -25])},
+    ],
+    ids=str,
+)
+def test_a_damaged_sparse_matrix_is_refused(
+    change: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays = {
+        "data": np.ones(1),
+        "indices": np.array([24]),
+        "indptr": np.array([0, 1] + [1] * 8),
+        "shape": np.array([9, 25]),
+    }
+    line = ["verify", "--input-shape", "5,5", "--kernel", "box:3", "--stage", "matrix", "--expected", "m.npz"]
+    np.savez("m.npz", **arrays)
+    assert run(line) == 1
+    np.savez("m.npz", **arrays | change)
+    capsys.readouterr()
+    assert run(line) == 2
+    assert re.match(
+        r"convmat: m.npz(:\w+)?: (is a damaged sparse matrix|holds <U1 values)", capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("key", ["row", "col"])
+def test_coordinates_beyond_int64_are_refused(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    index = {"row": np.array([8]), "col": np.array([24])}
+    line = ["verify", "--input-shape", "5,5", "--kernel", "box:3", "--stage", "matrix", "--expected", "m.npz"]
+    np.savez("m.npz", data=np.ones(1), shape=np.array([9, 25]), **index)
+    assert run(line) == 1
+    for wrong in (2**64 - 1, 2**63, 25):
+        np.savez("m.npz", data=np.ones(1), shape=np.array([9, 25]), **index | {key: np.array([wrong], "u8")})
+        assert run(line) == 2
+    assert "damaged sparse matrix" in capsys.readouterr().err

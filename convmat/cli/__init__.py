@@ -6,19 +6,26 @@ after SIGTERM; 141 when the reader of standard output has gone.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import traceback
 from contextlib import suppress
 from importlib import import_module
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 
 from convmat import __version__
-from convmat.cli.signals import SIGNALS, Stopped, stop
+from convmat.cli.options import unknown_option
+from convmat.cli.output import say, shown_help
+from convmat.cli.signals import SIGNALS, Stopped, leave, stop
 from convmat.errors import ConvmatError
+from convmat.report.encodings import READABLE
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # Each command's module, imported when it is called: a command waits for nothing it does not use.
 _COMMANDS = {
@@ -47,6 +54,34 @@ class _Commands(click.Group):
         module, _ = _COMMANDS[cmd_name]
         command: click.Command = import_module(f"convmat.cli.{module}").command
         return command
+
+    def get_help(self, ctx: click.Context) -> str:
+        return shown_help(super().get_help(ctx))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args[:1] == ["help"]:  # as other programs have it: help, or help COMMAND
+            args = [*args[1:2], "--help"]
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise unknown_option(ctx, error.option_name, "; options of a command come after it") from None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in _COMMANDS and not ctx.resilient_parsing:
+            raise unknown_command(ctx, args[0])
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        names = [
+            CompletionItem(name, help=summary)
+            for name, (_, summary) in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -83,22 +118,42 @@ def cli() -> None:
     Example:
       convmat unroll sample_images/digit.png --k 7 --stride 7
 
-    Inputs are images, .npy files, or - for .npy bytes on standard input. COMMAND --help opens with an
-    example that works in a checkout of the repository.
+    Inputs are images, .npy files, file.npz:name, or - for an image or .npy bytes on standard input.
+    COMMAND --help opens with an example that works in a checkout of the repository.
     """
     ctx = click.get_current_context()
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
+        say(ctx.get_help())
         ctx.exit(2)
+
+
+def unknown_command(ctx: click.Context, name: str) -> click.UsageError:
+    """What to say of a command that there is not."""
+    from convmat.cli.suggestions import COMMANDS, near_name
+
+    near = near_name(name, _COMMANDS, COMMANDS)
+    if near is not None:
+        hint = f" (did you mean '{near}'?)"
+    elif os.path.exists(name):
+        hint = f"; it is a file, and a command comes before it: 'convmat unroll {name}'"
+    else:
+        hint = ""
+    return click.UsageError(f"No such command {name!r}{hint}", ctx)
 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    if sys.stdout is None:
+        # What would be printed to a closed stream is lost; one that refuses it tells so.
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: SIM115  # as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=READABLE)
     for number in SIGNALS:
         # What a script has chosen to ignore stays ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
-    sys.exit(run(sys.argv[1:]))
+    leave(run(sys.argv[1:]))
 
 
 def run(args: list[str]) -> int:
@@ -118,10 +173,10 @@ def run(args: list[str]) -> int:
         _discard(sys.stdout)
         return 141
     except Exception as error:
-        with suppress(OSError):
-            if debug:
+        if debug:
+            with suppress(OSError):
                 traceback.print_exc()
-            _trouble(error)
+        _trouble(error)
         status = 2
     finally:
         _end(sys.stdout)
@@ -132,6 +187,11 @@ def run(args: list[str]) -> int:
 def _invoke(args: list[str]) -> int:
     # Not click's own main, which exits 1 for a closed pipe.
     try:
+        if instruction := os.environ.get("_CONVMAT_COMPLETE"):
+            from convmat.cli.completion import complete
+
+            complete(cli, instruction)
+            return 0
         with cli.make_context("convmat", args) as ctx:
             cli.invoke(ctx)
             if sys.stdout is not None:
@@ -160,7 +220,7 @@ def _trouble(error: Exception) -> None:
         text = f"internal error: {type(error).__name__}: {error}; convmat --debug … shows where"
     from convmat.report.facts import printable
 
-    click.echo(f"convmat: {printable(' '.join(text.split()))}", err=True)
+    say(f"convmat: {printable(' '.join(text.split()))}")
 
 
 def _end(stream: TextIO | None) -> None:

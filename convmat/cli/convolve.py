@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from click.core import ParameterSource
 
 from convmat.cli import options
 
@@ -39,7 +38,7 @@ _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
 )
 @options.figure_option("the layer as the product X_col · W_col = Y, and Y as feature maps")
 @options.theme_option
-@options.output_option
+@options.picture_output_option
 @options.report_options
 def command(
     inputs: tuple[str, ...],
@@ -75,26 +74,21 @@ def command(
     numbers then. Kernels are those of PyTorch's ConvTranspose with --kernel-layout oihw.
     """
     from convmat.cli.output import progress, report, write_images
-    from convmat.report.facts import Seen, input_fact, rows_grid
+    from convmat.report.facts import Seen, absent, rows_grid
 
     if transpose:
-        for name, given in (("--plan", plan), ("--figure", figure is not None)):
-            if given:
-                raise click.UsageError(f"{name} goes without --transpose")
         work = _transposed(inputs, output_padding, input_shape, threads, layout=layout, **layer)
     else:
-        for name in ("output_padding", "input_shape"):
-            if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
-                raise click.UsageError(f"--{name.replace('_', '-')} goes with --transpose")
-        work = _convolved(inputs, threads, figure, layout=layout, **layer)
+        work = _convolved(inputs, threads, plan, figure, layout=layout, **layer)
     rows = math.prod(work.shape[:-1])
     seen = Seen(work.rows, (rows, work.shape[-1]))
     notes = write_images(
         output, progress(seen, rows, quiet), work.shape, work.dtype, layout=layout, keep=work.from_8_bit
     )
-    facts = [input_fact(inputs), *work.facts, *(work.plan_facts() if plan else []), seen.fact(), *notes]
+    facts = [*work.facts, *work.plan_facts(), seen.fact(), *notes, *absent("picture", "figure")]
     if figure is not None and work.draw is not None:
         facts += work.draw(figure, theme)
+    facts += [seen.rows_fact(output)] if work.patches else absent("rows")
     small = seen.whole
     grids = [rows_grid(work.patches, "Y", small)] if work.patches and small is not None else []
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)
@@ -111,15 +105,16 @@ class _Work(NamedTuple):
     patches: ConvGeometry | None
     """Whose patches the rows are of."""
     from_8_bit: bool
+    plan_facts: Callable[[], list[Fact]]
+    """By what plan they were computed, if that was asked for, once they have been had."""
     draw: Callable[[str, str], list[Fact]] | None = None
     """Draw the layer to a file in a theme, once the rows have been had."""
-    plan_facts: Callable[[], list[Fact]] = list
-    """How the rows were computed, once they have been had."""
 
 
 def _convolved(
     inputs: tuple[str, ...],
     threads: int | None,
+    shows_plan: bool,
     figure: str | None,
     *,
     layout: str,
@@ -130,17 +125,21 @@ def _convolved(
     from convmat.report.results import layer_facts, plan_facts
 
     batch, arguments = open_layer(inputs, layout=layout, **layer)
+    # Of the whole batch, before its values are known; what runs are the plans of its parts.
     plan = prepare(batch.empty(), **arguments, threads=threads).plan.for_batch(batch.shape[0])
+    ran: dict[str, Plan] = {}  # the first of each accumulator, which integers choose by their values
     chunks: Iterable[Any] = batch.chunks()
     if figure is not None:
-        from convmat.cli.figures import Kept, check_names, write_layer
+        from convmat.cli.figures import Kept, as_pixels, check_drawable, check_finite, write_layer
         from convmat.files.memory import check_memory
 
-        check_names(plan.geometry, figure)
+        check_drawable(plan.geometry, figure)
+        check_finite(arguments["filters"], arguments["bias"])
         needed = math.prod(plan.output_shape[1:]) * plan.arithmetic.result.itemsize
         check_memory("figure", needed, "draw a smaller image, or fewer filters")
         chunks = kept = Kept(chunks, 1)
-    ran: dict[str, Plan] = {}  # the first of each accumulator, which integers choose by their values
+        image = kept.all()
+        shades = as_pixels(image, "figure")
 
     def computed() -> Iterator[NDArray[Any]]:
         for x in chunks:
@@ -149,7 +148,7 @@ def _convolved(
             yield from stream(todo)
 
     def ran_facts() -> list[Fact]:
-        return plan_facts(list(ran.values())[-1] if ran else plan, list(ran))
+        return plan_facts((list(ran.values()) or [plan]) if shows_plan else [])
 
     rows: Iterable[Any] = computed()
     draw = None
@@ -157,12 +156,11 @@ def _convolved(
         rows = y = Kept(rows, plan.geometry.patches)
 
         def draw(name: str, theme: str) -> list[Fact]:
-            return write_layer(plan.geometry, kept.all(), y.all(), arguments, figure=name, theme=theme)
+            return write_layer(plan.geometry, image, shades, y.all(), arguments, figure=name, theme=theme)
 
-    facts = layer_facts(plan, arguments["flip"], layout)
-    from_8_bit = batch.dtype == "uint8"
-    dtype = plan.arithmetic.result
-    return _Work(plan.output_shape, dtype, rows, facts, plan.geometry, from_8_bit, draw, ran_facts)
+    facts = batch.facts() + layer_facts(plan, arguments["flip"], layout)
+    from_8_bit, dtype = batch.dtype == "uint8", plan.arithmetic.result
+    return _Work(plan.output_shape, dtype, rows, facts, plan.geometry, from_8_bit, ran_facts, draw)
 
 
 def _transposed(
@@ -177,7 +175,7 @@ def _transposed(
 ) -> _Work:
     from convmat.cli.layers import open_transposed_layer
     from convmat.engine import convolve_transpose
-    from convmat.report.results import transposed_facts
+    from convmat.report.results import plan_facts, transposed_facts
 
     batch, geometry, arguments = open_transposed_layer(
         inputs, output_padding, input_shape, layout=layout, flip=flip, **layer
@@ -189,5 +187,7 @@ def _transposed(
 
     dtype = transposed(batch.empty()).dtype
     rows = (transposed(y).reshape(-1, geometry.channels) for y in batch.chunks())
-    facts = transposed_facts(geometry, batch.shape, flip, layout, dtype)
-    return _Work(geometry.input_shape, dtype, rows, facts, None, batch.dtype == "uint8")
+    facts = batch.facts() + transposed_facts(geometry, batch.shape, flip, layout, dtype)
+    return _Work(
+        geometry.input_shape, dtype, rows, facts, None, batch.dtype == "uint8", lambda: plan_facts([])
+    )

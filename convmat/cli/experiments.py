@@ -6,122 +6,151 @@ import csv
 import io
 import json
 import os
-import zlib
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from convmat.cli.datasets import read_dataset
+from convmat.cli.datasets import open_dataset
 from convmat.errors import FileError, SettingError
-from convmat.experiment.digits import draw_digits
+from convmat.experiment.digits import SIZE, draw_digits
 from convmat.experiment.divergence import Divergence
-from convmat.experiment.run import Epoch, Experiment, Settings
-from convmat.files.archives import read_array, write_archive
+from convmat.experiment.record import RECORD, array_kinds
+from convmat.experiment.run import Epoch, Experiment
+from convmat.experiment.settings import OPTIMIZERS, Settings
+from convmat.files.archives import write_archive
 from convmat.files.memory import check_memory
-from convmat.files.outputs import open_output, writing
+from convmat.files.outputs import check_apart, open_output, remove_output
+from convmat.files.records import RecordFile, packed
+from convmat.files.schema import record_of
 from convmat.report.tables import json_text
-from convmat.report.training import summary_facts
+from convmat.watching import Watch, unwatched
+
+if TYPE_CHECKING:
+    from convmat.report.facts import Fact
 
 _DRAWN = "digits drawn by the seed"
+_WEIGHTS = "weights.npz"
+_REMEDY = "begin a run anew with -o"
 _LOSSES = tuple(f"{name}_loss" for name in Epoch._fields[1:])
+_FIGURES = ("loss", "weights", "reconstructions", "divergence")
+OWNED = (
+    *("history.csv", "summary.json", _WEIGHTS, "divergence.csv", "networks.png"),
+    *(f"{figure}_{optimizer}.png" for figure in _FIGURES for optimizer in OPTIMIZERS),
+)
+"""Every file that a run may write; those that it does not are of another run."""
 
 
-class Opened(NamedTuple):
-    """An experiment, and what its data is called."""
-
-    experiment: Experiment
-    data: str | None
-    digest: int
-    """Of the images: those of a resumed run have to be the same."""
-
-    @property
-    def data_text(self) -> str:
-        """The data's name, for people."""
-        return self.data or _DRAWN
+def data_text(experiment: Experiment) -> str:
+    """The data's name, for people."""
+    return experiment.data or _DRAWN
 
 
-def begin(settings: Settings, data: str | None) -> Opened:
-    """An experiment on the images of `data`, or on drawn ones."""
-    images = draw_digits(settings.images, settings.seed) if data is None else read_dataset(data)
-    check_memory("filters", settings.nbytes(images.shape[1:]), "give fewer filters or images")
-    return Opened(Experiment(settings, images), data, zlib.crc32(images.tobytes()))
+def begin(
+    settings: Settings, data: str | None, folder: str | None = None, watch: Watch = unwatched
+) -> Experiment:
+    """An experiment on the images of `data`, or on drawn ones, whose results are to be written in a folder.
+
+    It is refused before they are read or drawn.
+
+    Raises:
+        FileError: the images cannot be read, or would be written over.
+    """
+    if folder is not None and data is not None:
+        check_apart([folder, *(os.path.join(folder, name) for name in OWNED)], [data])
+    if data is None:
+        shape, nbytes = (settings.images, SIZE, SIZE, 1), settings.images * SIZE * SIZE
+        _check_memory(settings, shape, nbytes)
+        images = draw_digits(settings.images, settings.seed, watch)
+    else:
+        dataset = open_dataset(data)
+        settings.check_images(dataset.shape)
+        _check_memory(settings, dataset.shape, dataset.nbytes)
+        images = dataset.read()
+    return Experiment(settings, images, watch, data)
 
 
-def resume(folder: str, given: dict[str, Any], data: str | None) -> Opened:
+def _check_memory(settings: Settings, shape: tuple[int, ...], nbytes: int) -> None:
+    asked = settings.memory(shape[1:])
+    check_memory(max(asked, key=asked.__getitem__), sum(asked.values()) + nbytes, "give a smaller one")
+
+
+def resume(
+    folder: str,
+    given: Mapping[str, Any],
+    data: str | None,
+    output: str | None = None,
+    watch: Watch = unwatched,
+) -> Experiment:
     """The experiment in a folder, as far as it had come; `given` are settings that were named anew.
 
+    It goes on in the folder `output`, or in its own.
+
     Raises:
-        FileError: the folder holds none. SettingError: another setting than the run was begun with, but for
-            `epochs`, or other images.
+        FileError: the folder holds none, or a damaged one; nothing of it is used then. SettingError: another
+            setting than the run was begun with, but for `epochs`, or other images.
     """
-    name = _weights_file(folder)
-    try:
-        record = json.loads(read_array(name, "record").tobytes())
-        kept, began, digest = record["settings"], record["data"], record["digest"]
-        settings = Settings(**kept | {key: given[key] for key in ("epochs",) if key in given})
-    except (ValueError, TypeError, KeyError):
-        raise FileError(name, "holds no run that could go on; begin one with -o") from None
-    for key, value in json.loads(json.dumps(given | ({} if data is None else {"data": data}))).items():
-        before = began if key == "data" else kept[key]
+    name = os.path.join(folder, _WEIGHTS)
+    with record_of(name, _REMEDY):
+        kept = RecordFile(
+            name, RECORD, lambda r: array_kinds(Settings(**r["settings"]), tuple(r["image_shape"]))
+        )
+    settings, began, digest = (kept.record[key] for key in ("settings", "data", "digest"))
+    for key, value in json.loads(json.dumps(dict(given) | ({} if data is None else {"data": data}))).items():
+        before = began if key == "data" else settings[key]
         if key != "epochs" and value != before:
             raise SettingError(key, f"{value} was {before} when the run in {folder} began; leave it out")
-    opened = begin(settings, began)
-    if opened.digest != digest:
+    epochs = {key: value for key, value in given.items() if key == "epochs"}
+    experiment = begin(Settings(**settings | epochs), began, output or folder, watch)
+    if experiment.digest != digest:
         raise FileError(began or name, f"has other images than when the run in {folder} began")
-    opened.experiment.resume(record, lambda key: read_array(name, key))
-    return opened
+    with record_of(name, _REMEDY):
+        experiment.resume(kept.record, kept.array)
+    return experiment
 
 
-def make_folder(folder: str) -> None:
-    """Make the folder where there is none, so that what is wrong with it shows before the work.
+def save(experiment: Experiment, folder: str, facts: Sequence[Fact]) -> bool:
+    """Write all that there is of the runs: the record, history, summary, divergence and figures.
 
-    Raises:
-        FileError: it cannot be made, or is a file.
-    """
-    if folder == "-":
-        raise FileError("standard output", "holds no folder of files; name one with -o")
-    with writing(folder or "''"):
-        os.makedirs(folder, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise FileError(folder, "is write-protected; name another folder")
-
-
-def save(opened: Opened, folder: str) -> None:
-    """Write weights.npz, all that a run needs to go on, in one step."""
-    record = opened.experiment.record() | {"data": opened.data, "digest": opened.digest}
-    packed = np.frombuffer(json.dumps(record).encode(), np.uint8)
-    write_archive(_weights_file(folder), {"record": packed} | opened.experiment.arrays())
-
-
-def write_results(opened: Opened, folder: str) -> None:
-    """Write what is derived from the runs: history.csv, summary.json, divergence.csv, figures.
+    They get there together, at the end of the block of `together` around it. Files of a run that this one
+    does not write go. Returns whether there are figures, for which matplotlib is needed.
 
     Raises:
-        FileError: one of them cannot be written. ModuleNotFoundError: there is no matplotlib; all but the
-            figures are written.
+        FileError: one of them cannot be written; the folder is what it was. SettingError: a weight is no
+            number.
     """
-    runs = opened.experiment.runs
+    record = packed(experiment.record(), experiment.arrays())
+    drawn = _figures(experiment)
+    texts = _texts(experiment, facts) | (drawn or {})
+    write_archive(os.path.join(folder, _WEIGHTS), record)
+    for name, data in texts.items():
+        with open_output(os.path.join(folder, name), len(data)) as stream:
+            stream.write(data)
+    for name in OWNED:
+        if name not in texts and name != _WEIGHTS:
+            remove_output(os.path.join(folder, name))
+    return drawn is not None
+
+
+def _texts(experiment: Experiment, facts: Sequence[Fact]) -> dict[str, bytes]:
+    """What is derived from the runs, by file name."""
+    runs = experiment.runs
     rows = [(name, *epoch) for name, run in runs.items() for epoch in run.history]
-    _write(folder, "history.csv", _csv(("optimizer", "epoch", *_LOSSES), rows))
-    facts, _ = summary_facts(opened.experiment, opened.data_text)
-    _write(folder, "summary.json", json_text(facts).encode())
-    if opened.experiment.settings.probe_divergence:
+    found = {
+        "history.csv": _csv(("optimizer", "epoch", *_LOSSES), rows),
+        "summary.json": json_text(facts).encode(),
+    }
+    if experiment.settings.probe_divergence:
         steps = [(name, *d) for name, run in runs.items() for d in run.divergence]
-        _write(folder, "divergence.csv", _csv(("optimizer", *Divergence._fields), steps))
-    from convmat.report.curves import figures
-
-    for name, picture in figures(opened.experiment).items():
-        _write(folder, name, picture)
+        found["divergence.csv"] = _csv(("optimizer", *Divergence._fields), steps)
+    return found
 
 
-def _weights_file(folder: str) -> str:
-    return os.path.join(folder, "weights.npz")
-
-
-def _write(folder: str, name: str, data: bytes) -> None:
-    with open_output(os.path.join(folder, name), len(data)) as stream:
-        stream.write(data)
+def _figures(experiment: Experiment) -> dict[str, bytes] | None:
+    """Figures by file name; None where there is no matplotlib."""
+    try:
+        from convmat.report.curves import figures
+    except ModuleNotFoundError:
+        return None
+    return figures(experiment)
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:

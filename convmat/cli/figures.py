@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
-import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convmat.errors import ShapeError
-from convmat.files.images import (
-    check_animation_name,
-    check_picture_name,
-    to_pixels,
-    write_animation,
-    write_picture,
-)
+from convmat.files.images import to_pixels, write_animation, write_picture
 from convmat.files.memory import check_memory
 from convmat.report.facts import Fact, bytes_text
 from convmat.report.figures.canvas import THEMES
 from convmat.report.figures.patches import as_image, busiest, draw_patches, plan_patches
-from convmat.report.tables import write_text
+from convmat.watching import Watch, unwatched
 
 if TYPE_CHECKING:
     from convmat.geometry import ConvGeometry, Place
     from convmat.report.figures.patches import PatchPlan
 
 
+_NO_SHADE = "complex, NaN or infinite results have no shade; leave it out"
+
+
 class Kept:
     """Chunks of images, or of rows, on their way; of those from number `first` on, `count` are kept."""
 
     def __init__(self, chunks: Iterable[NDArray[Any]], count: int, first: int = 0) -> None:
-        self._chunks, self._kept = iter(chunks), list[NDArray[Any]]()
+        self._chunks, self._kept = self._noted(chunks), list[NDArray[Any]]()
+        self._ahead = deque[NDArray[Any]]()
         self._wanted = range(first, first + count)
         self._passed = 0
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
-        for x in self._chunks:
+        while self._ahead:
+            yield self._ahead.popleft()
+        yield from self._chunks
+
+    def all(self) -> NDArray[Any]:
+        """Those kept, in one array; what has not passed yet is read ahead, only as far as it is needed."""
+        while self._passed < self._wanted.stop and (x := next(self._chunks, None)) is not None:
+            self._ahead.append(x)
+        return np.concatenate(self._kept)
+
+    def _noted(self, chunks: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+        for x in chunks:
             start = self._passed
             self._passed += len(x)
             part = x[max(self._wanted.start - start, 0) : max(self._wanted.stop - start, 0)]
@@ -46,23 +54,13 @@ class Kept:
                 self._kept.append(part.copy())
             yield x
 
-    def all(self) -> NDArray[Any]:
-        """Those kept, in one array; what has not passed yet is read only as far as it is needed."""
-        while self._passed < self._wanted.stop and next(iter(self), None) is not None:
-            pass
-        return np.concatenate(self._kept)
 
-
-def check_names(geometry: ConvGeometry, figure: str | None, animation: str | None = None) -> None:
+def check_drawable(geometry: ConvGeometry, figure: str | None, animation: str | None = None) -> None:
     """Refuse, before any work, what can be no picture; a preview is one without a name.
 
     Raises:
-        FileError: a name that is no picture's. GeometryError, ShapeError: three spatial axes, no images.
+        GeometryError, ShapeError: three spatial axes, no images.
     """
-    if figure is not None:
-        check_picture_name(figure)
-    if animation is not None:
-        check_animation_name(animation)
     option = _option(figure, animation)
     as_image(geometry, option)
     if not geometry.batch:
@@ -100,10 +98,11 @@ def write_patches(
     animation: str | None = None,
     places: list[Place] | None = None,
     theme: str,
+    watch: Watch = unwatched,
 ) -> list[Fact]:
     """Draw patches and their rows of X_col; the images are those that `plan_patches` shows, or None.
 
-    Returns facts: what was drawn.
+    Returns facts: what was drawn. `watch` hands on the pictures of an animation.
     """
     pixels, how = (None, "") if images is None else as_pixels(images, _option(figure, animation))
     if images is not None and images.ndim == 3:  # one axis
@@ -119,7 +118,8 @@ def write_patches(
         from convmat.report.figures.animation import animate
 
         plan = plan_patches(geometry, padding_mode, order, moving=True, focus=focus)
-        count, nbytes = write_animation(animation, animate(plan, pixels, images, THEMES[theme]))
+        frames = watch(animate(plan, pixels, images, THEMES[theme]), len(plan.frames))
+        count, nbytes = write_animation(animation, frames)
         part = f" of the {geometry.patches}" if count < geometry.patches else ""
         note = f"{count}{part} patches, {bytes_text(nbytes)} bytes"
         if part:
@@ -128,24 +128,17 @@ def write_patches(
     return facts
 
 
-def write_preview(
-    geometry: ConvGeometry, padding_mode: str, images: NDArray[Any], output: str | None
-) -> None:
-    """Show the first images and their patches where the table is shown: see `preview_text`."""
-    from convmat.report.preview import preview_text
-
-    stream = sys.stderr if output == "-" else sys.stdout
-    if stream is None:
-        return
-    text = preview_text(geometry, padding_mode, as_pixels(images, "preview")[0], stream)
-    with suppress(OSError) if output == "-" else nullcontext():
-        write_text(text, stream)
-        stream.flush()
+def check_finite(filters: NDArray[Any], bias: NDArray[Any] | None) -> None:
+    """Raise ShapeError, before any work, for a layer whose results have no shade."""
+    for values in (filters, bias):
+        if values is not None and (values.dtype.kind == "c" or not np.isfinite(values).all()):
+            raise ShapeError("figure", _NO_SHADE)
 
 
 def write_layer(
     geometry: ConvGeometry,
     images: NDArray[Any],
+    shades: tuple[NDArray[np.uint8], str],
     rows: NDArray[Any],
     layer: dict[str, Any],
     *,
@@ -154,14 +147,14 @@ def write_layer(
 ) -> list[Fact]:
     """Draw a layer, whose arguments are those of `convolve`, as a product.
 
-    `images` is the first image, (1, *spatial, C), and `rows` its Y, (P, K). Returns facts: what was drawn.
+    `images` is the first image, (1, *spatial, C), `shades` what `as_pixels` makes of it, and `rows` its Y,
+    (P, K). Returns facts: what was drawn.
     """
     from convmat.report.figures.product import draw_product, plan_product
 
-    filters = layer["filters"]
-    pixels, how = as_pixels(images, "figure")
+    filters, (pixels, how) = layer["filters"], shades
     if rows.dtype.kind == "c" or not np.isfinite(rows).all():
-        raise ShapeError("figure", "complex, NaN or infinite results have no shade; leave it out")
+        raise ShapeError("figure", _NO_SHADE)
     if layer["flip"]:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
     image, shown, y = images[0], pixels[0], rows.reshape(*geometry.output_size, -1)

@@ -7,8 +7,18 @@ import click
 from convmat.cli import options
 
 
-@click.command("flatten-filters", cls=options.Command)
-@click.argument("kernels", metavar="KERNELS")
+class _Command(options.Command):
+    """A command whose argument may be numbers that begin with a minus, and then is no option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from convmat.files.numbers import is_typed
+
+        shown = [f" {arg}" if arg.startswith("-") and is_typed(arg) else arg for arg in args]
+        return super().parse_args(ctx, shown)
+
+
+@click.command("flatten-filters", cls=_Command)
+@click.argument("kernels", metavar="KERNELS", type=options.File(kernels=True))
 @options.kernel_layout_option
 @options.order_option
 @options.groups_option
@@ -31,8 +41,9 @@ def command(
     Example:
       convmat flatten-filters sample_images/edges_8x3x3x3.npy
 
-    KERNELS is an .npy file, - or a name such as sobel-x. Two axes are one filter, three (K, kh, kw) are
-    single-channel filters, four are K filters with channels in --kernel-layout.
+    KERNELS is an .npy, .txt or .csv file, -, numbers as in '1 0 -1; 2 0 -2; 1 0 -1', or a name such as
+    sobel-x. Two axes are one filter, three (K, kh, kw) are single-channel filters, four are K filters with
+    channels in --kernel-layout.
     """
     from convmat.cli.layers import read_kernels
     from convmat.cli.output import report
@@ -40,6 +51,7 @@ def command(
     from convmat.patches import flatten_filters
     from convmat.report.results import filters_grid, kernel_facts
 
+    kernels = kernels.strip()
     filters = read_kernels(kernels, dims or 2, kernel_layout)
     w_col = flatten_filters(filters, groups, order=order)
     if output is not None:

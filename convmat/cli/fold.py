@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("fold", cls=options.Command)
-@click.argument("x_col", metavar="X")
+@click.argument("x_col", metavar="X", type=options.File())
 @click.option(
     "--input-shape",
     type=options.InputShape(),
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @options.dims_option
 @options.layout_option
 @options.threads_option
-@options.output_option
+@options.picture_output_option
 @options.report_options
 def command(
     x_col: str,
@@ -69,7 +69,7 @@ def command(
     from convmat.cli.output import progress, report, warn, write_images
     from convmat.files.npy import NpyInput
     from convmat.patches import fold_dtype, fold_stream
-    from convmat.report.facts import Seen, geometry_facts, input_fact
+    from convmat.report.facts import Seen, absent, geometry_facts, input_fact
     from convmat.report.results import fold_facts, uncovered_text
 
     axes = options.axes_of(dims, kernel_size, stride, dilation)
@@ -86,7 +86,7 @@ def command(
     )
     facts = [input_fact([x_col]), *geometry_facts(geometry)]
     facts += fold_facts(geometry, patches.shape, overlap, order, layout, dtype)
-    report([*facts, seen.fact(), *notes], output=output, as_json=as_json, quiet=quiet)
+    report([*facts, seen.fact(), *notes, *absent("picture")], output=output, as_json=as_json, quiet=quiet)
     if geometry.coverage().uncovered:
         warn(
             f"{geometry.coverage().uncovered} pixels of each image are in no patch and became 0: "

@@ -8,14 +8,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
+from click.core import ParameterSource
 from numpy.typing import NDArray
 
+from convmat.cli.options import refuse
+from convmat.cli.output import warn
+from convmat.doubts import likelier_layout
 from convmat.errors import GeometryError, ShapeError
-from convmat.files.npy import NpyInput, is_npy
+from convmat.files.npy import MAGIC, NpyInput, is_npy
+from convmat.files.streams import Pipe, is_pipe
 from convmat.geometry import ConvGeometry
-from convmat.layouts import to_batch, to_batch_shape
+from convmat.layouts import said_axes, to_batch, to_batch_shape
 from convmat.patches import check_x_col
+from convmat.report.facts import Fact, input_fact, turned_fact
 
 if TYPE_CHECKING:
     from convmat.files.images import ImageInput
@@ -45,6 +52,17 @@ class Batch:
         if not isinstance(source, NpyInput) or len(source.shape) == self.dims:
             return None
         return source.shape[-1] if layout == "nhwc" else source.shape[-self.dims - 1]
+
+    @property
+    def alpha(self) -> bool:
+        """Whether the last channel is an image's transparency."""
+        return any(not isinstance(source, NpyInput) and source.has_alpha for source in self.sources)
+
+    def facts(self) -> list[Fact]:
+        """What was read, and which pictures were turned as their EXIF says; their keys are always there."""
+        images = [source for source in self.sources if not isinstance(source, NpyInput)]
+        turned = [(image.name, image.turned) for image in images if image.turned is not None]
+        return [input_fact([source.name for source in self.sources]), turned_fact(turned, len(self.sources))]
 
     def empty(self) -> NDArray[Any]:
         """A batch of none of these images: all that their headers say."""
@@ -108,15 +126,26 @@ def open_batch(
         except ShapeError as error:
             fit = f"--dims {len(source.shape)} would fit" if 0 < len(source.shape) < dims else ""
             raise ShapeError(source.name, f"{error.problem}; {fit or 'see --dims and --layout'}") from None
+        if isinstance(source, NpyInput):
+            warn_of_layout(source.name, source.shape, dims)
     kinds = [(shape[1:], source.dtype) for shape, source in zip(shapes, sources, strict=True)]
     usual = Counter(kinds).most_common(1)[0][0]
     for source, kind in zip(sources, kinds, strict=True):
         if kind != usual:
+            transparent = {kind[0][-1], usual[0][-1]} in ({1, 2}, {3, 4}) and kind[0][:-1] == usual[0][:-1]
             raise ShapeError(
                 source.name,
-                f"is {_said(kind)}, the others are {_said(usual)}; a batch has images of one size and dtype",
+                f"is {_said(kind)}, the others are {_said(usual)}; a batch has images of one size and dtype"
+                + (": --alpha drop leaves out transparency" if transparent else ""),
             )
+    if all(isinstance(source, NpyInput) for source in sources):
+        refuse_image_options()
     return Batch((sum(s[0] for s in shapes), *usual[0]), usual[1], sources, dims, layout)
+
+
+def refuse_image_options() -> None:
+    """Refuse what is asked of images, where none is read."""
+    refuse(("frame", "alpha"), "is for images, and there is none")
 
 
 def shape_batch(shape: tuple[int, ...], dims: int, layout: str) -> Batch:
@@ -125,6 +154,7 @@ def shape_batch(shape: tuple[int, ...], dims: int, layout: str) -> Batch:
     Raises:
         ShapeError: a shape that does not fit `dims`. GeometryError: sizes below 1.
     """
+    refuse_image_options()
     if min(shape) < 1:
         raise GeometryError("input_shape", f"got {shape}; sizes and channels must be at least 1")
     try:
@@ -133,6 +163,7 @@ def shape_batch(shape: tuple[int, ...], dims: int, layout: str) -> Batch:
         raise ShapeError("input_shape", f"{error.problem}; see --dims and --layout") from None
     except ValueError:  # NumPy's own limit on how much a shape may hold
         raise GeometryError("input_shape", f"{shape} is more than any array can hold; give less") from None
+    warn_of_layout("--input-shape", shape, dims)
     return Batch(seen.shape, seen.dtype, [], dims, layout)
 
 
@@ -154,7 +185,7 @@ def folded_geometry(
     geometry = ConvGeometry(
         input_batch_shape(input_shape, dims, layout), kernel_size, stride, padding, dilation
     )
-    if len(input_shape) < dims + 2:
+    if not said_axes(input_shape, dims, layout)[0]:
         rows = math.prod(x_shape[:-1])
         images, rest = divmod(rows, geometry.patches)
         geometry = geometry if rest else geometry.for_batch(images)
@@ -165,17 +196,52 @@ def folded_geometry(
 def input_batch_shape(shape: tuple[int, ...], dims: int, layout: str) -> tuple[int, ...]:
     """What `--input-shape` says as (N, *spatial, C); where it leaves them out N and C are 1."""
     try:
-        return to_batch_shape(shape, dims, layout)
+        found = to_batch_shape(shape, dims, layout)
     except ShapeError as error:
         raise ShapeError("input_shape", f"{error.problem}; see --dims and --layout") from None
+    warn_of_layout("--input-shape", shape, dims)
+    return found
+
+
+def is_default(option: str) -> bool:
+    """Whether an option of the command that runs was left at its default; what was said is not doubted."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and ctx.get_parameter_source(option) is ParameterSource.DEFAULT
+
+
+def warn_of_doubt(text: str) -> None:
+    """Print a warning on standard error, unless the command that runs is to be quiet."""
+    warn(text, bool(click.get_current_context().params.get("quiet")))
+
+
+def warn_of_layout(subject: str, shape: tuple[int, ...], dims: int) -> None:
+    """Warn of an array that is hardly meant as `--layout`, where that was not said, has it read."""
+    likelier = likelier_layout(shape, dims) if is_default("layout") else None
+    if likelier is None:
+        return
+    n, *size, c = to_batch_shape(shape, dims)
+    other_n, *other_size, other_c = to_batch_shape(shape, dims, likelier)
+    warn_of_doubt(
+        f"{subject}: {shape} is read as {_images(n, size, c)}; for {_images(other_n, other_size, other_c)} "
+        f"give --layout {likelier}, or else --layout nhwc"
+    )
+
+
+def _images(count: int, size: list[int], channels: int) -> str:
+    pixels = " × ".join(map(str, size)) if len(size) > 1 else f"{size[0]} pixels"
+    return (
+        f"{count} image{'s' if count != 1 else ''} of {pixels} with {channels} "
+        f"channel{'s' if channels != 1 else ''}"
+    )
 
 
 def _open(name: str, frame: int | None, alpha: str) -> NpyInput | ImageInput:
-    if is_npy(name):
-        return NpyInput(name)
+    pipe = Pipe(name) if is_pipe(name) else None
+    if is_npy(name) if pipe is None else pipe.peek(len(MAGIC)).startswith((MAGIC, b"PK")):
+        return NpyInput(name, pipe)
     from convmat.files.images import ImageInput  # Pillow, only where there is an image
 
-    return ImageInput(name, frame, alpha)
+    return ImageInput(name, frame, alpha, pipe)
 
 
 def _layout(source: NpyInput | ImageInput, layout: str) -> str:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.cli.inputs import Batch, input_batch_shape, open_batch, shape_batch
+from convmat.cli.inputs import Batch, input_batch_shape, is_default, open_batch, shape_batch, warn_of_doubt
 from convmat.cli.options import axes_of, pads_of
 from convmat.cli.output import drain
+from convmat.doubts import likelier_kernel_layout
 from convmat.errors import FileError, GeometryError, ShapeError
 from convmat.files.npy import NpyInput
+from convmat.files.numbers import is_text, is_typed, parse_numbers
+from convmat.files.streams import is_pipe
 from convmat.geometry import ConvGeometry, transpose_geometry
 from convmat.kernels import NAMES, is_kernel_name, named_kernel
-from convmat.layouts import KERNEL_LAYOUTS, to_batch, to_filters
+from convmat.layouts import KERNEL_LAYOUTS, output_layout, said_axes, to_batch, to_filters
 from convmat.patches import check_filter_groups
+
+if TYPE_CHECKING:
+    from convmat.verification import Report
 
 
 def open_layer(
@@ -47,7 +55,10 @@ def open_layer(
     `transpose` the input is the layer's Y.
     """
     if kernel is None:
-        raise click.UsageError(f"Missing option '--kernel'; give an .npy file or one of {', '.join(NAMES)}")
+        names = ", ".join(NAMES)
+        raise click.UsageError(
+            f"Missing option '--kernel'; give an .npy file or one of {names}, or numbers: '1 0 -1; 2 0 -2'"
+        )
     if (*inputs, kernel, bias, expected).count("-") > 1:
         raise ShapeError("standard input", "is named twice; it can be read once")
     axes = axes_of(dims, stride, dilation)
@@ -57,8 +68,15 @@ def open_layer(
         batch = shape_batch(input_shape, axes, layout)
     kernels = _load_kernels(kernel, axes)
     filters = to_filters(kernels, axes, kernel_layout)
+    if transpose:  # else the input's channels show what kernels are for it
+        _warn_of_kernels(kernel, kernels.shape, axes)
     fit = fit_to_outputs if transpose else fit_to_channels
-    filters, groups = fit(filters, batch.shape[-1], groups, depthwise)
+    try:
+        filters, groups = fit(filters, batch.shape[-1], groups, depthwise)
+    except ShapeError as error:
+        if not (batch.alpha and filters.shape[-1] * groups == batch.shape[-1] - 1):
+            raise
+        raise ShapeError("filters", f"{error.problem}; or leave transparency out by --alpha drop") from None
     if (
         not transpose
         and filters.shape[-1] * groups != batch.shape[-1]
@@ -76,7 +94,7 @@ def open_layer(
         "padding": pads_of(padding, axes),
         "dilation": dilation,
         "groups": groups,
-        "bias": None if bias is None else NpyInput(bias).read(),
+        "bias": None if bias is None else _read_bias(bias),
         "flip": flip,
         "padding_mode": padding_mode,
     }
@@ -84,19 +102,19 @@ def open_layer(
 
 def open_linear_layer(
     source: str | None, input_shape: tuple[int, ...] | None, *, layout: str, **layer: Any
-) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """The input's shape, (N, *spatial, C), and the arguments of a layer without bias.
+) -> tuple[Batch, dict[str, Any]]:
+    """The input, of which only the shape matters, and the arguments of a layer without bias.
 
-    The shape is `input_shape`, or that of the input `source`, whose data do not matter.
+    It is an array of `input_shape`, or the input `source`, of which a pipe is read to its end.
     """
     if (source is None) == (input_shape is None):
         raise click.UsageError("Give either INPUT or --input-shape, to say how large the layer's input is")
     inputs = () if source is None else (source,)
     batch, arguments = open_layer(inputs, bias=None, layout=layout, input_shape=input_shape, **layer)
-    if source == "-":
+    if source is not None and is_pipe(source):
         drain(batch.chunks())  # whoever writes to us should not be cut off
     del arguments["bias"]
-    return batch.shape, arguments
+    return batch, arguments
 
 
 def open_transposed_layer(
@@ -127,8 +145,8 @@ def open_transposed_layer(
     channels = filters.shape[-1] * groups
     if input_shape is not None:
         n, *size, c = input_batch_shape(input_shape, batch.dims, layout)
-        said = len(input_shape) - batch.dims  # C, then N, may be left out
-        input_shape = (n if said == 2 else batch.shape[0], *size, c if said else channels)
+        said_n, said_c = said_axes(input_shape, batch.dims, layout)
+        input_shape = (n if said_n else batch.shape[0], *size, c if said_c else channels)
     geometry = transpose_geometry(
         batch.shape,
         channels,
@@ -143,20 +161,49 @@ def open_transposed_layer(
     return batch, geometry, arguments
 
 
-def as_result(array: NDArray[Any], rows: tuple[int, int], dims: int, layout: str) -> NDArray[Any]:
-    """A result to judge, (N, *out, K) or (rows, K), of an array as its file has it.
+def results(array: NDArray[Any], shape: tuple[int, ...], layout: str) -> dict[str, NDArray[Any]]:
+    """A result to judge, (N, *out, K), of an array as its file has it: each reading that fits, by name.
 
-    It is the rows of X_col · W_col, of shape `rows`, the same for each image, or Y in any form an input has.
+    What was said comes first: Y in `layout`, in any form that an input has. "rows" is X_col · W_col,
+    (N·P, K), or (N, P, K) as matmul makes it of unroll --per-image; with one axis, channels first and
+    K = L_out both may fit. Where neither does there is Y as it was said, as far as it can be read so.
     """
-    shape = array.shape
-    if array.ndim == 3 and (shape[0] * shape[1], shape[2]) == rows:
-        return array.reshape(rows)  # as matmul makes it of unroll --per-image
-    return array if shape == rows else as_images(array, dims, layout)
+    said = as_images(array, len(shape) - 2, layout)
+    found = {layout: said} if said.shape == shape else {}
+    rows = math.prod(shape[1:-1])
+    same = found and output_layout(layout) == "nhwc"  # whose elements are in the order of the rows
+    if array.shape in ((shape[0] * rows, shape[-1]), (shape[0], rows, shape[-1])) and not same:
+        found["rows"] = array.reshape(shape)
+    return found or {layout: said}
+
+
+def first_equal(
+    readings: dict[str, NDArray[Any]], judge: Callable[[NDArray[Any]], Report]
+) -> tuple[str, Report]:
+    """The name and the verdict of the first reading that is equal, else of the first."""
+    found = {}
+    for name, result in readings.items():
+        found[name] = judge(result)
+        if found[name]:
+            return name, found[name]
+    return next(iter(found.items()))
 
 
 def as_images(array: NDArray[Any], dims: int, layout: str) -> NDArray[Any]:
     """Images, (N, *spatial, C), of an array in `layout`; one that cannot be read so is left as it is."""
     return to_batch(array, dims, layout) if dims <= array.ndim <= dims + 2 else array
+
+
+def places_in(
+    array: NDArray[Any], read: Callable[[NDArray[Any]], NDArray[Any]]
+) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
+    """From an index of what `read` makes of an array, a view, to that of the same element in the array."""
+
+    def place(at: tuple[int, ...]) -> tuple[int, ...]:
+        number = read(np.arange(array.size).reshape(array.shape))[at]
+        return tuple(int(i) for i in np.unravel_index(number, array.shape))
+
+    return place
 
 
 def _what_would_fit(kernels: NDArray[Any], batch: Batch, groups: int) -> str:
@@ -170,7 +217,9 @@ def _what_would_fit(kernels: NDArray[Any], batch: Batch, groups: int) -> str:
     filters, depth = len(kernels), kernels.shape[-1]
     if channels % depth == 0 and filters % (channels // depth) == 0 and groups == 1:
         found.append(f"--groups {channels // depth}")
-    other = "nchw" if batch.layout == "nhwc" else "nhwc"
+    if batch.alpha and depth * groups == channels - 1:
+        found.append("--alpha drop")
+    other = "nchw" if batch.layout != "nchw" else "nhwc"
     if batch.channels_as(other) == depth * groups:
         found.append(f"--layout {other}")
     if found:
@@ -179,16 +228,58 @@ def _what_would_fit(kernels: NDArray[Any], batch: Batch, groups: int) -> str:
 
 
 def read_kernels(name: str, dims: int, kernel_layout: str) -> NDArray[Any]:
-    """Kernels from a file, or by name where there is no such file, as (K, *kernel, C/groups)."""
-    return to_filters(_load_kernels(name, dims), dims, kernel_layout)
+    """Kernels from a file, typed, or by name, as (K, *kernel, C/groups), for an input that is not known."""
+    kernels = _load_kernels(name, dims)
+    _warn_of_kernels(name, kernels.shape, dims)
+    return to_filters(kernels, dims, kernel_layout)
 
 
 def _load_kernels(name: str, dims: int) -> NDArray[Any]:
+    """Kernels as they are given; typed ones, and those of text, are one filter, or K of one axis."""
     if is_kernel_name(name) and not os.path.exists(name):
         return named_kernel(name, dims)
-    if name != "-" and not os.path.exists(name) and not name.endswith(".npy") and ".npz:" not in name:
-        raise FileError(name, f"is neither a file nor one of {', '.join(NAMES)}")
-    return NpyInput(name).read()
+    if is_typed(name):
+        kernels = parse_numbers(name, "filters")
+        if kernels.size == 1 and ";" not in name:
+            raise ShapeError("filters", f"{name!r} is one number; write a kernel of 1 × 1 as '{name};'")
+    elif is_pipe(name) or os.path.exists(name) or _is_array_name(name):
+        kernels = NpyInput(name).read()
+    else:
+        names = ", ".join(NAMES)
+        raise FileError(name, f"is neither a file nor one of {names}, nor numbers as in '1 0 -1; 2 0 -2'")
+    of_text = is_typed(name) or is_text(name)
+    return kernels[0] if of_text and dims == len(kernels) == 1 else kernels
+
+
+def _is_array_name(name: str) -> bool:
+    return is_text(name) or name.endswith((".npy", ".npz")) or ".npz:" in name
+
+
+def _warn_of_kernels(name: str, shape: tuple[int, ...], dims: int) -> None:
+    """Warn of kernels that are hardly meant as `--kernel-layout`, where that was not said, has them read."""
+    likelier = likelier_kernel_layout(shape, dims) if is_default("kernel_layout") else None
+    if likelier is None:
+        return
+    size = " × ".join(map(str, shape[1 : dims + 1]))
+    read = f"{name}: {shape} is read as {shape[0]} filters of {size}"
+    if likelier == "hwc":
+        warn_of_doubt(
+            f"{read} with 1 channel; for one filter of several channels save it as (1, *kernel, C), as "
+            "array[None] is if they come last, or else give --kernel-layout ohwi"
+        )
+    else:
+        warn_of_doubt(
+            f"{read} with {shape[-1]} channel{'s' if shape[-1] != 1 else ''}; did you mean --kernel-layout "
+            f"{likelier}? Else give --kernel-layout ohwi"
+        )
+
+
+def _read_bias(name: str) -> NDArray[Any]:
+    """A bias, (K,), of a file or typed; as text it is a line or a column."""
+    if not is_typed(name) and not is_text(name):
+        return NpyInput(name).read()
+    bias = parse_numbers(name, "bias") if is_typed(name) else NpyInput(name).read()
+    return bias.reshape(-1) if 1 in bias.shape else bias
 
 
 def fit_to_channels(

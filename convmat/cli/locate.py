@@ -60,23 +60,29 @@ def command(
     (x,c with --dims 1; z,y,x,c with --dims 3), whatever the --layout. With --order chw, columns are those of
     unroll --order chw, the rows of PyTorch's unfold, and the column of the hwc order is shown beside.
     """
-    from convmat.cli.inputs import open_batch
+    import numpy as np
+
+    from convmat.cli.inputs import Batch, input_batch_shape, open_batch, refuse_image_options
     from convmat.cli.output import drain, report
     from convmat.errors import ShapeError
+    from convmat.files.streams import is_pipe
     from convmat.geometry import ConvGeometry
-    from convmat.layouts import to_batch_shape
-    from convmat.report.facts import input_fact
     from convmat.report.places import pixel_facts, place_facts, places_grid
 
     if (row is None or col is None) if pixel is None else (row is not None or col is not None):
         raise click.UsageError("Give --row and --col, or --pixel alone")
     if bool(inputs) == (input_shape is not None):
         raise click.UsageError("Give INPUT, or --input-shape alone")
+    if not inputs:
+        refuse_image_options()
     axes = options.axes_of(dims, kernel_size, stride, dilation)
-    batch = open_batch(inputs, axes, layout, frame, alpha) if inputs else None
-    shape = batch.shape if batch else to_batch_shape(input_shape or (), axes, layout)
-    geometry = ConvGeometry(shape, kernel_size, stride, options.pads_of(padding, axes), dilation)
-    facts = [input_fact(inputs)] if inputs else []
+    if input_shape is None:
+        batch = open_batch(inputs, axes, layout, frame, alpha)
+    else:
+        shape = input_batch_shape(input_shape, axes, layout)
+        batch = Batch(shape, np.dtype(np.uint8), [], axes, layout)
+    geometry = ConvGeometry(batch.shape, kernel_size, stride, options.pads_of(padding, axes), dilation)
+    facts = batch.facts()
     grids = []
     if pixel is None:
         places = [geometry.place(row or 0, col or 0, padding_mode, order=order)]
@@ -87,16 +93,16 @@ def command(
         places = [geometry.place(*pair, padding_mode, order=order) for pair in indices]
     drawn: list[Fact] = []
     if figure is None:
-        value = batch.element(element) if batch else None
+        value = batch.element(element)
     else:
-        from convmat.cli.figures import Kept, check_names, write_patches
+        from convmat.cli.figures import Kept, check_drawable, write_patches
 
-        check_names(geometry, figure)
+        check_drawable(geometry, figure)
         if not places:
             raise ShapeError("figure", "shows the patches of a pixel, and none holds this one; leave it out")
-        kept = Kept(batch.chunks(), 1, places[0].patch[0]) if batch else None
+        kept = Kept(batch.chunks(), 1, places[0].patch[0]) if inputs else None
         images = kept.all() if kept else None
-        if kept and "-" in inputs:
+        if kept and any(map(is_pipe, inputs)):
             drain(kept)  # whoever writes to us should not be cut off
         value = images[0][element[1:]] if images is not None and element else None
         drawn = write_patches(

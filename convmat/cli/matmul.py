@@ -10,8 +10,8 @@ from convmat.cli import options
 
 
 @click.command("matmul", cls=options.Command)
-@click.argument("x_col", metavar="X")
-@click.argument("w_col", metavar="W")
+@click.argument("x_col", metavar="X", type=options.File())
+@click.argument("w_col", metavar="W", type=options.File())
 @click.option(
     "--output-shape",
     type=options.OutputShape(),
@@ -67,5 +67,6 @@ def command(
     else:
         drain(blocks)
     facts = product_facts(patches.shape, weights.shape, from_batch_shape(shape, layout), dtype, seen)
+    facts.append(seen.rows_fact(output))
     grids = [values_grid("Y", seen.whole)] if seen.whole is not None else []
     report(facts, grids, output=output, as_json=as_json, quiet=quiet)

@@ -10,7 +10,7 @@ from convmat.cli import options
 
 
 @click.command("matrix", cls=options.Command)
-@click.argument("source", metavar="[INPUT]", required=False)
+@click.argument("source", metavar="[INPUT]", required=False, type=options.File())
 @options.input_shape_option
 @options.linear_layer_options
 @click.option("--no-spectrum", is_flag=True, help="Leave out singular values, rank and condition.")
@@ -26,6 +26,7 @@ from convmat.cli import options
     "--output",
     "-o",
     metavar="FILE",
+    type=options.OutputName("npz", "npy"),
     help="Write here, as .npz; with --dense - is .npy bytes on standard output.",
 )
 @options.report_options
@@ -57,25 +58,25 @@ def command(
     M in memory, so they can be had of layers too large to write.
     """
     from convmat.cli.layers import open_linear_layer
-    from convmat.cli.output import report, warn
-    from convmat.files.archives import check_archive_name
+    from convmat.cli.output import report, wait, warn
     from convmat.files.memory import check_memory
     from convmat.files.npy import write_npy
+    from convmat.files.outputs import check_ending
+    from convmat.layouts import output_layout
     from convmat.matrix import layer_map
     from convmat.report.facts import geometry_facts
     from convmat.report.results import layer_matrix_facts
 
-    shape, arguments = open_linear_layer(source, input_shape, layout=layout, **layer)
-    found = layer_map(input_shape=shape, layout=layout, **arguments)
+    if output is not None:
+        check_ending(output, "npy" if dense else "npz")
+    batch, arguments = open_linear_layer(source, input_shape, layout=layout, **layer)
+    found = layer_map(input_shape=batch.shape, layout=output_layout(layout), **arguments)
     if not (no_spectrum or quiet):
         check_memory("input_shape", found.spectrum_bytes, "add --no-spectrum")
     if figure is not None:
-        from convmat.files.images import check_picture_name, write_picture
+        from convmat.files.images import write_picture
         from convmat.report.figures.pattern import sparsity_picture
 
-        check_picture_name(figure)
-    if output is not None and not dense:
-        check_archive_name(output)
     if output is not None or figure is not None:
         needed = found.nbytes + (found.dense_bytes if dense else 0)
         remedy = "leave out --dense" if dense else "without -o and --figure the facts need no memory for it"
@@ -89,8 +90,10 @@ def command(
             write_picture(figure, sparsity_picture(matrix), keep=True)
     if quiet:
         return
-    known = found.facts(not no_spectrum, iterations=iterations)
-    facts = geometry_facts(found.geometry, found.padding_mode)
+    known = wait(
+        lambda watch: found.facts(not no_spectrum, iterations=iterations, watch=watch), "singular values"
+    )
+    facts = [*batch.facts(), *geometry_facts(found.geometry, found.padding_mode)]
     report([*facts, *layer_matrix_facts(found, known)], output=output, as_json=as_json)
     if known.spectrum is not None and not known.spectrum.converged:
         warn(

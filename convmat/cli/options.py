@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from convmat.cli.output import BRIEF, is_brief, outputs_together, shown_help
 from convmat.errors import ConvmatError, FileError, MappingIndexError
+from convmat.files.outputs import check_apart, check_ending, check_output
 from convmat.geometry import POSITION_NAMES
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,11 +33,119 @@ _OPTION_OF = {
     "w_col": ("W",),
 }
 
+INPUT_NAMES = ("inputs", "source", "kernel", "kernels", "bias", "expected", "x_col", "w_col", "data", "probe")
+"""The parameters, of any command, that name what is read; those of what is written are `OutputName`s."""
+
+
+# Options that mean something only beside one of others, or not beside them, in commands that have these.
+_GOES_WITH = {
+    "theme": ("figure", "animate"),
+    "output_padding": ("transpose",),
+    "input_shape": ("transpose",),
+    "dense": ("output",),
+    "layout": ("output_shape",),
+    "dims": ("output_shape",),
+}
+_GOES_WITHOUT = {
+    "plan": ("transpose",),
+    "figure": ("transpose",),
+    "iterations": ("no_spectrum",),
+    "exact": ("requantize",),
+}
+
+
+def given_options(ctx: click.Context) -> dict[str, str]:
+    """The options that the command line sets, by parameter, as they are written."""
+    return {
+        parameter.name or "": parameter.opts[0]
+        for parameter in ctx.command.params
+        if isinstance(parameter, click.Option)
+        and ctx.get_parameter_source(parameter.name or "") is not ParameterSource.DEFAULT
+    }
+
+
+def refuse(names: Iterable[str], why: str) -> None:
+    """Raise UsageError, "--option why", if the command line sets one of these."""
+    ctx = click.get_current_context(silent=True)
+    for name, option in (given_options(ctx) if ctx else {}).items():
+        if name in names:
+            raise click.UsageError(f"{option} {why}", ctx)
+
+
+def _check_company(ctx: click.Context) -> None:
+    """Refuse options beside which another is missing, or which another makes mean nothing."""
+    known = {parameter.name or "": parameter.opts[0] for parameter in ctx.command.params}
+    given = given_options(ctx)
+    for name, option in given.items():
+        partners = [other for other in _GOES_WITH.get(name, ()) if other in known]
+        if partners and not given.keys() & set(partners):
+            raise click.UsageError(
+                f"{option} goes with {' or '.join(known[other] for other in partners)}", ctx
+            )
+        for other in _GOES_WITHOUT.get(name, ()):
+            if other in given:
+                raise click.UsageError(f"{option} goes without {given[other]}", ctx)
+
 
 class Command(click.Command):
-    """A command that tells errors about parameters in the words of its own options and arguments."""
+    """A command whose outputs appear together or not at all, and never over an input.
+
+    It refuses options that mean nothing to what is done. Errors about parameters are told in the words of its
+    own options and arguments.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # `--k 7 7`: the second number would be taken for an INPUT, or for an argument too many.
+        split = self._split_sizes(args)
+        if split is not None and not self._takes_numbers():
+            raise click.UsageError(split, ctx)
+        try:
+            return super().parse_args(ctx, list(args))
+        except click.NoSuchOption as error:
+            raise unknown_option(ctx, error.option_name) from None
+        except click.UsageError:
+            if split is not None:
+                raise click.UsageError(split, ctx) from None
+            raise
+
+    def _split_sizes(self, args: list[str]) -> str | None:
+        """What to say of an option's sizes that are parted by a space, if any are."""
+        options = {name for p in self.params if isinstance(p.type, Sizes) for name in p.opts}
+        for option, size, more in zip(args, args[1:], args[2:], strict=False):
+            if option in options and size.isdecimal() and more.isdecimal() and not os.path.exists(more):
+                return f"{option} {size} {more}: sizes are joined by commas, {option} {size},{more}"
+        return None
+
+    def _takes_numbers(self) -> bool:
+        return any(isinstance(p, click.Argument) and isinstance(p.type, Sizes) for p in self.params)
 
     def invoke(self, ctx: click.Context) -> Any:
+        if is_brief():
+            for name, option in (("as_json", "--json"), ("quiet", "--quiet")):
+                if ctx.params.get(name):
+                    raise click.UsageError(f"--brief goes without {option}; give one of the two", ctx)
+        _check_company(ctx)
+        self._check_outputs(ctx)
+        with outputs_together():
+            return self._invoke(ctx)
+
+    def get_help(self, ctx: click.Context) -> str:
+        return shown_help(super().get_help(ctx))
+
+    def _check_outputs(self, ctx: click.Context) -> None:
+        """Refuse, before anything is read, outputs that cannot be written, or that overwrite one another."""
+        written = {p.name: p.type for p in self.params if isinstance(p.type, OutputName)}
+        outputs = {name: ctx.params[name] for name in written if ctx.params[name] is not None}
+        inputs: list[str] = []
+        for name in INPUT_NAMES:
+            given = ctx.params.get(name) or ()
+            inputs += [given] if isinstance(given, str) else given
+        check_apart(outputs.values(), inputs)
+        for name, file in outputs.items():
+            if written[name].kinds != ("folder",):
+                check_output(file)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except FileError:
@@ -56,10 +172,55 @@ class Command(click.Command):
         return None
 
 
+def unknown_option(ctx: click.Context, name: str, otherwise: str = "") -> click.UsageError:
+    """What to say of an option that a command does not have: which of its own is meant, or `otherwise`."""
+    from convmat.cli.suggestions import OPTIONS, near_name
+
+    names = [name for parameter in ctx.command.get_params(ctx) for name in parameter.opts]
+    near = near_name(name, [option for option in names if option.startswith("-")], OPTIONS)
+    hint = f" (did you mean '{near}'?)" if near else otherwise
+    return click.UsageError(f"No such option '{name}'{hint}", ctx)
+
+
+class File(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A file's name, or a folder's. Shells complete it; after `file.npz:` by the names of its arrays."""
+
+    name = "file"
+
+    def __init__(self, kind: str = "file", kernels: bool = False) -> None:
+        self._kind, self._kernels = kind, kernels
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        archive, colon, _ = incomplete.partition(".npz:")
+        if colon:
+            return [CompletionItem(name) for name in _arrays(f"{archive}.npz") if name.startswith(incomplete)]
+        names = [name for name in _kernel_names() if name.startswith(incomplete)] if self._kernels else []
+        return [CompletionItem(incomplete, type=self._kind), *map(CompletionItem, names)]
+
+
+def _arrays(archive: str) -> list[str]:
+    from convmat.files.members import archive_names
+
+    with suppress(FileError):
+        return [f"{archive}:{name}" for name in archive_names(archive)]
+    return []
+
+
+def _kernel_names() -> list[str]:
+    from convmat.kernels import NAMES
+
+    return [name.replace("SIZE", "") for name in NAMES]
+
+
 class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """`7`, or one number for each axis: `3,5`."""
+    """`7`, or one number for each axis: `3,5` or `3x5`."""
 
     name = "sizes"
+    example = "7, or one for each axis: 3,5 or 3x5"
     most = 3  # spatial axes
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
@@ -69,9 +230,10 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
         if not isinstance(value, str):
             return value
         try:
-            numbers = tuple(int(part) for part in value.split(","))
+            plain = value.lower().replace("×", "x")
+            numbers = tuple(int(part) for part in plain.split("," if "," in plain else "x"))
         except ValueError:
-            self.fail(f"{value!r} is no size; write 7, or one for each axis: 3,5", param, ctx)
+            self.fail(f"{value!r} is no size; write {self.example}", param, ctx)
         if len(numbers) > self.most:
             self.fail(f"{value!r} has {len(numbers)} numbers; give at most {self.most}", param, ctx)
         return numbers[0] if len(numbers) == 1 else numbers
@@ -81,6 +243,7 @@ class OutputShape(Sizes):
     """The output's size, and N before it if need be."""
 
     name = "output shape"
+    example = "4,4 or 4x4; or with N before: 2,4,4"
     most = 4
 
 
@@ -88,6 +251,7 @@ class InputShape(Sizes):
     """The shape of an array of images."""
 
     name = "input shape"
+    example = "28,28 or 28x28; or with channels and N: N,28,28,1"
     most = 5  # N, spatial axes, C
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -99,6 +263,7 @@ class Pixel(InputShape):
     """A pixel and a channel: y,x,c, and n before them if need be."""
 
     name = "pixel"
+    example = "y,x,c or n,y,x,c: 9,12,0"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return "[n,]y,x,c"
@@ -108,6 +273,7 @@ class Pads(Sizes):
     """Padding in pixels."""
 
     name = "pixels"
+    example = "1, or 1,2 or 1x2 for the axes, or 1,2,0,1 for the sides"
     most = 6  # sides
 
 
@@ -122,6 +288,8 @@ class PaddingType(Pads):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from convmat.geometry import PADDING_NAMES
 
+        if not isinstance(value, str):
+            return value
         if value.lower() in PADDING_NAMES:
             return value.lower()
         try:
@@ -129,6 +297,15 @@ class PaddingType(Pads):
         except click.BadParameter:
             rules = ", ".join(PADDING_NAMES)
             self.fail(f"{value!r} is no padding; give {rules}, or numbers: 1 or 1,2 or 1,2,1,2", param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        from convmat.geometry import PADDING_NAMES
+
+        return [CompletionItem(name) for name in PADDING_NAMES if name.startswith(incomplete)]
 
 
 class LayerType(click.ParamType):  # type: ignore[type-arg]
@@ -149,7 +326,7 @@ class LayerType(click.ParamType):  # type: ignore[type-arg]
         for key, _, number in parts:
             kind = PaddingType() if key == "p" else Sizes()
             try:
-                layer[self.keys[key]] = kind.convert(number.replace("x", ","), param, ctx)
+                layer[self.keys[key]] = kind.convert(number, param, ctx)
             except click.BadParameter:
                 form = "a rule, or pixels: 1 or 1x2" if key == "p" else "a size: 7 or 3x5"
                 self.fail(f"{key}={number} in {value!r} is not {form}", param, ctx)
@@ -177,14 +354,28 @@ class RequantizeType(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is no requantization; {form}", param, ctx)
 
 
+class OutputName(File):
+    """The name of what is to be written, one of these kinds: see `check_ending`."""
+
+    name = "output"
+
+    def __init__(self, *kinds: str) -> None:
+        super().__init__("dir" if "folder" in kinds else "file")
+        self.kinds = kinds
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        check_ending(value, *self.kinds)
+        return value
+
+
 def inputs_argument(required: bool = True) -> Callable[[F], F]:
     metavar = "INPUT..." if required else "[INPUT]..."
-    return click.argument("inputs", metavar=metavar, nargs=-1, required=required)
+    return click.argument("inputs", metavar=metavar, nargs=-1, required=required, type=File())
 
 
 def kernel_size_option(required: bool = True) -> Callable[[F], F]:
     return click.option(
-        "--k", "-k", "kernel_size", type=Sizes(), required=required, help="Kernel size: 7 or 3,5."
+        "--k", "-k", "kernel_size", type=Sizes(), required=required, help="Kernel size: 7, 3,5 or 3x5."
     )
 
 
@@ -198,8 +389,8 @@ padding_option = click.option(
     type=PaddingType(),
     default="valid",
     show_default=True,
-    help="valid, same, same-lower, half, full; or pixels: 1; 1,2 for height, width; 1,2,0,1 for top, bottom, "
-    "left, right.",
+    help="valid, same, same-lower, half, full; or pixels: 1; 1,2 or 1x2 for height, width; 1,2,0,1 for top, "
+    "bottom, left, right.",
 )
 padding_mode_option = click.option(
     "--padding-mode",
@@ -223,10 +414,11 @@ groups_option = click.option(
 )
 layout_option = click.option(
     "--layout",
-    type=click.Choice(["nhwc", "nchw"], case_sensitive=False),
+    type=click.Choice(["nhwc", "nchw", "nhw"], case_sensitive=False),
     default="nhwc",
     show_default=True,
-    help="Axis order of arrays in and out; images have their channels last.",
+    help="Axis order of arrays in and out: nhw reads three axes as N images of one channel, not as H, W, C, "
+    "and writes as nhwc does. Pictures have their channels last.",
 )
 kernel_layout_option = click.option(
     "--kernel-layout",
@@ -258,11 +450,19 @@ dims_option = click.option(
 input_shape_option = click.option(
     "--input-shape",
     type=InputShape(),
-    help="Shape of an input that need not exist: 28,28 or 28,28,1 or N,28,28,1; 1,28,28 with --layout nchw.",
+    help="Shape of an input that need not exist: 28,28 or 28x28, 28,28,1 or N,28,28,1; 1,28,28 with "
+    "--layout nchw.",
 )
-output_option = click.option(
-    "--output", "-o", metavar="FILE", help="Write here; - is .npy bytes on standard output."
-)
+
+
+def written_option(*kinds: str) -> Callable[[F], F]:
+    """`-o FILE`, which is one of `kinds`."""
+    help_text = "Write here; - is .npy bytes on standard output."
+    return click.option("--output", "-o", metavar="FILE", type=OutputName(*kinds), help=help_text)
+
+
+output_option = written_option("npy")
+picture_output_option = written_option("npy", "picture")
 threads_option = click.option(
     "--threads", type=int, help="Threads to work with, 1 to 1024.  [default: CONVMAT_THREADS, or all cores]"
 )
@@ -270,9 +470,23 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 
 
+def _note_brief(ctx: click.Context, _: click.Parameter, brief: bool) -> None:
+    ctx.meta[BRIEF] = brief
+
+
+brief_option = click.option(
+    "--brief",
+    is_flag=True,
+    expose_value=False,
+    callback=_note_brief,
+    help="Print one line: what came out, or the verdict.",
+)
+
+
 def figure_option(what: str) -> Callable[[F], F]:
     """`--figure FILE`, that draws `what`."""
-    return click.option("--figure", metavar="FILE", help=f"Draw {what}, as .png or another picture.")
+    help_text = f"Draw {what}, as .png or another picture."
+    return click.option("--figure", metavar="FILE", type=OutputName("picture"), help=help_text)
 
 
 theme_option = click.option(
@@ -294,10 +508,17 @@ alpha_option = click.option(
 
 kernel_option = click.option(
     "--kernel",
-    metavar="FILE|NAME",
-    help="Kernels as .npy, or sobel-x, sobel-y, laplacian, sharpen, box:5, gaussian:5.",
+    metavar="FILE|NUMBERS|NAME",
+    type=File(kernels=True),
+    help="Kernels as .npy, .txt or .csv; typed, as in '1 0 -1; 2 0 -2; 1 0 -1'; or sobel-x, sobel-y, "
+    "laplacian, sharpen, box:5, gaussian:5.",
 )
-bias_option = click.option("--bias", metavar="FILE", help="Bias as .npy, one number for each filter.")
+bias_option = click.option(
+    "--bias",
+    metavar="FILE|NUMBERS",
+    type=File(),
+    help="Bias, one number for each filter, as .npy, .txt or .csv, or typed: '0.5 -1'.",
+)
 flip_option = click.option(
     "--flip", is_flag=True, help="Reverse the filters along each axis: true convolution."
 )
@@ -331,7 +552,7 @@ _linear_options = together(
 )
 linear_layer_options = together(kernel_option, _linear_options)
 layer_options = together(kernel_option, bias_option, _linear_options)
-report_options = together(json_option, quiet_option)
+report_options = together(json_option, brief_option, quiet_option)
 
 
 def axes_of(dims: int | None, *sizes: Any, default: int = 2) -> int:

@@ -8,18 +8,49 @@ import select
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
+
+from convmat.cli.signals import beside
+from convmat.files.outputs import together
+from convmat.report.encodings import readable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from convmat.report.facts import Fact, Grid
+    from convmat.watching import Watch
 
 T = TypeVar("T")
+
+BRIEF = "convmat.brief"
+"""Under this key a context's meta says whether one line is asked for: no command has to hand it on."""
+
+
+def is_brief() -> bool:
+    """Whether the command that runs was asked for one line."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and bool(ctx.meta.get(BRIEF))
+
+
+class Unread(BrokenPipeError):
+    """The reader of a table has gone: the end of the work, though the files are still wanted."""
+
+
+@contextmanager
+def outputs_together() -> Iterator[None]:
+    """`together`, where an exit status, and a table that nobody reads, end work that was done."""
+    ended = None
+    with together():
+        try:
+            yield
+        except (click.exceptions.Exit, Unread) as end:
+            ended = end
+    if ended is not None:
+        raise ended
 
 
 def report(
@@ -30,34 +61,69 @@ def report(
     as_json: bool = False,
     quiet: bool = False,
     facts_last: bool = False,
+    written: bool = True,
 ) -> None:
-    """Print findings, facts before grids or after: on standard output, unless that carries the data."""
+    """Print findings, facts before grids or after: on standard output, unless that carries the data.
+
+    Beside data, and with --brief, that is one line: what came out, and the `output`, if it was written.
+    """
     if quiet:
         return
-    stream = sys.stderr if output == "-" else sys.stdout
-    if stream is None:
-        return
-    from convmat.report.tables import json_text, tables_text, write_text
+    from convmat.report.facts import brief_text
+    from convmat.report.tables import json_text, tables_text
 
     parts = [*grids, facts] if facts_last else [facts, *grids]
-    text = json_text(facts) if as_json else tables_text(parts, stream)
+
+    def text_for(stream: TextIO) -> str:
+        if as_json:
+            return json_text(facts)
+        if output == "-" or is_brief():
+            return brief_text(facts, output if written else None)
+        return tables_text(parts, stream)
+
+    show(text_for, output)
+
+
+def show(text_for: Callable[[TextIO], str], output: str | None = None) -> None:
+    """Print what `text_for` makes for a stream: standard output, or standard error where that has the data.
+
+    Raises:
+        Unread: the reader of standard output has gone. OSError: it cannot be written.
+    """
     if output == "-":
         _stop_if_unread()
-    if output == "-":
         # The data is out; a table that cannot be shown is no trouble.
-        with suppress(OSError):
-            write_text(text, stream)
-            stream.flush()
-    else:
-        write_text(text, stream)
-        stream.flush()
+        if sys.stderr is not None:
+            with suppress(OSError):
+                _print(text_for(sys.stderr), sys.stderr)
+    elif sys.stdout is not None:
+        try:
+            _print(text_for(sys.stdout), sys.stdout)
+        except BrokenPipeError as gone:
+            raise Unread(*gone.args) from gone
+
+
+def _print(text: str, stream: TextIO) -> None:
+    stream.write(readable(text, stream.encoding))
+    stream.flush()
 
 
 def warn(text: str, quiet: bool = False) -> None:
     """Print a warning on standard error."""
     if not quiet:
+        say(f"convmat: warning: {text}")
+
+
+def shown_help(text: str) -> str:
+    """A help text as standard output can show it; click writes UTF-8 where the encoding is ASCII."""
+    return readable(text, sys.stdout.encoding) if sys.stdout is not None else text
+
+
+def say(line: str) -> None:
+    """Print a line on standard error, where that can be."""
+    if sys.stderr is not None:
         with suppress(OSError):
-            click.echo(f"convmat: warning: {text}", err=True)
+            _print(f"{line}\n", sys.stderr)
 
 
 def progress(
@@ -86,13 +152,53 @@ def progress(
             bar.update(size(block))
 
 
+def watching(quiet: bool, unit: str = "step") -> Watch:
+    """A bar for the steps of a work that the library hands on."""
+    return lambda steps, total: progress(steps, total, quiet, unit=unit, size=lambda _: 1)
+
+
+def wait(work: Callable[[Watch], T], what: str) -> T:
+    """The result of a work that may be inside one call of LAPACK for long, where no signal is answered.
+
+    So it is done in a thread beside: this one is free to be stopped, and to show, on a terminal and past a
+    second, how far its steps are, or for how long it has been at work on `what`.
+    """
+    steps = _Steps()
+    done = beside(lambda: work(steps))
+    if sys.stderr is None or not sys.stderr.isatty():
+        return done.result()
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit="step", delay=1, miniters=0, leave=False) as bar:
+        while True:
+            with suppress(TimeoutError):
+                return done.result(_LOOK)
+            bar.total, bar.bar_format = steps.total, None if steps.total else "{desc}: {elapsed}"
+            bar.update(steps.count - bar.n)
+
+
+_LOOK = 0.2  # seconds between two looks at a work
+
+
+class _Steps:
+    """A `Watch` that counts."""
+
+    total: int | None = None
+    count = 0
+
+    def __call__(self, steps: Iterable[T], total: int) -> Iterator[T]:
+        self.total = total
+        for self.count, step in enumerate(steps):
+            yield step
+
+
 def drain(blocks: Iterable[object]) -> None:
     """Do the work of a stream whose data nobody asked for."""
     deque(blocks, maxlen=0)
 
 
 def collect(blocks: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A stream's rows as one array."""
+    """A stream's rows, (..., C) at a time, as one array."""
     import numpy as np
 
     from convmat.files.memory import check_memory
@@ -101,8 +207,9 @@ def collect(blocks: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dt
     whole = np.empty((math.prod(shape[:-1]), shape[-1]), dtype)
     start = 0
     for block in blocks:
-        whole[start : start + len(block)] = block
-        start += len(block)
+        rows = block.reshape(-1, shape[-1])
+        whole[start : start + len(rows)] = rows
+        start += len(rows)
     return whole.reshape(shape)
 
 
@@ -122,7 +229,7 @@ def write_images(
     """
     from convmat.files.npy import write_npy
     from convmat.files.outputs import is_picture
-    from convmat.layouts import from_batch
+    from convmat.layouts import from_batch, output_layout
     from convmat.report.facts import Fact
 
     if output is None:
@@ -133,7 +240,7 @@ def write_images(
         check_picture(shape)
         note = write_picture(output, collect(rows, shape, dtype), keep)
         return [Fact("picture", "picture", note, note)]
-    elif layout == "nhwc":
+    elif output_layout(layout) == "nhwc":
         write_npy(output, shape, dtype, rows)
     else:
         images = from_batch(collect(rows, shape, dtype), layout)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from click.core import ParameterSource
 
 from convmat.cli import options
 
@@ -15,8 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convmat.geometry import ConvGeometry
-    from convmat.verification.diagnosis import Diagnosis
+    from convmat.verification import Report
+    from convmat.verification.diagnosis import Findings
     from convmat.verification.probes import Inputs, Probe
+    from convmat.watching import Watch
 
 _MANIFEST = "probe.json"
 _FORMATS = ("npy", "c", "hex")
@@ -44,6 +45,7 @@ probe_options = options.together(
     click.option(
         "--write-probe",
         metavar="DIR",
+        type=options.OutputName("folder"),
         help="Make this folder: inputs and kernels whose sums are exact in any order, and what they give.",
     ),
     click.option(
@@ -64,9 +66,16 @@ probe_options = options.together(
         show_default=True,
         help="Of the probe, besides .npy: c, a header; hex, for $readmemh.",
     ),
-    click.option("--probe", metavar="DIR", help="Judge --expected against this probe: it must be equal."),
     click.option(
-        "--case", metavar="NAME", help="Of the probe.  [default: integers; all, if --expected is a folder]"
+        "--probe",
+        metavar="DIR",
+        type=options.File("dir"),
+        help="Judge --expected against this probe: it must be equal.",
+    ),
+    click.option(
+        "--case",
+        metavar="NAME",
+        help="The case that --expected is of.  [default: what it can be; all of a folder, or of a stack]",
     ),
     click.option(
         "--seed",
@@ -85,7 +94,7 @@ probe_options = options.together(
 """Those of `verify` that are not about an INPUT."""
 
 WITHOUT_INPUT = ("write_probe", "filters", "dtype", "formats", "probe", "case", "seed", "cases")
-_SHOWN = ("as_json", "quiet")
+_SHOWN = ("as_json", "brief", "quiet")
 _GEOMETRY = ("stride", "padding", "padding_mode", "dilation", "groups", "depthwise", "flip", "dims")
 _LAID_OUT = ("layout", "kernel_layout", "order")
 _PROBED = ("write_probe", "kernel_size", "input_shape", "filters", "dtype", "formats", "seed")
@@ -124,13 +133,9 @@ def without_input(ctx: click.Context, needs_input: bool) -> int | None:
 
 def _refuse(ctx: click.Context, allowed: Any, why: str) -> None:
     """Refuse options that the command line sets and that mean nothing here."""
-    for parameter in ctx.command.params:
-        name = parameter.name or ""
-        if name in allowed or name in _SHOWN or ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
+    for name, option in options.given_options(ctx).items():
+        if name in allowed or name in _SHOWN:
             continue
-        if isinstance(parameter, click.Argument):
-            continue
-        option = parameter.opts[0]
         if not why:
             need = {"case": "--probe", "kernel_size": "--write-probe"}.get(name)
             why = (
@@ -177,24 +182,26 @@ def write_probe(
     """Write a probe, its folder whole or not at all; the exit status."""
     import numpy as np
 
-    from convmat.cli.output import report
+    from convmat.cli.output import report, watching
     from convmat.files.folders import check_new_folder, new_folder
     from convmat.files.npy import write_npy
     from convmat.files.outputs import open_output
     from convmat.files.sources import c_header, hex_lines
+    from convmat.layouts import output_layout
     from convmat.report.checks import probe_facts, probe_grid
     from convmat.report.facts import Fact
     from convmat.verification.probes import CASES, Probe
 
     check_new_folder(write_probe)
     geometry, filters = _geometry(kernel_size, input_shape, filters, layout, **layer)
+    layout = output_layout(layout)
     probe = Probe(geometry, filters, np.dtype(dtype), layer["flip"], layer["padding_mode"], order)
     cases = {
         name: {
             key: _laid_out(key, array, layout, kernel_layout)
             for key, array in (inputs._asdict() | probe.results(inputs)).items()
         }
-        for name, inputs in probe.inputs(seed)
+        for name, inputs in watching(quiet, "case")(probe.inputs(seed), len(CASES))
     }
     manifest = _manifest(probe, layout, kernel_layout, seed, cases, CASES)
 
@@ -247,23 +254,19 @@ def _geometry(
 ) -> tuple[ConvGeometry, int]:
     """The geometry and the number of filters that the options of a probe mean."""
     from convmat.cli.inputs import shape_batch
-    from convmat.geometry import ConvGeometry, kernel_extent
+    from convmat.geometry import ConvGeometry
 
     if kernel_size is None:
         raise click.UsageError("Missing option '--k'; give the size of the probe's kernels: 3 or 3,5")
     axes = options.axes_of(dims, kernel_size, stride, dilation)
-
-    def each(value: Any) -> tuple[int, ...]:
-        return value if isinstance(value, tuple) else (value,) * axes
-
     if input_shape is None:
         channels = 3 if groups == 1 else 2 * max(groups, 1)
+        # Under `full` every kernel fits, so only what is wrong for any input is refused.
+        asked = ConvGeometry((1,) * (axes + 2), kernel_size, stride, "full", dilation)
         # Room for a few patches, and no two axes of one size: a transposed image must show.
         size = [
-            max(8, kernel_extent(k, d) + 2 * s) + 2 * axis
-            for axis, (k, s, d) in enumerate(
-                zip(each(kernel_size), each(stride), each(dilation), strict=True)
-            )
+            max(8, extent + 2 * s) + 2 * axis
+            for axis, (extent, s) in enumerate(zip(asked.extent, asked.stride, strict=True))
         ]
         shape = (1, *size, channels)
     else:
@@ -378,63 +381,123 @@ def judge_probe(
     diagnose: bool = True,
 ) -> int:
     """Judge results against a probe, which is itself checked against the definition; the exit status."""
-    from convmat.cli.output import report
+    from convmat.cli.output import report, watching
     from convmat.errors import FileError
+    from convmat.files.npy import NpyInput
     from convmat.report.checks import judged_facts, judged_grid
-    from convmat.report.verdicts import diagnosis_fact
-    from convmat.verification import compare_exactly
+    from convmat.report.verdicts import diagnosis_facts
 
     if expected is None:
         raise click.UsageError("Missing option '--expected'; give your result of the probe as .npy")
     if stage not in _RESULT_OF:
         raise click.UsageError(f"--stage {stage} is not in a probe; give one of {', '.join(_RESULT_OF)}")
+    if diagnose and stage != "convolve":
+        options.refuse(["diagnose"], "goes with --stage convolve")
     probe, manifest = _read_manifest(folder)
     names = [found["name"] for found in manifest["cases"]]
     if case is not None and case not in names:
         raise click.UsageError(f"--case {case!r} is not in {folder}; give one of {', '.join(names)}")
+    chosen = [case] if case else names
+    read = {
+        name: _read_case(folder, name, probe, manifest)
+        for name in watching(quiet, "case")(chosen, len(chosen))
+    }
+    wanted = {name: results[_RESULT_OF[stage]] for name, (_, results) in read.items()}
+    layout = manifest["layout"]
     if os.path.isdir(expected):
-        files = {name: os.path.join(expected, f"{name}.npy") for name in ([case] if case else names)}
-        for name, file in files.items():
+        mine = {}
+        for name in wanted:
+            file = os.path.join(expected, f"{name}.npy")
             if not os.path.exists(file):
                 raise FileError(file, f"is not there; write your result of {name} to it, or give --case")
+            mine[name] = NpyInput(file).read()
+        judged = {name: _judged(mine[name], wanted[name], layout, stage) for name in wanted}
     else:
-        files = {case or names[0]: expected}
-    reports, wrong = {}, []
-    for name, file in files.items():
-        inputs, results = _read_case(folder, name, probe, manifest)
-        wanted = results[_RESULT_OF[stage]]
-        result = _read_result(file, wanted, probe, manifest["layout"], stage)
-        reports[name] = compare_exactly(result, wanted)
-        if not reports[name]:
-            wrong.append((inputs, result))
-    facts = judged_facts(folder, stage, reports)
+        judged = _cases_of(NpyInput(expected).read(), wanted, layout, stage)
+    reports = {name: one.report for name, one in judged.items()}
+    wrong = {name: one for name, one in judged.items() if not one.report}
+    facts = judged_facts(folder, stage, reports, [name for name in names if name not in reports])
     if wrong and stage == "convolve" and diagnose and not quiet:
-        facts.insert(-1, diagnosis_fact(_diagnosed(probe, wrong)))
+        inputs = {name: given for name, (given, _) in read.items()}
+        mistakes = _diagnosed(probe, layout, inputs, wrong, watching(quiet, "mistake"))
+        facts[-1:-1] = diagnosis_facts(mistakes)
     grid = judged_grid(reports, probe.geometry, stage)
     report(facts, [grid], as_json=as_json, quiet=quiet, facts_last=True)
     return 1 if wrong else 0
 
 
-def _diagnosed(probe: Probe, wrong: list[tuple[Inputs, NDArray[Any]]]) -> list[Diagnosis]:
-    """The mistakes that explain every case that is wrong."""
-    from convmat.verification.diagnosis import diagnose
+class _Judged(NamedTuple):
+    """A case's result as its file has it, the form that it is read in, and the verdict on it."""
 
-    found: list[list[Diagnosis]] = []
-    for inputs, result in wrong:
-        found.append(
-            diagnose(
-                inputs.x,
-                inputs.kernel,
-                result,
-                **probe.where,
-                groups=probe.geometry.groups,
-                bias=inputs.bias,
-                flip=probe.flip,
-                judged={"exact": True},
-                seconds=4 / len(wrong),
-            )
-        )
-    return [one for one in found[0] if all(one in others for others in found)]
+    array: NDArray[Any]
+    read_as: str
+    report: Report
+
+
+def _judged(array: NDArray[Any], wanted: NDArray[Any], layout: str, stage: str) -> _Judged:
+    """An array as it is read to be a case's result, and the verdict on it."""
+    from convmat.cli.layers import first_equal, results
+    from convmat.verification import compare_exactly
+
+    readings = {"": array}
+    if stage == "convolve":
+        readings = results(array, wanted.shape, layout)
+    elif array.ndim == 3:  # as unroll --per-image
+        readings = {"": array.reshape(-1, array.shape[-1])}
+    name, found = first_equal(readings, lambda result: compare_exactly(result, wanted))
+    return _Judged(array, name, found)
+
+
+def _cases_of(
+    array: NDArray[Any], wanted: dict[str, NDArray[Any]], layout: str, stage: str
+) -> dict[str, _Judged]:
+    """The cases that one array is judged as, and how.
+
+    It is the result of one case, and does not say which: of each that it equals. Or it is the results of all,
+    one after another. Or it is wrong, of the case that most of its elements equal, or of the first.
+    """
+    each = {name: _judged(array, right, layout, stage) for name, right in wanted.items()}
+    if equal := {name: one for name, one in each.items() if one.report}:
+        return equal
+    if array.shape[:1] == (len(wanted),):
+        stacked = {
+            name: _judged(part, right, layout, stage)
+            for part, (name, right) in zip(array, wanted.items(), strict=True)
+        }
+        if all(one.report.shape == one.report.expected_shape for one in stacked.values()):
+            return stacked
+    nearest = min(each, key=lambda name: each[name].report.outside)
+    if each[nearest].report.outside_share >= 0.5:  # of others it may have a number or two by chance
+        nearest = next(iter(each))
+    return {nearest: each[nearest]}
+
+
+def _diagnosed(
+    probe: Probe, layout: str, inputs: dict[str, Inputs], wrong: dict[str, _Judged], watch: Watch
+) -> Findings:
+    """The mistakes that explain every case that is wrong.
+
+    An exception is its index in the file, after the case's name where several are wrong.
+    """
+    from convmat.cli.layers import places_in, results
+    from convmat.verification.diagnosis import diagnose_all
+
+    shape = (probe.geometry.batch, *probe.geometry.output_size, probe.filters)
+    cases, places = [], []
+    for name, one in wrong.items():
+
+        def read(array: NDArray[Any], read_as: str = one.read_as) -> NDArray[Any]:
+            return results(array, shape, layout)[read_as]
+
+        x, filters, bias = inputs[name]
+        layer = {"x": x, "filters": filters, "bias": bias, "flip": probe.flip, **probe.where}
+        cases.append({**layer, "groups": probe.geometry.groups, "expected": read(one.array)})
+        places.append(places_in(one.array, read))
+    found = diagnose_all(cases, judged={"exact": True}, watch=watch)
+    if len(cases) == 1:
+        return found.with_places(places[0])
+    names = list(wrong)
+    return found.with_places(lambda at: (names[at[0]], *places[at[0]](at[1:])))
 
 
 def _read_manifest(folder: str) -> tuple[Probe, dict[str, Any]]:
@@ -520,16 +583,3 @@ def _read_case(
                 path(key), "is damaged: it is not what x.npy and kernel.npy give; write the probe again"
             )
     return inputs, results
-
-
-def _read_result(file: str, wanted: NDArray[Any], probe: Probe, layout: str, stage: str) -> NDArray[Any]:
-    """A result to judge: in a form of the stage's, as (N, *out, K) or a matrix."""
-    from convmat.cli.layers import as_result
-    from convmat.files.npy import NpyInput
-
-    array = NpyInput(file).read()
-    if stage != "convolve":
-        return array
-    rows = (probe.geometry.matrix_shape[0], probe.filters)
-    result = as_result(array, rows, len(probe.geometry.kernel_size), layout)
-    return result.reshape(wanted.shape) if result.shape == rows else result

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from typing import Any
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from threading import Thread
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -21,6 +29,31 @@ def stop(number: int, _: object) -> None:
     for other in SIGNALS:
         signal.signal(other, signal.SIG_IGN)
     raise Stopped(128 + number)
+
+
+_beside: list[Future[Any]] = []
+
+
+def beside(work: Callable[[], T]) -> Future[T]:
+    """Begin a work in a thread of its own, which a signal leaves behind; what will come of it."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    _beside.append(done)
+    Thread(target=run, daemon=True).start()
+    return done
+
+
+def leave(status: int) -> NoReturn:
+    """End the program. What is left at work beside must not see its libraries being taken down."""
+    if not all(done.done() for done in _beside):
+        os._exit(status)
+    sys.exit(status)
 
 
 class Deferred:
@@ -42,6 +75,9 @@ class Deferred:
     def _note(self, number: int, _: object) -> None:
         self.number = number
         self._restore()
+        if os.isatty(2):  # past what stream may be in the middle of a line
+            with suppress(OSError):
+                os.write(2, b"\nconvmat: stopping after this step; once more stops at once\n")
 
     def __exit__(self, *_: object) -> None:
         if self.number is None:

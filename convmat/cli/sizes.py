@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from convmat.cli import options
 from convmat.errors import GeometryError
@@ -59,13 +58,10 @@ def command(
 
     kernel = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
     alone = {*kernel, "padding", "transpose", "output_padding"}
-    given = {name for name in alone if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
-    if layers and given:
+    if layers and alone & options.given_options(ctx).keys():
         raise click.UsageError("With --layer, give kernel, stride, padding and dilation within each layer")
     if not layers and kernel_size is None:
         raise click.UsageError("Missing option '--k'; or give a --layer or more")
-    if "output_padding" in given and not transpose:
-        raise click.UsageError("--output-padding goes with --transpose")
     parts = [part for layer in layers for name, part in layer.items() if name != "padding"]
     axes = options.axes_of(dims, size, *kernel.values(), output_padding, *parts, default=1)
     shape = (1, *(size if isinstance(size, tuple) else (size,) * axes), 1)

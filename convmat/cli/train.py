@@ -2,17 +2,79 @@
 
 from __future__ import annotations
 
+import re
 import time
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from convmat.cli import options
+from convmat.errors import FileError, SettingError
+from convmat.experiment.settings import RANGES
+from convmat.files.schema import Mismatch
+
+if TYPE_CHECKING:
+    from convmat.cli.signals import Deferred
+    from convmat.experiment.run import Experiment
+    from convmat.report.facts import Fact
+
+if TYPE_CHECKING:
+    from convmat.experiment.run import Run
 
 _SAVE_EVERY = 300  # seconds of work that a failure of the machine may cost
+_SAVE_SHARE = 20  # times as long as saving takes, at least
 
-_COUNT = click.IntRange(min=1)
+T = TypeVar("T")
+
+
+class _Number(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A number in a setting's range, refused where it is read, however long it is."""
+
+    name = "number"
+
+    def __init__(self, option: str, kind: type[int] | type[float]) -> None:
+        self._option, self._kind = option, kind
+        self._range = RANGES[option.removeprefix("--").replace("-", "_")]
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = self._kind(value)
+        except ValueError:
+            if not re.fullmatch(r"[+-]?\d+", value.strip()):
+                self.fail(f"{value!r} is no number; give {self._range}", param, ctx)
+            got = f"a number of {len(value)} digits"  # more than Python takes
+            raise SettingError(self._option, f"must be {self._range}, got {got}") from None
+        try:
+            self._range.check(number)
+        except Mismatch as mismatch:
+            raise SettingError(self._option, mismatch.problem) from None
+        return number
+
+
+def _ranged(
+    option: str, kind: type[int] | type[float] = int, default: int | None = None, help: str = ""
+) -> Callable[[options.F], options.F]:
+    """The option of a setting that is a number."""
+    return click.option(
+        option, type=_Number(option, kind), default=default, show_default=default is not None, help=help
+    )
+
+
+class _Enough(Exception):
+    """A signal came; the work ends between two blocks."""
+
+
+def _losses_text(run: Run) -> str:
+    """What the bar tells of a run."""
+    if not run.history:
+        return f"{run.optimizer}: before the first step"
+    last = run.history[-1]
+    return f"{run.optimizer}: CNN {last.cnn_validation:.5f}, FC {last.fc_validation:.5f}"
 
 
 @click.command("train", cls=options.Command)
@@ -23,9 +85,9 @@ _COUNT = click.IntRange(min=1)
     show_default=True,
     help="What trains the networks; both, one after the other.",
 )
-@click.option("--epochs", type=_COUNT, default=12, show_default=True, help="Times each image is seen.")
+@_ranged("--epochs", default=12, help="Times each image is seen.")
 @click.option("--paper", is_flag=True, help="The paper's full settings: 400 epochs, with both optimizers.")
-@click.option("--filters", type=_COUNT, default=128, show_default=True, help="Filters of the first layer.")
+@_ranged("--filters", default=128, help="Filters of the first layer.")
 @click.option(
     "--k", "-k", "kernel_size", type=options.Sizes(), default=4, show_default=True, help="Kernel size."
 )
@@ -33,13 +95,11 @@ _COUNT = click.IntRange(min=1)
     "--stride", "-s", type=options.Sizes(), default=2, show_default=True, help="Pixels from patch to patch."
 )
 @options.padding_option
-@click.option("--train-size", type=_COUNT, default=1000, show_default=True, help="Images to train on.")
-@click.option("--val-size", type=_COUNT, default=1000, show_default=True, help="Images to validate on.")
-@click.option("--batch-size", type=_COUNT, default=128, show_default=True, help="Images of a step.")
-@click.option("--lr", type=float, help="Learning rate.  [default: 0.3 for sgd, 0.001 for adam]")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is random."
-)
+@_ranged("--train-size", default=1000, help="Images to train on.")
+@_ranged("--val-size", default=1000, help="Images to validate on.")
+@_ranged("--batch-size", default=128, help="Images of a step.")
+@_ranged("--lr", float, help="Learning rate.  [default: 0.3 for sgd, 0.001 for adam]")
+@_ranged("--seed", default=0, help="Of all that is random.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"], case_sensitive=False),
@@ -50,14 +110,23 @@ _COUNT = click.IntRange(min=1)
 @click.option(
     "--data",
     metavar="PATH",
+    type=options.File(),
     help="Images to learn: a folder of MNIST's IDX files or of images, Keras' mnist.npz, or an .npy array "
     "(N, H, W) or (N, H, W, C).  [default: drawn digits]",
 )
 @click.option(
     "--probe-divergence", is_flag=True, help="Measure at each step how far the networks are apart, and tell."
 )
-@click.option("--output", "-o", metavar="DIR", help="Write history, summary, weights and figures here.")
-@click.option("--resume", metavar="DIR", help="Go on with the run in DIR, to --epochs in all.")
+@click.option(
+    "--output",
+    "-o",
+    metavar="DIR",
+    type=options.OutputName("folder"),
+    help="Write history, summary, weights and figures here.",
+)
+@click.option(
+    "--resume", metavar="DIR", type=options.File("dir"), help="Go on with the run in DIR, to --epochs in all."
+)
 @options.report_options
 def command(
     paper: bool,
@@ -82,71 +151,95 @@ def command(
     DIR gets history.csv, summary.json, weights.npz (initial and final of both, and what --resume needs) and,
     with matplotlib, figures as PNG. Ctrl-C stops between two steps and keeps what was done.
     """
-    from convmat.cli.experiments import begin, make_folder, save, write_results
+    from convmat.cli.experiments import begin, data_text, save
     from convmat.cli.experiments import resume as resume_run
-    from convmat.cli.output import progress, report, warn
+    from convmat.cli.output import outputs_together, report, warn, watching
     from convmat.cli.signals import Deferred, Stopped
-    from convmat.experiment.run import PAPER, Settings
+    from convmat.experiment.settings import PAPER, Settings
+    from convmat.files.folders import made_folder
     from convmat.report.facts import Fact
-    from convmat.report.training import (
-        divergence_grid,
-        losses_grid,
-        losses_plot,
-        networks_grid,
-        summary_facts,
-    )
+    from convmat.report.training import summary_facts
 
     chosen["padding"] = options.pads_of(chosen["padding"], 2)
     ctx = click.get_current_context()
-    named = {key for key in chosen if ctx.get_parameter_source(key) is not ParameterSource.DEFAULT}
+    named = chosen.keys() & options.given_options(ctx).keys()
     if paper:
+        if named >= PAPER.keys():
+            raise click.UsageError("--paper says --optimizer and --epochs, which are given; leave it out")
         chosen |= {key: value for key, value in PAPER.items() if key not in named}
         named |= set(PAPER)
+    folder = resume if output is None else output
+    for name in (output, resume):
+        if name == "-":
+            raise FileError("standard output", "holds no folder of files; name one with -o")
+        if name == "":
+            raise FileError("''", "is no folder's name; name a folder")
+    watch = watching(quiet, "chunk of images")
     if resume is not None:
-        opened = resume_run(resume, {key: chosen[key] for key in named}, data)
+        experiment = resume_run(resume, {key: chosen[key] for key in named}, data, output, watch)
     else:
-        opened = begin(Settings(**chosen), data)
-    folder = output or resume
-    if folder is not None:
-        make_folder(folder)
-    experiment = opened.experiment
-    began = saved = time.monotonic()
+        experiment = begin(Settings(**chosen), data, output, watch)
+    with nullcontext() if folder is None else made_folder(folder), Deferred() as signals:
+        seconds = _train(experiment, folder, signals, quiet)
+        facts, runs = summary_facts(experiment, data_text(experiment))
+        with outputs_together():
+            if folder is not None and not save(experiment, folder, facts):
+                again = f"convmat train --resume {folder}"
+                warn(f"no figures without matplotlib: pip install 'convmat[figures]', then {again}", quiet)
+            facts.append(Fact("seconds", "time", round(seconds, 3), f"{seconds:.1f} s"))
+            report(facts, _grids(experiment, runs), output=folder, as_json=as_json, quiet=quiet)
+    if signals.number is not None:
+        kept = f"kept: convmat train --resume {folder} goes on" if folder else "not kept without -o"
+        if experiment.steps_left:
+            warn(f"stopped before the end; what was done is {kept}", quiet)
+        raise Stopped(128 + signals.number)
+
+
+def _train(experiment: Experiment, folder: str | None, signals: Deferred, quiet: bool) -> float:
+    """Train until the end, or until a signal between two blocks of work; the seconds that it took."""
+    from convmat.cli.experiments import data_text, save
+    from convmat.cli.output import progress, watching
+    from convmat.files.outputs import together
+    from convmat.report.training import summary_facts
+    from convmat.watching import unwatched
+
+    def watched(blocks: Iterable[T], total: int) -> Iterator[T]:
+        for block in watching(quiet, "block of images")(blocks, total):
+            if signals.number is not None:
+                raise _Enough
+            yield block
+
     steps = progress(
         experiment.steps(),
         experiment.steps_left,
         quiet,
-        unit="step",
+        unit="batch",
         size=lambda _: 1,
-        note=lambda run: (
-            f"{run.optimizer}: CNN {run.history[-1].cnn_validation:.5f}, "
-            f"FC {run.history[-1].fc_validation:.5f}"
-        ),
+        note=_losses_text,
     )
-    with Deferred() as signals:
+    began = saved = time.monotonic()
+    pause: float = _SAVE_EVERY
+    experiment.watch = watched
+    with suppress(_Enough):
         for _ in steps:
             if signals.number is not None:
                 break
-            if folder is not None and time.monotonic() - saved > _SAVE_EVERY:
-                save(opened, folder)
+            if folder is not None and (now := time.monotonic()) - saved > pause:
+                with together():  # at once, whatever becomes of the rest
+                    save(experiment, folder, summary_facts(experiment, data_text(experiment))[0])
                 saved = time.monotonic()
-        seconds = time.monotonic() - began
-        if folder is not None:
-            save(opened, folder)
-    if folder is not None:
-        try:
-            write_results(opened, folder)
-        except ModuleNotFoundError:
-            again = f"convmat train --resume {folder}"
-            warn(f"no figures without matplotlib: pip install 'convmat[figures]', then {again}", quiet)
-    facts, runs = summary_facts(experiment, opened.data_text)
-    facts.append(Fact("seconds", "time", round(seconds, 3), f"{seconds:.1f} s"))
+                pause = max(_SAVE_EVERY, _SAVE_SHARE * (saved - now))
+    experiment.watch = unwatched
+    return time.monotonic() - began
+
+
+def _grids(experiment: Experiment, runs: dict[str, list[Fact]]) -> list[Any]:
+    """The two networks, and of each run its losses, how far they are apart, and what came of it."""
+    from convmat.report.training import divergence_grid, losses_grid, losses_plot, networks_grid
+
     grids: list[Any] = [networks_grid(experiment)]
     for name, found in runs.items():
         run = experiment.runs[name]
         grids += [grid for grid in (losses_grid(run), losses_plot(run), divergence_grid(run)) if grid.rows]
         grids.append(found)
-    report(facts, grids, as_json=as_json, quiet=quiet)
-    if signals.number is not None:
-        kept = f"kept: convmat train --resume {folder} goes on" if folder else "not kept without -o"
-        warn(f"stopped before the end; what was done is {kept}", quiet)
-        raise Stopped(128 + signals.number)
+    return grids

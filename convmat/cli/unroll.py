@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from convmat.cli import options
+
+if TYPE_CHECKING:
+    from convmat.report.facts import Fact
 
 
 @click.command("unroll", cls=options.Command)
@@ -24,6 +27,7 @@ from convmat.cli import options
 @click.option(
     "--animate",
     metavar="FILE",
+    type=options.OutputName("animation"),
     help="Draw the kernel as it slides, and X_col as it grows, as .gif, .webp or .apng.",
 )
 @options.theme_option
@@ -71,11 +75,12 @@ def command(
     of characters where not.
     """
     from convmat.cli.inputs import open_batch
-    from convmat.cli.output import drain, progress, report, warn
+    from convmat.cli.output import drain, progress, report, show, warn, watching
     from convmat.files.npy import write_npy
+    from convmat.files.streams import is_pipe
     from convmat.geometry import ConvGeometry
     from convmat.patches import unroll_stream
-    from convmat.report.facts import Seen, geometry_facts, input_fact, matrix_facts, rows_grid
+    from convmat.report.facts import Seen, absent, geometry_facts, matrix_facts, rows_grid
 
     axes = options.axes_of(dims, kernel_size, stride)
     batch = open_batch(inputs, axes, layout, frame, alpha)
@@ -85,17 +90,32 @@ def command(
         raise click.UsageError("--preview goes without --json and --quiet")
     drawn = figure is not None or animate is not None
     chunks: Iterable[Any] = batch.chunks()
+    pictures: list[Fact] = []
     if drawn or preview:
-        from convmat.cli.figures import Kept, check_names, write_patches, write_preview
+        from convmat.cli.figures import Kept, as_pixels, check_drawable, write_patches
         from convmat.report.figures.patches import IMAGES
-        from convmat.report.preview import check_preview
+        from convmat.report.preview import check_preview, preview_text
 
         if dry_run:
             raise click.UsageError("--figure, --animate and --preview go without --dry-run")
-        check_names(geometry, figure, animate)
+        check_drawable(geometry, figure, animate)
         if preview:
             check_preview(geometry)
         chunks = kept = Kept(chunks, min(IMAGES, batch.shape[0]))
+        # All that has no shade is refused before the first byte is out.
+        if preview:
+            pixels, _ = as_pixels(kept.all(), "preview")
+        if drawn:
+            pictures = write_patches(
+                geometry,
+                padding_mode,
+                order,
+                kept.all(),
+                figure=figure,
+                animation=animate,
+                theme=theme,
+                watch=watching(quiet, "frame"),
+            )
     rows, columns = geometry.matrix_shape
     shape = (geometry.batch, geometry.patches, columns) if per_image else (rows, columns)
     seen = Seen(
@@ -112,18 +132,15 @@ def command(
         write_npy(output, shape, batch.dtype, blocks)
     elif seen.kept and not dry_run:
         drain(blocks)
-    elif not dry_run and "-" in inputs:
+    elif not dry_run and any(map(is_pipe, inputs)):
         drain(chunks)  # whoever writes to us should not be cut off, and may have lied
     grids = [] if seen.whole is None else [rows_grid(geometry, "X_col", seen.whole)]
-    facts = [input_fact(inputs), *geometry_facts(geometry, padding_mode)]
-    facts += matrix_facts(geometry, batch.dtype, per_image, order)
-    if drawn:
-        facts += write_patches(
-            geometry, padding_mode, order, kept.all(), figure=figure, animation=animate, theme=theme
-        )
-    report(facts, grids, output=output, as_json=as_json, quiet=quiet)
+    facts = [*batch.facts(), *geometry_facts(geometry, padding_mode)]
+    facts += [*matrix_facts(geometry, batch.dtype, per_image, order), *absent("figure", "animation")]
+    facts += [seen.rows_fact(output, "locate --row N shows one", computed=not dry_run), *pictures]
+    report(facts, grids, output=output, as_json=as_json, quiet=quiet, written=not dry_run)
     if preview:
-        write_preview(geometry, padding_mode, kept.all(), output)
+        show(lambda stream: preview_text(geometry, padding_mode, pixels, stream), output)
     uncovered = geometry.coverage().uncovered
     if uncovered:
         warn(

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
-from click.core import ParameterSource
 
 from convmat.cli import options
-from convmat.cli.probes import WITHOUT_INPUT, probe_options, without_input
+from convmat.cli.probes import probe_options, without_input
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,20 +18,20 @@ if TYPE_CHECKING:
     from convmat.report.facts import Fact, Grid
     from convmat.verification import Report
 
-_STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix")
-# Options that have a meaning for some stages alone; those of the layer, that all others share, are not here.
-_STAGES_OF = {
-    "kernel_size": ("unroll", "fold"),
-    "input_shape": ("fold", "matrix"),
-    "order": ("unroll", "flatten-filters", "fold"),
-    "overlap": ("fold",),
-    "requantize": ("convolve",),
-    "explain": ("convolve",),
-    "diagnose": ("convolve",),
-    "flip": ("convolve", "matrix"),
+# What each stage takes; any other option means nothing to it, and is refused.
+_PATCHES = ("stride", "padding", "dilation", "dims", "layout")
+_IMAGES = ("padding_mode", "frame", "alpha")
+_KERNELS = ("kernel", "kernel_layout")
+_LINEAR = (*_PATCHES, *_IMAGES, *_KERNELS, "groups", "depthwise", "flip")
+_TAKES = {
+    "unroll": (*_PATCHES, *_IMAGES, *_KERNELS, "kernel_size", "order", "expected"),
+    "flatten-filters": (*_KERNELS, "dims", "order", "expected"),
+    "convolve": (*_LINEAR, "bias", "requantize", "explain", "diagnose", "expected"),
+    "fold": (*_PATCHES, "kernel_size", "input_shape", "order", "overlap", "expected"),
+    "matrix": (*_LINEAR, "input_shape", "expected"),
 }
-_NOT_OF_FOLD = ("kernel", "bias", "padding_mode", "groups", "depthwise", "frame", "alpha", "kernel_layout")
-_OF_TWO_ARRAYS = ("inputs", "exact", "atol", "rtol", "stage", "as_json", "quiet")
+_STAGES = tuple(_TAKES)
+_ALWAYS = ("exact", "atol", "rtol", "stage", "as_json", "quiet")
 
 
 @click.command("verify", cls=options.Command)
@@ -41,6 +40,7 @@ _OF_TWO_ARRAYS = ("inputs", "exact", "atol", "rtol", "stage", "as_json", "quiet"
 @click.option(
     "--expected",
     metavar="FILE",
+    type=options.File(),
     help="Your own result as .npy, to judge in place of convmat's; - is standard input.",
 )
 @click.option(
@@ -116,29 +116,22 @@ def command(
     from convmat.cli.output import report
 
     ctx = click.get_current_context()
-    given = {p for p in ctx.params if ctx.get_parameter_source(p) is not ParameterSource.DEFAULT}
     needs_input = stage != "flatten-filters" and (stage != "matrix" or named["input_shape"] is None)
     if (status := without_input(ctx, needs_input)) is not None:
         ctx.exit(status)
-    named = {name: value for name, value in named.items() if name not in WITHOUT_INPUT}
     judged = {"exact": exact, "atol": atol, "rtol": rtol}
+    given = options.given_options(ctx)
     if stage == "convolve" and len(inputs) == 2 and named["kernel"] is None and named["expected"] is None:
-        for name in sorted(given - set(_OF_TWO_ARRAYS)):
-            raise click.UsageError(f"{_option(name)} is for a layer, whose --kernel is missing")
+        options.refuse(given.keys() - set(_ALWAYS), "is for a layer, whose --kernel is missing")
         found = _two_arrays(inputs, judged)
     else:
-        for name in sorted(given):
-            stages = _STAGES_OF.get(name, _STAGES)
-            if stage not in stages or (stage == "fold" and name in _NOT_OF_FOLD):
-                stages = tuple(s for s in stages if s != "fold" or name not in _NOT_OF_FOLD)
-                raise click.UsageError(f"{_option(name)} goes with --stage {' or '.join(stages)}")
-        found = _JUDGES[stage](inputs, judged, quiet, **named)
+        for name, option in given.items():
+            if name not in (*_TAKES[stage], *_ALWAYS):
+                stages = " or ".join(other for other in _STAGES if name in _TAKES[other])
+                raise click.UsageError(f"{option} goes with --stage {stages}")
+        found = _JUDGES[stage](inputs, judged, quiet, **{name: named[name] for name in _TAKES[stage]})
     report(found.facts, found.grids, as_json=as_json, quiet=quiet, facts_last=True)
     ctx.exit(0 if found.report else 1)
-
-
-def _option(name: str) -> str:
-    return {"kernel_size": "--k"}.get(name, f"--{name.replace('_', '-')}")
 
 
 class _Found(NamedTuple):
@@ -168,17 +161,14 @@ def _convolution(
     requantize: tuple[Any, ...] | None,
     explain: bool,
     diagnose: bool,
-    kernel_size: Any,
-    input_shape: Any,
-    order: str,
-    overlap: str,
     **layer: Any,
 ) -> _Found:
-    from convmat.cli.layers import as_result, open_layer
+    from convmat.cli.layers import first_equal, open_layer, places_in, results
+    from convmat.cli.output import watching
     from convmat.engine import filter_geometry
     from convmat.files.memory import check_memory
-    from convmat.report.facts import geometry_facts, input_fact
-    from convmat.report.verdicts import diagnosis_fact, explained_facts, terms_grid
+    from convmat.report.facts import geometry_facts
+    from convmat.report.verdicts import diagnosis_facts, explained_facts, terms_grid
     from convmat.verification import verify
     from convmat.verification.judging import explain as explained
     from convmat.verification.judging import memory_needed
@@ -191,13 +181,18 @@ def _convolution(
     )
     needed = memory_needed(geometry, len(filters), batch.dtype.itemsize)
     check_memory("input", needed, "verify a few images of it at a time")
-    raw = result = None
-    if expected is not None:
-        raw = _read(expected)
-        result = as_result(raw, (geometry.matrix_shape[0], len(filters)), batch.dims, layout)
+    if expected is None and diagnose:
+        options.refuse(["diagnose"], "goes with --expected")
     judged = judged | {"requantize": requantize}
+    raw = None if expected is None else _read(expected)
     x = batch.read()
-    found = verify(x, expected=result, **arguments, **judged)
+    shape = (batch.shape[0], *geometry.output_size, len(filters))
+    readings: dict[str, Any] = {layout: None} if raw is None else results(raw, shape, layout)
+    watch = watching(quiet, "part")
+    read_as, found = first_equal(
+        readings, lambda y: verify(x, expected=y, **arguments, **judged, watch=watch)
+    )
+    result = readings.pop(read_as)
     quantized = None
     if requantize is not None:
         quantized = Requantize(*requantize).resolved(None if result is None else result.dtype)
@@ -209,10 +204,11 @@ def _convolution(
     if diagnose and raw is not None and result is not None and not found and not quiet:
         from convmat.verification.diagnosis import diagnose as diagnosed
 
-        # What has another shape may be in another layout: as the file has it.
-        wrong: NDArray[Any] = result if found.shape == found.expected_shape else raw
-        more.append(diagnosis_fact(diagnosed(x, expected=wrong, judged=judged, **arguments)))
-    facts = [input_fact(inputs), *geometry_facts(geometry, arguments["padding_mode"])]
+        watch = watching(quiet, "mistake")
+        mistakes = diagnosed(x, expected=result, judged=judged, **arguments, watch=watch)
+        places = places_in(raw, lambda array: results(array, shape, layout)[read_as])
+        more += diagnosis_facts(mistakes.with_places(places))
+    facts = [*batch.facts(), *geometry_facts(geometry, arguments["padding_mode"])]
     told = _told(
         found,
         facts,
@@ -220,6 +216,7 @@ def _convolution(
         always=explain,
         given=None if raw is None else raw.shape,
         layout=layout,
+        read_as=[] if raw is None else [read_as, *([] if read_as == layout else readings)],
         requantized=quantized,
     )
     return told._replace(grids=[*told.grids, *grids])
@@ -232,36 +229,44 @@ def _unrolled(
     *,
     kernel_size: Any,
     kernel: str | None,
+    kernel_layout: str,
     expected: str | None,
+    stride: Any,
+    padding: Any,
+    padding_mode: str,
+    dilation: Any,
+    dims: int | None,
     layout: str,
     order: str,
-    **named: Any,
+    frame: int | None,
+    alpha: str,
 ) -> _Found:
     from convmat.cli.inputs import open_batch
-    from convmat.cli.layers import open_layer
+    from convmat.cli.layers import read_kernels
+    from convmat.cli.output import watching
     from convmat.files.memory import check_memory
     from convmat.geometry import ConvGeometry
-    from convmat.report.facts import geometry_facts, input_fact
+    from convmat.report.facts import geometry_facts
     from convmat.verification.stages import verify_unroll
 
     if (kernel is None) == (kernel_size is None):
         raise click.UsageError("Give either --kernel or --k, to say how large the patches are")
-    layer = {key: value for key, value in named.items() if key in _LAYER}
-    if kernel is not None:
-        batch, arguments = open_layer(inputs, kernel=kernel, expected=expected, layout=layout, **layer)
-        kernel_size = arguments["filters"].shape[1:-1]
+    _check_one_pipe(*inputs, kernel, expected)
+    axes = options.axes_of(dims, kernel_size, stride, dilation)
+    if kernel is None:
+        options.refuse(["kernel_layout"], "goes with --kernel")
     else:
-        _check_one_pipe(*inputs, expected)
-        axes = options.axes_of(layer["dims"], kernel_size, layer["stride"], layer["dilation"])
-        batch = open_batch(inputs, axes, layout, layer["frame"], layer["alpha"])
-        arguments = layer | {"padding": options.pads_of(layer["padding"], axes)}
-    where = {key: arguments[key] for key in ("stride", "padding", "dilation", "padding_mode")}
-    geometry = ConvGeometry(batch.shape, kernel_size, where["stride"], where["padding"], where["dilation"])
+        kernel_size = read_kernels(kernel, axes, kernel_layout).shape[1:-1]
+    batch = open_batch(inputs, axes, layout, frame, alpha)
+    pads = options.pads_of(padding, axes)
+    geometry = ConvGeometry(batch.shape, kernel_size, stride, pads, dilation)
     rows, columns = geometry.matrix_shape
     check_memory("input", 4 * rows * columns * batch.dtype.itemsize, "verify a few images of it at a time")
     result = None if expected is None else _read(expected)
-    found = verify_unroll(batch.read(), kernel_size, result, **where, order=order, **judged)
-    facts = [input_fact(inputs), *geometry_facts(geometry, where["padding_mode"])]
+    where = {"dilation": dilation, "padding_mode": padding_mode, "order": order}
+    watch = watching(quiet, "tap")
+    found = verify_unroll(batch.read(), kernel_size, result, stride, pads, **where, watch=watch, **judged)
+    facts = [*batch.facts(), *geometry_facts(geometry, padding_mode)]
     return _told(found, facts, stage="unroll")
 
 
@@ -273,23 +278,22 @@ def _flattened(
     kernel: str | None,
     expected: str | None,
     order: str,
-    groups: int,
     kernel_layout: str,
     dims: int | None,
-    stride: Any,
-    dilation: Any,
-    **_: Any,
 ) -> _Found:
     from convmat.cli.layers import read_kernels
+    from convmat.cli.output import watching
     from convmat.report.facts import Fact, input_fact, shape_fact
     from convmat.verification.stages import verify_flatten_filters
 
     if kernel is None:
         raise click.UsageError("Missing option '--kernel'; --stage flatten-filters judges the W_col of one")
+    if inputs:
+        raise click.UsageError("--stage flatten-filters takes no INPUT: W_col is of the kernels alone")
     _check_one_pipe(kernel, expected)
-    filters = read_kernels(kernel, options.axes_of(dims, stride, dilation), kernel_layout)
+    filters = read_kernels(kernel, dims or 2, kernel_layout)
     result = None if expected is None else _read(expected)
-    found = verify_flatten_filters(filters, result, groups, order, **judged)
+    found = verify_flatten_filters(filters, result, order=order, watch=watching(quiet, "row"), **judged)
     facts = [
         input_fact([kernel])._replace(key="kernels", label="kernels"),
         shape_fact("filters_shape", "filters", filters.shape, "K × kernel × C/groups"),
@@ -313,10 +317,10 @@ def _folded(
     layout: str,
     order: str,
     overlap: str,
-    **_: Any,
 ) -> _Found:
     from convmat.cli.inputs import folded_geometry
     from convmat.cli.layers import as_images
+    from convmat.cli.output import watching
     from convmat.report.facts import geometry_facts, input_fact
     from convmat.verification.stages import verify_fold
 
@@ -332,7 +336,17 @@ def _folded(
         raw = _read(expected)
         result = as_images(raw, axes, layout)
     found = verify_fold(
-        x_col, geometry.input_shape, kernel_size, result, stride, pads, dilation, overlap, order, **judged
+        x_col,
+        geometry.input_shape,
+        kernel_size,
+        result,
+        stride,
+        pads,
+        dilation,
+        overlap,
+        order,
+        watch=watching(quiet, "patch"),
+        **judged,
     )
     facts = [input_fact(inputs), *geometry_facts(geometry)]
     return _told(found, facts, stage="fold", given=None if raw is None else raw.shape, layout=layout)
@@ -346,21 +360,22 @@ def _as_matrix(
     input_shape: tuple[int, ...] | None,
     expected: str | None,
     layout: str,
-    bias: str | None,
-    **named: Any,
+    **layer: Any,
 ) -> _Found:
     from convmat.cli.layers import open_linear_layer
+    from convmat.cli.output import watching
     from convmat.engine import filter_geometry
     from convmat.files.archives import read_sparse
-    from convmat.report.facts import geometry_facts, input_fact
+    from convmat.layouts import output_layout
+    from convmat.report.facts import geometry_facts
     from convmat.verification.stages import check_dense, verify_matrix
 
     if len(inputs) > 1:
         raise click.UsageError("--stage matrix takes one INPUT: the matrix is that of one image")
     source = inputs[0] if inputs else None
-    _check_one_pipe(source, named["kernel"], expected)
-    layer = {key: value for key, value in named.items() if key in _LAYER}
-    shape, arguments = open_linear_layer(source, input_shape, layout=layout, **layer)
+    _check_one_pipe(source, layer["kernel"], expected)
+    batch, arguments = open_linear_layer(source, input_shape, layout=layout, **layer)
+    shape = batch.shape
     geometry = filter_geometry(
         (1, *shape[1:]),
         arguments["filters"].shape,
@@ -371,26 +386,15 @@ def _as_matrix(
     if expected is not None:
         archived = expected.endswith(".npz")
         result = read_sparse(expected, check_dense) if archived else _read(expected)
-    found = verify_matrix(input_shape=shape, expected=result, layout=layout, **arguments, **judged)
-    facts = [input_fact(inputs)] if inputs else []
-    return _told(found, [*facts, *geometry_facts(geometry, arguments["padding_mode"])], stage="matrix")
+    watch = watching(quiet, "column")
+    layout = output_layout(layout)
+    found = verify_matrix(
+        input_shape=shape, expected=result, layout=layout, **arguments, watch=watch, **judged
+    )
+    facts = [*batch.facts(), *geometry_facts(geometry, arguments["padding_mode"])]
+    return _told(found, facts, stage="matrix")
 
 
-_LAYER = (
-    "kernel",
-    "bias",
-    "stride",
-    "padding",
-    "padding_mode",
-    "dilation",
-    "groups",
-    "depthwise",
-    "flip",
-    "frame",
-    "alpha",
-    "kernel_layout",
-    "dims",
-)
 _JUDGES: dict[str, Callable[..., _Found]] = {
     "unroll": _unrolled,
     "flatten-filters": _flattened,

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.errors import DTypeError, ShapeError
+from convmat.watching import Watch, unwatched
 
 SIZE = 28
 """Height and width of a drawn digit, in pixels; the digit itself is about 20 high, as in MNIST."""
 
 _SEGMENTS = 28  # straight pieces that a digit's strokes are drawn with
 _CHUNK = 16  # images rendered at a time: their distances fit in a core's cache
+_WRITTEN = 4096  # images whose strokes are computed at a time
 
 _Style = tuple[tuple[tuple[float, float], ...], ...]
 
@@ -82,11 +84,12 @@ _STYLES: tuple[tuple[_Style, ...], ...] = (
 )  # fmt: skip
 
 
-def draw_digits(count: int, seed: int | list[int]) -> NDArray[np.uint8]:
+def draw_digits(count: int, seed: int | list[int], watch: Watch = unwatched) -> NDArray[np.uint8]:
     """Draw digits 0 to 9 in a hand that varies: slant, width, size, thickness, place and a bend of the page.
 
     Args:
         count: images. seed: what `numpy.random.default_rng` takes; the same seed gives the same images.
+        watch: of the drawing, a few images at a time.
 
     Returns:
         (count, 28, 28, 1) uint8, ink 255 on 0, in random order.
@@ -98,34 +101,48 @@ def draw_digits(count: int, seed: int | list[int]) -> NDArray[np.uint8]:
         chosen = rng.integers(0, len(styles), count)
         for number, style in enumerate(styles):
             where = np.flatnonzero((digits == digit) & (chosen == number))
-            lines[where] = _write(style, len(where), rng)
+            hand = _Hand(style, len(where), rng)
+            for start in range(0, len(where), _WRITTEN):
+                part = slice(start, start + _WRITTEN)
+                lines[where[part]] = _write(style, hand, part)
     thickness = rng.normal(1.15, 0.28, count).clip(0.6, 1.9)
     images = np.empty((count, SIZE * SIZE), np.uint8)
-    for start in range(0, count, _CHUNK):
+    for start in watch(range(0, count, _CHUNK), -(-count // _CHUNK)):
         part = slice(start, start + _CHUNK)
         images[part] = _ink(lines[part], thickness[part])
     return images.reshape(count, SIZE, SIZE, 1)
 
 
-def _write(style: _Style, count: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """The style written `count` times, as line segments (count, segments, 2 ends, (x, y)) in pixels."""
+class _Hand:
+    """The random numbers that a style is written with `count` times, drawn before any is used."""
+
+    def __init__(self, style: _Style, count: int, rng: np.random.Generator) -> None:
+        self.moves = [rng.normal(0, 0.035, (count, len(stroke), 2)) for stroke in style]
+        """By which each point of each stroke is moved, (count, points, 2)."""
+        self.spreads = [rng.standard_normal(count).clip(-2, 2)[:, None] for _ in range(10)]
+        """Of all else that varies, (count, 1), within two spreads of the mean."""
+
+
+def _write(style: _Style, hand: _Hand, part: slice) -> NDArray[np.float32]:
+    """Some of the style's images, as line segments (n, segments, 2 ends, (x, y)) in pixels."""
+    spreads = iter(hand.spreads)
 
     def vary(mean: float, spread: float) -> NDArray[np.float64]:
-        """One number for each image, within two spreads of the mean."""
-        return (mean + spread * rng.standard_normal(count).clip(-2, 2))[:, None]
+        """One number for each image."""
+        return mean + spread * next(spreads)[part]
 
     lengths = [float(np.hypot(*np.diff(stroke, axis=0).T).sum()) for stroke in style]
     pieces = [max(round(_SEGMENTS * length / sum(lengths)), 1) for length in lengths]
     pieces[0] += _SEGMENTS - sum(pieces)
     parts = []
-    for stroke, segments in zip(style, pieces, strict=True):
+    for stroke, segments, moves in zip(style, pieces, hand.moves, strict=True):
         points = np.array(stroke) - 0.5
         # Points that are one in the style stay one, or a corner would become a knot.
         _, same = np.unique(points, axis=0, return_inverse=True)
-        moved = points + rng.normal(0, 0.035, (count, len(points), 2))[:, same.reshape(-1)]
+        moved = points + moves[part][:, same.reshape(-1)]
         curve = _curve(len(points), segments) @ moved
         parts.append(np.stack([curve[:, :-1], curve[:, 1:]], axis=2))
-    lines = np.concatenate(parts, axis=1).reshape(count, 2 * _SEGMENTS, 2)
+    lines = np.concatenate(parts, axis=1).reshape(-1, 2 * _SEGMENTS, 2)
     x, y = lines[..., 0], lines[..., 1]
     bend_x = vary(0, 0.04) * np.sin(np.pi * (y + vary(0, 0.5)))
     bend_y = vary(0, 0.04) * np.sin(np.pi * (x + vary(0, 0.5)))
@@ -138,7 +155,7 @@ def _write(style: _Style, count: int, rng: np.random.Generator) -> NDArray[np.fl
     middle = (SIZE - 1) / 2
     x = x - x.mean(axis=1, keepdims=True) + middle + vary(0, 0.7)
     y = y - y.mean(axis=1, keepdims=True) * 0.3 + middle + vary(0, 0.6)
-    return np.stack([x, y], axis=-1).reshape(count, _SEGMENTS, 2, 2).astype(np.float32)
+    return np.stack([x, y], axis=-1).reshape(-1, _SEGMENTS, 2, 2).astype(np.float32)
 
 
 def _curve(points: int, segments: int) -> NDArray[np.float64]:

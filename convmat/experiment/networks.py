@@ -16,6 +16,7 @@ from convmat.geometry import ConvGeometry
 from convmat.threads import thread_count
 
 _CHUNK_BYTES = 1 << 19  # of a convolution's output, worked on at one time: within a core's cache
+_DRAWN = 1 << 20  # numbers drawn at a time
 
 NETWORKS = ("cnn", "fc")
 
@@ -140,6 +141,7 @@ class Network:
         """The layers that have weights, by the names that files give them."""
         return {"first": self.first, "dense": self.dense}
 
+    @np.errstate(all="ignore")  # what overflows is seen in the loss
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """The input of the first layer to images (N, H·W·C)."""
         self._hidden = _relu(self.first.forward(x))
@@ -179,7 +181,13 @@ def _through_relu(dy: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
 def he_uniform(shape: tuple[int, int], rng: np.random.Generator, dtype: Any) -> NDArray[Any]:
     """Initial weights, uniform in ±sqrt(6 / inputs) (He et al., 2015).
 
-    Drawn in float32 whatever the dtype, so that runs in float32 and float64 begin with the same numbers.
+    Drawn in float32 whatever the dtype, so that runs in float32 and float64 begin with the same numbers; some
+    rows at a time, which are the numbers of one draw.
     """
     limit = np.float32(np.sqrt(6 / shape[0]))
-    return np.asarray((2 * rng.random(shape, np.float32) - 1) * limit, dtype)
+    weights = np.empty(shape, dtype)
+    step = max(_DRAWN // shape[1], 1)
+    for start in range(0, shape[0], step):
+        rows = weights[start : start + step]
+        rows[...] = (2 * rng.random(rows.shape, np.float32) - 1) * limit
+    return weights

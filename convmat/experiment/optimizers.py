@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 _PIECE = 1 << 15  # numbers of each matrix: Adam's four, and intermediates, fit in a core's cache
 
-OPTIMIZERS = ("sgd", "adam")
-
 Matrices = Sequence[NDArray[Any]]
 
 

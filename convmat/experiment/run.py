@@ -1,4 +1,4 @@
-"""The experiment: settings, the two networks step by step under one optimizer, and how far they are apart.
+"""The experiment: the two networks step by step under one optimizer, and how far they are apart.
 
 What is random is drawn from generators seeded with (seed, purpose, ...) at the time it is needed: nothing of
 their state has to be kept for a run to go on where it stopped.
@@ -7,104 +7,27 @@ their state has to be kept for a run to go on where it stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.errors import SettingError, ShapeError
+from convmat.errors import SettingError
 from convmat.experiment.digits import unit_range
 from convmat.experiment.divergence import Divergence, measure
 from convmat.experiment.networks import NETWORKS, Convolution, Dense, Network, he_uniform, mean_squared_error
-from convmat.experiment.optimizers import OPTIMIZERS, SGD, Adam
-from convmat.geometry import ConvGeometry, Padding, Sizes
+from convmat.experiment.optimizers import SGD, Adam
+from convmat.experiment.record import RECORD, array_kinds
+from convmat.experiment.settings import EVALUATED, Settings
+from convmat.files.schema import Mismatch, shown
 from convmat.patches import unroll
-
-LEARNING_RATES = {"sgd": 0.3, "adam": 0.001}
-"""The defaults. Adam's is its paper's; of SGD's, the README tells how it was chosen."""
-
-PAPER = {"optimizer": "both", "epochs": 400}
-"""What the paper did that `Settings` does not do by default."""
-
-NEW_IMAGES = 1000
-"""Images that neither network has seen, on which the outputs of the first layers are compared; at most."""
+from convmat.watching import Watch, unwatched
 
 _SPLIT, _WEIGHTS, _BATCHES = range(3)  # purposes of random numbers
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that decides a run's numbers; the defaults are the paper's but for `epochs`, 400 there.
-
-    Raises:
-        SettingError: a number that makes no experiment.
-    """
-
-    optimizer: str = "sgd"
-    """"sgd", "adam", or "both", one after the other."""
-    epochs: int = 12
-    filters: int = 128
-    kernel_size: Sizes = 4
-    stride: Sizes = 2
-    padding: Padding = "valid"
-    train_size: int = 1000
-    val_size: int = 1000
-    batch_size: int = 128
-    lr: float | None = None
-    """None for each optimizer's own of `LEARNING_RATES`."""
-    seed: int = 0
-    dtype: str = "float32"
-    probe_divergence: bool = False
-    """Measure at each step how far the networks' gradients and weights are apart."""
-
-    def __post_init__(self) -> None:
-        for name, choices in {"optimizer": (*OPTIMIZERS, "both"), "dtype": ("float32", "float64")}.items():
-            if getattr(self, name) not in choices:
-                raise SettingError(name, f"got {getattr(self, name)!r}; give one of {', '.join(choices)}")
-        least = dict.fromkeys(("epochs", "filters", "train_size", "val_size", "batch_size"), 1) | {"seed": 0}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise SettingError(name, f"must be at least {low}, got {getattr(self, name)}")
-        if self.lr is not None and not 0 < self.lr < math.inf:
-            raise SettingError("lr", f"must be above 0, got {self.lr}; the defaults are {LEARNING_RATES}")
-
-    @property
-    def optimizers(self) -> tuple[str, ...]:
-        """The optimizers, in the order of their runs."""
-        return OPTIMIZERS if self.optimizer == "both" else (self.optimizer,)
-
-    def learning_rate(self, optimizer: str) -> float:
-        """The learning rate of an optimizer's run."""
-        return LEARNING_RATES[optimizer] if self.lr is None else self.lr
-
-    @property
-    def images(self) -> int:
-        """Images that a run wants: to train on, to validate on, and new ones."""
-        return self.train_size + self.val_size + NEW_IMAGES
-
-    def geometry(self, image_shape: Sequence[int]) -> ConvGeometry:
-        """The first layer's, for a batch of images (H, W, C).
-
-        Raises:
-            GeometryError: a kernel, stride or padding that makes no convolution of them.
-        """
-        return ConvGeometry((self.batch_size, *image_shape), self.kernel_size, self.stride, self.padding)
-
-    def dense_shape(self, image_shape: Sequence[int]) -> tuple[int, int]:
-        """(P·K, H·W·C), of the second layer's weights."""
-        return self.geometry(image_shape).patches * self.filters, math.prod(image_shape)
-
-    def nbytes(self, image_shape: Sequence[int]) -> int:
-        """Memory that an experiment takes, about: weights with all that goes with them, images, a batch."""
-        geometry = self.geometry(image_shape)
-        weights = math.prod(self.dense_shape(image_shape)) + geometry.terms * self.filters
-        # Of each network: weights and gradients, and with Adam two moments.
-        matrices = 1 + sum(2 * {"sgd": 2, "adam": 4}[name] for name in self.optimizers)
-        images = self.images * (math.prod(image_shape) + geometry.patches * geometry.terms)
-        batch = 4 * self.batch_size * geometry.patches * self.filters
-        return (matrices * weights + images + batch) * np.dtype(self.dtype).itemsize
+_BLOCK_BYTES = 1 << 24  # of X_col, unrolled at a time
 
 
 class Images(NamedTuple):
@@ -182,6 +105,8 @@ class Experiment:
         images: (N, H, W, C), any dtype `unit_range` takes; shuffled by the seed, then the first
             `train_size` are trained on, the next `val_size` are validated on, and up to `NEW_IMAGES` of the
             rest are new to both; where none are left, the validation images stand for them.
+        watch: of what takes time besides the steps, in blocks: preparing the images, and evaluations.
+        data: what the images are called, to be kept in the record; None for drawn digits.
 
     Raises:
         ShapeError: not such an array, or fewer images than are to be trained and validated on.
@@ -189,34 +114,37 @@ class Experiment:
         DTypeError: pixels that are not numbers of a known range.
     """
 
-    def __init__(self, settings: Settings, images: NDArray[Any]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        images: NDArray[Any],
+        watch: Watch = unwatched,
+        data: str | None = None,
+    ) -> None:
+        settings.check_images(images.shape)
         self.settings = settings
-        if images.ndim != 4:
-            raise ShapeError("data", f"has shape {images.shape}; expected (N, H, W, C)")
-        needed = settings.train_size + settings.val_size
-        if len(images) < needed:
-            raise ShapeError(
-                "data",
-                f"has {len(images)} images; {settings.train_size} to train and {settings.val_size} to "
-                f"validate on are {needed}: give smaller --train-size and --val-size, or more images",
-            )
-        self.geometry = settings.geometry(images.shape[1:])
+        self.watch = watch
+        self.data = data
+        self.image_shape = images.shape[1:]
+        self.geometry = settings.geometry(self.image_shape)
         order = self._random(_SPLIT).permutation(len(images))[: settings.images]
-        train, validation, new = np.split(order, [settings.train_size, needed])
-        self.train = self._prepare(images[train])
-        self.validation = self._prepare(images[validation])
-        self.new = self._prepare(images[new]) if len(new) else self.validation
+        train, validation, new = np.split(
+            order, [settings.train_size, settings.train_size + settings.val_size]
+        )
+        self.train = self._prepare(images, train)
+        self.validation = self._prepare(images, validation)
+        self.new = self._prepare(images, new) if len(new) else self.validation
         rng = self._random(_WEIGHTS)
         self.initial = {
-            "first": he_uniform((self.geometry.terms, settings.filters), rng, settings.dtype),
-            "dense": he_uniform(settings.dense_shape(images.shape[1:]), rng, settings.dtype),
+            "first": he_uniform(settings.first_shape(self.image_shape), rng, settings.dtype),
+            "dense": he_uniform(settings.dense_shape(self.image_shape), rng, settings.dtype),
         }
         self.runs = {name: self._begin(name) for name in settings.optimizers}
 
     @property
     def batches(self) -> int:
         """Steps of an epoch; the last may have fewer images."""
-        return -(-self.settings.train_size // self.settings.batch_size)
+        return self.settings.batches
 
     @property
     def steps_left(self) -> int:
@@ -224,14 +152,29 @@ class Experiment:
         total = self.settings.epochs * self.batches
         return sum(max(total - run.epoch * self.batches - run.batch, 0) for run in self.runs.values())
 
+    @property
+    def digest(self) -> int:
+        """A checksum of the images, in their order: a run goes on with the same."""
+        found = 0
+        for images in (self.train, self.validation, self.new):
+            found = zlib.crc32(images.pixels.data, found)
+        return found
+
     def _random(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, *purpose])
 
-    def _prepare(self, images: NDArray[Any]) -> Images:
-        pixels = unit_range(images, self.settings.dtype)
-        g = self.geometry.for_batch(len(pixels))
-        x_col = unroll(pixels, g.kernel_size, g.stride, g.pads)
-        return Images(pixels, x_col.reshape(g.batch, g.patches, -1))
+    def _prepare(self, images: NDArray[Any], which: NDArray[np.intp]) -> Images:
+        """Some of the images, a block at a time."""
+        g = self.geometry.for_batch(len(which))
+        pixels = np.empty(g.input_shape, self.settings.dtype)
+        x_col = np.empty((g.batch, g.patches, g.terms), self.settings.dtype)
+        step = max(_BLOCK_BYTES // max(x_col[:1].nbytes, pixels[:1].nbytes), 1)
+        for start in self.watch(range(0, len(which), step), -(-len(which) // step)):
+            block = slice(start, start + step)
+            pixels[block] = unit_range(images[which[block]], self.settings.dtype)
+            out = x_col[block].reshape(-1, g.terms)
+            unroll(pixels[block], g.kernel_size, g.stride, g.pads, out=out)
+        return Images(pixels, x_col)
 
     def _begin(self, optimizer: str) -> Run:
         lr = self.settings.learning_rate(optimizer)
@@ -246,10 +189,11 @@ class Experiment:
     def steps(self) -> Iterator[Run]:
         """Train until every run has its epochs; the run that is on, after each step of both networks.
 
-        Between two steps all is well: it may be left, saved, and gone on with to the same bits.
+        Between two steps all is well, and where `watch` ends an evaluation: the experiment may be left,
+        saved, and gone on with to the same bits.
 
         Raises:
-            SettingError: the learning rate is too large, so that a loss is no number.
+            SettingError: the learning rate is too large, so that a loss or a weight is no number.
         """
         for run in self.runs.values():
             if not run.history:
@@ -258,71 +202,98 @@ class Experiment:
                 ]
                 run.history.append(Epoch(0, *losses))
             while run.epoch < self.settings.epochs:
-                self._step(run)
+                if run.batch < self.batches:
+                    self._step(run)
+                if run.batch == self.batches:
+                    self._end_epoch(run)
                 yield run
 
+    @np.errstate(all="ignore")
     def _step(self, run: Run) -> None:
         order = self._random(_BATCHES, run.epoch).permutation(self.settings.train_size)
         which = order[run.batch * self.settings.batch_size :][: self.settings.batch_size]
         target = self.train.target[which]
-        with np.errstate(all="ignore"):
-            for name, network in run.networks.items():
-                network.forward(self.train.inputs(name, which))
-                run.sums[name] += network.backward(target) * len(which)
-            if not all(map(math.isfinite, run.sums.values())):
-                raise SettingError(
-                    "lr",
-                    f"{self.settings.learning_rate(run.optimizer)} makes the loss of {run.optimizer} grow "
-                    f"beyond all numbers in epoch {run.epoch + 1}; give a smaller one",
-                )
-            for name, network in run.networks.items():
-                run.updates[name].step([layer.gradient for layer in network.layers.values()])
+        sums = dict(run.sums)
+        for name, network in run.networks.items():
+            network.forward(self.train.inputs(name, which))
+            sums[name] += network.backward(target) * len(which)
+        self._check_finite(run, "loss", sums.values())
+        for name, network in run.networks.items():
+            run.updates[name].step([layer.gradient for layer in network.layers.values()])
         if self.settings.probe_divergence:
             step = run.epoch * self.batches + run.batch + 1
-            run.divergence += measure(step, run.networks, run.updates)
-        run.batch += 1
-        if run.batch == self.batches:
-            self._end_epoch(run)
+            found = list(measure(step, run.networks, run.updates))
+            self._check_finite(run, "weights", (value for d in found for value in d[2:]))
+            run.divergence += found
+        run.batch, run.sums = run.batch + 1, sums
+
+    def _check_finite(self, run: Run, what: str, values: Iterable[float]) -> None:
+        """Raise SettingError where training has come to numbers that are none."""
+        if not all(map(math.isfinite, values)):
+            raise self._diverged(run, what)
+
+    def _diverged(self, run: Run, what: str) -> SettingError:
+        step = min(run.batch + 1, self.batches)
+        return SettingError(
+            "lr",
+            f"{self.settings.learning_rate(run.optimizer)} makes the {what} of {run.optimizer} grow "
+            f"beyond all numbers in epoch {run.epoch + 1}, step {step}; give a smaller one",
+        )
 
     def _end_epoch(self, run: Run) -> None:
         losses = []
         for name in NETWORKS:
             losses += [run.sums[name] / self.settings.train_size, self.loss(run, name, self.validation)]
+        self._check_finite(run, "loss", losses)
+        self._check_weights(run)
         run.history.append(Epoch(run.epoch + 1, *losses))
         run.epoch, run.batch, run.sums = run.epoch + 1, 0, dict.fromkeys(NETWORKS, 0.0)
 
-    def _in_batches(self, images: Images) -> Iterator[slice]:
-        for start in range(0, len(images.pixels), self.settings.batch_size):
-            yield slice(start, start + self.settings.batch_size)
+    def _check_weights(self, run: Run) -> None:
+        """Raise SettingError unless all that a run holds is as its record may be."""
+        kinds = array_kinds(self.settings, self.image_shape)
+        try:
+            for key, values in self._arrays(run).items():
+                kinds[key].check(values, key)
+        except Mismatch:
+            raise self._diverged(run, "weights") from None
+
+    def _in_blocks(self, images: Images) -> Iterator[slice]:
+        step = min(self.settings.batch_size, EVALUATED)
+        for start in self.watch(range(0, len(images.pixels), step), -(-len(images.pixels) // step)):
+            yield slice(start, start + step)
 
     def outputs(self, run: Run, name: str, images: Images) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """A network's outputs and their targets, (n, H·W·C), a batch at a time."""
-        for which in self._in_batches(images):
+        """A network's outputs and their targets, (n, H·W·C), some images at a time."""
+        for which in self._in_blocks(images):
             yield run.networks[name].forward(images.inputs(name, which)), images.target[which]
 
+    @np.errstate(all="ignore")
     def loss(self, run: Run, name: str, images: Images) -> float:
         """A network's mean squared error on some images."""
-        with np.errstate(all="ignore"):
-            total = sum(
-                mean_squared_error(output, target)[0] * len(target)
-                for output, target in self.outputs(run, name, images)
-            )
+        total = sum(
+            mean_squared_error(output, target)[0] * len(target)
+            for output, target in self.outputs(run, name, images)
+        )
         return total / len(images.pixels)
 
+    @np.errstate(all="ignore")
     def compare(self, run: Run) -> Comparison:
         """How far the networks are apart now, and which of their outputs have died."""
         first = {name: network.first for name, network in run.networks.items()}
         apart, size = 0.0, 0.0
-        for which in self._in_batches(self.new):
+        for which in self._in_blocks(self.new):
             ours = [first[name].forward(self.new.inputs(name, which)) for name in NETWORKS]
             cnn, fc = (y.reshape(len(self.new.pixels[which]), -1) for y in ours)
             apart += float(np.linalg.norm(cnn - fc, axis=1).sum())
             size += float(np.linalg.norm(cnn, axis=1).sum())
-        lit = self.train.target.any(axis=0)
+        lit = np.any(self.train.target, axis=0)
         dead = {}
         for name in NETWORKS:
-            outputs = (output.any(axis=0) for output, _ in self.outputs(run, name, self.train))
-            dead[name] = ~np.logical_or.reduce(list(outputs))
+            alive = np.zeros(self.train.target.shape[1], np.bool_)
+            for output, _ in self.outputs(run, name, self.train):
+                alive |= np.any(output, axis=0)
+            dead[name] = ~alive
         return Comparison(
             float(np.linalg.norm(first["cnn"].weights - first["fc"].weights)),
             float(np.linalg.norm(first["cnn"].weights)),
@@ -336,17 +307,28 @@ class Experiment:
         """Initial weights, each run's weights and its optimizer's state, by name: `adam_cnn_dense_v`."""
         found = {f"initial_{layer}": weights for layer, weights in self.initial.items()}
         for run in self.runs.values():
-            for name, network in run.networks.items():
-                update = run.updates[name]
-                for number, (layer, part) in enumerate(network.layers.items()):
-                    key = f"{run.optimizer}_{name}_{layer}"
-                    found[key] = part.weights
-                    if isinstance(update, Adam):
-                        found |= {f"{key}_m": update.m[number], f"{key}_v": update.v[number]}
+            found |= self._arrays(run)
+        return found
+
+    def _arrays(self, run: Run) -> dict[str, NDArray[Any]]:
+        found = {}
+        for name, network in run.networks.items():
+            update = run.updates[name]
+            for number, (layer, part) in enumerate(network.layers.items()):
+                key = f"{run.optimizer}_{name}_{layer}"
+                found[key] = part.weights
+                if isinstance(update, Adam):
+                    found |= {f"{key}_m": update.m[number], f"{key}_v": update.v[number]}
         return found
 
     def record(self) -> dict[str, Any]:
-        """Settings, and how far each run has come; with `arrays`, all that `resume` needs. JSON keeps it."""
+        """Settings, and how far each run has come; with `arrays`, all that `resume` needs. JSON keeps it.
+
+        Raises:
+            SettingError: a run stands where a weight is no number.
+        """
+        for run in self.runs.values():
+            self._check_weights(run)
         runs = {
             name: {
                 "epoch": run.epoch,
@@ -357,18 +339,40 @@ class Experiment:
             }
             for name, run in self.runs.items()
         }
-        return {"settings": asdict(self.settings), "runs": runs}
+        found = {
+            "settings": asdict(self.settings),
+            "data": self.data,
+            "image_shape": self.image_shape,
+            "digest": self.digest,
+            "runs": runs,
+        }
+        RECORD.check(found)
+        return found
 
-    def resume(self, record: Mapping[str, Any], array: Callable[[str], NDArray[Any]]) -> None:
+    def resume(self, record: dict[str, Any], array: Callable[[str], NDArray[Any]]) -> None:
         """Go on from what `record` and `arrays` told of an experiment with the same settings and images.
 
         `array` gives an array by its name; they are asked for one at a time.
+
+        Raises:
+            Mismatch: another record, or one that is damaged; the experiment is then of no use.
         """
+        RECORD.check(record)
+        settings = Settings(**record["settings"])
+        if replace(settings, epochs=1) != replace(self.settings, epochs=1):
+            raise Mismatch("settings", f"must be {self.settings}, got {settings}")
+        if tuple(record["image_shape"]) != self.image_shape:
+            raise Mismatch("image_shape", f"must be {self.image_shape}, got {shown(record['image_shape'])}")
+        if record["digest"] != self.digest:
+            raise Mismatch("digest", f"must be {self.digest}, got {record['digest']}")
+        kinds = array_kinds(self.settings, self.image_shape)
         for key, values in self.arrays().items():
-            np.copyto(values, array(key), casting="no")
+            found = array(key)
+            kinds[key].check(found, key)
+            values[...] = found
         for name, done in record["runs"].items():
             run = self.runs[name]
-            run.epoch, run.batch, run.sums = done["epoch"], done["batch"], done["sums"]
+            run.epoch, run.batch, run.sums = done["epoch"], done["batch"], dict(done["sums"])
             run.history = [Epoch(*row) for row in done["history"]]
             run.divergence = [Divergence(*row) for row in done["divergence"]]
             for update in run.updates.values():

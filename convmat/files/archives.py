@@ -11,8 +11,9 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from convmat.errors import FileError
+from convmat.files.members import archive_names, open_member
 from convmat.files.npy import NpyInput
-from convmat.files.outputs import is_picture, open_output, reading
+from convmat.files.outputs import check_ending, open_output, reading
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can tell: numpy.savez notes the present
 
@@ -21,9 +22,10 @@ def write_archive(name: str, arrays: Mapping[str, NDArray[Any]], compressed: boo
     """Write arrays as numpy.load reads them, to a file of exactly that name, whole or not at all.
 
     Raises:
-        FileError: the output cannot be written, or is standard output; what was there before is still there.
+        FileError: the output cannot be written, is named like another format, or is standard output; what was
+            there before is still there.
     """
-    check_archive_name(name)
+    check_ending(name, "npz")
     nbytes = 0 if compressed else sum(array.nbytes for array in arrays.values())
     kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
     with open_output(name, nbytes) as stream, zipfile.ZipFile(stream, "w") as archive:
@@ -34,35 +36,14 @@ def write_archive(name: str, arrays: Mapping[str, NDArray[Any]], compressed: boo
                 npy_format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
-def check_archive_name(name: str) -> None:
-    """Raise FileError for standard output, and for names that say another format."""
-    if name == "-":
-        raise FileError("standard output", "carries .npy bytes, and this is an .npz archive; name a file")
-    if is_picture(name) or name.endswith(".npy"):
-        kind = "an .npy array" if name.endswith(".npy") else "a picture"
-        raise FileError(name, f"is named like {kind}, and this is written as .npz; name it .npz")
-
-
-def archive_names(name: str) -> list[str]:
-    """The names of an archive's arrays.
-
-    Raises:
-        FileError: it cannot be read, or is no archive.
-    """
-    try:
-        with reading(name), zipfile.ZipFile(name) as archive:
-            return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
-    except zipfile.BadZipFile as error:
-        raise FileError(name, f"is no .npz archive: {error}") from None
-
-
 def read_array(name: str, key: str) -> NDArray[Any]:
     """One of its arrays.
 
     Raises:
         FileError: it cannot be read, has no such array, or is damaged.
     """
-    return NpyInput(f"{name}:{key}").read()
+    shown = f"{name}:{key}"
+    return NpyInput(shown, open_member(name, key, shown)).read()
 
 
 def read_sparse(name: str, check_shape: Callable[[tuple[int, ...]], None]) -> NDArray[Any]:
@@ -86,21 +67,32 @@ def read_sparse(name: str, check_shape: Callable[[tuple[int, ...]], None]) -> ND
     indices = (first, second, size)
     if len(shape) != 2 or any(a.ndim != 1 or a.dtype.kind not in "iu" for a in indices) or min(shape) < 0:
         raise damaged
+    if data.ndim != 1 or len(first) != len(data) or data.dtype.kind not in "biufc":
+        raise damaged
     check_shape(shape)
     by_column = False
     if keys is compressed:
         with reading(name), zipfile.ZipFile(name) as archive:
             by_column = "format.npy" in archive.namelist() and archive.read("format.npy").endswith(b"csc")
         lines = shape[1] if by_column else shape[0]
-        if len(second) != lines + 1 or (np.diff(second) < 0).any() or second[0] or second[-1] != len(data):
+        if (
+            len(second) != lines + 1
+            or (second[1:] < second[:-1]).any()
+            or second[0]
+            or second[-1] != len(data)
+        ):
             raise damaged
         first, second = np.arange(lines).repeat(np.diff(second)), first
     rows, columns = (second, first) if by_column else (first, second)
-    dense = np.zeros(shape, data.dtype)
-    try:
-        if data.ndim != 1 or min(rows.min(initial=0), columns.min(initial=0)) < 0:
+    for index, count in ((rows, shape[0]), (columns, shape[1])):
+        # As Python's numbers: NumPy takes an index of 2^64 − 1 for −1.
+        if len(index) != len(data) or any(not 0 <= int(end) < count for end in _ends(index)):
             raise damaged
-        np.add.at(dense, (rows, columns), data)
-    except (IndexError, ValueError):
-        raise damaged from None
+    dense = np.zeros(shape, data.dtype)
+    np.add.at(dense, (rows.astype(np.intp), columns.astype(np.intp)), data)
     return dense
+
+
+def _ends(index: NDArray[Any]) -> tuple[Any, ...]:
+    """The least and the greatest, of none nothing."""
+    return (index.min(), index.max()) if index.size else ()

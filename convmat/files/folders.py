@@ -3,39 +3,67 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from convmat.errors import FileError
-from convmat.files.outputs import writing
+from convmat.files.outputs import check_ending, new_output, together, writing
 
 
 @contextmanager
 def new_folder(name: str) -> Iterator[str]:
-    """A folder to fill, which takes the name given when the block ends well; else nothing is left of it.
+    """A folder to fill, which takes the name given when the block ends well, or that of `together` around it;
+    else nothing is left of it.
 
     Raises:
         FileError: there is a file of that name, or a folder that is not empty; or it cannot be written.
     """
     with writing(name or "''"):
         check_new_folder(name)
-        target = os.path.realpath(name)
-        partial = os.path.join(os.path.dirname(target), f".convmat-{os.urandom(8).hex()}.tmp")
-        try:
+        with new_output(name) as partial:
             os.mkdir(partial)
-            yield partial
+            with together():  # what is in it has its name before it has its own
+                yield partial
             with suppress(FileNotFoundError):
-                os.chmod(partial, stat.S_IMODE(os.stat(target).st_mode))
-            os.rename(partial, target)  # in place of an empty folder, and of nothing else
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+                os.chmod(partial, stat.S_IMODE(os.stat(name).st_mode))
+
+
+@contextmanager
+def made_folder(name: str) -> Iterator[None]:
+    """A block during which there is a folder of this name: where it fails, one that was made is gone again.
+
+    Raises:
+        FileError: the folder cannot be made, or written in; or it is a file.
+    """
+    if name == "-":
+        raise FileError("standard output", "holds no folder of files; name one with -o")
+    missing = _missing(name)
+    try:
+        with writing(name or "''"):
+            os.makedirs(name, exist_ok=True)
+            if not os.access(name, os.W_OK):
+                raise FileError(name, "is write-protected; name another folder")
+        yield
+    except BaseException:
+        for folder in missing:
+            with suppress(OSError):  # it may hold what is meant to stay
+                os.rmdir(folder)
+        raise
+
+
+def _missing(name: str) -> list[str]:
+    """The folder, and those it is in, that are not there yet, the innermost first."""
+    found, folder = [], os.path.realpath(name)
+    while not os.path.lexists(folder):
+        found.append(folder)
+        folder = os.path.dirname(folder)
+    return found
 
 
 def check_new_folder(name: str) -> None:
-    """Raise FileError where there is anything that a new folder would replace."""
+    """Raise FileError where there is anything that a new folder would replace, or for the name of a file."""
+    check_ending(name, "folder")
     with writing(name or "''"):
         if not name or name == "-":
             raise FileError(name or "''", "is no folder's name; name a folder to make")

@@ -7,11 +7,12 @@
 | gray with alpha | uint8, C = 2 |
 | RGB, RGBA | uint8, C = 3, 4 |
 | palette | the colours, as RGB, or RGBA where any is transparent |
+| gray, RGB with a colour key | with alpha: 0 where a pixel has that colour, the largest value elsewhere |
 
 EXIF rotation is applied, so that the array is what viewers show. Alpha is kept as a channel, dropped, or
 multiplied into the colours, which is what a viewer shows on black. Refused, because an array could only hold
 part of what the file says: animations and pages unless one frame is named, 16-bit colour, CMYK and other
-colour spaces.
+colour spaces. From a pipe an image is taken in whole, up to `PIPE_BYTES`.
 """
 
 from __future__ import annotations
@@ -23,21 +24,33 @@ import struct
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from convmat.errors import ConvmatError, FileError, ShapeError
-from convmat.files.outputs import ANIMATION_FORMATS, PICTURE_FORMATS, is_picture, open_output, reading
+from convmat.files.foreign import KNOWN_BYTES, foreign
+from convmat.files.outputs import (
+    ANIMATION_FORMATS,
+    PICTURE_FORMATS,
+    check_ending,
+    ending,
+    open_output,
+    reading,
+)
+from convmat.files.streams import Pipe
 
 # Pillow logs what it also raises, which would be a second line on standard error.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 PIXEL_LIMIT = 89_478_485
 """Pixels of the largest image that is opened: where Pillow begins to suspect a decompression bomb."""
+
+PIPE_BYTES = 1 << 28
+"""Size of the largest image that is taken from a pipe, which might never end."""
 
 _MODES = {
     "1": ("L", np.uint8, 1),
@@ -57,9 +70,29 @@ _MODES = {
 }
 # Pillow reads many more, some by running other programs on the file.
 _FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+# How files in them begin: what comes from a pipe is looked at before it is taken in.
+_TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MAGICS = (
+    *(b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF", *_TIFF_MAGICS),
+    *(b"P%d" % number for number in range(1, 8)),
+)
+_TURNS = {
+    2: "mirrored",
+    3: "180°",
+    4: "flipped top to bottom",
+    5: "mirrored, 90° counterclockwise",
+    6: "90° clockwise",
+    7: "mirrored, 90° clockwise",
+    8: "90° counterclockwise",
+}
 _ROTATED = range(5, 9)  # EXIF orientations that exchange height and width
 _ORIENTATION = 0x0112
 _WITH_ALPHA = (2, 4)  # channels
+_BY_TIFFFILE = (
+    'which would be misread; save it as .npy, in Python: numpy.save("x.npy", tifffile.imread("x.tif"))'
+)
+_NEITHER = "is neither an image nor an .npy array"
+_EMPTY = "is empty; expected an image or an .npy array"
 _GIF_COLOURS = 128  # of 256: Pillow needs a free one for what has not changed, and fewer pack better
 
 
@@ -70,21 +103,32 @@ class ImageInput:
         name: a path.
         frame: of an animation or of pages, from 0; None refuses images of several.
         alpha: "keep", "drop" or "premultiply", see the module; for images without alpha all are the same.
+        pipe: what to read in place of the file at `name`.
+
+    Attributes:
+        has_alpha: whether the last channel is transparency.
+        turned: how EXIF had the picture turned to stand upright, in words; None where it stood so.
 
     Raises:
         FileError: no such file, no image, or one that is refused (see the module).
     """
 
-    def __init__(self, name: str, frame: int | None = None, alpha: str = "keep") -> None:
-        self.name = name
+    def __init__(
+        self, name: str, frame: int | None = None, alpha: str = "keep", pipe: Pipe | None = None
+    ) -> None:
+        self.name = name if pipe is None else pipe.name
         self._frame, self._alpha = frame, alpha
+        self._data = None if pipe is None else _taken_in(pipe)
         with self._open() as image:
             _, dtype, channels = self._kind(image)
+            self.has_alpha = alpha == "keep" and channels in _WITH_ALPHA
             if alpha != "keep" and channels in _WITH_ALPHA:
                 channels -= 1
             width, height = image.size
-            if _orientation(image) in _ROTATED:
+            orientation = _orientation(image)
+            if orientation in _ROTATED:
                 width, height = height, width
+        self.turned = _TURNS.get(orientation)
         self.shape = (height, width, channels)
         self.dtype = np.dtype(dtype)
 
@@ -92,6 +136,7 @@ class ImageInput:
         """The pixels, (H, W, C)."""
         with self._open() as image:
             mode, dtype, channels = self._kind(image)
+            key = _colour_key(image)
             with _complaints(self.name, image.format == "TIFF"):
                 image.load()
             upright = image
@@ -101,6 +146,8 @@ class ImageInput:
 
                 upright = ImageOps.exif_transpose(image)
             pixels = np.asarray(upright if upright.mode == mode else upright.convert(mode))
+            if key is not None:
+                pixels = _with_alpha(pixels.astype(dtype, copy=False), key)
             if self._alpha != "keep" and channels in _WITH_ALPHA:
                 pixels = _without_alpha(pixels, self._alpha)
             return pixels.astype(dtype, copy=False).reshape(self.shape)
@@ -112,14 +159,16 @@ class ImageInput:
             # Pillow only warns of what we refuse below; told twice would be once too often.
             with warnings.catch_warnings(), reading(self.name):
                 warnings.simplefilter("ignore")
-                if os.path.isfile(self.name) and os.path.getsize(self.name) == 0:
-                    raise FileError(self.name, "is empty; expected an image or an .npy array")
+                with self._stream() as stream:
+                    start = stream.read(KNOWN_BYTES)
+                if problem := foreign(start) if start else _EMPTY:
+                    raise FileError(self.name, problem)
                 # Given the name rather than a stream, Pillow loads only the decoder its suffix asks for.
-                with Image.open(self.name) as image:
+                with Image.open(self.name if self._data is None else io.BytesIO(self._data)) as image:
                     yield image
         except FileError as error:
             if isinstance(error.__cause__, UnidentifiedImageError):
-                raise FileError(self.name, "is neither an image nor an .npy array") from None
+                raise FileError(self.name, self._what_else()) from None
             if isinstance(error.__cause__, OSError) and error.__cause__.errno is None:
                 raise FileError(self.name, f"is a damaged image: {error.__cause__}") from None
             raise
@@ -130,17 +179,31 @@ class ImageInput:
         except Exception as error:  # a decoder fed with nonsense may raise anything
             raise FileError(self.name, f"is a damaged image: {error}") from None
 
+    def _stream(self) -> IO[bytes]:
+        return open(self.name, "rb") if self._data is None else io.BytesIO(self._data)
+
+    def _what_else(self) -> str:
+        """What this is that Pillow takes for no image, as the rest of a sentence."""
+        with self._stream() as stream:
+            tiff = stream.read(4) in _TIFF_MAGICS
+            stream.seek(0)
+            return (_unread_tiff(stream) if tiff else None) or _NEITHER
+
+    def _nbytes(self) -> int:
+        return os.path.getsize(self.name) if self._data is None else len(self._data)
+
     def _kind(self, image: Image.Image) -> tuple[str, type, int]:
-        """(mode to convert to, dtype, channels), or a refusal."""
+        """(mode to convert to, dtype, channels), or a refusal; a colour key becomes a channel of alpha."""
         if image.format not in _FORMATS:
-            raise FileError(self.name, f"is in {image.format} format; expected one of {', '.join(_FORMATS)}")
+            raise FileError(
+                self.name,
+                f"is in {image.format} format; expected one of {', '.join(_FORMATS)}; save it as .png",
+            )
         if image.width * image.height > PIXEL_LIMIT:
             raise FileError(self.name, _too_large(f"{image.width} × {image.height} pixels"))
         # Deflate packs 1032 bytes into one at most (zlib's technical notes): more is a header's lie.
         bits = {"L": 8, "LA": 16, "RGB": 24, "RGBA": 32}.get(image.mode, 1)
-        if image.format == "PNG" and image.width * image.height * bits // 8 > 1032 * os.path.getsize(
-            self.name
-        ):
+        if image.format == "PNG" and image.width * image.height * bits // 8 > 1032 * self._nbytes():
             raise FileError(
                 self.name,
                 f"is a damaged image: {image.width} × {image.height} pixels do not fit in its bytes",
@@ -156,7 +219,7 @@ class ImageInput:
         self._check_samples(image)
         # What each tile is decoded from: the file's own depth, which the mode may have lost.
         deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
-        if deep and image.mode == "I":  # Pillow before 11 widens 16-bit gray
+        if image.mode == "I" and (deep or image.format == "PPM"):  # 16-bit gray that Pillow widens
             return "I", np.uint16, 1
         if deep and not image.mode.startswith("I;16"):
             raise FileError(self.name, "has 16 bits a colour, of which only 8 would be read; save it as .npy")
@@ -165,14 +228,20 @@ class ImageInput:
             return _MODES["RGBA" if transparent else "RGB"]
         if image.mode not in _MODES:
             raise FileError(self.name, f"is a {image.mode} image; convert it to RGB or gray first")
-        return _MODES[image.mode]
+        mode, dtype, channels = _MODES[image.mode]
+        return mode, dtype, channels + (_colour_key(image) is not None)
 
     def _check_samples(self, image: Image.Image) -> None:
         """Refuse numbers that Pillow would read as other numbers."""
         for tile in getattr(image, "tile", ()):
-            if str(tile[0]).startswith("ppm") and isinstance(tile[3], tuple) and tile[3][1] != 255:
+            if not str(tile[0]).startswith("ppm") or not isinstance(tile[3], tuple):
+                continue
+            if tile[3][1] not in (255, 65535 if image.mode == "I" else 255):
+                most = "255 or 65535 in gray" if image.mode in ("I", "L") else "255 in colour"
                 raise FileError(
-                    self.name, f"has values up to {tile[3][1]}; expected 255 or 65535; save it as .npy"
+                    self.name,
+                    f"has values up to {tile[3][1]}, which would be read as others; expected up to {most}: "
+                    "save it as .npy",
                 )
         tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
         if tags is None:
@@ -180,13 +249,52 @@ class ImageInput:
         # TIFF 6.0: BitsPerSample 258, PhotometricInterpretation 262, Orientation 274, SampleFormat 339.
         if tags.get(274) in _ROTATED:  # Pillow 13 mixes up the rows of these
             raise FileError(self.name, "is a TIFF turned by a quarter, which may be misread; save it upright")
-        bits, kind = max(tags.get(258, (1,))), max(tags.get(339, (1,)))
-        kind_name = {1: "unsigned", 2: "signed", 3: "float"}.get(kind, "other")
+        bits, kind, kind_name = _samples(tags)
         right = (bits, kind) in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (32, 2), (32, 3), (64, 3))
         if not right or (bits > 8 and tags.get(262) == 0):
-            raise FileError(
-                self.name, f"has {bits}-bit {kind_name} samples, which would be misread; use .npy"
-            )
+            white = " of which 0 is white" if tags.get(262) == 0 else ""
+            raise FileError(self.name, f"has {bits}-bit {kind_name} samples{white}, {_BY_TIFFFILE}")
+
+
+def _taken_in(pipe: Pipe) -> bytes:
+    """All of an image that comes through a pipe, if it begins like one.
+
+    Raises:
+        FileError: it does not, or has more than `PIPE_BYTES`.
+    """
+    with reading(pipe.name), pipe:
+        start = pipe.peek(KNOWN_BYTES)
+        if not start.startswith(_MAGICS):
+            raise FileError(pipe.name, foreign(start) or (_NEITHER if start else _EMPTY))
+        data = bytearray()
+        while more := pipe.read1(1 << 20):
+            data += more
+            if len(data) > PIPE_BYTES:
+                raise FileError(
+                    pipe.name, f"goes on after {PIPE_BYTES} bytes, more than an image has; save it to a file"
+                )
+    return bytes(data)
+
+
+def _samples(tags: Any) -> tuple[int, int, str]:
+    """Bits, SampleFormat, and its name, of what a TIFF's tags describe."""
+    bits, kind = max(tags.get(258, (1,))), max(tags.get(339, (1,)))
+    return bits, kind, {1: "unsigned", 2: "signed", 3: "float"}.get(kind, "other")
+
+
+def _unread_tiff(stream: IO[bytes]) -> str | None:
+    """What a TIFF holds that Pillow does not know, as the rest of a sentence; None if there is more to it."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    with suppress(Exception):  # a damaged one may raise anything
+        tags = ImageFileDirectory_v2(stream.read(8))
+        stream.seek(tags.next)
+        tags.load(stream)
+        bits, _, kind_name = _samples(tags)
+        colours = "gray" if tags.get(277, 1) == 1 else "colour"
+        if bits > 8:
+            return f"has {bits}-bit {kind_name} samples in {colours}, {_BY_TIFFFILE}"
+    return None
 
 
 @contextmanager
@@ -211,13 +319,38 @@ def _complaints(name: str, listen: bool) -> Iterator[None]:
         raise FileError(name, f"is a damaged image: {said.splitlines()[0]}")
 
 
+def _colour_key(image: Image.Image) -> tuple[int, ...] | None:
+    """The gray or colour that is transparent in an image without alpha, as its pixels have it; None for none.
+
+    It is that of a PNG's tRNS chunk, or of a GIF whose palette is the grays.
+    """
+    key = image.info.get("transparency")
+    if key is None or image.mode not in ("1", "L", "I;16", "RGB"):
+        return None
+    samples = key if isinstance(key, tuple) else (key,)
+    if image.mode == "I;16":
+        return samples
+    # Pillow spreads grays of 2 and 4 bits over 0..255, but not their key, of which the lowest bits count
+    # (PNG, 11.3.2.1); that of 1 bit is 0 or 255.
+    tiles = getattr(image, "tile", ())
+    most = next(({"L;2": 3, "L;4": 15}.get(str(tile[3]), 255) for tile in tiles), 255)
+    return tuple((sample & most) * 255 // most for sample in samples)
+
+
+def _with_alpha(pixels: NDArray[Any], key: tuple[int, ...]) -> NDArray[Any]:
+    """Colours, (H, W) or (H, W, 3), with alpha as a last channel: 0 where they are the key."""
+    colours = pixels if pixels.ndim == 3 else pixels[..., None]
+    solid = (colours != np.array(key)).any(axis=-1, keepdims=True)
+    return np.concatenate([colours, solid.astype(pixels.dtype) * np.iinfo(pixels.dtype).max], axis=-1)
+
+
 def _without_alpha(pixels: NDArray[Any], alpha: str) -> NDArray[Any]:
-    """8-bit pixels with alpha last, as colours alone."""
-    colours = pixels[..., :-1]
+    """Pixels with alpha last, as colours alone."""
+    colours, most = pixels[..., :-1], np.iinfo(pixels.dtype).max
     if alpha == "drop":
         return np.ascontiguousarray(colours)
-    over_black = colours.astype(np.uint16) * pixels[..., -1:]
-    return np.asarray((over_black + 127) // 255, np.uint8)  # rounded to the nearest
+    over_black = colours.astype(np.uint32) * pixels[..., -1:]
+    return np.asarray((over_black + most // 2) // most, pixels.dtype)  # rounded to the nearest
 
 
 def _orientation(image: Image.Image) -> int:
@@ -263,20 +396,6 @@ def check_picture(shape: tuple[int, ...]) -> None:
         )
 
 
-def check_picture_name(name: str) -> None:
-    """Raise FileError unless an output of this name is a picture."""
-    if not is_picture(name):
-        raise FileError(name or "''", f"is no picture's name; end it in one of {', '.join(PICTURE_FORMATS)}")
-
-
-def check_animation_name(name: str) -> None:
-    """Raise FileError unless an output of this name is a picture that can move."""
-    if _suffix(name) not in ANIMATION_FORMATS:
-        raise FileError(
-            name or "''", f"is no animation's name; end it in one of {', '.join(ANIMATION_FORMATS)}"
-        )
-
-
 def write_animation(name: str, frames: Iterable[tuple[NDArray[np.uint8], int]]) -> tuple[int, int]:
     """Write pictures, each (H, W, 3) with its milliseconds, as one that moves and begins again.
 
@@ -285,7 +404,8 @@ def write_animation(name: str, frames: Iterable[tuple[NDArray[np.uint8], int]]) 
     Raises:
         FileError: the output cannot be written; nothing is left of it.
     """
-    kind = ANIMATION_FORMATS[_suffix(name)]
+    check_ending(name, "animation")
+    kind = ANIMATION_FORMATS[ending(name)]
     pictures, times = [], []
     for pixels, milliseconds in frames:
         pictures.append(Image.fromarray(pixels))
@@ -314,10 +434,6 @@ def _with_one_palette(pictures: list[Image.Image]) -> list[Image.Image]:
     return [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
 
 
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
-
-
 def write_picture(name: str, y: NDArray[Any], keep: bool) -> str:
     """Write one image's result, (1, H_out, W_out, K) with K = 1 (gray) or 3 (RGB), as a picture.
 
@@ -327,10 +443,11 @@ def write_picture(name: str, y: NDArray[Any], keep: bool) -> str:
         ShapeError: more images, other numbers of filters or axes. FileError: the output cannot be written;
             nothing is left of it.
     """
+    check_ending(name, "picture")
     check_picture(y.shape)
     pixels, how = to_pixels(y[0], keep)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    kind = PICTURE_FORMATS[_suffix(name)]
+    kind = PICTURE_FORMATS[ending(name)]
     # Encoded in memory: straight to a file, Pillow may overlook that the disk is full.
     encoded = io.BytesIO()
     try:

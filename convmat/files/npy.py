@@ -5,20 +5,22 @@ from __future__ import annotations
 import io
 import math
 import os
-import stat
-import sys
+import re
 import warnings
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from convmat.errors import FileError
-from convmat.files.outputs import is_picture, open_output, reading
+from convmat.files.foreign import KNOWN_BYTES, foreign
+from convmat.files.members import ZIP_MAGIC, open_member, open_only_member, split_member
+from convmat.files.numbers import is_text, read_numbers
+from convmat.files.outputs import check_ending, open_output, reading
+from convmat.files.streams import Pipe, is_pipe, open_file, shown_name
 
 MAGIC = b"\x93NUMPY"
 _HEADER_LIMIT = 10_000  # NumPy's own limit on what it parses
@@ -30,21 +32,23 @@ class NpyInput:
     """An .npy array whose header has been read and whose data has not.
 
     Args:
-        name: a path, "-" for standard input, or "file.npz:member" for an array of an archive.
+        name: a path, "-" for standard input, "file.npz:member" for an array of an archive, "file.npz" where
+            it has one alone; a .txt or .csv file is its numbers, (lines, columns).
+        stream: the bytes, where they have been opened already; to be read once.
 
     Raises:
         FileError: no such file, not an .npy array of numbers, or a file whose size is not what its header
             promises.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = "standard input" if name == "-" else name
+    def __init__(self, name: str, stream: io.BufferedIOBase | None = None) -> None:
+        self.name = shown_name(name)
         # A file is opened again for its data; from a pipe or an archive the rest is still to come.
         self._pipe: io.BufferedIOBase | None = None
-        stream = _open(name, self.name)
+        stream = stream or _open(name)
         try:
             self.shape, self._fortran_order, self.dtype = _read_header(stream, self.name)
-            if name != "-" and isinstance(stream, io.BufferedReader) and _is_regular(stream):
+            if isinstance(stream, io.BufferedReader):
                 self._offset = stream.tell()
                 self._check_size(os.fstat(stream.fileno()).st_size - self._offset)
             else:
@@ -63,11 +67,16 @@ class NpyInput:
         """Bytes of data the header promises."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def is_mapped(self) -> bool:
+        """Whether `read` maps the file, and takes no memory for it."""
+        return self._pipe is None and self.nbytes > _MAPPED_FROM
+
     def read(self) -> NDArray[Any]:
         """The whole array: read, or mapped where it is a file too large to be read lightly."""
         order: Literal["C", "F"] = "F" if self._fortran_order else "C"
         with self._data() as stream:
-            if self._pipe is None and self.nbytes > _MAPPED_FROM:
+            if self.is_mapped:
                 with reading(self.name):
                     # Checked once more, since a map of a file that shrank would end the process.
                     self._check_size(os.fstat(stream.fileno()).st_size - self._offset)
@@ -110,7 +119,7 @@ class NpyInput:
         """The stream at the beginning of the data."""
         if self._pipe is not None:
             return self._pipe
-        stream = _open(self.name, self.name)
+        stream = open_file(self.name)
         stream.seek(self._offset)
         return stream
 
@@ -152,10 +161,9 @@ def write_npy(
     """Write an .npy array in C order from consecutive blocks of it, to a file or, with "-", standard output.
 
     Raises:
-        FileError: the output cannot be written; nothing is left of it.
+        FileError: the output cannot be written, or is named like another format; nothing is left of it.
     """
-    if is_picture(name):
-        raise FileError(name, "is a picture's name, and this is written as .npy; name it .npy")
+    check_ending(name, "npy")
     rest = iter(blocks)
     # Work that fails at once fails before there is any output.
     first = next(rest, None)
@@ -168,54 +176,26 @@ def write_npy(
             first = next(rest, None)
 
 
-def _open(name: str, shown: str) -> io.BufferedIOBase:
-    if name == "-":
-        if sys.stdin is None:
-            raise FileError(shown, "is closed; pipe .npy bytes into it, or name a file")
-        if sys.stdin.isatty():
-            raise FileError(shown, "is a terminal; pipe .npy bytes into it, or name a file")
-        return cast("io.BufferedIOBase", sys.stdin.buffer)
-    archive, colon, member = name.rpartition(":")
-    if colon and not os.path.exists(name) and os.path.isfile(archive):
-        return _open_member(archive, member, shown)
-    with reading(shown):
-        return open(name, "rb")
+def _open(name: str) -> io.BufferedIOBase:
+    """The bytes of an array: a BufferedReader where it is a regular .npy file, which can be read again."""
+    if is_pipe(name):
+        return Pipe(name)
+    if (found := split_member(name)) is not None:
+        return open_member(*found, name)
+    if is_text(name):
+        return _as_npy(read_numbers(name))
+    stream = open_file(name)
+    if stream.peek(len(ZIP_MAGIC)).startswith(ZIP_MAGIC):
+        stream.close()
+        return open_only_member(name)
+    return stream
 
 
-def _open_member(archive: str, member: str, shown: str) -> io.BufferedIOBase:
-    """One array of an .npz archive, as a stream."""
-    import zipfile
-
-    class Member(io.BufferedIOBase):
-        """A member whose damage, found while unpacking, is told as a file's."""
-
-        def __init__(self, stream: IO[bytes]) -> None:
-            self._stream = stream
-
-        def read(self, size: int | None = -1, /) -> bytes:
-            try:
-                return self._stream.read(-1 if size is None else size)
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise FileError(shown, f"is damaged: {error}") from None
-
-        read1 = read
-
-        def close(self) -> None:
-            self._stream.close()
-            super().close()
-
-    try:
-        with reading(shown), zipfile.ZipFile(archive) as opened:
-            names = [n.removesuffix(".npy") for n in opened.namelist() if n.endswith(".npy")]
-            if member not in names:
-                raise FileError(shown, f"has no such array; {archive} has {', '.join(names) or 'none'}")
-            return Member(opened.open(f"{member}.npy"))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise FileError(shown, f"cannot be read: {archive} is no .npz archive: {error}") from None
-
-
-def _is_regular(stream: io.BufferedIOBase) -> bool:
-    return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+def _as_npy(array: NDArray[Any]) -> io.BytesIO:
+    stream = io.BytesIO()
+    npy_format.write_array(stream, array, allow_pickle=False)
+    stream.seek(0)
+    return stream
 
 
 def _read_header(stream: io.BufferedIOBase, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -224,10 +204,12 @@ def _read_header(stream: io.BufferedIOBase, name: str) -> tuple[tuple[int, ...],
         start = stream.read(len(MAGIC) + 2)
     if not start:
         raise FileError(name, "is empty; expected an .npy array")
+    if start.startswith(ZIP_MAGIC):
+        raise FileError(name, "is an .npz archive, which no pipe can carry; name it as a file: file.npz:name")
     if not start.startswith(MAGIC):
-        if start.startswith(b"PK"):
-            raise FileError(name, "is an .npz archive; name one of its arrays, as in file.npz:name")
-        raise FileError(name, "is not an .npy array; write it with numpy.save")
+        with reading(name):
+            start += stream.read(KNOWN_BYTES)
+        raise FileError(name, foreign(start) or "is not an .npy array; write it with numpy.save")
     version = tuple(start[len(MAGIC) :])
     if len(version) < 2:
         raise FileError(name, "truncated: the header ends after its first bytes; write the file again")
@@ -249,14 +231,28 @@ def _read_header(stream: io.BufferedIOBase, name: str) -> tuple[tuple[int, ...],
             warnings.simplefilter("ignore")
             shape, fortran_order, dtype = npy_format.read_array_header_2_0(header)
     except Exception:  # nonsense may upset the parser in any way
+        descr = re.search(rb"'descr': '(.f1)'", text)
+        if descr:
+            raise FileError(name, _not_numpys(descr[1].decode("latin-1"))) from None
         raise FileError(name, "has a damaged .npy header; write the file again") from None
     if dtype.hasobject:
         raise FileError(name, "holds pickled Python objects, which are never loaded; save numbers")
+    if dtype.str in ("|V1", "|V2"):
+        raise FileError(name, _not_numpys(dtype.str))
     if dtype.kind not in "biufc":
         raise FileError(name, f"holds {dtype} values; expected booleans, integers, floats or complex numbers")
     if not _is_possible(shape, dtype):
         raise FileError(name, "claims an impossible shape; write the file again")
     return shape, fortran_order, dtype
+
+
+def _not_numpys(code: str) -> str:
+    """Why an array is refused whose dtype NumPy does not know; of such dtypes .npy keeps only the size."""
+    writer = {"V2": "bfloat16", "V1": "float8 or int4"}.get(code[1:], "float8")
+    return (
+        f"holds values of dtype {code!r}, as ml_dtypes' {writer} is saved, which NumPy does not know; "
+        "convert them before: numpy.save(FILE, array.astype('float32'))"
+    )
 
 
 def _is_possible(shape: tuple[Any, ...], dtype: np.dtype[Any]) -> bool:
@@ -271,12 +267,9 @@ def _is_possible(shape: tuple[Any, ...], dtype: np.dtype[Any]) -> bool:
 
 
 def is_npy(name: str) -> bool:
-    """Whether a file begins like an .npy array; pipes, which cannot be asked twice, are to be one."""
-    if name == "-" or (os.path.exists(name) and not os.path.isfile(name) and not os.path.isdir(name)):
-        return True
-    if not os.path.exists(name) and os.path.isfile(name.rpartition(":")[0]):
-        return True
+    """Whether a file is to be read as an array: .npy, an archive or a member of one, or text; no pipe is."""
+    if not os.path.isfile(name):
+        return split_member(name) is not None
     with suppress(OSError), open(name, "rb") as stream:
-        start = stream.read(len(MAGIC))
-        return start == MAGIC or start.startswith(b"PK")
+        return is_text(name) or stream.read(len(MAGIC)).startswith((MAGIC, ZIP_MAGIC))
     return False

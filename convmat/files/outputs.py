@@ -1,13 +1,19 @@
-"""Outputs that appear whole or not at all: a temporary file beside the target, renamed when complete."""
+"""Outputs that appear whole or not at all, and those of one command together.
+
+Each is written beside its target, under a hidden name, and gets its own once all are complete.
+"""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
+import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import IO
 
 from convmat.errors import FileError
@@ -29,10 +35,248 @@ PICTURE_FORMATS = {
 ANIMATION_FORMATS = {".apng": "PNG", ".gif": "GIF", ".png": "PNG", ".webp": "WEBP"}
 """The outputs that can move, by suffix, and Pillow's names of their formats."""
 
+# What a name that ends so says it is.
+_NAMED = {
+    f".{suffix}": what
+    for what, suffixes in {
+        "a data file": "arrow feather fits h5 hdf hdf5 mat mtx nc npyz nrrd parquet pickle pkl rda rds zarr",
+        "a database": "db sqlite sqlite3",
+        "a document": "doc docx eps odt pdf ps rtf tex",
+        "a film": "avi m4v mkv mov mp4 mpeg mpg webm wmv",
+        "a network": "ckpt gguf joblib keras mlmodel onnx pb pt pth safetensors tflite",
+        "a packed file": "7z bz2 gz lz4 rar tar tbz tgz txz xz zip zst",
+        "a picture": "avif dng exr hdr heic heif ico jp2 jxl pam pbm pfm pnm psd svg svgz tga",
+        "a program": "c cc cpp cu cxx h hpp ipynb js mem py rs sh sv",
+        "a sound": "aac flac m4a mp3 ogg wav",
+        "a spreadsheet": "ods xls xlsx",
+        "a text file": "csv hex htm html ini json jsonl log md rst toml tsv txt xml yaml yml",
+        "an animation": "apng",
+        "an .npy array": "npy",
+        "an .npz archive": "npz",
+    }.items()
+    for suffix in suffixes.split()
+} | dict.fromkeys(PICTURE_FORMATS, "a picture")
+
+# How each kind of output may end; those that may end in anything unknown are named by the first.
+_ENDINGS = {
+    "npy": (".npy",),
+    "npz": (".npz",),
+    "picture": tuple(PICTURE_FORMATS),
+    "animation": tuple(ANIMATION_FORMATS),
+    "folder": (),
+}
+
+
+def ending(name: str) -> str:
+    """The suffix of a name, in small letters."""
+    return os.path.splitext(name)[1].lower()
+
 
 def is_picture(name: str) -> bool:
     """Whether an output of this name is to be a picture."""
-    return os.path.splitext(name)[1].lower() in PICTURE_FORMATS
+    return ending(name) in PICTURE_FORMATS
+
+
+def check_ending(name: str, *kinds: str) -> None:
+    """Refuse a name whose ending says another format than what is written under it.
+
+    `kinds` are what may be written, of npy, npz, picture, animation, folder. Pictures and animations must
+    have an ending of theirs; all others may have one that says nothing, or none.
+
+    Raises:
+        FileError: another ending, or "-" for what is no .npy array.
+    """
+    if name == "-" and "npz" in kinds and "npy" not in kinds:
+        raise FileError("standard output", "carries .npy bytes, and this is an .npz archive; name a file")
+    fitting = [suffix for kind in kinds for suffix in _ENDINGS[kind]]
+    if ending(name) in fitting:
+        return
+    for kind in kinds:
+        if kind in ("picture", "animation") and len(kinds) == 1:
+            raise FileError(name or "''", f"is no {kind}'s name; end it in one of {', '.join(fitting)}")
+    if ending(name) in _NAMED:
+        what = {"npy": ".npy", "npz": ".npz", "picture": "a picture", "folder": "a folder"}
+        written = " or ".join(what[kind] for kind in kinds)
+        remedy = f"name it {fitting[0]}" if fitting else "leave the ending out"
+        raise FileError(name, f"is {_NAMED[ending(name)]}'s name, and this is written as {written}; {remedy}")
+
+
+def check_apart(outputs: Iterable[str], inputs: Iterable[str]) -> None:
+    """Refuse outputs that would be written over an input, or two to one file, under whatever names.
+
+    Files are told apart by device and number, those that are not there yet by their folder's; links are
+    followed. "-" is standard output, among inputs standard input. Terminals, devices and sockets can be
+    shared.
+
+    Raises:
+        FileError: an output that is also an input, or another output.
+    """
+    read = {_identity(_archive(name), 0) for name in inputs} - {None}
+    written: dict[tuple[object, ...], str] = {}
+    for name in outputs:
+        found, shown = _identity(name, 1), "standard output" if name == "-" else name
+        if found is None:
+            continue
+        if found in read:
+            raise FileError(shown, "is an input, and those are never written over; name another")
+        if found in written:
+            raise FileError(shown, f"is the same file as {written[found]}, an output, too; name another")
+        written[found] = shown
+
+
+def _identity(name: str, standard: int) -> tuple[object, ...] | None:
+    """What all names of a file have in common; None for what can be shared, or cannot be found."""
+    try:
+        found = os.fstat(standard) if name == "-" else os.stat(name)
+    except FileNotFoundError:
+        folder, base = os.path.split(os.path.realpath(name))
+        with suppress(OSError):
+            there = os.stat(folder)
+            return there.st_dev, there.st_ino, base
+        return None
+    except OSError:  # told where it is opened
+        return None
+    shared = stat.S_ISCHR(found.st_mode) or stat.S_ISSOCK(found.st_mode)
+    return None if shared else (found.st_dev, found.st_ino)
+
+
+def _archive(name: str) -> str:
+    """The file of file.npz:name; any other name as it is."""
+    while not os.path.exists(name) and ":" in name:
+        name = name.rpartition(":")[0]
+    return name
+
+
+class _New:
+    """A file or folder under a hidden name, and the name it is to get; or nothing, in place of a file."""
+
+    def __init__(self, name: str, target: str, removes: bool = False) -> None:
+        self.name = name
+        self.target, self.partial = target, _hidden(target)
+        self._aside: str | None = None
+        self._removes = removes
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has not got its name."""
+        return os.path.lexists(self.target if self._removes else self.partial)
+
+    def place(self, keep: bool) -> None:
+        """Put it in place of what is there, which is kept aside if need be."""
+        if self._removes:
+            self._aside = _hidden(self.target)
+            os.rename(self.target, self._aside)
+            return
+        if keep and os.path.lexists(self.target):
+            self._aside = _hidden(self.target)
+            try:
+                os.link(self.target, self._aside)
+            except OSError:  # a folder, or a disk without links: for a moment nothing has the name
+                os.rename(self.target, self._aside)
+        os.replace(self.partial, self.target)
+
+    def undo(self) -> None:
+        """Put back what was there."""
+        if not self.waits and not self._removes:
+            os.rename(self.target, self.partial)
+        if self._aside is not None and os.path.lexists(self._aside):
+            try:
+                os.replace(self._aside, self.target)
+            except OSError as error:
+                kept, self._aside = self._aside, None
+                problem = f"could not be put back: {error.strerror}; what was there is kept as {kept}"
+                raise FileError(self.name, problem) from error
+
+    def clean(self) -> None:
+        """Remove what has no name of its own."""
+        for path in (self.partial, self._aside):
+            with suppress(OSError):
+                if path is not None and os.path.isdir(path):
+                    shutil.rmtree(path)
+                elif path is not None:
+                    os.unlink(path)
+
+
+def _hidden(target: str) -> str:
+    """A new name beside a target, since nothing can be renamed from one disk to another."""
+    return os.path.join(os.path.dirname(target), f".convmat-{os.urandom(8).hex()}.tmp")
+
+
+# What waits for the end of the innermost block of `together`.
+_waiting: ContextVar[list[_New] | None] = ContextVar("waiting", default=None)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A block whose outputs get their names when it ends well, all of them; else none, and nothing changes.
+
+    What goes to standard output, pipes and devices is on its way at once.
+
+    Raises:
+        FileError: one could not get its name; all that was in place of others is as before.
+    """
+    waiting: list[_New] = []
+    token = _waiting.set(waiting)
+    try:
+        yield
+        _place(waiting)
+    finally:
+        _waiting.reset(token)
+        for new in waiting:
+            new.clean()
+
+
+def _place(waiting: list[_New]) -> None:
+    placed: list[_New] = []
+    try:
+        for new in waiting:
+            placed.append(new)
+            with writing(new.name):
+                # Of one alone nothing has ever to be undone.
+                new.place(keep=len(waiting) > 1)
+    except BaseException:
+        if any(new.waits for new in waiting):  # else it was a signal that came when all was done
+            for new in reversed(placed):
+                new.undo()
+        raise
+
+
+@contextmanager
+def new_output(name: str) -> Iterator[str]:
+    """A hidden name for what gets the name given when the block, and one of `together` around it, end well.
+
+    Raises:
+        FileError: it could not get its name; what was there is still there.
+    """
+    new, waiting = _New(name, os.path.realpath(name)), _waiting.get()
+    try:
+        yield new.partial
+        if waiting is None:
+            _place([new])
+        else:
+            waiting.append(new)
+    except BaseException:
+        new.clean()
+        raise
+
+
+def remove_output(name: str) -> None:
+    """Remove a file, if there is one, when the block of `together` around it ends well.
+
+    Raises:
+        FileError: it cannot be removed; it is still there.
+    """
+    target = os.path.realpath(name)
+    if not os.path.lexists(target):
+        return
+    if not os.access(target, os.W_OK):
+        raise FileError(name, "is write-protected; name another folder")
+    gone, waiting = _New(name, target, removes=True), _waiting.get()
+    if waiting is None:
+        _place([gone])
+        gone.clean()
+    else:
+        waiting.append(gone)
 
 
 @contextmanager
@@ -41,16 +285,48 @@ def open_output(name: str, nbytes: int = 0) -> Iterator[IO[bytes]]:
 
     `nbytes`, of what is to be written, are refused where the disk has less.
 
-    A regular file is replaced in one step when the block ends well, keeping its mode and what links point to
-    it; when the block fails nothing has changed. Pipes and devices are written to directly.
+    A regular file is replaced in one step when the block ends well, or that of `together` around it, keeping
+    its mode and what links point to it; when the block fails nothing has changed. Pipes and devices are
+    written to directly.
 
     Raises:
         FileError: the output cannot be written. BrokenPipeError: its reader has gone.
     """
+    check_output(name)
     if name == "-":
         with writing("standard output"):
-            yield _standard_output()
+            yield sys.stdout.buffer
             sys.stdout.flush()
+        return
+    with writing(name):
+        old = os.stat(name) if os.path.exists(name) else None
+        if old is not None and not stat.S_ISREG(old.st_mode):
+            with open(name, "wb") as stream:
+                if stream.isatty():
+                    raise FileError(name, "is a terminal; name a file")
+                yield stream
+            return
+        free = _free_bytes(os.path.dirname(os.path.realpath(name)))
+        if nbytes > free:
+            raise FileError(name, f"needs {nbytes} bytes, its disk has {free} free; name another disk")
+        # The default mode obeys the umask, where a mkstemp file would be private.
+        with new_output(name) as partial, open(partial, "xb") as stream:
+            yield stream
+            stream.flush()
+            if old is not None:
+                os.fchmod(stream.fileno(), stat.S_IMODE(old.st_mode))
+            os.fsync(stream.fileno())
+
+
+def check_output(name: str) -> None:
+    """Refuse what can be seen to be no file that could be written, before there is anything to write.
+
+    Raises:
+        FileError: a folder, a name in none, a file or folder that is write-protected; standard output that is
+            closed or a terminal.
+    """
+    if name == "-":
+        _check_standard_output()
         return
     with writing(name or "''"):
         if not name:
@@ -63,43 +339,31 @@ def open_output(name: str, nbytes: int = 0) -> Iterator[IO[bytes]]:
             raise FileError(name, "is a folder; name a file")
         if old is not None and not os.access(name, os.W_OK):
             raise FileError(name, "is write-protected; name another file")
-        if old is not None and not stat.S_ISREG(old.st_mode):
-            with open(name, "wb") as stream:
-                if stream.isatty():
-                    raise FileError(name, "is a terminal; name a file")
-                yield stream
-            return
-        target = os.path.realpath(name)
-        free = _free_bytes(os.path.dirname(target))
-        if nbytes > free:
-            raise FileError(name, f"needs {nbytes} bytes, its disk has {free} free; name another disk")
-        # The default mode obeys the umask, where a mkstemp file would be private.
-        partial = os.path.join(os.path.dirname(target), f".convmat-{os.urandom(8).hex()}.tmp")
-        try:
-            with open(partial, "xb") as stream:
-                yield stream
-                stream.flush()
-                if old is not None:
-                    os.fchmod(stream.fileno(), stat.S_IMODE(old.st_mode))
-                os.fsync(stream.fileno())
-            os.replace(partial, target)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(partial)
-            raise
+        if old is None or stat.S_ISREG(old.st_mode):
+            folder = os.path.dirname(os.path.realpath(name))
+            os.stat(os.path.join(folder, ""))  # where there is none this says why
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise FileError(name, "is in a folder that is write-protected; name another")
+
+
+def _check_standard_output() -> None:
+    closed = FileError("standard output", "is closed; name a file with -o")
+    if sys.stdout is None:
+        raise closed
+    try:
+        os.write(sys.stdout.fileno(), b"")
+    except io.UnsupportedOperation:  # no file of the system's
+        pass
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            raise closed from None
+    if sys.stdout.isatty():
+        raise FileError("standard output", "is a terminal; send .npy bytes to a pipe, or name a file with -o")
 
 
 def _free_bytes(folder: str) -> int:
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize
-
-
-def _standard_output() -> IO[bytes]:
-    if sys.stdout is None:
-        raise FileError("standard output", "is closed; name a file with -o")
-    if sys.stdout.isatty():
-        raise FileError("standard output", "is a terminal; send .npy bytes to a pipe, or name a file with -o")
-    return sys.stdout.buffer
 
 
 @contextmanager

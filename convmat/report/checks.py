@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from convmat.geometry import POSITION_NAMES, ConvGeometry
-from convmat.report.facts import Fact, Grid, geometry_facts, shape_fact, sizes
+from convmat.report.facts import Fact, Grid, absent, geometry_facts, shape_fact, sizes
 from convmat.verification import Report
 from convmat.verification.probes import Probe
 from convmat.verification.selfcheck import Case, Check
@@ -60,12 +60,14 @@ def checks_facts(checks: Sequence[Check], seed: int) -> list[Fact]:
         for check in checks
     ]
     verdict = f"different: {different} of {cases} cases" if different else f"equal: {cases} of {cases} cases"
+    largest = max((check.error_over_bound for check in checks), default=0.0)
+    brief = f"{verdict}, largest error / bound {largest:.3g}"
     return [
         Fact("families", "", families, ""),
         Fact("seed", "seed", seed, str(seed)),
         Fact("cases", "cases", cases, str(cases)),
         Fact("different", "different", different, str(different)),
-        Fact("equal", "verdict", not different, verdict),
+        Fact("equal", "verdict", not different, verdict, brief=brief),
     ]
 
 
@@ -87,8 +89,9 @@ def probe_facts(
     """A probe that was written."""
     geometry, written = probe.geometry, [name for name in ("npy", "c", "hex") if name in {"npy", *formats}]
     dtypes = f"{probe.dtype}; bias and Y {probe.summed}, accumulators int32"
+    about = f"probe of X_col {sizes(geometry.matrix_shape)}, {probe.dtype}, in {folder}"
     return [
-        Fact("probe", "probe", folder, folder),
+        Fact("probe", "probe", folder, folder, brief=about),
         *geometry_facts(geometry, probe.padding_mode),
         Fact("filters", "filters", probe.filters, f"{probe.filters}{', flipped' if probe.flip else ''}"),
         Fact("flip", "", probe.flip, ""),
@@ -120,8 +123,8 @@ def probe_grid(cases: Sequence[dict[str, Any]], probe: Probe) -> Grid:
     return Grid("", columns, lines)
 
 
-def judged_facts(folder: str, stage: str, reports: Mapping[str, Report]) -> list[Fact]:
-    """Results judged against a probe, in one verdict."""
+def judged_facts(folder: str, stage: str, reports: Mapping[str, Report], others: Sequence[str]) -> list[Fact]:
+    """Results judged against a probe, in one verdict; `others` are the cases of which there was none."""
     different = sum(not found for found in reports.values())
     cases = [
         {
@@ -140,12 +143,15 @@ def judged_facts(folder: str, stage: str, reports: Mapping[str, Report]) -> list
     ]
     count = len(reports)
     verdict = f"different: {different} of {count} cases" if different else f"equal: {count} of {count} cases"
+    largest = max((found.max_abs_error for found in reports.values()), default=0.0)
     return [
+        *absent("diagnosis"),
         Fact("probe", "probe", folder, folder),
         Fact("stage", "stage", stage, stage),
         Fact("cases", "", cases, ""),
         Fact("different", "", different, ""),
-        Fact("equal", "verdict", not different, verdict),
+        Fact("not_judged", "not judged" if others else "", list(others), ", ".join(others)),
+        Fact("equal", "verdict", not different, verdict, brief=f"{verdict}, max abs error {largest:.15g}"),
     ]
 
 

@@ -39,11 +39,14 @@ def loss_figure(history: Sequence[Epoch], optimizer: str) -> bytes:
     axes = figure.subplots()
     epochs = [e.epoch for e in history]
     lines = {"training": "--", "validation": "-"}
+    shown: list[float] = []
     for name, colour, width in (("cnn", _CNN, 3.2), ("fc", _FC, 1.0)):
         for what, style in lines.items():
             values = [getattr(e, f"{name}_{what}") for e in history]
+            shown += values
             axes.plot(epochs, values, style, color=colour, lw=width, label=f"{name.upper()}, {what}")
-    axes.set(xlabel="epoch", ylabel="mean squared error", yscale="log", title=f"Losses, {optimizer}")
+    axes.set(xlabel="epoch", ylabel="mean squared error", title=f"Losses, {optimizer}")
+    axes.set_yscale(_scale(shown))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     return _png(figure)
@@ -103,15 +106,22 @@ def divergence_figure(rows: Sequence[Divergence], optimizer: str) -> bytes:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     dense = [d for d in rows if d.layer == "dense"]
+    shown: list[float] = []
     for what, colour in (("gradients", "0.5"), ("moves", _FC), ("weights", _CNN)):
         points = [(d.step, getattr(d, what)) for d in dense if getattr(d, what) > 0]
+        shown += [value for _, value in points]
         axes.plot(*zip(*points, strict=True) if points else ((), ()), color=colour, lw=1.4, label=what)
     axes.set(
         xlabel="step", ylabel="‖CNN − FC‖ / ‖CNN‖, in units of u", title=f"Dense layers apart, {optimizer}"
     )
-    axes.set_yscale("log")
+    axes.set_yscale(_scale(shown))
     axes.legend()
     return _png(figure)
+
+
+def _scale(values: Sequence[float]) -> str:
+    """Logarithmic, but where there is nothing above 0 to show."""
+    return "log" if max(values, default=0) > 0 else "linear"
 
 
 def _png(figure: Figure) -> bytes:

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.geometry import LINE_NAMES, POSITION_NAMES, SIDE_NAMES, TAP_NAMES, ConvGeometry
+from convmat.geometry import AXIS_NAMES, LINE_NAMES, POSITION_NAMES, SIDE_NAMES, TAP_NAMES, ConvGeometry
+
+AXIS_KEYS = tuple(f"output_{name}" for name in AXIS_NAMES[3])
 
 PREVIEW_ELEMENTS = 20_000
 """Matrices of at most so many elements have rows of theirs shown."""
@@ -26,6 +28,8 @@ class Fact(NamedTuple):
     """In JSON: numbers, strings, lists and dicts of them."""
     text: str
     """In the table, which leaves out facts without a label: other facts' texts hold them."""
+    brief: str = ""
+    """In the one line of `--brief`, which leaves out facts without it."""
 
 
 class Grid(NamedTuple):
@@ -44,6 +48,23 @@ def sizes(numbers: Sequence[int]) -> str:
 def shape_fact(key: str, label: str, shape: Sequence[int], axes: str = "") -> Fact:
     """A shape, with what its axes are."""
     return Fact(key, label, list(shape), sizes(shape) + (axes and f"  ({axes})"))
+
+
+def result_facts(key: str, label: str, shape: Sequence[int], dtype: Any, axes: str = "") -> list[Fact]:
+    """The shape and the dtype of what a command is for, which are its brief line, too."""
+    shaped = shape_fact(key, label, shape, axes)._replace(brief=f"{label} {sizes(shape)}")
+    return [shaped, Fact("dtype", "dtype", str(dtype), str(dtype), brief=str(dtype))]
+
+
+def absent(*keys: str) -> list[Fact]:
+    """Keys that JSON has whatever was found: null, unless another fact has the key and a value."""
+    return [Fact(key, "", None, "") for key in keys]
+
+
+def brief_text(facts: Sequence[Fact], output: str | None = None) -> str:
+    """The facts in one line, with the file that they were written to."""
+    where = {None: "", "-": ", on standard output"}.get(output, f", in {output}")
+    return printable(", ".join(fact.brief for fact in facts if fact.brief) + where) + "\n"
 
 
 def bytes_text(count: int) -> str:
@@ -96,6 +117,7 @@ def geometry_facts(geometry: ConvGeometry, padding_mode: str = "zeros") -> list[
             Fact(f"output_{name}", f"output {name}", size, formula)
             for name, size, formula in zip(geometry.axis_names, geometry.output_size, formulas, strict=True)
         ),
+        *absent(*AXIS_KEYS),
         shape_fact("output_size", "output size", geometry.output_size),
     ]
 
@@ -108,11 +130,12 @@ def matrix_facts(
     shape = (geometry.batch, geometry.patches, columns) if per_image else (rows, columns)
     mean, uncovered, pixels = geometry.coverage()
     nbytes = rows * columns * dtype.itemsize
+    matrix, kind = result_facts("matrix_shape", "X_col", shape, dtype)
     return [
         Fact("patches", "patches", geometry.patches, f"{geometry.patches} an image, {rows} in all"),
-        shape_fact("matrix_shape", "X_col", shape),
+        matrix,
         Fact("order", "columns over", order, columns_text(geometry, order)),
-        Fact("dtype", "dtype", str(dtype), str(dtype)),
+        kind,
         Fact("bytes", "bytes", nbytes, bytes_text(nbytes)),
         Fact("repeats", "each pixel repeated", mean, f"{mean:.2f} times on average"),
         Fact("uncovered", "pixels never covered", uncovered, f"{uncovered} of {pixels}"),
@@ -123,7 +146,15 @@ def input_fact(names: Sequence[str]) -> Fact:
     """What was read."""
     shown = ["standard input" if name == "-" else name for name in names]
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
-    return Fact("input", "input", shown, ", ".join(shown[:3]) + more)
+    return Fact("input", "input" if shown else "", shown or None, ", ".join(shown[:3]) + more)
+
+
+def turned_fact(turned: Sequence[tuple[str, str]], count: int) -> Fact:
+    """Which of `count` inputs are pictures that were turned as their EXIF says, and how; null if none was."""
+    value = [{"input": name, "turn": turn} for name, turn in turned] or None
+    shown = [turn if count == 1 else f"{name} {turn}" for name, turn in turned]
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    return Fact("turned", "turned, by EXIF" if turned else "", value, ", ".join(shown[:3]) + more)
 
 
 def rows_grid(geometry: ConvGeometry, title: str, matrix: NDArray[Any]) -> Grid:
@@ -168,6 +199,7 @@ class Seen:
     def __init__(self, blocks: Iterable[NDArray[Any]], shape: Sequence[int], extremes: bool = True) -> None:
         self._blocks = blocks
         self._extremes = extremes
+        self.shape = tuple(shape)
         self.kept = 0 < math.prod(shape) <= PREVIEW_ELEMENTS
         self._rows: list[NDArray[Any]] = []
         self.low: Any = None
@@ -190,6 +222,22 @@ class Seen:
             return None
         rows = np.concatenate(self._rows)
         return rows.reshape(-1, rows.shape[-1])
+
+    def rows_fact(self, output: str | None, how: str = "", computed: bool = True) -> Fact:
+        """How many rows there are; where no grid shows any of them, why not, and how to see them.
+
+        `output` is where they were written; `how` is another way to see some.
+        """
+        count, columns = math.prod(self.shape[:-1]), self.shape[-1]
+        if self.whole is not None:
+            return Fact("rows", "", count, "")
+        if not count:
+            return Fact("rows", "rows", count, "none")
+        if not computed:
+            return Fact("rows", "rows", count, f"{count:,}, not computed in a dry run")
+        ways = ", ".join(filter(None, ("" if output else "-o FILE.npy writes them", how)))
+        why = f"{count:,} of {columns:,} elements each, too many to print"
+        return Fact("rows", "rows", count, why + (ways and f"; {ways}"))
 
     def fact(self) -> Fact:
         """The range of the values."""

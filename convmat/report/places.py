@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from convmat.geometry import POSITION_NAMES, TAP_NAMES, ConvGeometry, Place
-from convmat.report.facts import Fact, Grid, axes_text, columns_text, pads_text, shape_fact
+from convmat.geometry import AXIS_NAMES, POSITION_NAMES, TAP_NAMES, ConvGeometry, Place
+from convmat.report.facts import Fact, Grid, absent, axes_text, columns_text, pads_text, shape_fact
 
 _PADDED_WITH = {
     "reflect": "the input mirrored",
@@ -24,6 +24,7 @@ def place_facts(
     in_image = place.row - n * geometry.patches
     columns = {key: geometry.column_of(place.tap, place.channel, key) for key in ("hwc", "chw")}
     unfold = [n, columns["chw"], in_image]
+    held, where = _pixel_text(place, padding_mode), f"row {place.row}, column {place.column}"
     pixel_label, beside = f"pixel ({_listed(pixel_names)})", order == "chw"
     formulas = [geometry.pixel_formula(place, axis) for axis in range(len(position))]
     return [
@@ -53,7 +54,8 @@ def place_facts(
             )
         ),
         Fact("in_padding", "", place.in_padding, ""),
-        Fact("pixel", pixel_label, _plain(place.element), _pixel_text(place, padding_mode)),
+        Fact("pixel", pixel_label, _plain(place.element), held, brief=f"{where}: pixel {held}"),
+        *absent(*_OF_A_PLACE, "count", "places"),
         _value_fact(place.element, value),
     ]
 
@@ -78,15 +80,30 @@ def pixel_facts(
         }
         for place in places
     ]
-    padded = sum(place.in_padding for place in places)
+    listed, padded = _listed(element), sum(place.in_padding for place in places)
+    label = f"pixel ({_listed(pixel_names)})"
+    pixel = Fact("pixel", label, list(element), listed, brief=f"pixel {listed}")
     times = f"{len(places)}" + (f", {padded} of them in the padding" if padded else "")
     return [
         *_mapping_facts(geometry, padding_mode, order),
-        Fact("pixel", f"pixel ({_listed(pixel_names)})", list(element), _listed(element)),
+        pixel,
+        *absent(*_OF_A_PLACE),
         _value_fact(element, value),
-        Fact("count", "times in X_col", len(places), times if places else "0: no patch covers this pixel"),
+        Fact(
+            "count",
+            "times in X_col",
+            len(places),
+            times if places else "0: no patch covers this pixel",
+            brief=f"{times} times in X_col",
+        ),
         Fact("places", "", found, ""),
     ]
+
+
+_OF_A_PLACE = (
+    *("input", "figure", "row", "patch", "column", "column_hwc", "column_chw", "unfold", "tap", "channel"),
+    *("in_padding", *(f"position_{name}" for name in AXIS_NAMES[3])),
+)
 
 
 def places_grid(geometry: ConvGeometry, places: Sequence[Place], order: str) -> Grid:
@@ -140,7 +157,7 @@ def _value_fact(element: tuple[int, ...] | None, value: Any) -> Fact:
     if value is None:
         return Fact("value", "", 0 if element is None else None, "")
     plain = [float(value.real), float(value.imag)] if value.dtype.kind == "c" else value.item()
-    return Fact("value", "value", plain, str(value))
+    return Fact("value", "value", plain, str(value), brief=f"value {value}")
 
 
 def _plain(element: tuple[int, ...] | None) -> list[int] | None:

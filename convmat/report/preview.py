@@ -9,16 +9,18 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 from rich.color import Color
-from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
 from convmat.errors import ShapeError
 from convmat.geometry import POSITION_NAMES, ConvGeometry
+from convmat.report.encodings import can_show
 from convmat.report.facts import ends, sizes
 from convmat.report.figures.patches import as_colours
+from convmat.report.tables import console_on
 
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
+_HALF_BLOCK = "▀"
 _PADDING = (104, 60, 104)  # a colour that no gray has
 _WIDTH = 80  # characters of a line, where there is no terminal to ask
 _ALL = 16  # patches that are all shown
@@ -94,12 +96,11 @@ def preview_text(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.u
         pixels: (n, *spatial, C), the first n images.
         stream: whose colours, width and encoding decide how.
     """
-    terminal = stream.isatty()
-    console = Console(
-        file=stream, width=None if terminal else _WIDTH, highlight=False, markup=False, emoji=False
-    )
-    plain = console.color_system is None
-    shades = _SHADES if (stream.encoding or "utf-8").lower().startswith("utf") else _ASCII_SHADES
+    console = console_on(stream, _WIDTH)
+    # Half blocks without their colours would be one solid rectangle.
+    coloured = console.color_system is not None and not console.no_color
+    plain = not (coloured and can_show(_HALF_BLOCK, stream.encoding))
+    shades = _SHADES if can_show(_SHADES + "·", stream.encoding) else _ASCII_SHADES
     wide = 2 if plain else 1  # characters of a pixel, so that it is about a square
 
     def drawn(tile: Tile) -> list[Text]:
@@ -107,7 +108,7 @@ def preview_text(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.u
         return [Text(tile.name, style="dim"), *lines]
 
     lines: list[Text] = []
-    for tile in image_tiles(geometry, pixels, console.width // wide):
+    for tile in image_tiles(geometry, pixels, max(console.width // wide, 1)):
         lines += [*drawn(tile), Text()]
     total = geometry.matrix_shape[0]
     patches = patch_tiles(geometry, padding_mode, pixels)
@@ -149,7 +150,7 @@ def _half_blocks(tile: Tile) -> list[Text]:
         for x in range(colours.shape[1]):
             above = Color.from_rgb(*colours[top, x].tolist())
             below = Color.from_rgb(*colours[top + 1, x].tolist()) if top + 1 < len(colours) else None
-            line.append("▀", Style(color=above, bgcolor=below))
+            line.append(_HALF_BLOCK, Style(color=above, bgcolor=below))
         lines.append(line)
     return lines
 

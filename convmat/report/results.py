@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import LINE_NAMES, TAP_NAMES, ConvGeometry
-from convmat.layouts import from_batch_shape
+from convmat.layouts import from_batch_shape, output_layout
 from convmat.report.facts import (
+    AXIS_KEYS,
     Fact,
     Grid,
     Seen,
+    absent,
     axes_text,
     bytes_text,
     columns_text,
@@ -21,6 +23,7 @@ from convmat.report.facts import (
     geometry_facts,
     pads_text,
     percent,
+    result_facts,
     shape_fact,
     sizes,
     values_text,
@@ -40,8 +43,7 @@ def kernel_facts(name: str, filters: NDArray[Any], w_col: NDArray[Any], groups: 
         Fact("filters", "filters", len(filters), f"{len(filters)} of {sizes((*kernel, channels))}"),
         shape_fact("kernel_size", "kernel", kernel),
         Fact("channels", "input channels", channels * groups, f"{channels * groups}{_in_groups(groups)}"),
-        shape_fact("matrix_shape", "W_col", w_col.shape),
-        Fact("dtype", "dtype", str(w_col.dtype), str(w_col.dtype)),
+        *result_facts("matrix_shape", "W_col", w_col.shape, w_col.dtype),
         Fact("bytes", "bytes", w_col.nbytes, bytes_text(w_col.nbytes)),
     ]
 
@@ -69,8 +71,7 @@ def product_facts(
     return [
         shape_fact("x_shape", "X_col", x_shape),
         shape_fact("w_shape", "W_col", w_shape),
-        shape_fact("output_shape", "Y", shape),
-        Fact("dtype", "dtype", str(dtype), str(dtype)),
+        *result_facts("output_shape", "Y", shape, dtype),
         seen.fact(),
     ]
 
@@ -86,6 +87,7 @@ def layer_facts(plan: Plan, flip: bool, layout: str) -> list[Fact]:
     geometry = plan.geometry
     depth = geometry.channels // geometry.groups
     return [
+        Fact("transpose", "", False, ""),
         *geometry_facts(geometry, plan.padding_mode),
         Fact(
             "filters", "filters", plan.filters, f"{plan.filters} of {sizes((*geometry.kernel_size, depth))}"
@@ -95,8 +97,13 @@ def layer_facts(plan: Plan, flip: bool, layout: str) -> list[Fact]:
         shape_fact("matrix_shape", "X_col", geometry.matrix_shape),
         shape_fact("weights_shape", "W_col", (geometry.terms, plan.filters)),
         Fact("layout", "", layout, ""),
-        shape_fact("output_shape", "Y", from_batch_shape(plan.output_shape, layout), layout),
-        Fact("dtype", "dtype", str(plan.arithmetic.result), str(plan.arithmetic.result)),
+        *result_facts(
+            "output_shape",
+            "Y",
+            from_batch_shape(plan.output_shape, layout),
+            plan.arithmetic.result,
+            output_layout(layout),
+        ),
     ]
 
 
@@ -115,6 +122,7 @@ def transposed_facts(
         shape_fact("stride", "stride", geometry.stride),
         shape_fact("dilation", "dilation", geometry.dilation),
         Fact("padding", "", geometry.padding, ""),
+        Fact("padding_mode", "", "zeros", ""),
         Fact("pads", "padding", [list(p) for p in geometry.pads], pads_text(geometry)),
         *(
             Fact(
@@ -122,14 +130,21 @@ def transposed_facts(
             )
             for axis, (name, size) in enumerate(zip(geometry.axis_names, geometry.input_size, strict=True))
         ),
+        *absent(*AXIS_KEYS),
         shape_fact("output_size", "output size", geometry.input_size),
         Fact("filters", "filters", filters, f"{filters} of {sizes((*geometry.kernel_size, depth))}"),
         Fact("groups", "groups", geometry.groups, str(geometry.groups)),
         Fact("flip", "filters flipped", flip, "yes" if flip else "no"),
+        Fact("matrix_shape", "", list(geometry.matrix_shape), ""),
         shape_fact("weights_shape", "W_col", (geometry.terms, filters)),
         Fact("layout", "", layout, ""),
-        shape_fact("output_shape", "folded", from_batch_shape(geometry.input_shape, layout), layout),
-        Fact("dtype", "dtype", str(dtype), str(dtype)),
+        *result_facts(
+            "output_shape",
+            "folded",
+            from_batch_shape(geometry.input_shape, layout),
+            dtype,
+            output_layout(layout),
+        ),
     ]
 
 
@@ -153,8 +168,13 @@ def fold_facts(
         Fact("uncovered", "pixels never covered", uncovered, f"{uncovered} of {pixels}{which}"),
         Fact("uncovered_lines", "", runs, ""),
         Fact("layout", "", layout, ""),
-        shape_fact("output_shape", "folded", from_batch_shape(geometry.input_shape, layout), layout),
-        Fact("dtype", "dtype", str(dtype), str(dtype)),
+        *result_facts(
+            "output_shape",
+            "folded",
+            from_batch_shape(geometry.input_shape, layout),
+            dtype,
+            output_layout(layout),
+        ),
     ]
 
 
@@ -186,14 +206,15 @@ def layer_matrix_facts(layer: LayerMap, known: MatrixFacts) -> list[Fact]:
     unrolled = geometry.patches * geometry.matrix_shape[1]
     shared = f"{known.weights}, each {known.nnz / known.weights:.6g} times on average"
     text = f"{known.nnz}, {percent(known.density)} of {rows * columns}"
+    matrix, kind = result_facts("matrix_shape", "M", known.shape, layer.filters.dtype, "vec Y × vec X")
     return [
         Fact("filters", "filters", filters, f"{filters} of {sizes(layer.filters.shape[1:])}"),
         Fact("groups", "groups", geometry.groups, str(geometry.groups)),
         Fact("layout", "", layer.layout, ""),
-        Fact("matrix_shape", "M", [rows, columns], f"{sizes((rows, columns))}  (vec Y × vec X)"),
+        matrix,
         shape_fact("row_axes", "rows over", outputs, layer.layout),
         shape_fact("column_axes", "columns over", inputs, layer.layout),
-        Fact("nnz", "entries stored", known.nnz, text),
+        Fact("nnz", "entries stored", known.nnz, text, brief=f"{known.nnz} entries"),
         Fact("density", "", known.density, ""),
         Fact("weights", "free weights", known.weights, shared),
         Fact(
@@ -202,7 +223,7 @@ def layer_matrix_facts(layer: LayerMap, known: MatrixFacts) -> list[Fact]:
             [unrolled, columns],
             f"M = ({repeated}) · U, U {sizes((unrolled, columns))}",
         ),
-        Fact("dtype", "dtype", str(layer.filters.dtype), str(layer.filters.dtype)),
+        kind,
         Fact("bytes", "bytes, sparse", layer.nbytes, bytes_text(layer.nbytes)),
         Fact("dense_bytes", "bytes, dense", layer.dense_bytes, bytes_text(layer.dense_bytes)),
         Fact("frobenius_norm", "Frobenius norm", known.frobenius_norm, f"{known.frobenius_norm:.10g}"),
@@ -216,7 +237,7 @@ def _spectrum_facts(found: Spectrum | None) -> list[Fact]:
         keys = (
             "spectral_norm spectral_error method iterations converged smallest_singular_value rank condition"
         )
-        return [Fact(key, "", None, "") for key in keys.split()]
+        return absent(*keys.split())
     how = {
         "dense": "of a dense copy",
         "fourier": "exact, by Fourier transform: circular, stride 1",
@@ -228,8 +249,15 @@ def _spectrum_facts(found: Spectrum | None) -> list[Fact]:
         unknown if value is None else f"{value:.{digits}g}"
         for value, digits in ((found.smallest, 10), (found.rank, 15), (found.condition, 6))
     )
+    largest = f"{found.largest:.10g}"
     return [
-        Fact("spectral_norm", "largest singular value", found.largest, f"{found.largest:.10g}  ({how})"),
+        Fact(
+            "spectral_norm",
+            "largest singular value",
+            found.largest,
+            f"{largest}  ({how})",
+            brief=f"largest singular value {largest}",
+        ),
         Fact("spectral_error", "", found.error, ""),
         Fact("method", "", found.method, ""),
         Fact("iterations", "", found.iterations, ""),
@@ -240,10 +268,22 @@ def _spectrum_facts(found: Spectrum | None) -> list[Fact]:
     ]
 
 
-def plan_facts(plan: Plan, accumulators: Sequence[str] = ()) -> list[Fact]:
-    """How the engine goes about it; `accumulators` are those of a batch's parts, where they may differ."""
+def _laid_out(label: str, shape: tuple[int, ...], dtype: np.dtype[Any], layout: str) -> list[Fact]:
+    """A result, (N, *out, K), in the layout that it is written in."""
+    return result_facts("output_shape", label, from_batch_shape(shape, layout), dtype, output_layout(layout))
+
+
+def plan_facts(plans: Sequence[Plan]) -> list[Fact]:
+    """How the engine went about a batch, by the plans of parts that are summed in different dtypes.
+
+    Without plans, where nobody asks, the keys alone.
+    """
+    if not plans:
+        keys = "kernel level accumulators in_place band_shape box_shape scratch_bytes threads flops bytes"
+        return absent(*keys.split())
+    plan = plans[-1]
     box = None if plan.box is None else list(plan.box[:4])
-    summed = list(accumulators) or [str(plan.arithmetic.accumulator)]
+    summed = [str(part.arithmetic.accumulator) for part in plans]
     in_box = "" if box is None else f", in boxes of {sizes(box)}"
     return [
         Fact("kernel", "kernel", plan.kernel, f"{plan.kernel}, {plan.level}"),

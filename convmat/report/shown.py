@@ -27,7 +27,7 @@ def facts_of(value: Any) -> list[Fact]:
         case ConvGeometry():
             return [*geometry_facts(value), shape_fact("matrix_shape", "X_col", value.matrix_shape)]
         case Plan():
-            return [*layer_facts(value, False, "nhwc"), *plan_facts(value)]
+            return [*layer_facts(value, False, "nhwc"), *plan_facts([value])]
         case Report():
             return verification_facts(value)
         case LayerMatrix():

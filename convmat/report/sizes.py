@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from convmat.chains import ChainLayer
 from convmat.frameworks import EXPLICIT_PADS, FrameworkPads
 from convmat.geometry import ConvGeometry
-from convmat.report.facts import Fact, Grid, shape_fact, sizes
+from convmat.report.facts import Fact, Grid, absent, shape_fact, sizes
 
 Rules = dict[str, ConvGeometry | None]
 
@@ -20,7 +21,9 @@ def sizes_facts(full: ConvGeometry, rules: Rules) -> list[Fact]:
     return [
         shape_fact("input_size", "input size", full.input_size),
         *_kernel_facts(full),
-        Fact("rules", "paddings", values, str(len(values))),
+        Fact("transpose", "", False, ""),
+        *absent("output_padding", *_OF_CHAINS),
+        Fact("rules", "paddings", values, str(len(values)), brief=_rules_text(values)),
     ]
 
 
@@ -46,7 +49,8 @@ def transpose_facts(size: Sequence[int], output_padding: Sequence[int], rules: R
         shape_fact("input_size", "input size", size),
         *_kernel_facts(next(g for g in rules.values() if g)),
         shape_fact("output_padding", "output padding", output_padding),
-        Fact("rules", "paddings", values, str(len(values))),
+        *absent("frameworks", *_OF_CHAINS),
+        Fact("rules", "paddings", values, str(len(values)), brief=_rules_text(values)),
     ]
 
 
@@ -114,13 +118,28 @@ def chain_facts(input_size: Sequence[int], layers: Sequence[ChainLayer]) -> list
         }
         for layer in layers
     ]
-    return [
-        shape_fact("input_size", "input size", input_size),
-        Fact("layers", "layers", values, str(len(layers))),
+    found = [
         shape_fact("output_size", "output size", last.geometry.output_size),
         shape_fact("receptive_field", "receptive field", last.receptive_field),
         shape_fact("total_stride", "total stride", last.total_stride),
     ]
+    return [
+        shape_fact("input_size", "input size", input_size),
+        Fact("transpose", "", False, ""),
+        Fact("layers", "layers", values, str(len(layers))),
+        *absent("kernel_size", "stride", "dilation", "output_padding", "rules", "frameworks"),
+        *(fact._replace(brief=f"{fact.label} {fact.text}") for fact in found),
+    ]
+
+
+_OF_CHAINS = ("layers", "output_size", "receptive_field", "total_stride")
+
+
+def _rules_text(rules: dict[str, Any]) -> str:
+    """The output sizes under the rules in one line."""
+    return ", ".join(
+        f"{rule} {sizes(found['output_size']) if found else 'none'}" for rule, found in rules.items()
+    )
 
 
 def chain_grid(layers: Sequence[ChainLayer]) -> Grid:

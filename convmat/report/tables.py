@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from rich import box
@@ -11,23 +11,18 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from convmat.report.encodings import readable
 from convmat.report.facts import Fact, Grid, printable
 
-# What tables say beyond ASCII, for the terminals that cannot.
-_PLAIN = str.maketrans(
-    {"×": "x", "·": "*", "…": "...", "−": "-", "σ": "sigma", "≤": "<=", "⊗": "(x)", "ᵀ": "^T", "±": "+-"}
-)
 _PIPE_WIDTH = 100_000  # a pipe has no edge to wrap at
+_UNKNOWN_WIDTH = 80
 
 
 def tables_text(parts: Sequence[Sequence[Fact] | Grid], stream: TextIO) -> str:
     """A table for each part, as it is to be on `stream`: whole at any width, coloured on terminals."""
-    terminal = stream.isatty()
-    console = Console(
-        file=stream, width=None if terminal else _PIPE_WIDTH, highlight=False, markup=False, emoji=False
-    )
+    console = console_on(stream, _PIPE_WIDTH)
     tables: list[Table | Text] = []
-    for part in parts:
+    for part in _shown_on(stream, parts):
         if isinstance(part, Grid):
             tables += [Text(part.title), _grid_table(part)] if part.title else [_grid_table(part)]
         else:
@@ -37,11 +32,39 @@ def tables_text(parts: Sequence[Sequence[Fact] | Grid], stream: TextIO) -> str:
     return captured.get()
 
 
+def console_on(stream: TextIO, piped_width: int) -> Console:
+    """What lays out text for a stream, as wide as its terminal; a pipe's width is to be said."""
+    width = None if stream.isatty() else piped_width
+    console = Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    if not console.width:  # COLUMNS=0: not known
+        console.width = _UNKNOWN_WIDTH
+    return console
+
+
+def _shown_on(stream: TextIO, parts: Sequence[Sequence[Fact] | Grid]) -> Iterator[Sequence[Fact] | Grid]:
+    """The parts in the signs that the stream has, so that what is measured is what is shown."""
+
+    def shown(text: str) -> str:
+        return readable(text, stream.encoding)
+
+    for part in parts:
+        if isinstance(part, Grid):
+            rows = [tuple(map(shown, row)) for row in part.rows]
+            yield Grid(shown(part.title), tuple(map(shown, part.columns)), rows)
+            continue
+        facts: Sequence[Fact] = part
+        yield [fact._replace(label=shown(fact.label), text=shown(fact.text)) for fact in facts]
+
+
 def json_text(facts: Sequence[Fact]) -> str:
-    """The facts as one JSON object."""
+    """The facts as one JSON object; one that is absent yields to one of its key that is not."""
     import json
 
-    return json.dumps({fact.key: _plain(fact.value) for fact in facts}) + "\n"
+    found: dict[str, Any] = {}
+    for fact in facts:
+        if found.get(fact.key) is None:
+            found[fact.key] = _plain(fact.value)
+    return json.dumps(found) + "\n"
 
 
 def _plain(value: Any) -> Any:
@@ -51,14 +74,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(v) for v in value]
     return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-def write_text(text: str, stream: TextIO) -> None:
-    """Write text in the stream's encoding, whatever it is, losing no more than it must."""
-    encoding = stream.encoding or "utf-8"
-    if not encoding.lower().startswith("utf"):
-        text = text.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
-    stream.write(text)
 
 
 def facts_table(facts: Sequence[Fact]) -> Table:

@@ -10,7 +10,7 @@ import numpy as np
 
 from convmat.experiment.divergence import SMALL
 from convmat.experiment.run import Epoch, Experiment, Run
-from convmat.report.facts import Fact, Grid, ends, geometry_facts, shape_fact, sizes
+from convmat.report.facts import Fact, Grid, absent, ends, geometry_facts, shape_fact, sizes
 
 _PLOT_ROWS, _PLOT_COLUMNS = 12, 56
 
@@ -102,6 +102,15 @@ def run_facts(experiment: Experiment, run: Run) -> list[Fact]:
     return facts + divergence_facts(run)
 
 
+def _run_text(facts: Sequence[Fact]) -> str:
+    """What came of a run in one line."""
+    found = {fact.key: fact.value for fact in facts}
+    losses = ", ".join(f"{name.upper()} {loss:.5g}" for name, loss in found["validation_loss"].items())
+    epochs = f"{found['epochs_done']} epoch{'s' if found['epochs_done'] != 1 else ''}"
+    apart = max(found["largest_loss_difference"].values())
+    return f"{found['optimizer']}, {epochs}: validation loss {losses}, losses apart by at most {apart:.2g}"
+
+
 def largest_differences(history: Sequence[Epoch]) -> dict[str, float]:
     """The largest relative difference between the networks' losses, over the epochs."""
     pairs = {
@@ -115,7 +124,7 @@ def divergence_facts(run: Run) -> list[Fact]:
     """What `--probe-divergence` found in the dense layer, in numbers; nothing where it did not look."""
     rows = [d for d in run.divergence if d.layer == "dense"]
     if not rows:
-        return []
+        return absent("unit_roundoff", "first_step", "last_step")
     first, last, most = rows[0], rows[-1], max(rows, key=lambda d: d.weights)
     u = float(np.finfo(run.networks["cnn"].dense.weights.dtype).eps) / 2
     return [
@@ -204,6 +213,6 @@ def summary_facts(experiment: Experiment, data: str) -> tuple[list[Fact], dict[s
         *experiment_facts(experiment, data),
         Fact("weights", "", weights, ""),
         shape_fact("parameters", "", [parameters])._replace(value=parameters),
-        Fact("runs", "", values, ""),
+        Fact("runs", "", values, "", brief="; ".join(map(_run_text, runs.values()))),
     ]
     return facts, runs

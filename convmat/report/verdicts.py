@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convmat.geometry import LINE_NAMES, POSITION_NAMES, TAP_NAMES, ConvGeometry
-from convmat.report.facts import Fact, Grid, percent, shape_fact, sizes
+from convmat.report.facts import Fact, Grid, absent, percent, shape_fact, sizes
 from convmat.verification import Report
 from convmat.verification.judging import HISTOGRAM, Explanation
 from convmat.verification.quantization import Requantize
 
 if TYPE_CHECKING:
-    from convmat.verification.diagnosis import Diagnosis
+    from convmat.verification.diagnosis import Findings
 
 _STAGES = {
     "convolve": "N × … × K",
@@ -27,68 +27,100 @@ _STAGES = {
 _SHOWN_TERMS = 8  # at either end of a long sum
 
 
+def _but_for_ones(found: Report) -> str:
+    """What to do where two shapes are the same but for axes of 1, to end the verdict; else nothing."""
+    first, second = ([size for size in shape if size != 1] for shape in (found.shape, found.expected_shape))
+    if first != second:
+        return ""
+    return f", but for axes of 1 the same: reshape the first to {tuple(found.expected_shape)}"
+
+
 def verification_facts(
     found: Report,
     given: Sequence[int] | None = None,
     layout: str = "nhwc",
+    read_as: Sequence[str] = (),
     stage: str | None = "convolve",
     requantized: Requantize | None = None,
 ) -> list[Fact]:
     """What `verify` found, ending with the verdict.
 
-    `given` is the shape of a result that was read from a file, in its own layout. Without a `stage` two
-    arrays were compared, of which the second stands for the definition.
+    `given` is the shape of a result that was read from a file, in its own layout, and `read_as` how: as a
+    layout or as "rows", and then how else it could have been. Without a `stage` two arrays were compared, of
+    which the second stands for the definition.
     """
     axes = _STAGES.get(stage or "", "")
     facts = [
         Fact("stage", "", stage, ""),
         shape_fact("result_shape", "result" if stage else "first", found.shape, axes),
         shape_fact("definition_shape", "definition" if stage else "second", found.expected_shape, axes),
+        _read_fact(read_as),
         Fact("result_dtype", "result dtype" if stage else "dtype of the first", found.dtype, found.dtype),
+        Fact("elements", "", found.elements, ""),
+        Fact("outside_share", "", found.outside_share, ""),
+        *absent(*_OF_SOME),
     ]
-    verdict, ratio = "equal" if found else "different", found.error_over_bound
     if requantized is not None:
         facts.append(Fact("requantize", "requantized", requantized._asdict(), str(requantized)))
     if found.shape != found.expected_shape:
-        file = f": the file has {sizes(given)}, read as {layout}" if given and stage in _IMAGES else ""
-        return [*facts, Fact("equal", "verdict", False, f"{verdict} shapes{file}")]
-    digits = ".15g" if found.exact else ".3g"
+        return [*facts, Fact("outside", "", found.outside, ""), _shapes_fact(found, given, layout, stage)]
     share = f"{found.outside} of {found.elements}"
     share += f" ({percent(found.outside_share)})" if found.outside else ""
     atol, rtol = found.tolerances or (None, None)
     facts += [
         Fact("exact", "judged", found.exact, _judged_text(found)),
+        Fact("exact_sums", "", found.exact_sums, ""),
         Fact("atol", "", atol, ""),
         Fact("rtol", "", rtol, ""),
         Fact("outside", "elements outside", found.outside, share),
-        Fact("outside_share", "", found.outside_share, ""),
-        Fact("max_abs_error", "max abs error", found.max_abs_error, f"{found.max_abs_error:{digits}}"),
+        Fact("max_abs_error", "max abs error", found.max_abs_error, _error_text(found)),
         Fact("max_rel_error", "max relative error", found.max_rel_error, f"{found.max_rel_error:.3g}"),
     ]
     if not found.exact:
+        ratio = found.error_over_bound
         facts += [
             Fact("bound", "its bound", found.bound, f"{found.bound:.3g}"),
             Fact("error_over_bound", "largest error / bound", ratio, f"{ratio:.3g}"),
         ]
-    if not found:
-        atol = found.smallest_atol
-        text = "none: NaN or infinity differs" if math.isinf(atol) else f"--atol {_number(atol)}"
-        facts.append(Fact("smallest_atol", "smallest that would pass", atol, text))
-    else:
-        facts.append(Fact("smallest_atol", "", found.smallest_atol, ""))
+    atol = found.smallest_atol
+    text = "none: NaN or infinity differs" if math.isinf(atol) else f"--atol {_number(atol)}"
+    facts.append(Fact("smallest_atol", "" if found else "smallest that would pass", atol, text))
     facts.append(Fact("histogram", "", _histogram(found), ""))
     if found.worst is not None and found.worst_values is not None:
         got, wanted = found.worst_values
-        facts.append(Fact("worst", "worst element", list(found.worst), _place_text(found.worst, stage)))
-        facts.append(Fact("worst_value", "its value" if stage else "in the first", _plain(got), f"{got}"))
-        facts.append(
-            Fact(
-                "worst_definition", "by definition" if stage else "in the second", _plain(wanted), f"{wanted}"
-            )
-        )
+        labels = ("its value", "by definition") if stage else ("in the first", "in the second")
+        facts += [
+            Fact("worst", "worst element", list(found.worst), _place_text(found.worst, stage)),
+            Fact("worst_value", labels[0], _plain(got), f"{got}"),
+            Fact("worst_definition", labels[1], _plain(wanted), f"{wanted}"),
+        ]
     if found.ulps is not None:
         facts.append(Fact("ulps", "its error in ULP" if found.ulps else "", found.ulps, f"{found.ulps:.3g}"))
-    return [*facts, Fact("equal", "verdict", found.equal, verdict)]
+    verdict = "equal" if found else "different"
+    brief = f"{verdict}: {share} elements outside, max abs error {_error_text(found)}"
+    if not found.exact and found.tolerances is None:
+        brief += f", largest error / bound {found.error_over_bound:.3g}"
+    return [*facts, Fact("equal", "verdict", found.equal, verdict, brief=brief)]
+
+
+# Keys of JSON that some results have no value for, and some commands none that they could tell.
+_OF_SOME = (
+    *("input", "requantize", "exact", "atol", "rtol", "max_abs_error", "max_rel_error", "bound", "ulps"),
+    *("error_over_bound", "smallest_atol", "histogram", "worst", "worst_value", "worst_definition"),
+    *("exact_sums", "diagnosis", "diagnosis_tried", "diagnosis_known", "explained", "explained_filter"),
+    "turned",
+)
+
+
+def _shapes_fact(found: Report, given: Sequence[int] | None, layout: str, stage: str | None) -> Fact:
+    """The verdict on a result of another shape."""
+    file = f": the file has {sizes(given)}, read as {layout}" if given and stage in _IMAGES else ""
+    brief = f"different shapes: {sizes(found.shape)}, not {sizes(found.expected_shape)}"
+    return Fact("equal", "verdict", False, f"different shapes{file}{_but_for_ones(found)}", brief=brief)
+
+
+def _error_text(found: Report) -> str:
+    return f"{found.max_abs_error:{'.15g' if found.exact else '.3g'}}"
 
 
 def histogram_grid(found: Report) -> Grid:
@@ -154,21 +186,46 @@ def terms_grid(found: Explanation) -> Grid:
     return Grid("the sum of the worst element, by definition", columns, rows)
 
 
-def diagnosis_fact(found: Sequence[Diagnosis]) -> Fact:
-    """The mistakes that explain a result, or that none does."""
-    value = [{"sentence": str(one), "mistakes": list(one.mistakes)} for one in found]
-    text = "\n".join(str(one) for one in found) or "no known mistake explains it"
-    return Fact("diagnosis", "diagnosis", value, text)
+def diagnosis_facts(found: Findings) -> list[Fact]:
+    """The mistakes that explain a result, or that none does, and how many were tried of those known."""
+    value = [
+        {
+            "sentence": str(one),
+            "mistakes": list(one.mistakes),
+            "exceptions": [list(place) for place in one.exceptions],
+        }
+        for one in found
+    ]
+    lines = [str(one) for one in found] or ["no known mistake explains it"]
+    if found.tried < found.known:
+        lines.append(f"tried {found.tried} of {found.known} known mistakes, alone and in pairs")
+    return [
+        Fact("diagnosis", "diagnosis", value, "\n".join(lines)),
+        Fact("diagnosis_tried", "", found.tried, ""),
+        Fact("diagnosis_known", "", found.known, ""),
+    ]
 
 
 _IMAGES = ("convolve", "fold")
+_FORMS = {"rows": "rows of X_col · W_col"}
+
+
+def _read_fact(read_as: Sequence[str]) -> Fact:
+    """How the result's axes were read; shown where it was not as --layout says, or could be otherwise."""
+    names = [_FORMS.get(name, name) for name in read_as]
+    if not names:
+        return Fact("read_as", "", None, "")
+    text = names[0] + (f"; as {names[1]} it is not equal" if len(names) > 1 else "")
+    shown = len(names) > 1 or read_as[0] in _FORMS
+    return Fact("read_as", "read as" if shown else "", read_as[0], text)
 
 
 def _judged_text(found: Report) -> str:
     if found.exact:
-        return "exactly"
+        return "exactly" + (": sums of whole numbers, exact in any order" if found.exact_sums else "")
     if found.tolerances is None:
-        return "by each element's error bound"
+        some = f"; {found.exact_sums} exactly, sums of whole numbers" if found.exact_sums else ""
+        return f"by each element's error bound{some}"
     atol, rtol = found.tolerances
     return f"within {_number(atol)}" + (f" + {_number(rtol)}·|definition|" if rtol else "")
 

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.errors import DTypeError, IntegerRangeError, SettingError
+from convmat.geometry import several, told
+from convmat.patches import is_finite
 
 ROUNDINGS = ("half-up", "half-even", "half-away", "gemmlowp")
 DTYPES = ("int8", "uint8", "int16")
@@ -32,17 +34,40 @@ class Requantize(NamedTuple):
     dtype: str | None = None
     """One of `DTYPES`; None is that of the result that is judged, or int8."""
 
+    @classmethod
+    def of(cls, given: Any) -> Requantize:
+        """From (scale, zero_point, rounding, dtype), of which the last ones may be left out.
+
+        Raises:
+            SettingError: something else.
+        """
+        parts = several(given)
+        if parts is None or not 1 <= len(parts) <= len(cls._fields):
+            raise SettingError(
+                "requantize", f"got {told(given)}; expected ({', '.join(cls._fields)}), as in (0.004, -3)"
+            )
+        return cls(*parts)
+
     def check(self) -> Requantize:
         """Itself.
 
         Raises:
             SettingError: what makes no requantization.
         """
-        for value, choices in ((self.rounding, ROUNDINGS), (self.dtype or DTYPES[0], DTYPES)):
-            if value not in choices:
-                raise SettingError("requantize", f"got {value!r}; expected one of {', '.join(choices)}")
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise SettingError("requantize", f"the scale is {self.scale}; give a finite number above 0")
+        for value, choices in (
+            (self.rounding, ROUNDINGS),
+            (DTYPES[0] if self.dtype is None else self.dtype, DTYPES),
+        ):
+            if not isinstance(value, str) or value not in choices:
+                raise SettingError("requantize", f"got {told(value)}; expected one of {', '.join(choices)}")
+        if not is_finite(self.scale) or self.scale <= 0:
+            raise SettingError(
+                "requantize", f"the scale is {told(self.scale)}; give one finite number above 0"
+            )
+        if not isinstance(self.zero_point, (int, np.integer)):
+            raise SettingError(
+                "requantize", f"the zero point is {told(self.zero_point)}; give a whole number"
+            )
         if self.dtype is not None:
             self.limits(np.dtype(self.dtype))
         return self
@@ -56,14 +81,16 @@ class Requantize(NamedTuple):
         low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
         if not low <= self.zero_point <= high:
             raise SettingError(
-                "requantize", f"the zero point {self.zero_point} is no {dtype}; give one of {low}..{high}"
+                "requantize",
+                f"the zero point {told(self.zero_point)} is no {dtype}; give one of {low}..{high}",
             )
         return low, high
 
     def resolved(self, result: np.dtype[Any] | None = None) -> Requantize:
         """With its dtype: as said, or that of `result` where it is one of `DTYPES`, or int8."""
         name = "" if result is None else result.newbyteorder("=").name
-        return self._replace(dtype=self.dtype or (name if name in DTYPES else DTYPES[0])).check()
+        own = name if name in DTYPES else DTYPES[0]
+        return self._replace(dtype=own if self.dtype is None else self.dtype).check()
 
     def apply(self, accumulators: NDArray[Any]) -> NDArray[Any]:
         """As `requantize`."""

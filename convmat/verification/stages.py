@@ -16,6 +16,7 @@ from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.matrix import layer_map
 from convmat.patches import flatten_filters, fold, unroll
 from convmat.verification.judging import Report, compare, compare_sums, plain_padding
+from convmat.watching import Watch, unwatched
 
 _DENSE_ELEMENTS = 1 << 24  # of a matrix that is held whole, and defined entry by entry
 
@@ -29,6 +30,7 @@ def verify_unroll(
     dilation: Sizes = 1,
     padding_mode: str = "zeros",
     order: str = "hwc",
+    watch: Watch = unwatched,
     **judged: Any,
 ) -> Report:
     """Compare X_col with Algorithm 1: `unroll`'s, or yours; it moves values, so it must be equal exactly.
@@ -42,9 +44,9 @@ def verify_unroll(
     where: dict[str, Any] = {"dilation": geometry.dilation, "padding_mode": padding_mode, "order": order}
     result = expected
     if result is None:
-        result = unroll(x, kernel_size, stride, padding, **where)
+        result = unroll(x, geometry.kernel_size, geometry.stride, geometry.pads, **where)
     wanted = reference.unroll_by_taps(
-        x, geometry.kernel_size, geometry.stride, plain_padding(geometry), **where
+        x, geometry.kernel_size, geometry.stride, plain_padding(geometry), **where, watch=watch
     )
     return compare(_rows(result), wanted, **judged)
 
@@ -54,11 +56,13 @@ def verify_flatten_filters(
     expected: NDArray[Any] | None = None,
     groups: int = 1,
     order: str = "hwc",
+    watch: Watch = unwatched,
     **judged: Any,
 ) -> Report:
     """Compare W_col, (kh·kw·C/groups, K), with its definition: `flatten_filters`'s, or yours; exactly."""
     own = flatten_filters(filters, groups, order=order)
-    return compare(own if expected is None else expected, reference.flatten_filters(filters, order), **judged)
+    wanted = reference.flatten_filters(filters, order, watch)
+    return compare(own if expected is None else expected, wanted, **judged)
 
 
 def verify_fold(
@@ -71,6 +75,7 @@ def verify_fold(
     dilation: Sizes = 1,
     overlap: str = "sum",
     order: str = "hwc",
+    watch: Watch = unwatched,
     **judged: Any,
 ) -> Report:
     """Compare images with X_col's elements put back one by one: `fold`'s, or yours.
@@ -89,13 +94,17 @@ def verify_fold(
     where: dict[str, Any] = {"dilation": geometry.dilation, "overlap": overlap, "order": order}
     result = expected
     if result is None:
-        result = fold(rows, shape, kernel_size, stride, padding, **where)
+        result = fold(rows, shape, geometry.kernel_size, geometry.stride, geometry.pads, **where)
     arguments = (shape, geometry.kernel_size, geometry.stride, plain_padding(geometry))
-    with np.errstate(all="ignore"):
-        wanted = reference.fold(rows, *arguments, **where)
-        magnitude = reference.fold(_magnitudes(rows), *arguments, **where)
-    terms = math.prod(geometry.kernel_size) + (overlap == "mean")
-    return compare_sums(np.asarray(result), wanted, magnitude, terms, [rows], **judged)
+    mean = overlap == "mean"
+    return compare_sums(
+        np.asarray(result),
+        lambda x_col: reference.fold(x_col, *arguments, **where, watch=watch),
+        rows,
+        math.prod(geometry.kernel_size) + mean,
+        divided=mean,
+        **judged,
+    )
 
 
 def verify_matrix(
@@ -109,6 +118,7 @@ def verify_matrix(
     flip: bool = False,
     padding_mode: str = "zeros",
     layout: str = "nhwc",
+    watch: Watch = unwatched,
     **judged: Any,
 ) -> Report:
     """Compare the dense matrix of a layer with its definition: `layer_matrix`'s, or yours.
@@ -135,13 +145,13 @@ def verify_matrix(
     check_dense(found.shape)
     result = found.matrix().toarray() if expected is None else expected
     weights = np.flip(filters, tuple(range(1, filters.ndim - 1))) if flip else filters
-    with np.errstate(all="ignore"):
-        wanted = _dense(weights, shape, found.geometry, groups, padding_mode, layout)
-        if padding_mode == "zeros":
-            return compare(result, wanted, **judged)
-        magnitude = _dense(_magnitudes(weights), shape, found.geometry, groups, padding_mode, layout)
-    taps = math.prod(found.geometry.kernel_size)
-    return compare_sums(np.asarray(result), wanted, magnitude, taps, [filters], **judged)
+
+    def dense(weights: NDArray[Any]) -> NDArray[Any]:
+        return _dense(weights, shape, found.geometry, groups, padding_mode, layout, watch)
+
+    if padding_mode == "zeros":
+        return compare(result, dense(weights), **judged)
+    return compare_sums(np.asarray(result), dense, weights, math.prod(found.geometry.kernel_size), **judged)
 
 
 def check_dense(shape: Sequence[int]) -> None:
@@ -161,6 +171,7 @@ def _dense(
     groups: int,
     padding_mode: str,
     layout: str,
+    watch: Watch,
 ) -> NDArray[Any]:
     pixels = math.prod(shape)
     numbers = np.arange(1, pixels + 1).reshape(shape)  # 0 is the padding
@@ -177,20 +188,14 @@ def _dense(
             geometry.dilation,
             padding_mode,
         )
-        columns = range(group * per_group, (group + 1) * per_group)
-        for k, column in itertools.product(columns, range(seen.shape[1])):
+        columns, taps = range(group * per_group, (group + 1) * per_group), range(seen.shape[1])
+        for k, column in watch(itertools.product(columns, taps), per_group * len(taps)):
             dense[np.arange(len(seen)), k, seen[:, column]] += w_col[column, k]
     dense = dense[..., 1:].reshape(*geometry.output_size, len(filters), *shape[1:])
     if layout == "nchw":
         axes = len(geometry.kernel_size)
         dense = np.moveaxis(dense, (axes, -1), (0, axes + 1))
     return dense.reshape(-1, pixels)
-
-
-def _magnitudes(array: NDArray[Any]) -> NDArray[Any]:
-    """|array|, which of the least integer is none of its dtype."""
-    wide = np.float64 if array.dtype.kind not in "c" else np.complex128
-    return np.abs(array.astype(wide))
 
 
 def _rows(array: NDArray[Any]) -> NDArray[Any]:

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from convmat.experiment.digits import draw_digits
-from convmat.experiment.run import Experiment, Settings
+from convmat.experiment.run import Experiment
+from convmat.experiment.settings import Settings
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

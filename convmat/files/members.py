@@ -1,0 +1,100 @@
+"""Arrays of .npz archives as streams: which there are, and what name means which."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from convmat.errors import FileError
+from convmat.files.foreign import foreign_archive
+from convmat.files.outputs import reading
+
+ZIP_MAGIC = b"PK"
+_LISTED = 12  # names in an error
+
+
+class _Member(io.BufferedIOBase):
+    """A member whose damage, found while unpacking, is told as a file's."""
+
+    def __init__(self, stream: IO[bytes], shown: str) -> None:
+        self._stream, self._shown = stream, shown
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        try:
+            return self._stream.read(-1 if size is None else size)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise FileError(self._shown, f"is damaged: {error}") from None
+
+    read1 = read
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def split_member(name: str) -> tuple[str, str] | None:
+    """(archive, member) of "file.npz:member", either of which may hold colons; None for any other name."""
+    if os.path.exists(name):
+        return None
+    ends = (end for end in range(len(name) - 1, 0, -1) if name[end] == ":")
+    return next(((name[:end], name[end + 1 :]) for end in ends if os.path.isfile(name[:end])), None)
+
+
+def archive_names(name: str) -> list[str]:
+    """The names of an archive's arrays.
+
+    Raises:
+        FileError: it cannot be read, or is no archive.
+    """
+    with _opened(name, name) as archive:
+        return _array_names(archive)
+
+
+def open_member(archive: str, member: str, shown: str) -> io.BufferedIOBase:
+    """One array of an .npz archive, as a stream of .npy bytes; `shown` is its name in errors."""
+    with _opened(archive, shown) as opened:
+        names = _array_names(opened)
+        if member not in names:
+            raise FileError(shown, f"has no such array; {archive} has {_listed(names)}")
+        return _Member(opened.open(f"{member}.npy"), shown)
+
+
+def open_only_member(archive: str) -> io.BufferedIOBase:
+    """The array of an archive that has one, whatever its name, as a stream of .npy bytes.
+
+    Raises:
+        FileError: it has none, or several to choose from, or is another kind of archive.
+    """
+    with _opened(archive, archive) as opened:
+        names = _array_names(opened)
+        if len(names) == 1:
+            return _Member(opened.open(f"{names[0]}.npy"), archive)
+        if names:
+            problem = f"has {len(names)} arrays, {_listed(names)}; name one, as in {archive}:{names[0]}"
+        else:
+            problem = foreign_archive(opened.namelist()) or "is a zip archive without arrays; write .npz"
+        raise FileError(archive, problem)
+
+
+def _array_names(archive: zipfile.ZipFile) -> list[str]:
+    return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return (", ".join(names[:_LISTED]) or "none") + more
+
+
+@contextmanager
+def _opened(archive: str, shown: str) -> Iterator[zipfile.ZipFile]:
+    try:
+        with reading(shown), zipfile.ZipFile(archive) as opened:
+            yield opened
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        said = "cannot be read: " if shown != archive else ""
+        raise FileError(shown, f"{said}{archive} is no .npz archive: {error}") from None
