@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from convmat.errors import GeometryError
-from convmat.geometry import whole
+from convmat.geometry import told, whole
 
 VARIABLE = "CONVMAT_THREADS"
 MOST_THREADS = 1024
@@ -20,8 +20,9 @@ def thread_count(threads: int | None = None) -> int:
     if threads is not None:
         count = whole("threads", threads)
         if not 1 <= count <= MOST_THREADS:
-            got = count if count.bit_length() < 64 else f"a number of {count.bit_length()} bits"
-            raise GeometryError("threads", f"must be 1 to {MOST_THREADS}, got {got}; give a number between")
+            raise GeometryError(
+                "threads", f"must be 1 to {MOST_THREADS}, got {told(count)}; give a number between"
+            )
         return count
     text = os.environ.get(VARIABLE)
     if text is None:

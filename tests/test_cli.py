@@ -468,7 +468,7 @@ def test_group_help_lists_commands(ok: Any) -> None:
     text = ok("--help")
     for name in COMMANDS:
         assert f"\n  {name} " in text
-    assert ok("--version") == f"convmat {cm.__version__}\n"
+    assert ok("--version") == f"convmat {cm.__version__} ({native.status()})\n"
 
 
 # real processes

@@ -658,20 +658,11 @@ def test_a_plan_has_the_padding_that_was_named_for_it() -> None:
     names = ("same", "half", (1, 1))
     for _ in range(2):
         plans = [engine.prepare(np.ones((1, 9, 9, 1)), np.ones((1, 3, 3, 1)), padding=p).plan for p in names]
-        assert len({plan.tactic for plan in plans}) == 1
+        assert len(set(plans)) == 1
         for name, plan in zip(names, plans, strict=True):
             assert plan.geometry.padding == (name if isinstance(name, str) else None)
-            assert plan.product.padding in (plan.geometry.padding, None)
-            assert plan.tactic.outputs > 1 or plan.product.padding == plan.geometry.padding
 
 
 def test_what_is_remembered_cannot_be_changed() -> None:
-    geometry = cm.ConvGeometry((1, 5, 5, 1), 3)
-    for remembered in (
-        engine._few_blocks(geometry, (1, 3, 3), 3, 1),
-        patches._slab_axes(geometry, (3, 3)),
-        patches._counts(geometry),
-    ):
-        assert isinstance(remembered, tuple)
     with pytest.raises(ValueError, match="read-only"):
-        patches._counts(geometry)[0][0] = 7
+        patches._counts(cm.ConvGeometry((1, 5, 5, 1), 3))[0][0] = 7

@@ -37,10 +37,11 @@ def test_what_the_environment_must_not_say(text: str, monkeypatch: pytest.Monkey
         (0, r"must be 1 to 1024, got 0; give a number between"),
         (-1, r"must be 1 to 1024, got -1;"),
         (1025, r"must be 1 to 1024, got 1025;"),
-        (10**4000, r"must be 1 to 1024, got a number of 13288 bits;"),
+        (10**4000, r"got a number of 13288 bits; nothing is so large"),
         (2.0, r"expected a whole number, got 2\.0;"),
         ("2", r"expected a whole number, got '2';"),
     ],
+    ids=lambda value: str(value)[:20] if isinstance(value, str) else "",
 )
 def test_what_is_refused(given: Any, told: str) -> None:
     x = np.zeros((1, 4, 1))
@@ -68,4 +69,6 @@ def test_the_option(
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.zeros((16, 1)) if "fold" in command else np.zeros((4, 4)))
     assert run([*command.split(), "--threads", given]) == 2
-    assert re.fullmatch(r"convmat: --threads: must be 1 to 1024, got .{1,40}; .*\n", capsys.readouterr().err)
+    assert re.fullmatch(
+        r"convmat: --threads: (must be 1 to 1024, )?got .{1,40}; .*\n", capsys.readouterr().err
+    )

@@ -153,6 +153,8 @@ def verify(
         The errors of `convolve`, for inputs that make no convolution. SettingError: `exact` and a tolerance,
         a tolerance below 0, or what makes no requantization.
     """
+    if not callable(watch):
+        raise SettingError("watch", f"got {told(watch)}; give what hands on the steps of an iterable")
     rule = Rule.of(exact, atol, rtol)
     todo = prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode)
     x, filters = np.asarray(x), np.asarray(filters)
