@@ -585,6 +585,8 @@ def test_the_command_says_the_same(
         wanted = [list(d.mistakes) for d in diagnosed(right, wrong)]
         assert [mistake.key] in wanted or mistake.key == "saturated-uint16"  # that is ReLU here
         for layout in ("nhwc", "nchw"):
+            if axes == 1 and layout == "nchw" and mistake.key == "output-nchw":
+                continue  # (N, W_out, K) are also the rows of X_col · W_col for each image, and so right
             if axes == 2 or layout == "nchw" or mistake.part in ("value", "result"):
                 assert [one["mistakes"] for one in told(wrong, layout)] == wanted, (mistake.key, layout)
     assert tried > 25

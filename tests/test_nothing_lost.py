@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from convmat.cli import cli, run
-from convmat.cli.options import INPUT_NAMES, OutputName
+from convmat.cli.options import INPUT_NAMES, File, OutputName
 from convmat.report.encodings import READABLE, readable
 
 X = np.arange(98.0).reshape(2, 7, 7, 1)
@@ -199,7 +199,7 @@ def test_every_parameter_that_names_a_file_is_known() -> None:
         assert command
         for parameter in command.params:
             if isinstance(parameter, click.Argument):
-                file = isinstance(parameter.type, click.types.StringParamType)
+                file = isinstance(parameter.type, (click.types.StringParamType, File))
             else:
                 file = any(word in (parameter.metavar or "") for word in ("FILE", "DIR", "PATH"))
             if file and parameter.name != "resume":  # goes on in its own folder

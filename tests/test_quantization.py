@@ -124,7 +124,7 @@ def test_an_accumulator_beyond_int32_is_named(value: int) -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"scale": 0.0}, r"the scale is 0.0; give a finite number above 0"),
+        ({"scale": 0.0}, r"the scale is 0.0; give one finite number above 0"),
         ({"scale": -1.0}, r"the scale is -1.0;"),
         ({"scale": math.nan}, r"the scale is nan;"),
         ({"scale": math.inf}, r"the scale is inf;"),

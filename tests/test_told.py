@@ -85,7 +85,7 @@ OUTCOMES: dict[str, list[str]] = {
     ],
     "convolve": [
         "convolve x-int64.npy --kernel w-int64.npy",
-        f"convolve {DIGIT} --kernel box:3 -o o.png --explain",
+        f"convolve {DIGIT} --kernel box:3 -o o.png --plan",
         f"convolve {DIGIT} --kernel {STROKES} --stride 7 --figure f.png",
         f"convolve {SCENE} --kernel box:3 --depthwise",
         f"convolve {DIGIT} --kernel box:3 --transpose -o o.npy",

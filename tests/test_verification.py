@@ -255,6 +255,7 @@ def test_an_integer_off_by_one(peak: int, result: str, change: int) -> None:
         worst_values=(right + change, right),
         max_rel_error=pytest.approx(1 / right),
         histogram=(expected.size - 1, 0, 0, 0, 0, 1, 0, 0, 0),
+        outside_at=(tuple(map(int, place)),),
     )
     assert str(report) == f"different: 1 of {expected.size} elements outside, max abs error 1 (0, exact)"
 

@@ -459,7 +459,7 @@ def _cases_of(
     each = {name: _judged(array, right, layout, stage) for name, right in wanted.items()}
     if equal := {name: one for name, one in each.items() if one.report}:
         return equal
-    if array.shape[:1] == (len(wanted),):
+    if array.shape[:1] == (len(wanted),) and len(wanted) > 1:
         stacked = {
             name: _judged(part, right, layout, stage)
             for part, (name, right) in zip(array, wanted.items(), strict=True)

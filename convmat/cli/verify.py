@@ -31,7 +31,7 @@ _TAKES = {
     "matrix": (*_LINEAR, "input_shape", "expected"),
 }
 _STAGES = tuple(_TAKES)
-_ALWAYS = ("exact", "atol", "rtol", "stage", "as_json", "quiet")
+_ALWAYS = ("exact", "atol", "rtol", "stage", "as_json", "brief", "quiet")
 
 
 @click.command("verify", cls=options.Command)

@@ -145,7 +145,7 @@ def judged_facts(folder: str, stage: str, reports: Mapping[str, Report], others:
     verdict = f"different: {different} of {count} cases" if different else f"equal: {count} of {count} cases"
     largest = max((found.max_abs_error for found in reports.values()), default=0.0)
     return [
-        *absent("diagnosis"),
+        *absent("diagnosis", "diagnosis_tried", "diagnosis_known"),
         Fact("probe", "probe", folder, folder),
         Fact("stage", "stage", stage, stage),
         Fact("cases", "", cases, ""),
