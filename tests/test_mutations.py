@@ -16,6 +16,8 @@ import pytest
 
 import convmat
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(convmat.__file__).parent
 MUTATIONS = [
     ("geometry.py", "return dilation * (k - 1) + 1", "return dilation * k"),
