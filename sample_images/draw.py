@@ -99,7 +99,7 @@ def scene() -> Image.Image:
     """A lake in the hills: gradients, sharp edges, and textures both regular and irregular."""
     factor = 4
     x, y = grid(384, 256, factor)
-    canvas = np.empty((*x.shape, 3))
+    canvas = np.zeros((*x.shape, 3))
 
     def paint(where: Floats | Mask, colour: ArrayLike, below: ArrayLike | None = None) -> None:
         """Blend in a colour; with `below`, one that turns into `below` from top to bottom."""

@@ -505,7 +505,7 @@ LINES = {
     "matmul x_col.npy w.npy": "",
     "matmul x_col.npy w.npy -q -o -": "",
     "matmul - b.npy -o y.npy": "y.npy",
-    "convolve x.npy --kernel k.npy --explain": "",
+    "convolve x.npy --kernel k.npy --plan": "",
     "convolve x.npy --kernel k.npy -o - --figure f.png": "f.png",
     "convolve one.npy --kernel k.npy -o y.png": "y.png",
     "convolve one.npy --kernel k.npy --transpose": "",

@@ -153,7 +153,7 @@ def sign_lost(fold: Any) -> Any:
         ("layer_matrix", raising, {"matrix"}),
         ("transpose_geometry", raising, {"output sizes"}),
         ("ConvGeometry", odd_pixel_at_the_start, {"mapping, locate"}),
-        ("ConvGeometry", padding_forgotten, {"output sizes", "mapping, locate"}),
+        ("ConvGeometry", padding_forgotten, {"output sizes", "mapping, locate", "fold"}),
         ("ConvGeometry", raising, {"output sizes", "mapping, locate", "fold"}),
         ("to_batch", raising, {"matrix", "layouts, arrays"}),
     ],
