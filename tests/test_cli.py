@@ -445,7 +445,9 @@ def test_what_must_not_happen_is_told_in_a_line(
 # help
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "train")) for name in COMMANDS]
+)
 def test_help_opens_with_examples_that_work(name: str, ok: Any) -> None:
     text = ok(name, "--help")
     examples = re.findall(r"^ +convmat (.*)$", text.split("Options:")[0], re.MULTILINE)

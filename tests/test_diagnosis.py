@@ -552,7 +552,9 @@ def test_none_is_nothing_said() -> None:
 SHAPES = {1: ((2, 12, 4), (5, 3, 4)), 2: ((2, 7, 8, 4), (5, 3, 2, 4)), 3: ((2, 4, 5, 6, 4), (5, 3, 2, 2, 4))}
 
 
-@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize(
+    "axes", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_the_command_says_the_same(
     axes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

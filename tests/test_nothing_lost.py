@@ -374,8 +374,13 @@ class Failing:
         return io.BufferedWriter(Raw(file, "x"))
 
 
+SLOWER = ("train", "unroll")  # those that make more calls; the others show the same of each kind
+
+
 @pytest.mark.parametrize("kind", CALLS)
-@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOWER)) for name in SEVERAL]
+)
 def test_the_nth_call_fails(
     name: str, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

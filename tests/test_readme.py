@@ -185,7 +185,8 @@ def test_every_command_is_on_the_page() -> None:
 
 def test_ci_runs_the_test_command() -> None:
     """.ci/run takes the command out of this page; here, that it can, and that there is only one."""
-    [command] = re.findall(r"^python3 -m venv .*pytest -n auto$", README.read_text("utf-8"), re.MULTILINE)
+    text = README.read_text(encoding="utf-8")
+    [command] = re.findall(r"^python3 -m venv .*pytest -n auto --dist loadfile$", text, re.MULTILINE)
     assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert ".[test]" in command
 
