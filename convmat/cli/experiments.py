@@ -148,9 +148,10 @@ def _figures(experiment: Experiment) -> dict[str, bytes] | None:
     """Figures by file name; None where there is no matplotlib."""
     try:
         from convmat.report.curves import figures
+
+        return figures(experiment)
     except ModuleNotFoundError:
         return None
-    return figures(experiment)
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
