@@ -391,7 +391,9 @@ def make_plan(
     if compiled is None:
         kernel = kernel or ("taps" if geometry.channels == geometry.groups else "blocks")
         row = itemsize * max(filters, geometry.row_footprint)
-        return replace(plan, kernel=kernel, band=geometry.block_shape((band_bytes or BLOCK_BYTES) // row))
+        # No more than by default: BLAS rounds by the size of a block, and a stream has the bits of the whole.
+        fit = min(band_bytes or BLOCK_BYTES, BLOCK_BYTES) // row
+        return replace(plan, kernel=kernel, band=geometry.block_shape(fit))
     if band_bytes is None and steps is not None and accumulator == arithmetic.result:
         rows = _CALL_FLOPS // (2 * geometry.terms * filters)
     else:
