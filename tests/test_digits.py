@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convmat.cli.datasets import open_dataset, read_dataset
+from convmat.cli.datasets import open_dataset
 from convmat.errors import DTypeError, FileError, ShapeError
 from convmat.experiment.digits import SIZE, draw_digits, unit_range
 from convmat.experiment.networks import he_uniform
@@ -96,13 +96,13 @@ def test_idx_folder(images: np.ndarray, tmp_path: Path, packed: bool, dot: str) 
         file = tmp_path / f"{name}-images{dot}idx3-ubyte{'.gz' if packed else ''}"
         file.write_bytes(gzip.compress(data) if packed else data)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"nonsense")
-    np.testing.assert_array_equal(read_dataset(str(tmp_path)), images[..., None])
+    np.testing.assert_array_equal(open_dataset(str(tmp_path)).read(), images[..., None])
 
 
 def test_idx_file_that_is_there_twice_counts_once(images: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(images))
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(images)))
-    assert len(read_dataset(str(tmp_path))) == 5
+    assert len(open_dataset(str(tmp_path)).read()) == 5
 
 
 def test_keras_and_npy(images: np.ndarray, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_keras_and_npy(images: np.ndarray, tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", images[..., None])
     np.savez(tmp_path / "c.npz", images=images)
     for name in ("mnist.npz", "a.npy", "b.npy", "c.npz:images"):
-        np.testing.assert_array_equal(read_dataset(str(tmp_path / name)), images[..., None])
+        np.testing.assert_array_equal(open_dataset(str(tmp_path / name)).read(), images[..., None])
 
 
 def test_folder_of_images(tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ def test_folder_of_images(tmp_path: Path) -> None:
     for number, picture in enumerate(pixels):
         Image.fromarray(picture).save(tmp_path / f"{number}.png")
     (tmp_path / "notes.txt").write_text("not an image")
-    np.testing.assert_array_equal(read_dataset(str(tmp_path)), pixels)
+    np.testing.assert_array_equal(open_dataset(str(tmp_path)).read(), pixels)
     Image.new("RGB", (4, 4)).save(tmp_path / "3.png")
     with pytest.raises(ShapeError, match=r"3.png: is 4 × 4 × 3 uint8, the others are 5 × 7 × 3"):
-        read_dataset(str(tmp_path))
+        open_dataset(str(tmp_path)).read()
 
 
 def test_data_that_is_none(images: np.ndarray, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_data_that_is_none(images: np.ndarray, tmp_path: Path) -> None:
         "bad.npz": "is no .npz archive",
     }.items():
         with pytest.raises((FileError, ShapeError), match=message):
-            read_dataset(str(tmp_path / name))
+            open_dataset(str(tmp_path / name)).read()
 
 
 def test_damaged_idx(images: np.ndarray, tmp_path: Path) -> None:

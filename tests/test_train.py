@@ -27,7 +27,7 @@ import pytest
 from PIL import Image
 
 from convmat.cli import run
-from convmat.cli.datasets import read_dataset
+from convmat.cli.datasets import open_dataset
 from convmat.cli.experiments import resume, save
 from convmat.errors import FileError, GeometryError, SettingError, ShapeError
 from convmat.experiment.digits import draw_digits
@@ -544,7 +544,7 @@ def run_of_both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data, changes = str(folder / "x.npy"), {"filters": 2, "optimizer": "both", "epochs": 1}
     np.save(data, np.random.default_rng(0).integers(0, 256, (75, 8, 8), np.uint8))
     settings = Settings(**SMALL_SETTINGS | changes, probe_divergence=True)
-    e = Experiment(settings, read_dataset(data), data=data)
+    e = Experiment(settings, open_dataset(data).read(), data=data)
     for count, _ in enumerate(e.steps(), 1):
         if count == 6:
             break

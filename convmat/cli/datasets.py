@@ -99,11 +99,6 @@ def open_dataset(name: str) -> Dataset:
     return Dataset(name, [NpyInput(name)])
 
 
-def read_dataset(name: str) -> NDArray[Any]:
-    """The images (N, H, W, C) in `name`, as `open_dataset` finds them."""
-    return open_dataset(name).read()
-
-
 def _open_folder(folder: str) -> Dataset:
     idx = [path for name in _IDX if os.path.exists(path := os.path.join(folder, name))]
     if idx:
