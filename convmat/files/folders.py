@@ -41,7 +41,8 @@ def made_folder(name: str) -> Iterator[None]:
     """
     if name == "-":
         raise FileError("standard output", "holds no folder of files; name one with -o")
-    missing = _missing(name)
+    with writing(name or "''"):
+        missing = _missing(name)
     with undone_by(lambda: _remove_empty(missing)):
         with writing(name or "''"):
             os.makedirs(name, exist_ok=True)

@@ -133,8 +133,8 @@ def _identity(name: str, standard: int) -> tuple[object, ...] | None:
     try:
         found = os.fstat(standard) if name == "-" else os.stat(name)
     except FileNotFoundError:
-        folder, base = os.path.split(os.path.realpath(name))
-        with suppress(OSError):
+        with suppress(OSError):  # the current folder may be gone
+            folder, base = os.path.split(os.path.realpath(name))
             there = os.stat(folder)
             return there.st_dev, there.st_ino, base
         return None
