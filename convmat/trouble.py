@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from contextlib import suppress
@@ -10,6 +11,7 @@ from contextlib import suppress
 from convmat.errors import ConvmatError
 from convmat.report.encodings import printable, readable
 
+_IMPORT = re.compile(r"(?:from|import) (\w+)")
 _PROJECTS = {"PIL": "pillow"}
 """What pip calls packages that it has under another name."""
 
@@ -52,9 +54,9 @@ def _text(error: BaseException) -> str:
 
 
 def _not_imported(error: BaseException) -> str | None:
-    """The package in whose import, at a module's top level, an error arose; None for any other error."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        package = str(frame.f_globals.get("__name__")).partition(".")[0]
-        if frame.f_code.co_name == "<module>" and package not in ("convmat", "__main__"):
-            return package
-    return (error.name or "").partition(".")[0] or None if isinstance(error, ImportError) else None
+    """The package whose import, by a statement in convmat, an error ended; None for any other error."""
+    for entry in traceback.extract_tb(error.__traceback__):
+        found = _IMPORT.match(entry.line or "")
+        if found and found[1] != "convmat":
+            return found[1]
+    return None
