@@ -768,6 +768,20 @@ def test_what_tells_trouble_imports_nothing_that_can_fail() -> None:
     assert set(done.stdout.split()) - {"convmat", "__main__"} <= sys.stdlib_module_names
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "home", [{}, {"HOME": "/proc", "XDG_CACHE_HOME": "/proc", "XDG_CONFIG_HOME": "/proc"}]
+)
+def test_no_home_that_could_be_written_in(home: dict[str, str], tmp_path: Path) -> None:
+    """Matplotlib has words for that, of which none is ours."""
+    usual = {k: v for k, v in os.environ.items() if k not in ("HOME", "MPLCONFIGDIR")}
+    line = "train --epochs 1 --filters 2 --train-size 8 --val-size 4 -q -o run"
+    command = [sys.executable, "-m", "convmat", *line.split()]
+    done = subprocess.run(command, cwd=tmp_path, env=usual | home, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+    assert (tmp_path / "run" / "networks.png").exists()
+
+
 # A system that fails at the Nth call
 
 
