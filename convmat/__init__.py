@@ -6,10 +6,10 @@ not wait for NumPy.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from convmat.chains import chain as chain
     from convmat.engine import convolve as convolve
     from convmat.engine import convolve_transpose as convolve_transpose
@@ -46,6 +46,8 @@ __all__ = [*_HOMES, "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'convmat' has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f"convmat.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -602,6 +602,51 @@ CASES = [
         f"convmat convolve {DIGIT} --kernel box:3 -o no/y.png",
         r"no/y\.png: cannot be written: No such file or directory",
     ),
+    output("not open", "/dev/fd/9", r"/dev/fd/9: cannot be written: Bad file descriptor"),
+    output("open to read", "/dev/fd/9 9</dev/null", r"/dev/fd/9: cannot be written: Bad file descriptor"),
+    Case(
+        "a folder that is gone",
+        {},
+        f"mkdir d; cd d; rmdir ../d; convmat unroll $OLDPWD/{DIGIT} --k 3 -o out.npy",
+        r"out\.npy: cannot be written: No such file or directory",
+    ),
+    Case(
+        "a probe in a folder that is gone",
+        {},
+        "mkdir d; cd d; rmdir ../d; convmat verify --write-probe p --k 3",
+        r"p: cannot be written: No such file or directory",
+    ),
+    Case(
+        "full disk, probe",
+        {},
+        "ulimit -f 2; convmat verify --write-probe p --k 5",
+        r"p/integers/x_col\.npy: cannot be written: File too large",
+    ),
+    # Trouble while telling trouble
+    *(
+        Case(
+            f"{what} {package}",
+            {f"{package}.py": content},
+            f"PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=. python -m convmat unroll {DIGIT} --k 3",
+            rf"{package}: cannot be imported: {told}; install it anew: pip install --force-reinstall "
+            rf"{project}",
+        )
+        for what, package, project, content, told in (
+            ("broken", "numpy", "numpy", b"raise RuntimeError('broken')", "broken"),
+            ("damaged", "numpy", "numpy", b"\0", "source code string cannot contain null bytes.*"),
+            ("leaving", "numpy", "numpy", b"raise SystemExit(1)", "1"),
+            ("incomplete", "click", "click", b"import nothing", "No module named 'nothing'"),
+            ("broken", "rich", "rich", b"raise SystemError", "SystemError"),
+            (
+                "explained",
+                "PIL",
+                "pillow",
+                b"raise ImportError('\\n\\none\\ntwo') from OSError('why')",
+                "why",
+            ),
+        )
+    ),
+    Case("--debug after --", {}, "convmat unroll --k 3 -- --debug", r"--debug: cannot be read: No such .*"),
     # The shell limits what may be written, which a full disk does less neatly; the old file must stay.
     *(
         Case(
@@ -701,6 +746,40 @@ def test_is_refused_in_one_line_and_changes_nothing(case: Case, ends: dict[str, 
     assert re.fullmatch(rf"convmat: (?:{case.stderr})\n", done.stderr), done.stderr
     assert (done.status, done.stdout) == (2, b"")
     assert done.after == done.before
+
+
+# Trouble while telling trouble
+
+
+def test_telling_that_needs_more_memory_than_there_is(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(text: str) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr("convmat.trouble.printable", fail)
+    assert run(["unroll", "none.npy", "--k", "3"]) == 2
+    assert capfd.readouterr() == ("", "convmat: not enough memory to say what is wrong; give it more\n")
+
+
+def test_what_tells_trouble_imports_nothing_that_can_fail() -> None:
+    code = "import sys; import convmat.trouble; print(*{m.partition('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, check=True, text=True)
+    assert set(done.stdout.split()) - {"convmat", "__main__"} <= sys.stdlib_module_names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "home", [{}, {"HOME": "/proc", "XDG_CACHE_HOME": "/proc", "XDG_CONFIG_HOME": "/proc"}]
+)
+def test_no_home_that_could_be_written_in(home: dict[str, str], tmp_path: Path) -> None:
+    """Matplotlib has words for that, of which none is ours."""
+    usual = {k: v for k, v in os.environ.items() if k not in ("HOME", "MPLCONFIGDIR")}
+    line = "train --epochs 1 --filters 2 --train-size 8 --val-size 4 -q -o run"
+    command = [sys.executable, "-m", "convmat", *line.split()]
+    done = subprocess.run(command, cwd=tmp_path, env=usual | home, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+    assert (tmp_path / "run" / "networks.png").exists()
 
 
 # A system that fails at the Nth call

@@ -416,8 +416,6 @@ def test_the_nth_call_fails(
 
 
 def test_a_signal_between_two_names_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from convmat.cli.signals import Stopped
-
     write_inputs()
     Path("old.npy").write_bytes(b"old")
     before, replace, calls = everything(), os.replace, []
@@ -426,7 +424,7 @@ def test_a_signal_between_two_names_changes_nothing(monkeypatch: pytest.MonkeyPa
         replace(*arguments)
         calls.append(arguments)
         if len(calls) == 1:
-            raise Stopped(130)
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", stopped)
     assert run(["unroll", "x.npy", "--k", "3", "-q", "-o", "old.npy", "--figure", "f.png"]) == 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from convmat.errors import FileError
+from convmat.files import outputs
 from convmat.files.outputs import open_output, reading, writing
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
@@ -133,6 +135,29 @@ def test_is_on_the_disk_before_it_has_its_name(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "fsync", fsync)
     put("out", b"new content")
     assert synced == [(11, b"old")]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next() -> None:
+    """Of files, folders and links, those of processes that are no more, numbered as here."""
+    code = """
+import os, signal
+from convmat.files.folders import new_folder
+from convmat.files.outputs import open_output
+with new_folder("folder") as folder, open_output(f"{folder}/file"), open_output("out") as stream:
+    stream.write(b"half")
+    stream.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert python(code).returncode in (-9, 137)
+    left = sorted(os.listdir())
+    assert [name[:9] for name in left] == [".convmat-"] * 2
+    others = [re.sub(r"-\d+-", f"-{os.getppid()}-", left[0]), re.sub(r"t-[^-]+", "t-01234567", left[0])]
+    others += [left[0].replace(".tmp", ".old"), left[0] + "~"]
+    for name in others:
+        Path(name).write_bytes(b"another's")
+    outputs._sweep.cache_clear()
+    put("out", b"new")
+    assert sorted(os.listdir()) == sorted([*others, "out"])
 
 
 def test_two_writers_of_one_name_do_not_mix() -> None:
@@ -353,6 +378,29 @@ def test_the_shells_names_of_pipes(name: str) -> None:
     code = f"from convmat.files.outputs import *\nwith open_output({name!r}) as stream: stream.write(b'new')"
     done = python(code)
     assert (done.stdout, done.stderr) == (b"new", b"")
+
+
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize("folder", ["/dev/fd", "/proc/self/fd"])
+def test_what_is_open_already_is_written_where_it_is(folder: str, link: bool) -> None:
+    """A file that is gone from its folder; and one that is, which goes on after what it has."""
+    for gone in (True, False):
+        with open("open", "w+b") as stream:
+            stream.write(b"old ")
+            stream.flush()
+            if gone:
+                os.unlink("open")
+            name = f"{folder}/{stream.fileno()}"
+            if link:
+                os.symlink(name, "link")
+            put("link" if link else name, b"new")
+            stream.seek(0)
+            assert stream.read() == b"old new"
+        if link:
+            os.unlink("link")
+    assert everything() == {"open": b"old new"}
+    with pytest.raises(FileError, match=r"^/dev/fd/999: cannot be written: Bad file descriptor$"):
+        put("/dev/fd/999", b"new")
 
 
 def test_standard_output_of_a_real_process() -> None:

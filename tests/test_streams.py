@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import subprocess
 import sys
+import tempfile
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from PIL import Image
 import convmat as cm
 from convmat import engine
 from convmat.cli import run
+from convmat.files import streams
 
 PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
@@ -111,14 +114,16 @@ def test_what_alpha_means(channels: int) -> None:
 def test_a_disk_with_too_little_room(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = namedtuple("disk", "f_bavail f_frsize")
-    monkeypatch.setattr(os, "statvfs", lambda _: disk(10, 10))
+    disk = namedtuple("disk", "f_blocks f_bavail f_frsize")
+    monkeypatch.setattr(os, "statvfs", lambda _: disk(99, 10, 10))
     np.save("x.npy", np.zeros((6, 5), np.uint8))
     assert run(["unroll", "x.npy", "-k", "2", "-o", "y.npy"]) == 0  # 80 bytes
     assert run(["unroll", "x.npy", "-k", "3", "-o", "z.npy"]) == 2
     wanted = "convmat: z.npy: needs 108 bytes, its disk has 100 free; name another disk\n"
     assert capsys.readouterr().err == wanted
     assert sorted(os.listdir()) == ["x.npy", "y.npy"]
+    monkeypatch.setattr(os, "statvfs", lambda _: disk(0, 0, 10))  # as ramfs, which does not know its size
+    assert run(["unroll", "x.npy", "-k", "3", "-o", "z.npy"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -245,3 +250,58 @@ def test_the_plan_in_words(capsys: pytest.CaptureFixture[str]) -> None:
         assert re.search(row, out)
     assert run(["convolve", "x.npy", "--kernel", "w.npy", "--explain"]) == 2
     assert "No such option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pieces", [1, 5])
+def test_standard_input_that_is_late(pieces: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece comes when it is waited for, through a pipe that does not block."""
+    x = np.arange(30.0).reshape(6, 5)
+    np.save("x.npy", x)
+    data = Path("x.npy").read_bytes()
+    size = -(-len(data) // pieces)
+    parts = [data[start : start + size] for start in range(0, len(data), size)]
+    end, other = os.pipe()
+    os.set_blocking(end, False)
+    wait = select.select
+
+    def late(*arguments: Any) -> Any:
+        if parts:
+            os.write(other, parts.pop(0))
+            if not parts:
+                os.close(other)
+        return wait(*arguments)
+
+    monkeypatch.setattr(select, "select", late)
+    with open(end) as stdin:
+        monkeypatch.setattr("sys.stdin", streams.patient(stdin))
+        assert run(["unroll", "-", "-k", "6,5", "-q", "-o", "y.npy"]) == 0
+    np.testing.assert_array_equal(np.load("y.npy"), x.reshape(1, -1))
+
+
+def test_standard_output_that_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a pipe holds, read only when its writer waits."""
+    end, other = os.pipe()
+    os.set_blocking(other, False)
+    wait, got = select.select, b""
+
+    def slow(*arguments: Any) -> Any:
+        nonlocal got
+        if not wait([], [other], [], 0)[1]:
+            got += os.read(end, 1 << 20)
+        return wait(*arguments)
+
+    monkeypatch.setattr(select, "select", slow)
+    with open(other, "w") as stdout:
+        patient = streams.patient(stdout)
+        assert patient is not None
+        patient.buffer.write(bytes(300_000))
+        patient.flush()
+        patient.detach()
+    with open(end, "rb") as rest:
+        assert got + rest.read() == bytes(300_000)
+
+
+def test_a_tiff_needs_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/none")
+    Image.new("L", (6, 5), 7).save("a.tif", compression="tiff_lzw")
+    assert run(["unroll", "a.tif", "-k", "1", "-q", "-o", "x.npy"]) == 0

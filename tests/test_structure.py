@@ -31,9 +31,10 @@ _LIBRARY = (
 )
 MAY_IMPORT = {
     "__init__": (*_LIBRARY, "frameworks", "chains", "verification"),
-    "__main__": ("cli",),
+    "__main__": ("cli", "trouble"),
     "errors": (),
     "watching": (),
+    "trouble": ("errors", "report"),  # of which it takes what imports nothing
     "shown": ("report",),  # only once somebody looks at a value
     "geometry": ("errors", "shown"),
     "frameworks": ("errors", "geometry"),
@@ -66,6 +67,7 @@ MAY_IMPORT = {
         "experiment",
         "files",
         "report",
+        "trouble",
         "cli",
         "__version__",
     ),

@@ -1,28 +1,26 @@
 """The command line: the group of commands, and the one place where trouble becomes a line and a status.
 
 Exit status: 0 done; 1 `verify` found a difference, and nothing else; 2 any trouble; 130 after Ctrl-C; 143
-after SIGTERM; 141 when the reader of standard output has gone.
+after SIGTERM, and so on for other signals; 141 when the reader of standard output has gone.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
-import traceback
-from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from convmat import __version__
 from convmat.cli.options import unknown_option
-from convmat.cli.output import say, shown_help
-from convmat.cli.signals import SIGNALS, Stopped, leave, stop
-from convmat.errors import ConvmatError
+from convmat.cli.output import shown_help
+from convmat.cli.signals import end_beside
+from convmat.files.streams import patient
 from convmat.report.encodings import READABLE
+from convmat.trouble import say, tell
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -141,43 +139,39 @@ def unknown_command(ctx: click.Context, name: str) -> click.UsageError:
     return click.UsageError(f"No such command {name!r}{hint}", ctx)
 
 
-def main() -> NoReturn:
-    """Run the command line and exit."""
+def main(args: list[str]) -> int:
+    """Run one command line on the standard streams of this process; its exit status."""
+    for name in ("stdin", "stdout", "stderr"):
+        setattr(sys, name, patient(getattr(sys, name)))
     if sys.stdout is None:
         # What would be printed to a closed stream is lost; one that refuses it tells so.
         sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w")  # noqa: SIM115  # as long as the process
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=READABLE)
-    for number in SIGNALS:
-        # What a script has chosen to ignore stays ignored.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
-    leave(run(sys.argv[1:]))
+    status = run(args)
+    end_beside(status)
+    return status
 
 
 def run(args: list[str]) -> int:
     """Run one command line; its exit status."""
     # Before the command or after it: who asks for a traceback should not have to ask twice.
-    debug = "--debug" in args
+    end = args.index("--") if "--" in args else len(args)
+    debug = "--debug" in args[:end]
     status = 2
     try:
-        status = _invoke([arg for arg in args if arg != "--debug"])
-    except Stopped as stopped:
-        _discard(sys.stdout)  # its reader may not be reading, and would keep us waiting
-        return stopped.status
+        status = _invoke([arg for arg in args[:end] if arg != "--debug"] + args[end:])
     except (KeyboardInterrupt, click.Abort):
-        _discard(sys.stdout)
+        _discard(sys.stdout)  # its reader may not be reading, and would keep us waiting
         return 130
     except BrokenPipeError:
         _discard(sys.stdout)
         return 141
-    except Exception as error:
-        if debug:
-            with suppress(OSError):
-                traceback.print_exc()
-        _trouble(error)
-        status = 2
+    except click.ClickException as error:
+        tell(error, debug, _usage(error))
+    except (Exception, SystemExit) as error:
+        tell(error, debug)
     finally:
         _end(sys.stdout)
         _end(sys.stderr)
@@ -203,24 +197,12 @@ def _invoke(args: list[str]) -> int:
         return end.exit_code
 
 
-def _trouble(error: Exception) -> None:
-    """Tell an error in one line."""
-    if isinstance(error, click.UsageError):
-        command = error.ctx.command_path if error.ctx else "convmat"
-        text = f"{error.format_message().rstrip('.')}; see '{command} --help'"
-    elif isinstance(error, click.ClickException):
-        text = error.format_message()
-    elif isinstance(error, ConvmatError):
-        text = str(error)
-    elif isinstance(error, MemoryError):
-        text = f"not enough memory{f': {error}' if str(error) else ''}"
-    elif isinstance(error, OSError):
-        text = f"{error.filename or 'standard output'}: {error.strerror or error}"
-    else:
-        text = f"internal error: {type(error).__name__}: {error}; convmat --debug … shows where"
-    from convmat.report.facts import printable
-
-    say(f"convmat: {printable(' '.join(text.split()))}")
+def _usage(error: click.ClickException) -> str:
+    """What click has to say of a command line, and where there is more."""
+    if not isinstance(error, click.UsageError):
+        return error.format_message()
+    command = error.ctx.command_path if error.ctx else "convmat"
+    return f"{error.format_message().rstrip('.')}; see '{command} --help'"
 
 
 def _end(stream: TextIO | None) -> None:

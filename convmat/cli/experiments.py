@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -145,12 +146,14 @@ def _texts(experiment: Experiment, facts: Sequence[Fact]) -> dict[str, bytes]:
 
 
 def _figures(experiment: Experiment) -> dict[str, bytes] | None:
-    """Figures by file name; None where there is no matplotlib."""
+    """Figures by file name; None where there is no matplotlib, or it is broken."""
+    # It logs that it does without a cache of its own where HOME cannot be written.
+    logging.getLogger("matplotlib").addHandler(logging.NullHandler())
     try:
         from convmat.report.curves import figures
 
         return figures(experiment)
-    except ModuleNotFoundError:
+    except ImportError:
         return None
 
 

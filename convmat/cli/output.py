@@ -16,6 +16,7 @@ import click
 from convmat.cli.signals import beside
 from convmat.files.outputs import together
 from convmat.report.encodings import readable
+from convmat.trouble import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,13 +118,6 @@ def warn(text: str, quiet: bool = False) -> None:
 def shown_help(text: str) -> str:
     """A help text as standard output can show it; click writes UTF-8 where the encoding is ASCII."""
     return readable(text, sys.stdout.encoding) if sys.stdout is not None else text
-
-
-def say(line: str) -> None:
-    """Print a line on standard error, where that can be."""
-    if sys.stderr is not None:
-        with suppress(OSError):
-            _print(f"{line}\n", sys.stderr)
 
 
 def progress(

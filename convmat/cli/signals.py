@@ -1,4 +1,4 @@
-"""Ctrl-C and its kin: as an exception on its way out, or noted until the work is at a place to stop."""
+"""Ctrl-C and its kin: the end of the process at once, or noted until the work is at a place to stop."""
 
 from __future__ import annotations
 
@@ -9,26 +9,34 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import Thread
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
+
+from convmat.errors import FileError
+from convmat.files.outputs import abandon_outputs
+from convmat.trouble import tell
 
 T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Stopped(BaseException):
-    """A signal, on its way out through whatever has to be cleaned up."""
-
-    def __init__(self, status: int) -> None:
-        self.status = status
+"""The signals that long work may put off."""
 
 
 def stop(number: int, _: object) -> None:
-    """A handler that raises `Stopped`."""
+    """A handler that ends the process where it is, with nothing half done left behind.
+
+    It raises nothing, since what is raised in the middle of anything, say of an import, may be lost there.
+    """
     # A second signal must not interrupt the cleaning up after the first.
-    for other in SIGNALS:
+    for other in (*SIGNALS, signal.SIGQUIT):
         signal.signal(other, signal.SIG_IGN)
-    raise Stopped(128 + number)
+    try:
+        abandon_outputs()
+        if "tqdm" in sys.modules and os.isatty(2):
+            os.write(2, b"\r\x1b[K")  # a bar may be in this line
+    except FileError as error:
+        tell(error)
+    finally:
+        os._exit(128 + number)
 
 
 _beside: list[Future[Any]] = []
@@ -49,11 +57,10 @@ def beside(work: Callable[[], T]) -> Future[T]:
     return done
 
 
-def leave(status: int) -> NoReturn:
-    """End the program. What is left at work beside must not see its libraries being taken down."""
+def end_beside(status: int) -> None:
+    """End the process if there is work beside, which must not see its libraries being taken down."""
     if not all(done.done() for done in _beside):
         os._exit(status)
-    sys.exit(status)
 
 
 class Deferred:

@@ -154,7 +154,7 @@ def command(
     from convmat.cli.experiments import begin, data_text, save
     from convmat.cli.experiments import resume as resume_run
     from convmat.cli.output import outputs_together, report, warn, watching
-    from convmat.cli.signals import Deferred, Stopped
+    from convmat.cli.signals import Deferred
     from convmat.experiment.settings import PAPER, Settings
     from convmat.files.folders import made_folder
     from convmat.report.facts import Fact
@@ -192,7 +192,7 @@ def command(
         kept = f"kept: convmat train --resume {folder} goes on" if folder else "not kept without -o"
         if experiment.steps_left:
             warn(f"stopped before the end; what was done is {kept}", quiet)
-        raise Stopped(128 + signals.number)
+        ctx.exit(128 + signals.number)
 
 
 def _train(experiment: Experiment, folder: str | None, signals: Deferred, quiet: bool) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from convmat.errors import FileError
-from convmat.files.outputs import check_ending, new_output, together, writing
+from convmat.files.outputs import check_ending, new_output, together, undone_by, writing
 
 
 @contextmanager
@@ -23,8 +23,11 @@ def new_folder(name: str) -> Iterator[str]:
         check_new_folder(name)
         with new_output(name) as partial:
             os.mkdir(partial)
-            with together():  # what is in it has its name before it has its own
-                yield partial
+            try:
+                with together():  # what is in it has its name before it has its own
+                    yield partial
+            except FileError as error:
+                raise FileError(error.subject.replace(partial, name, 1), error.problem) from error.__cause__
             with suppress(FileNotFoundError):
                 os.chmod(partial, stat.S_IMODE(os.stat(name).st_mode))
 
@@ -38,18 +41,20 @@ def made_folder(name: str) -> Iterator[None]:
     """
     if name == "-":
         raise FileError("standard output", "holds no folder of files; name one with -o")
-    missing = _missing(name)
-    try:
+    with writing(name or "''"):
+        missing = _missing(name)
+    with undone_by(lambda: _remove_empty(missing)):
         with writing(name or "''"):
             os.makedirs(name, exist_ok=True)
             if not os.access(name, os.W_OK):
                 raise FileError(name, "is write-protected; name another folder")
         yield
-    except BaseException:
-        for folder in missing:
-            with suppress(OSError):  # it may hold what is meant to stay
-                os.rmdir(folder)
-        raise
+
+
+def _remove_empty(folders: list[str]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # it may hold what is meant to stay
+            os.rmdir(folder)
 
 
 def _missing(name: str) -> list[str]:

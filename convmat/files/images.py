@@ -21,7 +21,6 @@ import io
 import logging
 import os
 import struct
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -303,18 +302,21 @@ def _complaints(name: str, listen: bool) -> Iterator[None]:
     if not listen:
         yield
         return
-    with tempfile.TemporaryFile() as heard:
-        stderr = os.dup(2)
+    # A pipe needs no disk; more than it takes is not needed.
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    stderr = os.dup(2)
+    try:
+        os.dup2(told, 2)
+        os.close(told)
         try:
-            os.dup2(heard.fileno(), 2)
-            try:
-                yield
-            finally:
-                os.dup2(stderr, 2)
+            yield
         finally:
-            os.close(stderr)
-        heard.seek(0)
-        said = heard.read(200).decode("utf-8", "replace").strip()
+            os.dup2(stderr, 2)
+    finally:
+        os.close(stderr)
+        with open(heard, "rb") as stream:
+            said = stream.read(200).decode("utf-8", "replace").strip()
     if said:
         raise FileError(name, f"is a damaged image: {said.splitlines()[0]}")
 

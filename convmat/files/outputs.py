@@ -1,6 +1,7 @@
 """Outputs that appear whole or not at all, and those of one command together.
 
-Each is written beside its target, under a hidden name, and gets its own once all are complete.
+Each is written beside its target, under a hidden name, and gets its own once all are complete. The name tells
+who writes, so that what a process left that was killed is removed by the next that writes in that folder.
 """
 
 from __future__ import annotations
@@ -8,12 +9,15 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import shutil
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import cache
 from typing import IO
 
 from convmat.errors import FileError
@@ -129,8 +133,8 @@ def _identity(name: str, standard: int) -> tuple[object, ...] | None:
     try:
         found = os.fstat(standard) if name == "-" else os.stat(name)
     except FileNotFoundError:
-        folder, base = os.path.split(os.path.realpath(name))
-        with suppress(OSError):
+        with suppress(OSError):  # the current folder may be gone
+            folder, base = os.path.split(os.path.realpath(name))
             there = os.stat(folder)
             return there.st_dev, there.st_ino, base
         return None
@@ -147,6 +151,44 @@ def _archive(name: str) -> str:
     return name
 
 
+_unfinished: list[Callable[[], None]] = []
+"""What undoes, from the last to the first, all that has been begun and is not done."""
+
+
+def abandon_outputs() -> None:
+    """Undo all that is not done: for a signal's handler, which ends the process at any place.
+
+    Raises:
+        FileError: what was in place of an output could not be put back.
+    """
+    failed = None
+    while _unfinished:
+        try:
+            _unfinished.pop()()
+        except FileError as error:
+            failed = error
+    if failed is not None:
+        raise failed
+
+
+@contextmanager
+def undone_by(undo: Callable[[], None]) -> Iterator[None]:
+    """A block that is undone where it fails, and where a signal ends the process in it; twice is as once."""
+    _unfinished.append(undo)
+    try:
+        yield
+    except BaseException:
+        undo()
+        raise
+    finally:
+        _forget(undo)
+
+
+def _forget(undo: Callable[[], None]) -> None:
+    with suppress(ValueError):
+        _unfinished.remove(undo)
+
+
 class _New:
     """A file or folder under a hidden name, and the name it is to get; or nothing, in place of a file."""
 
@@ -155,6 +197,7 @@ class _New:
         self.target, self.partial = target, _hidden(target)
         self._aside: str | None = None
         self._removes = removes
+        _unfinished.append(self.clean)
 
     @property
     def waits(self) -> bool:
@@ -164,11 +207,11 @@ class _New:
     def place(self, keep: bool) -> None:
         """Put it in place of what is there, which is kept aside if need be."""
         if self._removes:
-            self._aside = _hidden(self.target)
+            self._aside = _hidden(self.target, "old")
             os.rename(self.target, self._aside)
             return
         if keep and os.path.lexists(self.target):
-            self._aside = _hidden(self.target)
+            self._aside = _hidden(self.target, "old")
             try:
                 os.link(self.target, self._aside)
             except OSError:  # a folder, or a disk without links: for a moment nothing has the name
@@ -190,16 +233,54 @@ class _New:
     def clean(self) -> None:
         """Remove what has no name of its own."""
         for path in (self.partial, self._aside):
-            with suppress(OSError):
-                if path is not None and os.path.isdir(path):
-                    shutil.rmtree(path)
-                elif path is not None:
-                    os.unlink(path)
+            if path is not None:
+                _remove(path)
+        _forget(self.clean)
 
 
-def _hidden(target: str) -> str:
+def _hidden(target: str, ending: str = "tmp") -> str:
     """A new name beside a target, since nothing can be renamed from one disk to another."""
-    return os.path.join(os.path.dirname(target), f".convmat-{os.urandom(8).hex()}.tmp")
+    name = f".convmat-{_processes()}-{os.getpid()}-{os.urandom(8).hex()}.{ending}"
+    return os.path.join(os.path.dirname(target), name)
+
+
+@cache
+def _processes() -> str:
+    """What tells apart the systems, from one start to the next, and their parts that number processes."""
+    found = os.uname().nodename
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id") as stream:
+        found += stream.read() + os.readlink("/proc/self/ns/pid")
+    return f"{zlib.crc32(found.encode()):08x}"
+
+
+@cache  # once for each folder is enough
+def _sweep(folder: str) -> None:
+    """Remove what processes that are no more have left in a folder under hidden names."""
+    left = re.compile(rf"\.convmat-{_processes()}-(\d+)-[0-9a-f]{{16}}\.tmp")
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            found = left.fullmatch(name)
+            if found and not _is_running(int(found[1])):
+                _remove(os.path.join(folder, name))
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
+
+
+def _remove(path: str) -> None:
+    """Remove a file, a link or a whole folder, where that can be."""
+    with suppress(OSError):
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
 
 
 # What waits for the end of the innermost block of `together`.
@@ -228,17 +309,18 @@ def together() -> Iterator[None]:
 
 def _place(waiting: list[_New]) -> None:
     placed: list[_New] = []
-    try:
+    with undone_by(lambda: _take_back(waiting, placed)):
         for new in waiting:
             placed.append(new)
             with writing(new.name):
                 # Of one alone nothing has ever to be undone.
                 new.place(keep=len(waiting) > 1)
-    except BaseException:
-        if any(new.waits for new in waiting):  # else it was a signal that came when all was done
-            for new in reversed(placed):
-                new.undo()
-        raise
+
+
+def _take_back(waiting: list[_New], placed: list[_New]) -> None:
+    if any(new.waits for new in waiting):  # else it was a signal that came when all was done
+        for new in reversed(placed):
+            new.undo()
 
 
 @contextmanager
@@ -250,14 +332,17 @@ def new_output(name: str) -> Iterator[str]:
     """
     new, waiting = _New(name, os.path.realpath(name)), _waiting.get()
     try:
+        _sweep(os.path.dirname(new.target))
         yield new.partial
         if waiting is None:
             _place([new])
-        else:
-            waiting.append(new)
     except BaseException:
         new.clean()
         raise
+    if waiting is None:
+        new.clean()
+    else:
+        waiting.append(new)
 
 
 def remove_output(name: str) -> None:
@@ -286,8 +371,8 @@ def open_output(name: str, nbytes: int = 0) -> Iterator[IO[bytes]]:
     `nbytes`, of what is to be written, are refused where the disk has less.
 
     A regular file is replaced in one step when the block ends well, or that of `together` around it, keeping
-    its mode and what links point to it; when the block fails nothing has changed. Pipes and devices are
-    written to directly.
+    its mode and what links point to it; when the block fails nothing has changed. Pipes, devices and what the
+    process has open already, as /dev/fd/3, are written to directly.
 
     Raises:
         FileError: the output cannot be written. BrokenPipeError: its reader has gone.
@@ -299,6 +384,10 @@ def open_output(name: str, nbytes: int = 0) -> Iterator[IO[bytes]]:
             sys.stdout.flush()
         return
     with writing(name):
+        if (number := _descriptor(name)) is not None:
+            with open(os.dup(number), "wb") as stream:
+                yield stream
+            return
         old = os.stat(name) if os.path.exists(name) else None
         if old is not None and not stat.S_ISREG(old.st_mode):
             with open(name, "wb") as stream:
@@ -331,6 +420,11 @@ def check_output(name: str) -> None:
     with writing(name or "''"):
         if not name:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if (number := _descriptor(name)) is not None:
+            os.fstat(number)  # where it is not open this says so
+            if os.isatty(number):
+                raise FileError(name, "is a terminal; name a file")
+            return
         try:
             old = os.stat(name)
         except FileNotFoundError:
@@ -361,9 +455,23 @@ def _check_standard_output() -> None:
         raise FileError("standard output", "is a terminal; send .npy bytes to a pipe, or name a file with -o")
 
 
+def _descriptor(name: str) -> int | None:
+    """N, where a name leads to what this process has open as N: /dev/fd/N, /proc/self/fd/N, /dev/stdout."""
+    for _ in range(40):  # links, of which Linux follows as many
+        folder, base = os.path.split(name)
+        if base.isdecimal() and os.path.realpath(folder) in ("/dev/fd", f"/proc/{os.getpid()}/fd"):
+            return int(base)
+        try:
+            name = os.path.join(folder, os.readlink(name))
+        except OSError:
+            break
+    return None
+
+
 def _free_bytes(folder: str) -> int:
+    """Bytes free on a folder's disk; no end of them where it does not know its size."""
     disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
+    return disk.f_bavail * disk.f_frsize if disk.f_blocks else sys.maxsize
 
 
 @contextmanager

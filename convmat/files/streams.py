@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 from convmat.errors import FileError
 from convmat.files.outputs import reading
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 
 def shown_name(name: str) -> str:
@@ -92,3 +93,39 @@ class Pipe(io.BufferedIOBase):
         """Close what is read from."""
         self._stream.close()
         super().close()
+
+
+def patient(stream: TextIO | None) -> TextIO | None:
+    """A standard stream; one that does not block, as another program may have left it, made to wait."""
+    if not isinstance(stream, io.TextIOWrapper) or os.get_blocking(stream.fileno()):
+        return stream
+    raw = _Patient(stream.fileno())
+    buffer = io.BufferedReader(raw) if stream.readable() else io.BufferedWriter(raw)
+    return io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=stream.line_buffering)
+
+
+class _Patient(io.RawIOBase):
+    """An open file that waits until it can be read or written."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def fileno(self) -> int:
+        return self._number
+
+    def isatty(self) -> bool:
+        return os.isatty(self._number)
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def readinto(self, room: WriteableBuffer, /) -> int:
+        select.select([self], [], [])
+        return os.readv(self._number, [room])
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        select.select([], [self], [])
+        return os.write(self._number, data)

@@ -82,3 +82,10 @@ def readable(text: str, encoding: str | None) -> str:
 def can_show(text: str, encoding: str | None) -> bool:
     """Whether an encoding has all signs of a text."""
     return readable(text, encoding) == text
+
+
+def printable(text: str) -> str:
+    """`text` on one line and without control characters, which file names may have."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import AXIS_NAMES, LINE_NAMES, POSITION_NAMES, SIDE_NAMES, TAP_NAMES, ConvGeometry
+from convmat.report.encodings import printable
 
 AXIS_KEYS = tuple(f"output_{name}" for name in AXIS_NAMES[3])
 
@@ -245,10 +246,3 @@ class Seen:
             return Fact("range", "values", None, "none")
         value = [self.low.item(), self.high.item()]
         return Fact("range", "values", value, f"{value[0]:.6g} .. {value[1]:.6g}")
-
-
-def printable(text: str) -> str:
-    """`text` on one line and without control characters, which file names may have."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
-    )

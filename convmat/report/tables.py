@@ -11,8 +11,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from convmat.report.encodings import readable
-from convmat.report.facts import Fact, Grid, printable
+from convmat.report.encodings import printable, readable
+from convmat.report.facts import Fact, Grid
 
 _PIPE_WIDTH = 100_000  # a pipe has no edge to wrap at
 _UNKNOWN_WIDTH = 80
