@@ -287,7 +287,7 @@ def _claiming(field: str, value: int, name: str = "a.npy") -> bytes:
     directory = content.rindex(b"PK\1\2")
     # Of the local header, and of the directory.
     for start, skip in ((0, 0), (directory, 2)):
-        offset, width = {"version": (4, 2), "flags": (6, 2), "kind": (8, 2), "packed": (18, 4)}[field]
+        offset, width = {"version": (4, 2), "flags": (6, 2), "kind": (8, 2), "sizes": (18, 8)}[field]
         at = start + skip + offset
         content[at : at + width] = value.to_bytes(width, "little")
     return bytes(content)
@@ -323,17 +323,14 @@ NO_ARCHIVE = r"(:a)?: cannot be read: .*c\.npz is no \.npz archive: "
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        *(
-            (_packed(zipfile.ZIP_LZMA, at), r":a: (is damaged|truncated|cannot be read): ")
-            for at in (0, 9, 300)
-        ),
+        *((_packed(zipfile.ZIP_LZMA, at), r":a: (is damaged|truncated): ") for at in (4, 9, 300)),
         *((_packed(zipfile.ZIP_BZIP2, at), r":a: (is damaged|truncated): ") for at in (0, 9, 300)),
         *((_packed(zipfile.ZIP_DEFLATED, at), r":a: (is damaged|truncated): ") for at in (0, 300)),
         (_claiming("version", 99), NO_ARCHIVE + "zip file version 9.9$"),
         (_claiming("kind", 97), NO_ARCHIVE + "That compression method is not supported$"),
         (_claiming("flags", 1), NO_ARCHIVE + ".* is encrypted, password required"),
         (_unreadable_name(), NO_ARCHIVE + ".*codec can't decode"),
-        (_claiming("packed", 1 << 31), r":a: (is damaged|too long|truncated)"),
+        (_claiming("sizes", (1 << 63) | (1 << 31)), r":a: too long: .* has 40 bytes of data, got 41 or more"),
         (
             _listing(1 << 30, False),
             NO_ARCHIVE + "it lists members in 1073741824 bytes, expected at most 4194304$",
