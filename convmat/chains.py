@@ -8,7 +8,9 @@ from typing import Any, SupportsIndex
 
 from convmat.errors import GeometryError
 from convmat.geometry import ConvGeometry, several, spatial_shape, told
+from convmat.wholes import INT64
 
+MOST_LAYERS = 1000
 _KEYS = {"kernel_size", "stride", "padding", "dilation"}
 
 
@@ -42,12 +44,15 @@ def chain(input_shape: Sequence[SupportsIndex], layers: Sequence[Mapping[str, An
             `ConvGeometry` takes them.
 
     Raises:
-        GeometryError: sizes that make no convolution; it names the layer, from 1.
+        GeometryError: sizes that make no convolution, or strides of 2^63 pixels in all; it names the layer,
+            from 1. Or more layers than `MOST_LAYERS`.
     """
     shape = spatial_shape("input_shape", input_shape)
     parts = several(layers)
     if parts is None:
         raise GeometryError("layers", f"expected mappings, one for each layer, got {told(layers)}")
+    if len(parts) > MOST_LAYERS:
+        raise GeometryError("layers", f"got {len(parts)}, expected at most {MOST_LAYERS}; give a part")
     axes = len(shape) - 2
     field, jump, start = (1,) * axes, (1,) * axes, (0,) * axes
     found = []
@@ -62,6 +67,8 @@ def chain(input_shape: Sequence[SupportsIndex], layers: Sequence[Mapping[str, An
         field = tuple(r + (extent - 1) * j for r, extent, j in zip(field, g.extent, jump, strict=True))
         start = tuple(at - before * j for at, (before, _), j in zip(start, g.pads, jump, strict=True))
         jump = tuple(j * s for j, s in zip(jump, g.stride, strict=True))
+        if max(*field, *jump, *map(abs, start)) > INT64:
+            raise GeometryError("layer", f"number {number}: has outputs that see pixels beyond {INT64}")
         found.append(ChainLayer(g, field, jump, start))
         shape = (shape[0], *g.output_size, shape[-1])
     return found

@@ -10,12 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex
 
 from convmat.errors import GeometryError, MappingIndexError
 from convmat.shown import Shown
+from convmat.wholes import INT64, whole_text
 
 Sizes = SupportsIndex | Iterable[SupportsIndex]
 """One number for every spatial axis, or one for each."""
@@ -27,8 +29,8 @@ PADDING_NAMES = ("valid", "same", "same-lower", "half", "full")
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 ORDERS = ("hwc", "chw")
 KERNEL_LIMIT = 1_000_000  # taps along one axis; what counts them one by one must come to an end
-STEP_LIMIT = (1 << 31) - 1  # pixels of stride, dilation and padding: with them, addresses fit in int64
-_MOST_BITS = 1024
+STEP_LIMIT = (1 << 31) - 1  # pixels of stride, dilation, extent and padding: with them addresses fit in int64
+PLACES_LIMIT = 100_000  # places of one pixel in X_col that are listed
 AXIS_NAMES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 POSITION_NAMES = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}
 TAP_NAMES = {1: ("j",), 2: ("i", "j"), 3: ("h", "i", "j")}
@@ -136,13 +138,16 @@ class ConvGeometry(Shown):
 
     Args:
         input_shape: (N, *spatial, C), channels last, with 1 to 3 spatial axes; N may be 0.
-        kernel_size, stride, dilation: an int, or one for each spatial axis.
-        padding: a name of `PADDING_NAMES`, an int, one for each spatial axis, or (before, after) for each.
+        kernel_size: an int, or one for each spatial axis, 1 to `KERNEL_LIMIT`.
+        stride, dilation: an int, or one for each spatial axis, 1 to `STEP_LIMIT`.
+        padding: a name of `PADDING_NAMES`, an int, one for each spatial axis, or (before, after) for each;
+            0 to `STEP_LIMIT`.
         groups: divides C.
 
     Raises:
-        GeometryError: a size below 1, a wrong number of axes, a kernel larger than the padded input,
-            groups that do not divide C.
+        GeometryError: a number out of its range, a wrong number of axes, a kernel that spans more than the
+            padded input or more than `STEP_LIMIT` pixels, groups that do not divide C, an input or an X_col
+            of 2^63 elements or more.
     """
 
     input_shape: tuple[int, ...]
@@ -176,6 +181,12 @@ class ConvGeometry(Shown):
         extent = tuple(map(kernel_extent, kernel, dilations))
         pads = _resolve_pads(padding, size, extent, strides)
         for name, h, (before, after), reach in zip(AXIS_NAMES[axes], size, pads, extent, strict=True):
+            if reach > STEP_LIMIT:
+                raise GeometryError(
+                    "kernel_size",
+                    f"the kernel spans {reach} pixels of {name}, expected at most {STEP_LIMIT}; "
+                    "use a smaller kernel or dilation",
+                )
             if reach > h + before + after:
                 raise GeometryError(
                     "kernel_size",
@@ -187,7 +198,7 @@ class ConvGeometry(Shown):
         if group_count < 1 or shape[-1] % group_count:
             raise GeometryError(
                 "groups",
-                f"{group_count} does not divide the input's {shape[-1]} channels; "
+                f"{told(group_count)} does not divide the input's {shape[-1]} channels; "
                 f"give a divisor of {shape[-1]}",
             )
         values: dict[str, Any] = {
@@ -203,6 +214,7 @@ class ConvGeometry(Shown):
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        _check_elements("input_shape", self.matrix_shape, f"the X_col of {told(shape)}")
 
     def __repr__(self) -> str:
         return (
@@ -368,35 +380,36 @@ class ConvGeometry(Shown):
         other than "zeros" also where it stands in the padding. `order` is that of the columns.
 
         Raises:
-            MappingIndexError: an element outside the input. GeometryError: an unknown padding mode or order.
+            MappingIndexError: an element outside the input, or one with more than `PLACES_LIMIT` places.
+            GeometryError: an unknown padding mode or order.
         """
         check_choice("padding_mode", padding_mode, PADDING_MODES)
         check_choice("order", order, ORDERS)
         digits = (n, *_items("pixel", pixel), c)
         element = _digits("pixel", digits, self.input_shape, "the input, whose shape is")
-        per_axis = [
-            [
-                (t // s, i)
-                for q in _standing_for(p, size, pads, padding_mode)
-                for i in range(k)
-                if (t := q + pads[0] - i * d) % s == 0 and 0 <= t // s < out
-            ]
-            for p, size, k, s, d, pads, out in zip(
-                element[1:-1],
-                self.input_size,
-                self.kernel_size,
-                self.stride,
-                self.dilation,
-                self.pads,
-                self.output_size,
-                strict=True,
-            )
-        ]
-        found = []
-        for hits in itertools.product(*per_axis):
-            row = _ravel((element[0], *(y for y, _ in hits)), (self.batch, *self.output_size))
-            found.append((row, self.column_of([i for _, i in hits], element[-1], order)))
+        per_axis = [self._taps_at(axis, pixel, padding_mode) for axis, pixel in enumerate(element[1:-1])]
+        _check_places(math.prod(map(len, per_axis)), PLACES_LIMIT)
+        patch, tap = (0,) * len(per_axis), (0,) * len(per_axis)
+        found = [(self.patch_row((element[0], *patch)), self.column_of(tap, element[-1], order))]
+        depth = self.channels if order == "hwc" else 1
+        for axis, hits in enumerate(per_axis):
+            row_step = math.prod(self.output_size[axis + 1 :])
+            column_step = math.prod(self.kernel_size[axis + 1 :]) * depth
+            found = [(row + y * row_step, column + i * column_step) for row, column in found for y, i in hits]
         return sorted(found)
+
+    def _taps_at(self, axis: int, pixel: int, padding_mode: str) -> list[tuple[int, int]]:
+        """Along one axis, (output, tap) of each that holds a pixel."""
+        k, s, d, out = (of[axis] for of in (self.kernel_size, self.stride, self.dilation, self.output_size))
+        pads = self.pads[axis]
+        positions = _standing_for(pixel, self.input_size[axis], pads, padding_mode)
+        _check_places(sum(map(len, positions)) * k, KERNEL_LIMIT)
+        return [
+            (t // s, i)
+            for q in itertools.chain(*positions)
+            for i in range(k)
+            if (t := q + pads[0] - i * d) % s == 0 and 0 <= t // s < out
+        ]
 
     def row_formula(self, row: SupportsIndex) -> str:
         """A row of X_col from its patch, (n·H_out + y)·W_out + x, with the numbers filled in."""
@@ -421,7 +434,7 @@ class ConvGeometry(Shown):
         `size` is H where it is not `output_size[axis]`, see `transpose_geometry`.
         """
         axis = self._axis(axis)
-        size = self.output_size[axis] if size is None else whole("size", size)
+        size = self.output_size[axis] if size is None else whole("size", size, 1, INT64)
         s, extent, pads = self.stride[axis], self.extent[axis], self.pads[axis]
         extra = self.input_size[axis] - transposed_length(size, pads, extent, s)
         return (
@@ -471,37 +484,51 @@ class ConvGeometry(Shown):
 
     def coverage(self) -> Coverage:
         """How often pixels appear in X_col; counted per axis, since patches are boxes."""
-        counts, seen = zip(*map(self._covered, range(len(self.stride))), strict=True)
-        pixels = math.prod(self.input_size)
-        return Coverage(math.prod(counts) / pixels, pixels - math.prod(map(sum, seen)), pixels)
+        axes, pixels = range(len(self.stride)), math.prod(self.input_size)
+        elements = math.prod(map(self._elements_inside, axes))
+        covered = math.prod(self._covered(axis).count(1) for axis in axes)
+        return Coverage(elements / pixels, pixels - covered, pixels)
 
     def uncovered_lines(self) -> tuple[list[range], ...]:
         """Along each axis the lines, runs of neighbours as ranges, that no patch reaches.
 
         A pixel that no patch holds lies in one of them, and all pixels of them are such.
         """
-        found = []
-        for axis in range(len(self.stride)):
-            _, seen = self._covered(axis)
-            ends = itertools.accumulate(len(list(run)) for _, run in itertools.groupby(seen))
-            runs = [range(start, stop) for start, stop in itertools.pairwise([0, *ends])]
-            found.append([run for run in runs if not seen[run.start]])
-        return tuple(found)
+        axes = range(len(self.stride))
+        return tuple(
+            [range(*run.span()) for run in re.finditer(rb"\0+", self._covered(axis))] for axis in axes
+        )
 
-    def _covered(self, axis: int) -> tuple[int, bytearray]:
-        """Along one axis: elements of patches that fall inside, and for each line whether any reaches it."""
-        size, s, d = self.input_size[axis], self.stride[axis], self.dilation[axis]
-        seen, count = bytearray(size), 0
-        for i in range(self.kernel_size[axis]):
-            offset = i * d - self.pads[axis][0]
-            # Outputs y whose tap i falls inside the input: 0 <= y·S + offset < size.
-            first = max(-(offset // s), 0)
-            end = min((size - 1 - offset) // s + 1, self.output_size[axis])
-            if end > first:
-                count += end - first
-                start, stop = first * s + offset, (end - 1) * s + offset + 1
-                seen[start:stop:s] = b"\1" * (end - first)
-        return count, seen
+    def _elements_inside(self, axis: int) -> int:
+        """Elements of patches along one axis that fall inside the input."""
+        before, size = self.pads[axis][0], self.input_size[axis]
+        of_axis = (self.output_size[axis], self.stride[axis], self.kernel_size[axis], self.dilation[axis])
+        return _pairs_below(before + size, *of_axis) - _pairs_below(before, *of_axis)
+
+    def _covered(self, axis: int) -> bytearray:
+        """For each line along one axis, 1 if any patch reaches it, else 0."""
+        size, s, d, out = (of[axis] for of in (self.input_size, self.stride, self.dilation, self.output_size))
+        k, before, common = self.kernel_size[axis], self.pads[axis][0], math.gcd(s, d)
+        if min(out, d // common) < min(k, s // common):  # y·S + i·D: outputs and taps may change places
+            s, out, d, k = d, k, s, out
+        # Tap i + cycle of output y stands where tap i of output y + leap does.
+        cycle, leap = s // common, d // common
+        seen = bytearray(size)
+        for i in range(min(k, cycle)):
+            offset = i * d - before
+            first, end = max(-(offset // s), 0), (size - 1 - offset) // s + 1
+            times = -(-(k - i) // cycle)
+            # Where these taps stand, as outputs of tap i: one run, or several with gaps between.
+            runs = [(0, out + (times - 1) * leap)]
+            if leap > out:
+                within = range(max((first - out) // leap + 1, 0), min((end - 1) // leap + 1, times))
+                runs = [(time * leap, time * leap + out) for time in within]
+            for start, stop in runs:
+                start, stop = max(start, first), min(stop, end)
+                if stop > start:
+                    line = start * s + offset
+                    seen[line : (stop - 1) * s + offset + 1 : s] = b"\1" * (stop - start)
+        return seen
 
 
 def transpose_geometry(
@@ -659,25 +686,30 @@ def check_choice(parameter: str, value: str, choices: tuple[str, ...]) -> None:
 
 def told(value: Any) -> str:
     """Any value, as it is told in an error: on one line, and not all of it where it is long."""
+    if type(value) is int:
+        return whole_text(value)
     try:
-        text = " ".join(repr(value).split())
-    except Exception:  # of an int of thousands of digits Python itself refuses the text
+        if type(value) is tuple and value:
+            text = f"({', '.join(map(told, value[:8]))}{', …' * (len(value) > 8)}{',' * (len(value) == 1)})"
+        else:
+            text = " ".join(repr(value).split())
+    except Exception:  # a value may have no text
         text = f"a {type(value).__name__} too large to show"
     return text if len(text) <= 80 else f"{text[:60]} … {text[-10:]}"
 
 
-def whole(name: str, value: Any) -> int:
-    """`value` as an int.
+def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """`value` as an int, of the range that is given.
 
     Raises:
-        GeometryError: not a whole number, or one so large that it could hardly be shown.
+        GeometryError: not a whole number, or one out of range.
     """
     try:
         number = int(operator.index(value))  # of a bool, too, a plain number
     except TypeError:
         raise GeometryError(name, f"expected a whole number, got {told(value)}; give an int") from None
-    if number.bit_length() > _MOST_BITS:
-        raise GeometryError(name, f"got a number of {number.bit_length()} bits; nothing is so large")
+    if (least is not None and number < least) or (most is not None and number > most):
+        raise GeometryError(name, f"must be {least} to {most}, got {told(number)}; give a number between")
     return number
 
 
@@ -705,10 +737,14 @@ def _per_axis(name: str, value: Any, axes: int, least: int = 1, most: int = STEP
         sizes = (whole(name, value),) * axes
     if min(sizes) < least:
         raise GeometryError(
-            name, f"must be at least {least} along every axis, got {_plain(sizes)}; give {least} or more"
+            name,
+            f"must be at least {least} along every axis, got {told(_plain(sizes))}; give {least} or more",
         )
     if max(sizes) > most:
-        raise GeometryError(name, f"must be at most {most} along every axis, got {_plain(sizes)}")
+        raise GeometryError(
+            name,
+            f"must be at most {most} along every axis, got {told(_plain(sizes))}; give {least} to {most}",
+        )
     return sizes
 
 
@@ -787,17 +823,58 @@ def spatial_shape(name: str, given: Iterable[SupportsIndex]) -> tuple[int, ...]:
         )
     if shape[0] < 0 or min(shape[1:]) < 1:
         raise GeometryError(
-            name, f"{shape} is empty; spatial sizes and channels must be at least 1 (only N may be 0)"
+            name, f"{told(shape)} is empty; spatial sizes and channels must be at least 1 (only N may be 0)"
         )
+    _check_elements(name, shape, told(shape))
     return shape
 
 
-def _standing_for(pixel: int, size: int, pads: tuple[int, int], padding_mode: str) -> list[int]:
-    """The positions of an axis that hold a pixel of it: its own, and some in the padding."""
+def _check_elements(name: str, shape: tuple[int, ...], what: str) -> None:
+    """Raise GeometryError where an array of this shape would have elements that int64 cannot count."""
+    if math.prod(max(size, 1) for size in shape) > INT64:
+        raise GeometryError(name, f"{what} has more elements than {INT64}, which is the most; give less")
+
+
+def _standing_for(pixel: int, size: int, pads: tuple[int, int], padding_mode: str) -> list[range]:
+    """The positions of an axis that hold a pixel of it, see `padding_source`: its own, and in the padding."""
+    first, end = -pads[0], size + pads[1]
     if padding_mode == "zeros":
-        return [pixel]
-    padding = itertools.chain(range(-pads[0], 0), range(size, size + pads[1]))
-    return [pixel, *(q for q in padding if padding_source(q, size, padding_mode) == pixel)]
+        return [range(pixel, pixel + 1)]
+    if padding_mode == "replicate":
+        return [range(first if pixel == 0 else pixel, end if pixel == size - 1 else pixel + 1)]
+    period = size if padding_mode == "circular" else max(2 * (size - 1), 1)
+    rests = {pixel % period} if padding_mode == "circular" else {pixel % period, -pixel % period}
+    return [range(first + (rest - first) % period, end, period) for rest in rests]
+
+
+def _check_places(count: int, most: int) -> None:
+    if count > most:
+        raise MappingIndexError(
+            "pixel",
+            f"may be at {count} places, expected at most {most}; use less padding or a smaller kernel",
+        )
+
+
+def _pairs_below(end: int, outputs: int, stride: int, taps: int, dilation: int) -> int:
+    """Pairs (y, i) of outputs and taps with y·S + i·D < end, by formula."""
+    # Of taps below `full` all outputs count, of those from `some` on none, and between ceil((end − i·D) / S).
+    full = min(max(end - (outputs - 1) * stride + dilation - 1, 0) // dilation, taps)
+    some = min(max(end + dilation - 1, 0) // dilation, taps)
+    return full * outputs + _floor_sum(
+        some - full, stride, dilation, end - (some - 1) * dilation + stride - 1
+    )
+
+
+def _floor_sum(count: int, m: int, a: int, b: int) -> int:
+    """Σ floor((a·j + b) / m) over j below `count`, for b >= 0; in steps as few as Euclid's."""
+    total = 0
+    while count:
+        total += count * (count - 1) // 2 * (a // m) + count * (b // m)
+        a, b = a % m, b % m
+        # What is left are the points under a line of slope below 1: counted along the other axis.
+        count, b = divmod(a * count + b, m)
+        m, a = a, m
+    return total
 
 
 def _unravel(what: str, index: SupportsIndex, sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -805,7 +882,8 @@ def _unravel(what: str, index: SupportsIndex, sizes: tuple[int, ...]) -> tuple[i
     rest, end = whole(what, index), math.prod(sizes)
     if not 0 <= rest < end:
         raise MappingIndexError(
-            what, f"{rest} is outside X_col, which has {end}" + (f"; give 0 to {end - 1}" if end else "")
+            what,
+            f"{told(rest)} is outside X_col, which has {end}" + (f"; give 0 to {end - 1}" if end else ""),
         )
     digits = []
     for size in reversed(sizes):
@@ -816,7 +894,7 @@ def _unravel(what: str, index: SupportsIndex, sizes: tuple[int, ...]) -> tuple[i
 
 def _items(what: str, given: Any) -> tuple[Any, ...]:
     if not isinstance(given, Iterable) or isinstance(given, str):
-        raise MappingIndexError(what, f"expected one number for each axis, got {given!r}")
+        raise MappingIndexError(what, f"expected one number for each axis, got {told(given)}")
     return tuple(given)
 
 
@@ -828,7 +906,7 @@ def _digits(what: str, given: Any, sizes: tuple[int, ...], where: str) -> tuple[
     """
     digits = tuple(whole(what, digit) for digit in _items(what, given))
     if len(digits) != len(sizes) or not all(0 <= d < size for d, size in zip(digits, sizes, strict=True)):
-        raise MappingIndexError(what, f"{digits} is not in {where} {sizes}")
+        raise MappingIndexError(what, f"{told(digits)} is not in {where} {sizes}")
     return digits
 
 

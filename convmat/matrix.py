@@ -25,6 +25,7 @@ from convmat.engine import convolve, filter_geometry
 from convmat.errors import GeometryError, ShapeError
 from convmat.files.memory import check_memory
 from convmat.geometry import (
+    KERNEL_LIMIT,
     PADDING_MODES,
     STEP_LIMIT,
     ConvGeometry,
@@ -45,6 +46,10 @@ LAYOUTS = ("nhwc", "nchw")
 
 # Entries handled at a time where a temporary array is needed: within a core's cache.
 _BLOCK_ENTRIES = 1 << 17
+# Outputs times taps along an axis that are looked at one by one, about a second's work.
+_MOST_LOOKED_AT = 20 * KERNEL_LIMIT
+_TAPS_OF_A_LOOK = 200  # that take as long as all that is done besides
+MOST_ITERATIONS = 1_000_000
 # Entries times weights in all of Lanczos' iterations, about a minute's work, unless more are asked for.
 _AFFORDABLE_PRODUCTS = 10**11
 
@@ -79,7 +84,8 @@ def layer_matrix(
         are int64, float16 becomes float32, all others are kept.
 
     Raises:
-        GeometryError, ShapeError: sizes or filters that do not fit. DTypeError: elements that are not
+        GeometryError, ShapeError: sizes or filters that do not fit, or 2^31 pixels or more along an axis, or
+            more padding than can be looked at. DTypeError: elements that are not
             numbers. IntegerRangeError: weights whose sums could pass 2^63.
     """
     found = layer_map(
@@ -125,6 +131,8 @@ def layer_map(
     geometry = filter_geometry(
         (1, *shape[1 - filters.ndim :]), filters.shape, stride, padding, dilation, groups
     )
+    if padding_mode != "zeros":  # of zeros all is known by formula
+        _check_padded(geometry)
     dtype = choose_arithmetic(geometry.terms, np.ones(1, bool), filters)
     kept = dtype.result if dtype.result.kind == "i" else dtype.accumulator
     if flip:
@@ -189,7 +197,10 @@ class LayerMap(Shown):
     @property
     def nnz(self) -> int:
         """Entries of M; counted per axis, since patches are boxes."""
-        met = math.prod(map(_pixels_met, self._runs))
+        if self.padding_mode == "zeros":
+            met = math.prod(int(times.sum()) for times in self._taps_inside)
+        else:
+            met = math.prod(map(_pixels_met, self._runs))
         return int(self.filters.shape[-1] * len(self.filters) * met)
 
     @property
@@ -215,6 +226,7 @@ class LayerMap(Shown):
 
     def matrix(self) -> LayerMatrix:
         """The sparse matrix, written box by box of outputs that meet the input in the same way."""
+        _check_padded(self.geometry)
         index, count = self.index_dtype, len(self.filters)
         indptr = np.zeros(self.shape[0] + 1, index)
         np.cumsum(self._row_lengths(), out=indptr[1:])
@@ -308,8 +320,12 @@ class LayerMap(Shown):
         if not math.isfinite(scale) or scale == 0:
             return scale
         counted = weights
-        for axis, runs in enumerate(self._runs, 1):
-            counted = _met_together(counted, axis, runs)
+        if self.padding_mode == "zeros":
+            for axis, times in enumerate(self._taps_inside, 1):
+                counted = np.moveaxis(np.moveaxis(counted, axis, -1) * times, -1, axis)
+        else:
+            for axis, runs in enumerate(self._runs, 1):
+                counted = _met_together(counted, axis, runs)
         # Weighted by the taps that share their pixel, each product is counted as often as it occurs.
         return scale * math.sqrt(max(float(np.vdot(weights, counted).real), 0.0))
 
@@ -338,6 +354,8 @@ class LayerMap(Shown):
         relative `tolerance`, in at most `iterations` products with MᴴM: by default 500, and fewer where they
         would take minutes. All compute in float64. `watch` is handed the iterations.
         """
+        if iterations is not None:
+            iterations = whole("iterations", iterations, 1, MOST_ITERATIONS)
         weights, scale = self._scaled()
         if not math.isfinite(scale):
             return None
@@ -350,7 +368,8 @@ class LayerMap(Shown):
             found = spectrum.dense_spectrum(scaled.matrix().toarray())
         else:
             affordable = max(_AFFORDABLE_PRODUCTS // self.nnz, 1)
-            iterations = iterations or min(spectrum.ITERATIONS, affordable)
+            if iterations is None:
+                iterations = min(spectrum.ITERATIONS, affordable)
             found = spectrum.lanczos_spectrum(
                 scaled._gram, min(self.shape), weights.dtype, tolerance, iterations, watch
             )
@@ -366,6 +385,18 @@ class LayerMap(Shown):
             frobenius_norm=self.frobenius_norm(),
             spectrum=self.spectrum(**limits) if with_spectrum else None,
         )
+
+    @property
+    def _taps_inside(self) -> list[NDArray[np.int64]]:
+        """For each tap along each axis, the outputs of which it is inside the input, by Eq. 8."""
+        g, found = self.geometry, []
+        for k, s, d, (before, _), h, out in zip(
+            g.kernel_size, g.stride, g.dilation, g.pads, g.input_size, g.output_size, strict=True
+        ):
+            at = np.arange(k) * d - before
+            first, end = np.maximum(-(at // s), 0), np.minimum((h - 1 - at) // s + 1, out)
+            found.append((end - first).clip(0))
+        return found
 
     @cached_property
     def _runs(self) -> list[list[_Run]]:
@@ -545,13 +576,33 @@ def _positions(
     )
 
 
+def _inside(geometry: ConvGeometry, axis: int) -> tuple[int, int]:
+    """The outputs along one axis that do not reach into the padding: the first, and the first after them."""
+    out, stride, before = geometry.output_size[axis], geometry.stride[axis], geometry.pads[axis][0]
+    first = min(-(-before // stride), out)
+    end = (geometry.input_size[axis] + before - geometry.extent[axis]) // stride + 1
+    return first, max(min(end, out), first)
+
+
+def _check_padded(geometry: ConvGeometry) -> None:
+    """Raise GeometryError where outputs that reach into the padding are too many to be looked at."""
+    for axis, name in enumerate(geometry.axis_names):
+        first, end = _inside(geometry, axis)
+        padded = first + geometry.output_size[axis] - end
+        most = _MOST_LOOKED_AT // (geometry.kernel_size[axis] + _TAPS_OF_A_LOOK)
+        if padded > most:
+            raise GeometryError(
+                "padding",
+                f"is met by {padded} outputs along {name}, which are looked at one by one; expected at most "
+                f"{most} under a kernel of {geometry.kernel_size[axis]}: give less padding",
+            )
+
+
 def _runs_along(geometry: ConvGeometry, axis: int, padding_mode: str) -> list[_Run]:
     """The outputs along one axis as runs; one run holds all that do not reach into the padding."""
-    out, size, stride = geometry.output_size[axis], geometry.input_size[axis], geometry.stride[axis]
-    before, extent = geometry.pads[axis][0], geometry.extent[axis]
+    out, size = geometry.output_size[axis], geometry.input_size[axis]
     every_tap = np.arange(geometry.kernel_size[axis])
-    first = min(-(-before // stride), out)
-    end = max(min((size + before - extent) // stride + 1, out), first)
+    first, end = _inside(geometry, axis)
     runs: list[_Run] = []
     for y in itertools.chain(range(first), [first] if end > first else [], range(end, out)):
         outputs = range(first, end) if first <= y < end else range(y, y + 1)

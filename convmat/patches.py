@@ -584,7 +584,7 @@ def check_filter_groups(filters: int, groups: int) -> None:
     groups = whole("groups", groups)
     if groups < 1 or filters % groups:
         raise GeometryError(
-            "groups", f"{groups} does not divide the {filters} filters; give a divisor of {filters}"
+            "groups", f"{told(groups)} does not divide the {filters} filters; give a divisor of {filters}"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from convmat.errors import GeometryError
-from convmat.geometry import told, whole
+from convmat.geometry import whole
 
 VARIABLE = "CONVMAT_THREADS"
 MOST_THREADS = 1024
@@ -18,12 +18,7 @@ def thread_count(threads: int | None = None) -> int:
         GeometryError: no whole number from 1 to `MOST_THREADS`.
     """
     if threads is not None:
-        count = whole("threads", threads)
-        if not 1 <= count <= MOST_THREADS:
-            raise GeometryError(
-                "threads", f"must be 1 to {MOST_THREADS}, got {told(count)}; give a number between"
-            )
-        return count
+        return whole("threads", threads, 1, MOST_THREADS)
     text = os.environ.get(VARIABLE)
     if text is None:
         return min(_cores(), MOST_THREADS)

@@ -91,6 +91,30 @@ def damaged_tiff() -> bytes:
     return bytes(content)
 
 
+def pages(count: int) -> bytes:
+    """A TIFF of a picture, and after it of pages without tags."""
+    content = bytearray(picture("TIFF", "L"))
+    first = int.from_bytes(content[4:8], "little")
+    leads = first + 2 + 12 * int.from_bytes(content[first : first + 2], "little")
+    places = range(len(content), len(content) + 6 * (count - 1), 6)
+    content[leads : leads + 4] = places[0].to_bytes(4, "little")
+    after = [*places[1:], 0]
+    return bytes(content) + b"".join(struct.pack("<HI", 0, place) for place in after)
+
+
+def sparse_file(name: str, start: bytes, size: int) -> None:
+    Path(name).write_bytes(start)
+    os.truncate(name, size)
+
+
+def empty_members(count: int) -> bytes:
+    """An archive that lists so many members, all of them the same empty one."""
+    local = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 0, 0, 33, 0, 0, 0, 1, 0) + b"a"
+    listed = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count & 0xFFFF, count & 0xFFFF, 47 * count, 31, 0)
+    return local + listed * count + end
+
+
 IMAGE = npy(np.arange(30.0).reshape(5, 6))
 RGB = npy(np.arange(90.0).reshape(5, 6, 3))
 TAPS = npy(np.ones((3, 3)))
@@ -100,6 +124,7 @@ CUT, LONG = IMAGE[:-8], IMAGE + b"\0"
 FRAMES = picture("GIF", save_all=True, append_images=[Image.new("RGB", (40, 30))])
 ARCHIVE = npz(a=IMAGE, b=TAPS)
 TORN = ARCHIVE[:100] + bytes(40) + ARCHIVE[140:]
+PAGES, MANY = pages(50_000), empty_members(1_000_000)
 NO_NUMBERS = r"expected booleans, integers, floats or complex numbers"
 DAMAGED = r"in\.npy: has a damaged \.npy header; write the file again"
 IMPOSSIBLE = r"in\.npy: claims an impossible shape; write the file again"
@@ -453,7 +478,7 @@ CASES = [
         "unroll in.npy --k 3 -p 1 --padding-mode mirror",
         r"Invalid value for '--padding-mode'.*",
     ),
-    option("dims of 4", "unroll in.npy --k 3 --dims 4", rf"Invalid value for '--dims'.*{USAGE}"),
+    option("dims of 4", "unroll in.npy --k 3 --dims 4", r"--dims: must be 1 to 3, got 4"),
     option(
         "dims of an image",
         f"unroll {DIGIT} --k 3 --dims 3",
@@ -466,6 +491,66 @@ CASES = [
         rf"Invalid value for '--output-shape'.*{USAGE}",
     ),
     option("sizes of 0", "sizes 0 --k 3", r".*0.*"),
+    # Numbers without an end: of most of them see test_wholes.py
+    option(
+        "stride of 10^18",
+        f"unroll in.npy --k 3 --stride {10**18}",
+        rf"--stride: must be at most {2**31 - 1} along every axis, got {10**18}; give 1 to {2**31 - 1}",
+    ),
+    option(
+        "padding of 10^160",
+        f"convolve in.npy --kernel {EDGES} --padding {10**160}",
+        rf"--padding: must be at most {2**31 - 1} along every axis, got a number of 161 digits; .*",
+    ),
+    option(
+        "size of 4000 digits",
+        f"sizes {'7' * 4000} --k 3",
+        r"SIZE: \(1, a number of 4000 digits, 1\) has more elements than 9223372036854775807, .*",
+    ),
+    option(
+        "seed of 5000 digits",
+        f"verify --seed {'9' * 5000}",
+        r"--seed: must be 0 to 18446744073709551615, got a number of 5000 digits",
+    ),
+    option(
+        "dilation and padding too large together",
+        f"convolve in.npy --kernel {EDGES} --dilation {2**31 - 1} --padding full",
+        r"--kernel: the kernel spans 4294967295 pixels of height, expected at most 2147483647; .*",
+    ),
+    # Time without an end
+    option(
+        "locate 10^6 places",
+        "locate --input-shape 1000,1000 --k 1000 -p full --pixel 500,500,0",
+        r"--pixel: may be at 1000000 places, expected at most 100000; use less padding or a smaller kernel",
+    ),
+    option(
+        "matrix of circular padding",
+        "matrix --no-spectrum --input-shape 28,28 --kernel box:3 -p 1000000 --padding-mode circular",
+        r"--padding: is met by 2000000 outputs along height, .* expected at most 98522 .*",
+    ),
+    option(
+        "sizes of 3000 layers",
+        f"sizes 100000 {' '.join(['--layer k=1'] * 3000)}",
+        r"--layer: got 3000, expected at most 1000; give a part",
+    ),
+    unroll(
+        "pages without an end/tif", PAGES, r"in\.tif: has 50000 frames; choose one with --frame, 0 to 4095"
+    ),
+    unroll(
+        "page far away/tif", PAGES, r"in\.tif: is read to frame 4095, got 49999; .*", "--k 3 --frame 49999"
+    ),
+    Case(
+        "much that is no image",
+        lambda: sparse_file("in.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n", 300_000_000),
+        "convmat unroll in.eps --k 3",
+        r"in\.eps: is .*",
+    ),
+    Case(
+        "10^6 members",
+        {"in.npz": MANY},
+        "convmat unroll in.npz:a --k 3",
+        r"in\.npz:a: cannot be read: in\.npz is no \.npz archive: it lists members in 47000000 bytes, .*",
+    ),
     option("matrix of 10^21", f"unroll in.npy --k 3 -p {10**10} -o out.npy", r".*"),
     # Standard input and output
     Case(

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import convmat as cm
 from convmat.errors import ConvmatError, GeometryError, MappingIndexError
 from convmat.geometry import (
+    STEP_LIMIT,
     ConvGeometry,
     transpose_geometry,
     transpose_under_every_rule,
@@ -189,8 +190,8 @@ def test_under_every_rule_refuses_what_no_padding_mends() -> None:
         under_every_rule((1, 5, 1), 3, stride=0)
 
 
-@pytest.mark.parametrize("size, stride", [(2**60 + 1, 2), (2**53 + 1, 1), (10**30 + 1, 10**7)])
-def test_no_size_is_too_large(size: int, stride: int) -> None:
+@pytest.mark.parametrize("size, stride", [(2**60 + 1, 2), (2**53 + 1, 1), (2**61 + 1, 10**7)])
+def test_large_sizes_are_exact(size: int, stride: int) -> None:
     geometry = ConvGeometry((1, size, 1), 3, stride, "same")
     assert geometry.output_size == ((size + stride - 1) // stride,)
 
@@ -609,3 +610,40 @@ def test_patch_row_takes_any_iterable() -> None:
     geometry = cm.ConvGeometry((2, 5, 4, 2), 3)
     for row in range(geometry.matrix_shape[0]):
         assert geometry.patch_row(iter(geometry.patch_position(row))) == row
+
+
+@given(
+    st.tuples(st.integers(1, 14), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12)),
+    st.tuples(st.integers(0, 20), st.integers(0, 20)),
+)
+@example((14, 9, 2, 12), (20, 20))  # gaps between the taps of a class
+@example((14, 2, 12, 1), (20, 20))
+def test_coverage_by_arithmetic_is_the_count(layer: tuple[int, ...], pads: tuple[int, int]) -> None:
+    size, k, stride, dilation = layer
+    assume(dilation * (k - 1) < size + sum(pads))
+    geometry = ConvGeometry((1, size, 1), k, stride, (pads,), dilation)
+    count = [0] * size
+    for y, i in itertools.product(range(geometry.output_size[0]), range(k)):
+        at = y * stride + i * dilation - pads[0]
+        if 0 <= at < size:
+            count[at] += 1
+    assert geometry.coverage() == (sum(count) / size, count.count(0), size)
+    lines = [line for run in geometry.uncovered_lines()[0] for line in run]
+    assert lines == [line for line in range(size) if not count[line]]
+
+
+@pytest.mark.parametrize(
+    ("layer", "mean", "uncovered"),
+    [
+        (((1, 10**6, 1), 10**6, 1, "full"), 10**6, 0),  # 10^12 elements
+        (((1, 10**6, 1), 10**6, 1, "full", 2000), 10**6, 0),
+        (((1, 28, 28, 1), 10**6, 10**6 + 3, "full"), (25 / 28) ** 2, 28**2 - 25**2),
+        (((1, 28, 1), 3, 1, STEP_LIMIT), 3, 0),
+        (((1, 28, 1), 1, STEP_LIMIT, STEP_LIMIT), 1 / 28, 27),
+    ],
+)
+def test_coverage_of_many_taps_is_no_loop(layer: tuple[Any, ...], mean: float, uncovered: int) -> None:
+    geometry = ConvGeometry(*layer)
+    found = geometry.coverage()
+    assert found == (pytest.approx(mean), uncovered, math.prod(geometry.input_size))
+    assert bool(uncovered) == any(geometry.uncovered_lines())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import zlib
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from convmat.errors import FileError, ShapeError
 from convmat.files.images import PIXEL_LIMIT, ImageInput, to_pixels, write_picture
@@ -242,6 +243,81 @@ def test_an_image_of_one_has_frame_0() -> None:
     np.testing.assert_array_equal(ImageInput("a.png", frame=0).read(), coded("u1"))
     with pytest.raises(FileError, match=r"^a.png: has no frame 1; it has 1, from 0$"):
         ImageInput("a.png", frame=1)
+
+
+def _pages(count: int, order: str, big: bool, back_to: int | None = None) -> bytes:
+    """A TIFF or BigTIFF of pages of one black pixel; the last may lead back to an earlier one."""
+    offset, number, size = ("Q", "Q", 8) if big else ("I", "H", 4)
+    tags = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 1}
+    length = struct.calcsize(f"<{number}") + len(tags) * (4 + 2 * size) + size
+    start = 16 if big else 8
+    head = struct.pack(f"{order}HHHQ", 43, 8, 0, start) if big else struct.pack(f"{order}HI", 42, start)
+    content = (b"II" if order == "<" else b"MM") + head
+    for page in range(count):
+        after = start + (page + 1) * length
+        if page == count - 1:
+            after = 0 if back_to is None else start + back_to * length
+        content += struct.pack(order + number, len(tags))
+        for tag, value in tags.items():
+            content += struct.pack(f"{order}HH{offset}{offset}", tag, 16 if big else 4, 1, value)
+        content += struct.pack(order + offset, after)
+    return content
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True], ids=["TIFF", "BigTIFF"])
+def test_pages_are_counted_without_their_tags(order: str, big: bool) -> None:
+    for count in (1, 2, 7):
+        _bytes(_pages(count, order, big))
+        assert ImageInput("bad", frame=count - 1).shape == (1, 1, 1)
+        with pytest.raises(FileError, match=rf"^bad: has no frame {count}; it has {count}, from 0$"):
+            ImageInput("bad", frame=count)
+
+
+def test_pages_that_lead_back_come_to_an_end() -> None:
+    _bytes(_pages(5, "<", False, back_to=2))
+    with pytest.raises(FileError, match=r"^bad: has 5 frames; choose one with --frame, 0 to 4$"):
+        ImageInput("bad")
+
+
+def test_pages_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow looks at none of them: it compares each with all before it."""
+    _bytes(_pages(50_000, "<", False))
+    seeks: list[int] = []
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "seek", lambda _, frame: seeks.append(frame))
+    with pytest.raises(FileError, match=r"^bad: has 50000 frames; choose one with --frame, 0 to 4095$"):
+        ImageInput("bad")
+    with pytest.raises(FileError, match=r"^bad: is read to frame 4095, got 49999; save that one by itself$"):
+        ImageInput("bad", frame=49_999)
+    assert seeks == []
+
+
+def test_only_the_beginning_of_what_is_no_image_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of Pillow's formats would be looked for in all of it, line by line."""
+    opened: list[int] = []
+
+    def look(stream: io.BytesIO, *rest: object, **more: object) -> Image.Image:
+        opened.append(len(stream.getvalue()))
+        raise UnidentifiedImageError
+
+    monkeypatch.setattr(Image, "open", look)
+    for start in (b"", b"%!PS-Adobe", b"\0\0\1\xba", b"id=ImageMagick\n", b"#define x"):
+        _bytes(start + b"\n")
+        os.truncate("bad", 300_000_000)
+        with pytest.raises(FileError, match=r"^bad: is neither an image nor an \.npy array$"):
+            ImageInput("bad")
+    assert opened == [512] * 5
+
+
+def test_pillow_tries_no_other_formats_than_are_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that begins like a PNG, and is none, is looked at by no other decoder."""
+    formats: list[object] = []
+    real = Image.open
+    monkeypatch.setattr(Image, "open", lambda *a, **k: formats.append(k.get("formats")) or real(*a, **k))
+    _bytes(b"\x89PNG" + bytes(100))
+    with pytest.raises(FileError, match=r"^bad: is neither an image nor an \.npy array$"):
+        ImageInput("bad")
+    assert formats == [("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

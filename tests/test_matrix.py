@@ -23,8 +23,8 @@ from PIL import Image
 import convmat as cm
 from convmat import spectrum
 from convmat.cli import run
-from convmat.errors import FileError, IntegerRangeError
-from convmat.matrix import layer_map
+from convmat.errors import FileError, GeometryError, IntegerRangeError
+from convmat.matrix import layer_map, layer_matrix
 from convmat.report.figures.pattern import sparsity_picture
 from tests.strategies import Layer, layers, noise, probes
 
@@ -431,6 +431,42 @@ def test_command_describes_what_no_memory_holds(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
+    ("shape", "kernel", "pads", "nnz", "norm"),
+    [
+        ("28,28", "box:3", "1000000", 28 * 28 * 9, 28 / 3),
+        ("28", "box:1000000", "full", 28 * 10**6, (28 / 10**6) ** 0.5),
+        ("1000000", "box:1000000", "full", 10**12, 1.0),
+    ],
+)
+def test_command_counts_no_padding_one_by_one(
+    shape: str, kernel: str, pads: str, nnz: int, norm: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["--input-shape", shape, "--kernel", kernel, "-p", pads, "--no-spectrum"]
+    found = facts_of(capsys, *line, "--dims", str(shape.count(",") + 1))
+    assert found["nnz"] == nnz
+    assert found["frobenius_norm"] == pytest.approx(norm)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_command_refuses_padding_that_it_would_look_at_for_minutes(
+    mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["--input-shape", "28,28", "--kernel", "box:3", "-p", "1000000", "--padding-mode", mode]
+    assert run(["matrix", "--no-spectrum", *line]) == 2
+    assert capsys.readouterr().err == (
+        "convmat: --padding: is met by 2000000 outputs along height, which are looked at one by one; "
+        "expected at most 98522 under a kernel of 3: give less padding\n"
+    )
+
+
+def test_the_matrix_itself_is_refused_where_padding_is_looked_at() -> None:
+    with pytest.raises(
+        GeometryError, match=r"^padding: is met by 1000000 outputs along width, .* at most 98522 "
+    ):
+        layer_matrix(np.ones((1, 3, 1)), (9, 1), padding=500_000)
+
+
+@pytest.mark.parametrize(
     ("line", "told"),
     [
         ("--kernel box:3", "Give either INPUT or --input-shape"),
@@ -452,7 +488,7 @@ def test_command_describes_what_no_memory_holds(capsys: pytest.CaptureFixture[st
         ("--input-shape 5,5 --kernel box:3 --dense -o m.png", "m.png: is a picture's name"),
         ("--input-shape 5,5 --kernel box:3 --figure m.npz", "m.npz: is no picture's name; end it in"),
         ("--input-shape 5,5 --kernel box:3 -o none/m.npz", "none/m.npz: cannot be written"),
-        ("--input-shape 5,5 --kernel box:3 --iterations 0", "'--iterations'"),
+        ("--input-shape 5,5 --kernel box:3 --iterations 0", "--iterations: must be 1 to 1000000, got 0"),
         (
             "--input-shape 1000000,1000000 --kernel box:3 --no-spectrum -o m.npz",
             "--output: needs [0-9]+ bytes of memory, .* without -o and --figure",

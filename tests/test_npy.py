@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import math
 import os
+import struct
 import subprocess
 import sys
 import threading
 import tracemalloc
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +26,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from convmat.errors import FileError
+from convmat.files import members
 from convmat.files.npy import NpyInput, is_npy, write_npy
 from tests.strategies import DTYPES
 
@@ -263,6 +266,100 @@ def _lying(header: str, data: bytes = bytes(8)) -> bytes:
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("a.npy", crafted(header, data))
     return stream.getvalue()
+
+
+def _packed(kind: int, at: int, change: int = 0xFF) -> bytes:
+    """An archive whose member `a` is damaged where it is packed, `at` bytes after its header."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", kind) as archive:
+        archive.writestr("a.npy", npy_bytes(np.random.default_rng(0).random(500)))
+    content = bytearray(stream.getvalue())
+    content[30 + len("a.npy") + at] ^= change
+    return bytes(content)
+
+
+def _claiming(field: str, value: int, name: str = "a.npy") -> bytes:
+    """An archive whose headers say another thing of its member (APPNOTE, 4.3.7 and 4.3.12)."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(name, npy_bytes(np.arange(5.0)))
+    content = bytearray(stream.getvalue())
+    directory = content.rindex(b"PK\1\2")
+    # Of the local header, and of the directory.
+    for start, skip in ((0, 0), (directory, 2)):
+        offset, width = {"version": (4, 2), "flags": (6, 2), "kind": (8, 2), "sizes": (18, 8)}[field]
+        at = start + skip + offset
+        content[at : at + width] = value.to_bytes(width, "little")
+    return bytes(content)
+
+
+def _unreadable_name() -> bytes:
+    return _claiming("flags", 0x800, "\xe9a.npy").replace(b"\xc3\xa9", b"\xff\xfe")
+
+
+def _listing(length: int, wide: bool) -> bytes:
+    """An archive whose end says that its directory has so many bytes (APPNOTE, 4.3.14 and 4.3.16)."""
+    content = archived(a=np.zeros(1))
+    end = content.rindex(b"PK\5\6")
+    record = b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, 1, 1, length, 0)
+    locator = b"PK\6\7" + struct.pack("<IQI", 0, end, 1)
+    told = b"\xff" * 4 if wide else length.to_bytes(4, "little")
+    return content[:end] + (record + locator) * wide + content[end : end + 12] + told + content[end + 16 :]
+
+
+def _twice() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for value in (1.0, 2.0):
+            archive.writestr("a.npy", npy_bytes(np.full(1, value)))
+    return stream.getvalue()
+
+
+NO_ARCHIVE = r"(:a)?: cannot be read: .*c\.npz is no \.npz archive: "
+
+
+@pytest.mark.parametrize("reader", [read, read_blocks])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        *((_packed(zipfile.ZIP_LZMA, at), r":a: (is damaged|truncated): ") for at in (4, 9, 300)),
+        *((_packed(zipfile.ZIP_BZIP2, at), r":a: (is damaged|truncated): ") for at in (0, 9, 300)),
+        *((_packed(zipfile.ZIP_DEFLATED, at), r":a: (is damaged|truncated): ") for at in (0, 300)),
+        (_claiming("version", 99), NO_ARCHIVE + "zip file version 9.9$"),
+        (_claiming("kind", 97), NO_ARCHIVE + "That compression method is not supported$"),
+        (_claiming("flags", 1), NO_ARCHIVE + ".* is encrypted, password required"),
+        (_unreadable_name(), NO_ARCHIVE + ".*codec can't decode"),
+        (_claiming("sizes", (1 << 63) | (1 << 31)), r":a: too long: .* has 40 bytes of data, got 41 or more"),
+        (
+            _listing(1 << 30, False),
+            NO_ARCHIVE + "it lists members in 1073741824 bytes, expected at most 4194304$",
+        ),
+        (
+            _listing(1 << 30, True),
+            NO_ARCHIVE + "it lists members in 1073741824 bytes, expected at most 4194304$",
+        ),
+        (_listing(1 << 62, True), NO_ARCHIVE + ".*"),
+        (_twice(), r":a: is 2 arrays of one name; write the archive again$"),
+    ],
+)
+def test_refuses_archives_that_zipfile_stumbles_over(
+    reader: Any, content: bytes, message: str, folder: Path
+) -> None:
+    (folder / "c.npz").write_bytes(content)
+    with pytest.raises(FileError, match=message):
+        reader(f"{folder}/c.npz:a")
+
+
+def test_a_list_of_many_members_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "c.npz").write_bytes(archived(**{f"a{n}": np.zeros(0) for n in range(20)}))
+    assert len(read(f"{folder}/c.npz:a7")) == 0
+    monkeypatch.setattr(members, "_DIRECTORY_LIMIT", 1000)
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(
+        FileError, match=r"is no \.npz archive: it lists members in \d+ bytes, expected at most 1000$"
+    ):
+        read(f"{folder}/c.npz:a7")
 
 
 @pytest.mark.parametrize("reader", [read, read_blocks])

@@ -465,6 +465,12 @@ def edit(change: dict[str, Any]) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
 
+def number_of_digits(key: str, digits: int) -> None:
+    """Python itself writes no such number."""
+    path = Path("p/probe.json")
+    path.write_text(re.sub(rf'"{key}": \d+', f'"{key}": {"9" * digits}', path.read_text()))
+
+
 def add_one(name: str, amount: Any = 1) -> None:
     array = np.load(f"p/integers/{name}.npy")
     array.flat[3] += amount
@@ -490,20 +496,69 @@ def add_one(name: str, amount: Any = 1) -> None:
         (lambda: os.truncate("p/integers/y.npy", 200), "p/integers/y.npy: truncated"),
         (lambda: os.unlink("p/integers/y.npy"), "p/integers/y.npy: cannot be read"),
         (lambda: os.unlink("p/probe.json"), "p/probe.json: cannot be read: No such file"),
-        (lambda: Path("p/probe.json").write_text("{"), "p/probe.json: is damaged; write the probe again"),
+        (
+            lambda: Path("p/probe.json").write_text("{"),
+            "p/probe.json: is damaged: the record must be JSON, got: .*; write the probe again",
+        ),
         (lambda: Path("p/probe.json").write_text("[" * 10**5), "p/probe.json: is damaged"),
         (lambda: Path("p/probe.json").write_bytes(b"\xff"), "p/probe.json: is damaged"),
         (lambda: Path("p/probe.json").write_text("[]"), "p/probe.json: is damaged"),
-        (lambda: edit({"stride": [0, 1]}), "p/probe.json: is damaged: stride: must be at least 1"),
-        (lambda: edit({"stride": [1, 1]}), "is damaged"),
-        (lambda: edit({"filters": "4"}), "p/probe.json: is damaged: filters: "),
-        (lambda: edit({"filters": 0}), "p/probe.json: is damaged: filters: must be at least 1"),
-        (lambda: edit({"dtype": "complex64"}), "p/probe.json: is damaged: dtype: got complex64"),
+        (
+            lambda: edit({"stride": [0, 1]}),
+            r"p/probe.json: is damaged: stride\[0\] must be 1 to 2147483647, got 0;",
+        ),
+        (lambda: edit({"stride": [1, 1]}), r"is damaged: output_size must be \[6, 8\], got \[3, 4\];"),
+        (lambda: edit({"filters": "4"}), r"p/probe.json: is damaged: filters must be 1 to 1048576, got '4';"),
+        (lambda: edit({"filters": 0}), "p/probe.json: is damaged: filters must be 1 to 1048576, got 0;"),
+        (
+            lambda: edit({"dtype": "complex64"}),
+            "p/probe.json: is damaged: dtype must be one of float32, .*, got 'complex64'",
+        ),
         (lambda: edit({"dtype": "no such"}), "p/probe.json: is damaged"),
-        (lambda: edit({"layout": "chwn"}), "p/probe.json: is damaged: layout: unknown 'chwn'"),
+        (
+            lambda: edit({"layout": "chwn"}),
+            "p/probe.json: is damaged: layout must be one of nhwc, nchw, got 'chwn'",
+        ),
         (lambda: edit({"cases": []}), "p/probe.json: is damaged"),
         (lambda: edit({"cases": [{"name": ".."}]}), "p/probe.json: is damaged"),
-        (lambda: edit({"pads": None, "padding": None}), "p/probe.json: is damaged"),
+        (
+            lambda: edit({"pads": None, "padding": None}),
+            "p/probe.json: is damaged: pads must be a list of 2, ",
+        ),
+        (lambda: edit({"flip": 1}), "p/probe.json: is damaged: flip must be one of False, True, got 1"),
+        (lambda: edit({"padding": ""}), "p/probe.json: is damaged: padding must be one of None, valid, .*''"),
+        (
+            lambda: edit({"pads": [[0, 0], [0, 1]]}),
+            r"is damaged: pads must be \[\[0, 0\], \[0, 0\]\], got \[\[",
+        ),
+        (lambda: edit({"groups": 2}), "p/probe.json: is damaged: groups: 2 does not divide the input's 3 ch"),
+        (lambda: edit({"groups": True}), "p/probe.json: is damaged: groups must be 1 to 1048576, got True"),
+        (lambda: edit({"kernel_size": [3]}), r"is damaged: kernel_size must be a list of 2, got \[3\]"),
+        (lambda: edit({"kernel_size": 3}), "is damaged: kernel_size must be a list of 2, got 3"),
+        (lambda: edit({"stride": [2.0, 2]}), r"is damaged: stride\[0\] must be 1 to 2147483647, got 2\.0"),
+        (
+            lambda: edit({"dilation": [10**18, 1]}),
+            r"is damaged: dilation\[0\] must be 1 to 2147483647, got 10",
+        ),
+        (
+            lambda: edit({"input_shape": [10**9, 8, 10, 3]}),
+            r"is damaged: input_shape\[0\] must be 1 to 10485",
+        ),
+        (
+            lambda: edit({"input_shape": [1, 1] * 4}),
+            "is damaged: input_shape must be a list of 3 or 4 or 5, g",
+        ),
+        (lambda: edit({"filters": 10**6}), "is damaged: filters: must be 1 to 38836 in a probe, got 1000000"),
+        (lambda: edit({"seed": -1}), "is damaged: seed must be 0 to 18446744073709551615, got -1"),
+        (lambda: edit({"terms": 28}), "is damaged: terms must be 27, got 28"),
+        (lambda: edit({"exact_below": None}), "is damaged: exact_below must be 16777216, got None"),
+        (lambda: edit({"convmat_probe": 2}), "is damaged: convmat_probe must be 1, got 2"),
+        (lambda: edit({"more": 1}), "is damaged: the record must have .* alone, got 'more'"),
+        (
+            lambda: edit({"cases": [{"name": "integers"}] * 4}),
+            r"is damaged: cases\[0\] must have about, got 'n",
+        ),
+        (lambda: number_of_digits("seed", 5000), "is damaged: seed must be .*, got a number of 5000 digits"),
     ],
 )
 def test_a_damaged_probe_is_trouble(damage: Callable[[], Any], told: str, verify: Any) -> None:

@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Each part with the parts it may import; everything below it, and no more.
 _LIBRARY = (
     "errors",
+    "wholes",
     "watching",
     "geometry",
     "threads",
@@ -33,12 +34,13 @@ MAY_IMPORT = {
     "__init__": (*_LIBRARY, "frameworks", "chains", "verification"),
     "__main__": ("cli", "trouble"),
     "errors": (),
+    "wholes": (),
     "watching": (),
     "trouble": ("errors", "report"),  # of which it takes what imports nothing
     "shown": ("report",),  # only once somebody looks at a value
-    "geometry": ("errors", "shown"),
+    "geometry": ("errors", "wholes", "shown"),
     "frameworks": ("errors", "geometry"),
-    "chains": ("errors", "geometry"),
+    "chains": ("errors", "wholes", "geometry"),
     "layouts": ("errors",),
     "doubts": (),
     "kernels": ("errors",),
@@ -55,7 +57,7 @@ MAY_IMPORT = {
     "reference": (),
     "verification": (*_LIBRARY, "shown", "reference", "verification"),
     "experiment": (*_LIBRARY, "experiment", "files"),
-    "files": ("errors", "files"),
+    "files": ("errors", "wholes", "files"),
     "report": (*_LIBRARY, "frameworks", "chains", "verification", "experiment", "report"),
     "cli": (
         *_LIBRARY,

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import convmat as cm
 from convmat.cli import run
 from convmat.cli import verify as verify_module
+from convmat.files.npy import NpyInput
 from convmat.layouts import from_batch
 from convmat.verification.diagnosis import Diagnosis, Findings
 from convmat.verification.quantization import requantize
@@ -722,8 +723,18 @@ def test_unroll_needs_no_more_of_a_kernel_than_its_size(verify: Any) -> None:
         {"data": np.ones(3), "indptr": np.array([0, 3] + [3] * 8)},
         {"data": np.array(["a"])},
         {"shape": np.array([9, -25])},
+        {"shape": np.array([9, 25, 1])},
+        {"shape": np.array([9, 2**63], "u8")},
+        {"shape": np.array([9.0, 25.0])},
+        {"indptr": np.array([0, 1] + [1] * 7)},
+        {"indptr": np.array([0, 1] + [2] * 8)},
+        {"indices": np.array([[24]])},
+        {"data": np.ones((1, 1, 1))},
+        {"format": np.array(b"bsr")},
+        {"format": np.array(b"coo")},
+        {"format": np.zeros(10**6)},
     ],
-    ids=str,
+    ids=lambda change: ", ".join(f"{key} {str(value)[:30]}" for key, value in change.items()),
 )
 def test_a_damaged_sparse_matrix_is_refused(
     change: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
@@ -755,3 +766,40 @@ def test_coordinates_beyond_int64_are_refused(key: str, capsys: pytest.CaptureFi
         np.savez("m.npz", data=np.ones(1), shape=np.array([9, 25]), **index | {key: np.array([wrong], "u8")})
         assert run(line) == 2
     assert "damaged sparse matrix" in capsys.readouterr().err
+
+
+def test_nothing_of_a_sparse_matrix_is_read_before_its_shape(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of arrays that are too long not one is."""
+    read: list[str] = []
+    real = NpyInput.read
+    monkeypatch.setattr(NpyInput, "read", lambda self: read.append(self.name) or real(self))
+    line = ["verify", "--input-shape", "5,5", "--kernel", "box:3", "--stage", "matrix", "--expected", "m.npz"]
+    good = {"data": np.ones(1), "indices": np.array([24]), "indptr": np.array([0, 1] + [1] * 8)}
+    for shape, change, told in (
+        ([9, 10**9], {}, "of 9 × 1000000000 is more than the 16777216 elements that are judged"),
+        ([9, 25], {"indices": np.zeros(10**6, int)}, "indices must be 1 whole numbers, got int64 of shape"),
+        ([9, 25], {"indptr": np.zeros(10**6, int)}, "indptr must be 10 whole numbers, got int64 of shape"),
+    ):
+        np.savez_compressed("m.npz", shape=np.array(shape), **good | change)
+        assert run(line) == 2
+        assert told in capsys.readouterr().err
+        assert read == ["m.npz:shape"]
+        read.clear()
+
+
+@pytest.mark.parametrize("form", [b"csr", b"csc", b"coo", "csr", None])
+def test_entries_at_one_place_are_added(form: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in SciPy, whatever the format is written as."""
+    line = ["verify", "--input-shape", "3,3", "--kernel", "box:3", "--stage", "matrix", "--expected", "m.npz"]
+    twice = np.repeat(np.arange(9), 2)
+    arrays: dict[str, Any] = {"data": np.full(18, 1 / 18), "shape": np.array([1, 9])}
+    if form == b"coo":
+        arrays |= {"row": np.zeros(18, np.uint8), "col": twice}
+    elif form == b"csc":
+        arrays |= {"indices": np.zeros(18, np.uint64), "indptr": np.arange(0, 20, 2)}
+    else:
+        arrays |= {"indices": twice, "indptr": np.array([0, 18], np.int16)}
+    np.savez("m.npz", **arrays, **{} if form is None else {"format": np.array(form)})
+    assert run(line) == 0, capsys.readouterr().err

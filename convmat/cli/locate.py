@@ -11,13 +11,17 @@ from convmat.cli import options
 if TYPE_CHECKING:
     from convmat.report.facts import Fact
 
+_MOST_PLACES = 20_000
+
 
 @click.command("locate", cls=options.Command)
 @options.inputs_argument(required=False)
 @options.input_shape_option
 @options.k_option
-@click.option("--row", type=int, help="Row of X_col, from 0.")
-@click.option("--col", type=int, help="Column of X_col, from 0, in the order that --order says.")
+@click.option("--row", type=options.NumberType(), help="Row of X_col, from 0.")
+@click.option(
+    "--col", type=options.NumberType(), help="Column of X_col, from 0, in the order that --order says."
+)
 @click.option("--pixel", type=options.Pixel(), help="Pixel and channel, from 0; n is 0 where it is left out.")
 @options.patch_options
 @options.order_option
@@ -64,7 +68,7 @@ def command(
 
     from convmat.cli.inputs import Batch, input_batch_shape, open_batch, refuse_image_options
     from convmat.cli.output import drain, report
-    from convmat.errors import ShapeError
+    from convmat.errors import MappingIndexError, ShapeError
     from convmat.files.streams import is_pipe
     from convmat.geometry import ConvGeometry
     from convmat.report.places import pixel_facts, place_facts, places_grid
@@ -90,6 +94,12 @@ def command(
     else:
         element = options.pixel_of(pixel, axes)
         indices = geometry.matrix_indices(element[0], element[1:-1], element[-1], padding_mode, order=order)
+        if len(indices) > _MOST_PLACES:
+            raise MappingIndexError(
+                "pixel",
+                f"is at {len(indices)} places of X_col, expected at most {_MOST_PLACES} to show; "
+                "give a smaller kernel, or a larger stride",
+            )
         places = [geometry.place(*pair, padding_mode, order=order) for pair in indices]
     drawn: list[Fact] = []
     if figure is None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from convmat.cli import options
+from convmat.files.schema import Whole
 
 
 @click.command("matrix", cls=options.Command)
@@ -16,7 +17,7 @@ from convmat.cli import options
 @click.option("--no-spectrum", is_flag=True, help="Leave out singular values, rank and condition.")
 @click.option(
     "--iterations",
-    type=click.IntRange(1),
+    type=options.NumberType(Whole(1, 1_000_000)),
     help="Iterations that the norm of a large matrix may take.  [default: 500, or fewer where they take "
     "minutes]",
 )

@@ -11,9 +11,11 @@ import click
 from click.core import ParameterSource
 
 from convmat.cli.output import BRIEF, is_brief, outputs_together, shown_help
-from convmat.errors import ConvmatError, FileError, MappingIndexError
+from convmat.errors import ConvmatError, FileError, MappingIndexError, SettingError
 from convmat.files.outputs import check_apart, check_ending, check_output
-from convmat.geometry import POSITION_NAMES
+from convmat.files.schema import Kind, Mismatch, Whole, shown
+from convmat.geometry import POSITION_NAMES, told
+from convmat.wholes import read_whole
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -29,6 +31,7 @@ _OPTION_OF = {
     "output_shape": ("--output-shape", "INPUT...", "[INPUT]...", "SIZE"),
     "output": ("--output",),
     "column": ("--col",),
+    "layers": ("--layer",),
     "x_col": ("X", "[INPUT]..."),
     "w_col": ("W",),
 }
@@ -157,19 +160,21 @@ class Command(click.Command):
             raise type(error)(subject, error.problem) from error
 
     def _subject(self, ctx: click.Context, subject: str) -> str | None:
+        otherwise = None
         for wanted in _OPTION_OF.get(subject, (f"--{subject.replace('_', '-')}",)):
             for parameter in self.params:
+                given = ctx.params.get(parameter.name or "")
                 if wanted in parameter.opts:
-                    if wanted == "--input-shape" and ctx.params.get("input_shape") is None:
-                        continue  # the shape is that of an input
-                    return wanted
-                if isinstance(parameter, click.Argument) and wanted == parameter.human_readable_name:
-                    given = ctx.params.get(parameter.name or "")
+                    if given is not None:
+                        return wanted
+                    otherwise = otherwise or wanted  # what would say it, where it was said in another way
+                elif isinstance(parameter, click.Argument) and wanted == parameter.human_readable_name:
                     if given in ((), None):
-                        continue  # the shape was said in another way
-                    names = [given] if isinstance(given, str) else list(given or [])
-                    return names[0] if len(names) == 1 and names[0] != "-" else wanted
-        return None
+                        continue
+                    names = list(given) if isinstance(given, tuple) else [given]
+                    named = len(names) == 1 and isinstance(names[0], str) and names[0] != "-"
+                    return names[0] if named else wanted
+        return otherwise
 
 
 def unknown_option(ctx: click.Context, name: str, otherwise: str = "") -> click.UsageError:
@@ -216,6 +221,35 @@ def _kernel_names() -> list[str]:
     return [name.replace("SIZE", "") for name in NAMES]
 
 
+class NumberType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A number, however long, refused where it is read if it is not of its kind.
+
+    Where no kind is given, what takes the number knows its range.
+    """
+
+    name = "number"
+
+    def __init__(self, kind: Kind | None = None, read: Callable[[str], float] = read_whole) -> None:
+        self._kind, self._read = kind, read
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            number = self._read(value)
+        except ValueError:
+            self.fail(f"{shown(value)} is no number; give {self._kind or 'a whole one'}", param, ctx)
+        try:
+            if self._kind:
+                self._kind.check(number)
+        except Mismatch as mismatch:
+            raise SettingError(param.opts[0] if param else "", mismatch.problem) from None
+        return number
+
+
 class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """`7`, or one number for each axis: `3,5` or `3x5`."""
 
@@ -231,11 +265,11 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
             return value
         try:
             plain = value.lower().replace("×", "x")
-            numbers = tuple(int(part) for part in plain.split("," if "," in plain else "x"))
+            numbers = tuple(read_whole(part) for part in plain.split("," if "," in plain else "x"))
         except ValueError:
-            self.fail(f"{value!r} is no size; write {self.example}", param, ctx)
+            self.fail(f"{shown(value)} is no size; write {self.example}", param, ctx)
         if len(numbers) > self.most:
-            self.fail(f"{value!r} has {len(numbers)} numbers; give at most {self.most}", param, ctx)
+            self.fail(f"{shown(value)} has {len(numbers)} numbers; give at most {self.most}", param, ctx)
         return numbers[0] if len(numbers) == 1 else numbers
 
 
@@ -296,7 +330,9 @@ class PaddingType(Pads):
             return super().convert(value, param, ctx)
         except click.BadParameter:
             rules = ", ".join(PADDING_NAMES)
-            self.fail(f"{value!r} is no padding; give {rules}, or numbers: 1 or 1,2 or 1,2,1,2", param, ctx)
+            self.fail(
+                f"{shown(value)} is no padding; give {rules}, or numbers: 1 or 1,2 or 1,2,1,2", param, ctx
+            )
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -321,7 +357,7 @@ class LayerType(click.ParamType):  # type: ignore[type-arg]
         parts = [part.partition("=") for part in value.split(",")]
         keys = [key for key, _, _ in parts]
         if "k" not in keys or len(set(keys)) != len(keys) or not set(keys) <= set(self.keys):
-            self.fail(f"{value!r} is no layer; write k=7,s=2,p=3,d=1, of which k is needed", param, ctx)
+            self.fail(f"{shown(value)} is no layer; write k=7,s=2,p=3,d=1, of which k is needed", param, ctx)
         layer: dict[str, Any] = {"padding": "valid"}
         for key, _, number in parts:
             kind = PaddingType() if key == "p" else Sizes()
@@ -329,7 +365,7 @@ class LayerType(click.ParamType):  # type: ignore[type-arg]
                 layer[self.keys[key]] = kind.convert(number, param, ctx)
             except click.BadParameter:
                 form = "a rule, or pixels: 1 or 1x2" if key == "p" else "a size: 7 or 3x5"
-                self.fail(f"{key}={number} in {value!r} is not {form}", param, ctx)
+                self.fail(f"{key}={number[:40]} in {shown(value)} is not {form}", param, ctx)
         return layer
 
 
@@ -348,10 +384,10 @@ class RequantizeType(click.ParamType):  # type: ignore[type-arg]
             scale, zero_point, rounding, *dtype = (part.strip() for part in value.split(","))
             if len(dtype) > 1:
                 raise ValueError
-            return (float(scale), int(zero_point), rounding.lower(), dtype[0] if dtype else None)
+            return (float(scale), read_whole(zero_point), rounding.lower(), dtype[0] if dtype else None)
         except ValueError:
             form = "write scale, zero point and rounding, as in 0.0037,-3,half-even"
-            self.fail(f"{value!r} is no requantization; {form}", param, ctx)
+            self.fail(f"{shown(value)} is no requantization; {form}", param, ctx)
 
 
 class OutputName(File):
@@ -410,7 +446,12 @@ output_padding_option = click.option(
     help="Pixels more at the end of a transposed convolution's output.",
 )
 groups_option = click.option(
-    "--groups", "-g", type=int, default=1, show_default=True, help="Groups of channels filtered apart."
+    "--groups",
+    "-g",
+    type=NumberType(),
+    default=1,
+    show_default=True,
+    help="Groups of channels filtered apart.",
 )
 layout_option = click.option(
     "--layout",
@@ -444,7 +485,7 @@ overlap_option = click.option(
 )
 dims_option = click.option(
     "--dims",
-    type=click.IntRange(1, 3),
+    type=NumberType(Whole(1, 3)),
     help="Spatial axes of arrays.  [default: as many as the sizes given, or 2]",
 )
 input_shape_option = click.option(
@@ -464,7 +505,9 @@ def written_option(*kinds: str) -> Callable[[F], F]:
 output_option = written_option("npy")
 picture_output_option = written_option("npy", "picture")
 threads_option = click.option(
-    "--threads", type=int, help="Threads to work with, 1 to 1024.  [default: CONVMAT_THREADS, or all cores]"
+    "--threads",
+    type=NumberType(),
+    help="Threads to work with, 1 to 1024.  [default: CONVMAT_THREADS, or all cores]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, not a table.")
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
@@ -497,7 +540,9 @@ theme_option = click.option(
     help="Colours of what is drawn: of paper, or of a screen at night.",
 )
 
-frame_option = click.option("--frame", type=int, help="Frame of an animation or page of an image, from 0.")
+frame_option = click.option(
+    "--frame", type=NumberType(), help="Frame of an animation or page of an image, from 0."
+)
 alpha_option = click.option(
     "--alpha",
     type=click.Choice(["keep", "drop", "premultiply"], case_sensitive=False),
@@ -575,5 +620,5 @@ def pixel_of(pixel: tuple[int, ...], dims: int) -> tuple[int, ...]:
     """
     if len(pixel) not in (dims + 1, dims + 2):
         names = ",".join((*POSITION_NAMES[dims], "c"))
-        raise MappingIndexError("pixel", f"got {len(pixel)} numbers {pixel}; give {names} or n,{names}")
+        raise MappingIndexError("pixel", f"got {len(pixel)} numbers {told(pixel)}; give {names} or n,{names}")
     return pixel if len(pixel) == dims + 2 else (0, *pixel)

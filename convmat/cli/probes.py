@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from convmat.cli import options
+from convmat.files.schema import SEED, Anything, Fields, Items, Kind, OneOf, Rows, Text, Then, Whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,7 +50,9 @@ probe_options = options.together(
         help="Make this folder: inputs and kernels whose sums are exact in any order, and what they give.",
     ),
     click.option(
-        "--filters", type=click.IntRange(1), help="Of the probe.  [default: 4, or to fit the groups]"
+        "--filters",
+        type=options.NumberType(),
+        help="Of the probe.  [default: 4, or to fit the groups]",
     ),
     click.option(
         "--dtype",
@@ -79,14 +82,14 @@ probe_options = options.together(
     ),
     click.option(
         "--seed",
-        type=click.IntRange(0),
+        type=options.NumberType(SEED),
         default=2017,
         show_default=True,
         help="Of the random numbers of the self-check, or of --write-probe.",
     ),
     click.option(
         "--cases",
-        type=click.IntRange(0),
+        type=options.NumberType(Whole(0, 1_000_000)),
         default=0,
         help="Random geometries to add to the self-check, to soak it.",
     ),
@@ -254,13 +257,15 @@ def _geometry(
 ) -> tuple[ConvGeometry, int]:
     """The geometry and the number of filters that the options of a probe mean."""
     from convmat.cli.inputs import shape_batch
-    from convmat.geometry import ConvGeometry
+    from convmat.geometry import ConvGeometry, told, whole
+    from convmat.verification.probes import MOST_ELEMENTS
 
+    groups = whole("groups", groups, 1, MOST_ELEMENTS)
     if kernel_size is None:
         raise click.UsageError("Missing option '--k'; give the size of the probe's kernels: 3 or 3,5")
     axes = options.axes_of(dims, kernel_size, stride, dilation)
     if input_shape is None:
-        channels = 3 if groups == 1 else 2 * max(groups, 1)
+        channels = 3 if groups == 1 else 2 * groups
         # Under `full` every kernel fits, so only what is wrong for any input is refused.
         asked = ConvGeometry((1,) * (axes + 2), kernel_size, stride, "full", dilation)
         # Room for a few patches, and no two axes of one size: a transposed image must show.
@@ -273,13 +278,17 @@ def _geometry(
         shape = shape_batch(input_shape, axes, layout).shape
     if depthwise:
         if groups not in (1, shape[-1]):
-            raise click.UsageError(f"--depthwise means {shape[-1]} groups here, got {groups}; leave it out")
+            raise click.UsageError(
+                f"--depthwise means {shape[-1]} groups here, got {told(groups)}; leave it out"
+            )
         groups = shape[-1]
     geometry = ConvGeometry(shape, kernel_size, stride, options.pads_of(padding, axes), dilation, groups)
     if filters is None:
         filters = groups * -(-4 // groups)
     if filters % groups:
-        raise click.UsageError(f"--filters {filters} cannot be shared by {groups} groups; give a multiple")
+        raise click.UsageError(
+            f"--filters {told(filters)} cannot be shared by {groups} groups; give a multiple"
+        )
     return geometry, filters
 
 
@@ -501,13 +510,13 @@ def _diagnosed(
 
 
 def _read_manifest(folder: str) -> tuple[Probe, dict[str, Any]]:
-    """What probe.json says, checked as any arguments are."""
+    """What probe.json says, checked whole."""
     import numpy as np
 
     from convmat.errors import ConvmatError, FileError
     from convmat.files.outputs import reading
-    from convmat.geometry import PADDING_MODES, ConvGeometry, check_choice, whole
-    from convmat.layouts import KERNEL_LAYOUTS
+    from convmat.files.schema import from_json, record_of
+    from convmat.geometry import ConvGeometry
     from convmat.verification.probes import CASES, Probe
 
     name = os.path.join(folder, _MANIFEST)
@@ -516,35 +525,67 @@ def _read_manifest(folder: str) -> tuple[Probe, dict[str, Any]]:
             raise FileError(folder, "is no folder; name one that verify --write-probe made")
         with open(name, "rb") as stream:
             text = stream.read(1 << 20)
-    try:
-        said = json.loads(text)
-        padding = said["padding"]
-        geometry = ConvGeometry(
-            tuple(said["input_shape"]),
-            tuple(said["kernel_size"]),
-            tuple(said["stride"]),
-            padding if padding is not None else tuple(map(tuple, said["pads"])),
-            tuple(said["dilation"]),
-            said["groups"],
-        )
-        probe = Probe(
-            geometry,
-            whole("filters", said["filters"]),
-            np.dtype(said["dtype"]),
-            said["flip"] is True,
-            said["padding_mode"],
-            said["order"],
-        )
-        check_choice("layout", said["layout"], ("nhwc", "nchw"))
-        check_choice("kernel_layout", said["kernel_layout"], KERNEL_LAYOUTS)
-        check_choice("order", said["order"], ("hwc", "chw"))
-        check_choice("padding_mode", said["padding_mode"], PADDING_MODES)
-        if not said["cases"] or not {case["name"] for case in said["cases"]} <= set(CASES):
-            raise ValueError("cases")
-    except (ConvmatError, LookupError, RecursionError, TypeError, ValueError) as error:
-        problem = f": {error}" if isinstance(error, ConvmatError) else ""
-        raise FileError(name, f"is damaged{problem}; write the probe again") from None
+    with record_of(name, "write the probe again"):
+        said: dict[str, Any] = from_json(text)
+        _manifest_kind().check(said)
+        try:
+            geometry = ConvGeometry(
+                said["input_shape"],
+                said["kernel_size"],
+                said["stride"],
+                said["padding"] or said["pads"],
+                said["dilation"],
+                said["groups"],
+            )
+            probe = Probe(
+                geometry,
+                said["filters"],
+                np.dtype(said["dtype"]),
+                said["flip"],
+                said["padding_mode"],
+                said["order"],
+            )
+        except ConvmatError as error:
+            raise FileError(name, f"is damaged: {error}; write the probe again") from None
+        derived = _manifest(probe, said["layout"], said["kernel_layout"], said["seed"], {}, CASES)
+        kinds = {key: OneOf((value,)) for key, value in derived.items()}
+        Fields({**kinds, "cases": Anything()}).check(said)
     return probe, said
+
+
+def _manifest_kind() -> Kind:
+    """What probe.json must be, but for what follows from its geometry."""
+    from convmat.geometry import KERNEL_LIMIT, ORDERS, PADDING_MODES, PADDING_NAMES, STEP_LIMIT
+    from convmat.layouts import KERNEL_LAYOUTS
+    from convmat.verification.probes import CASES, MOST_ELEMENTS, PROBE_DTYPES
+
+    count, step, pixels = Whole(1, MOST_ELEMENTS), Whole(1, STEP_LIMIT), Whole(0, STEP_LIMIT)
+    largest = dict.fromkeys(("largest_x", "largest_kernel", "largest_bias", "largest_y"), pixels)
+    names = dict.fromkeys(("output_size", "matrix_shape", "terms", "exact_below"), Anything())
+    kinds: dict[str, Kind] = {
+        **names,
+        "convmat_probe": OneOf((1,)),
+        "input_shape": Rows((3, 4, 5), lambda _: count),
+        "filters": count,
+        "padding": OneOf((None, *PADDING_NAMES)),
+        "padding_mode": OneOf(PADDING_MODES),
+        "groups": count,
+        "flip": OneOf((False, True)),
+        "layout": OneOf(("nhwc", "nchw")),
+        "kernel_layout": OneOf(KERNEL_LAYOUTS),
+        "order": OneOf(ORDERS),
+        "dtype": OneOf(PROBE_DTYPES),
+        "seed": SEED,
+        "cases": Items(tuple(Fields({"name": OneOf((name,)), "about": Text(), **largest}) for name in CASES)),
+    }
+    sizes: dict[str, Kind] = {"kernel_size": Whole(1, KERNEL_LIMIT), "stride": step, "dilation": step}
+    sizes["pads"] = Items((pixels, pixels))
+
+    def sized(said: dict[str, Any]) -> Kind:
+        axes = len(said["input_shape"]) - 2
+        return Fields(kinds | {key: Items((kind,) * axes) for key, kind in sizes.items()})
+
+    return Then(Fields(kinds | dict.fromkeys(sizes, Anything())), sized)
 
 
 def _read_case(

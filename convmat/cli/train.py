@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from convmat.cli import options
-from convmat.errors import FileError, SettingError
+from convmat.errors import FileError
 from convmat.experiment.settings import RANGES
-from convmat.files.schema import Mismatch
+from convmat.wholes import read_whole
 
 if TYPE_CHECKING:
     from convmat.cli.signals import Deferred
@@ -29,40 +28,12 @@ _SAVE_SHARE = 20  # times as long as saving takes, at least
 T = TypeVar("T")
 
 
-class _Number(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
-    """A number in a setting's range, refused where it is read, however long it is."""
-
-    name = "number"
-
-    def __init__(self, option: str, kind: type[int] | type[float]) -> None:
-        self._option, self._kind = option, kind
-        self._range = RANGES[option.removeprefix("--").replace("-", "_")]
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return "N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            number = self._kind(value)
-        except ValueError:
-            if not re.fullmatch(r"[+-]?\d+", value.strip()):
-                self.fail(f"{value!r} is no number; give {self._range}", param, ctx)
-            got = f"a number of {len(value)} digits"  # more than Python takes
-            raise SettingError(self._option, f"must be {self._range}, got {got}") from None
-        try:
-            self._range.check(number)
-        except Mismatch as mismatch:
-            raise SettingError(self._option, mismatch.problem) from None
-        return number
-
-
 def _ranged(
-    option: str, kind: type[int] | type[float] = int, default: int | None = None, help: str = ""
+    option: str, read: Callable[[str], float] = read_whole, default: int | None = None, help: str = ""
 ) -> Callable[[options.F], options.F]:
     """The option of a setting that is a number."""
-    return click.option(
-        option, type=_Number(option, kind), default=default, show_default=default is not None, help=help
-    )
+    number = options.NumberType(RANGES[option.removeprefix("--").replace("-", "_")], read)
+    return click.option(option, type=number, default=default, show_default=default is not None, help=help)
 
 
 class _Enough(Exception):

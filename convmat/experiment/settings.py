@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from convmat.errors import SettingError, ShapeError
-from convmat.files.schema import Either, Items, Kind, Mismatch, Number, OneOf, Whole
+from convmat.files.schema import SEED, Either, Items, Kind, Mismatch, Number, OneOf, Whole
 from convmat.geometry import PADDING_NAMES, ConvGeometry, Padding, Sizes
 
 OPTIMIZERS = ("sgd", "adam")
@@ -50,7 +50,7 @@ RANGES: dict[str, Kind] = {
     "val_size": COUNT,
     "batch_size": COUNT,
     "lr": Either((OneOf((None,)), _RATE), str(_RATE)),
-    "seed": Whole(0, 2**64 - 1),
+    "seed": SEED,
     "dtype": OneOf(("float32", "float64")),
     "probe_divergence": OneOf((False, True)),
 }

@@ -24,7 +24,7 @@ import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ from convmat.files.outputs import (
     open_output,
     reading,
 )
+from convmat.files.schema import shown
 from convmat.files.streams import Pipe
 
 # Pillow logs what it also raises, which would be a second line on standard error.
@@ -47,6 +48,11 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 PIXEL_LIMIT = 89_478_485
 """Pixels of the largest image that is opened: where Pillow begins to suspect a decompression bomb."""
+
+MOST_FRAMES = 4096
+"""Frames, or pages, of an image that can be chosen from; to come to one, all before it are gone through."""
+
+_PAGES_COUNTED = 100_000
 
 PIPE_BYTES = 1 << 28
 """Size of the largest image that is taken from a pipe, which might never end."""
@@ -68,8 +74,8 @@ _MODES = {
     "RGBa": ("RGBA", np.uint8, 4),
 }
 # Pillow reads many more, some by running other programs on the file.
-_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "PPM", "TIFF", "WEBP")
-# How files in them begin: what comes from a pipe is looked at before it is taken in.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+# How files in them begin, which is looked at before anything else of them.
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAGICS = (
     *(b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF", *_TIFF_MAGICS),
@@ -160,10 +166,10 @@ class ImageInput:
                 warnings.simplefilter("ignore")
                 with self._stream() as stream:
                     start = stream.read(KNOWN_BYTES)
-                if problem := foreign(start) if start else _EMPTY:
-                    raise FileError(self.name, problem)
+                _check_start(self.name, start)
                 # Given the name rather than a stream, Pillow loads only the decoder its suffix asks for.
-                with Image.open(self.name if self._data is None else io.BytesIO(self._data)) as image:
+                source = self.name if self._data is None else io.BytesIO(self._data)
+                with Image.open(source, formats=_FORMATS) as image:
                     yield image
         except FileError as error:
             if isinstance(error.__cause__, UnidentifiedImageError):
@@ -193,11 +199,6 @@ class ImageInput:
 
     def _kind(self, image: Image.Image) -> tuple[str, type, int]:
         """(mode to convert to, dtype, channels), or a refusal; a colour key becomes a channel of alpha."""
-        if image.format not in _FORMATS:
-            raise FileError(
-                self.name,
-                f"is in {image.format} format; expected one of {', '.join(_FORMATS)}; save it as .png",
-            )
         if image.width * image.height > PIXEL_LIMIT:
             raise FileError(self.name, _too_large(f"{image.width} × {image.height} pixels"))
         # Deflate packs 1032 bytes into one at most (zlib's technical notes): more is a header's lie.
@@ -207,14 +208,7 @@ class ImageInput:
                 self.name,
                 f"is a damaged image: {image.width} × {image.height} pixels do not fit in its bytes",
             )
-        # A camera's MPO is a JPEG with previews of itself behind it.
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        if self._frame is not None and not 0 <= self._frame < frames:
-            raise FileError(self.name, f"has no frame {self._frame}; it has {frames}, from 0")
-        if frames != 1 and self._frame is None:
-            raise FileError(self.name, f"has {frames} frames; choose one with --frame, 0 to {frames - 1}")
-        if self._frame:
-            image.seek(self._frame)
+        self._choose_frame(image)
         self._check_samples(image)
         # What each tile is decoded from: the file's own depth, which the mode may have lost.
         deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
@@ -229,6 +223,27 @@ class ImageInput:
             raise FileError(self.name, f"is a {image.mode} image; convert it to RGB or gray first")
         mode, dtype, channels = _MODES[image.mode]
         return mode, dtype, channels + (_colour_key(image) is not None)
+
+    def _choose_frame(self, image: Image.Image) -> None:
+        frames = self._count_frames(image)
+        last = min(frames, MOST_FRAMES) - 1
+        if self._frame is None:
+            if frames > 1:
+                raise FileError(self.name, f"has {frames} frames; choose one with --frame, 0 to {last}")
+        elif not 0 <= self._frame < frames:
+            raise FileError(self.name, f"has no frame {shown(self._frame)}; it has {frames}, from 0")
+        elif self._frame > last:
+            raise FileError(self.name, f"is read to frame {last}, got {self._frame}; save that one by itself")
+        elif self._frame:
+            image.seek(self._frame)
+
+    def _count_frames(self, image: Image.Image) -> int:
+        if image.format == "MPO":  # a camera's: a JPEG with previews of itself behind it
+            return 1
+        if image.format == "TIFF":  # of which Pillow reads all tags, page by page
+            with self._stream() as stream:
+                return _count_pages(stream)
+        return getattr(image, "n_frames", 1)
 
     def _check_samples(self, image: Image.Image) -> None:
         """Refuse numbers that Pillow would read as other numbers."""
@@ -262,9 +277,7 @@ def _taken_in(pipe: Pipe) -> bytes:
         FileError: it does not, or has more than `PIPE_BYTES`.
     """
     with reading(pipe.name), pipe:
-        start = pipe.peek(KNOWN_BYTES)
-        if not start.startswith(_MAGICS):
-            raise FileError(pipe.name, foreign(start) or (_NEITHER if start else _EMPTY))
+        _check_start(pipe.name, pipe.peek(KNOWN_BYTES))
         data = bytearray()
         while more := pipe.read1(1 << 20):
             data += more
@@ -273,6 +286,37 @@ def _taken_in(pipe: Pipe) -> bytes:
                     pipe.name, f"goes on after {PIPE_BYTES} bytes, more than an image has; save it to a file"
                 )
     return bytes(data)
+
+
+def _check_start(name: str, start: bytes) -> None:
+    """Raise FileError unless a file that begins so may be in one of our formats; it tells what else it is."""
+    if start.startswith(_MAGICS):
+        return
+    problem = (foreign(start) or _NEITHER) if start else _EMPTY
+    if problem == _NEITHER:
+        # Of no more than this beginning: some of Pillow's formats are looked for in the whole of a file.
+        with suppress(Exception), Image.open(io.BytesIO(start)) as image:
+            formats = ", ".join(_FORMATS)
+            problem = f"is in {image.format} format; expected one of {formats}; save it as .png"
+    raise FileError(name, problem)
+
+
+def _count_pages(stream: IO[bytes]) -> int:
+    """Pages of a TIFF, by the offsets that lead from each image file directory to the next (TIFF 6.0, 2).
+
+    An offset that leads back to a page is the end, and `_PAGES_COUNTED` is far enough.
+    """
+    header = stream.read(16)
+    order: Literal["little", "big"] = "little" if header.startswith(b"II") else "big"
+    # In BigTIFF all is wider: offsets, the number of tags, and each tag.
+    offset, count, tag = (8, 8, 20) if b"+" in header[2:4] else (4, 2, 12)
+    page, seen = int.from_bytes(header[8:16] if offset == 8 else header[4:8], order), set[int]()
+    while page and page not in seen and len(seen) < _PAGES_COUNTED:
+        seen.add(page)
+        stream.seek(page)
+        stream.seek(page + count + tag * int.from_bytes(stream.read(count), order))
+        page = int.from_bytes(stream.read(offset), order)
+    return len(seen)
 
 
 def _samples(tags: Any) -> tuple[int, int, str]:

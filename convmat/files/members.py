@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from lzma import LZMAError
 from typing import IO
 
 from convmat.errors import FileError
@@ -15,6 +17,13 @@ from convmat.files.foreign import foreign_archive
 from convmat.files.outputs import reading
 
 ZIP_MAGIC = b"PK"
+ZIP_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, LZMAError, EOFError, struct.error, ValueError, OverflowError),
+    *(NotImplementedError, RuntimeError),
+)
+"""What an archive that is damaged, encrypted or of a later version may come to."""
+
+_DIRECTORY_LIMIT = 1 << 22  # bytes: some 50,000 members, of which zipfile makes an object each
 _LISTED = 12  # names in an error
 
 
@@ -27,7 +36,9 @@ class _Member(io.BufferedIOBase):
     def read(self, size: int | None = -1, /) -> bytes:
         try:
             return self._stream.read(-1 if size is None else size)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except (*ZIP_DAMAGE, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # bzip2's have none
+                raise
             raise FileError(self._shown, f"is damaged: {error}") from None
 
     read1 = read
@@ -35,6 +46,27 @@ class _Member(io.BufferedIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
+
+
+def open_zip(name: str) -> zipfile.ZipFile:
+    """A zip archive, to be closed, unless its list of members is too long to be read.
+
+    The length is that of the end of central directory record, or of the zip64 one before it (APPNOTE, 4.3.14
+    and 4.3.16).
+
+    Raises:
+        OSError, and those of `ZIP_DAMAGE`.
+    """
+    with open(name, "rb") as stream:
+        stream.seek(max(stream.seek(0, os.SEEK_END) - (1 << 17), 0))
+        tail = stream.read()
+    before, found, end = tail.rpartition(b"PK\5\6")
+    wide = before[-76:]
+    length = wide[40:48] if wide.startswith(b"PK\6\6") else end[8:12]
+    listed = int.from_bytes(length, "little") if found else 0
+    if listed > _DIRECTORY_LIMIT:
+        raise zipfile.BadZipFile(f"it lists members in {listed} bytes, expected at most {_DIRECTORY_LIMIT}")
+    return zipfile.ZipFile(name)
 
 
 def split_member(name: str) -> tuple[str, str] | None:
@@ -60,7 +92,9 @@ def open_member(archive: str, member: str, shown: str) -> io.BufferedIOBase:
     with _opened(archive, shown) as opened:
         names = _array_names(opened)
         if member not in names:
-            raise FileError(shown, f"has no such array; {archive} has {_listed(names)}")
+            raise FileError(shown, f"has no such array; {archive} has {listed_names(names)}")
+        if names.count(member) > 1:
+            raise FileError(shown, f"is {names.count(member)} arrays of one name; write the archive again")
         return _Member(opened.open(f"{member}.npy"), shown)
 
 
@@ -75,7 +109,7 @@ def open_only_member(archive: str) -> io.BufferedIOBase:
         if len(names) == 1:
             return _Member(opened.open(f"{names[0]}.npy"), archive)
         if names:
-            problem = f"has {len(names)} arrays, {_listed(names)}; name one, as in {archive}:{names[0]}"
+            problem = f"has {len(names)} arrays, {listed_names(names)}; name one, as in {archive}:{names[0]}"
         else:
             problem = foreign_archive(opened.namelist()) or "is a zip archive without arrays; write .npz"
         raise FileError(archive, problem)
@@ -85,7 +119,7 @@ def _array_names(archive: zipfile.ZipFile) -> list[str]:
     return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
 
 
-def _listed(names: list[str]) -> str:
+def listed_names(names: list[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return (", ".join(names[:_LISTED]) or "none") + more
 
@@ -93,8 +127,8 @@ def _listed(names: list[str]) -> str:
 @contextmanager
 def _opened(archive: str, shown: str) -> Iterator[zipfile.ZipFile]:
     try:
-        with reading(shown), zipfile.ZipFile(archive) as opened:
+        with reading(shown), open_zip(archive) as opened:
             yield opened
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except ZIP_DAMAGE as error:
         said = "cannot be read: " if shown != archive else ""
         raise FileError(shown, f"{said}{archive} is no .npz archive: {error}") from None

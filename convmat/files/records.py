@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.errors import FileError
+from convmat.files.members import ZIP_DAMAGE, open_zip
 from convmat.files.npy import NpyInput
 from convmat.files.outputs import reading
 from convmat.files.schema import Array, Fields, Kind, Mismatch, Whole, check_names, from_json, shown
@@ -98,12 +98,9 @@ def _damage(key: str, error: FileError) -> Mismatch:
 def _stored_names(name: str) -> list[str]:
     """The names of an archive's arrays; stored as they are, so that a small file is a small read."""
     try:
-        with reading(name), zipfile.ZipFile(name) as archive:
+        with reading(name), open_zip(name) as archive:
             members = archive.infolist()
-    except FileError:
-        raise
-    except (zipfile.BadZipFile, NotImplementedError, OverflowError, RuntimeError, ValueError, struct.error):
-        # What a damaged directory of an archive may come to.
+    except ZIP_DAMAGE:
         raise Mismatch("", "must be an .npz archive, got another file or a damaged one") from None
     for file, times in Counter(m.filename for m in members).items():
         if times > 1 or not file.endswith(".npy"):

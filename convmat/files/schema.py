@@ -7,19 +7,19 @@ each range stands in one place. A kind says what it expects as `str(kind)`.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from convmat.errors import FileError
+from convmat.wholes import SEED_LIMIT, read_whole, whole_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LARGEST_FLOAT = 1.7976931348623157e308
-_SHOWN, _SHOWN_ITEMS, _SHOWN_BITS = 40, 4, 128  # of a value in an error: characters, items, bits
+_SHOWN, _SHOWN_ITEMS = 40, 4  # of a value in an error: characters, items
 _PIECE = 1 << 20  # numbers looked at at a time
 
 
@@ -218,6 +218,10 @@ class Array(Kind):
         return f"{self.dtype} of shape {self.shape}"
 
 
+SEED = Whole(0, SEED_LIMIT)
+"""Of all that is random."""
+
+
 def _is(kind: Kind, value: Any) -> bool:
     try:
         kind.check(value)
@@ -245,9 +249,8 @@ def shown(value: Any, depth: int = 2) -> str:
         if len(value) > _SHOWN_ITEMS or not depth:
             return f"a list of {len(value)}"
         return f"[{', '.join(shown(item, depth - 1) for item in value)}]"
-    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
-        # Python prints no numbers of more than 4,300 digits.
-        return f"a number of about {int((value.bit_length() - 1) * math.log10(2)) + 1} digits"
+    if type(value) is int:
+        return whole_text(value)
     if isinstance(value, str) and len(value) > _SHOWN:
         return f"{value[:_SHOWN]!r}…, {len(value)} characters"
     return repr(value)
@@ -260,7 +263,9 @@ def from_json(data: bytes) -> Any:
         Mismatch: no JSON, or too deep.
     """
     try:
-        return json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_number)
+        return json.loads(
+            data.decode(), object_pairs_hook=_once, parse_constant=_no_number, parse_int=read_whole
+        )
     except RecursionError:
         raise Mismatch("", "must be JSON, got lists within lists without an end") from None
     except ValueError as error:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from convmat.geometry import AXIS_NAMES, POSITION_NAMES, TAP_NAMES, ConvGeometry, Place
-from convmat.report.facts import Fact, Grid, absent, axes_text, columns_text, pads_text, shape_fact
+from convmat.report.facts import Fact, Grid, absent, axes_text, columns_text, ends, pads_text, shape_fact
 
+_MOST_LINES = 500  # of places; all of them are in the JSON
 _PADDED_WITH = {
     "reflect": "the input mirrored",
     "replicate": "the edge repeated",
@@ -111,8 +112,12 @@ def places_grid(geometry: ConvGeometry, places: Sequence[Place], order: str) -> 
     pixel_names, tap_names = _names(geometry)
     columns = ["row", "column", f"patch ({_listed(pixel_names[:-1])})", f"tap ({_listed(tap_names[:-1])})"]
     padded = any(place.in_padding for place in places)
-    lines = []
-    for place in places:
+    lines: list[tuple[str, ...]] = []
+    for number in range(len(places)) if len(places) <= _MOST_LINES else ends(len(places)):
+        if number is None:
+            lines.append(("…", *[""] * (len(columns) - 1 + (order == "chw") + padded)))
+            continue
+        place = places[number]
         line = [str(place.row), str(place.column), _listed(place.patch), _listed(place.tap)]
         if order == "chw":
             line.insert(2, str(geometry.column_of(place.tap, place.channel)))

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from convmat import reference
 from convmat.errors import DTypeError, GeometryError, ShapeError
-from convmat.geometry import ConvGeometry
+from convmat.geometry import ConvGeometry, told, whole
 from convmat.patches import check_filter_groups
+from convmat.wholes import SEED_LIMIT
 
 PROBE_DTYPES = ("float32", "float64", "float16", "int8", "uint8", "int16")
 MOST_ELEMENTS = 1 << 20
-"""Of X_col: the definition is computed in plain loops."""
+"""Of each array: the definition is computed in plain loops."""
 
 CASES = {
     "integers": "small random whole numbers",
@@ -43,7 +44,7 @@ class Probe:
 
     Raises:
         DTypeError: another dtype than `PROBE_DTYPES`, or one too narrow for sums of so many products.
-        GeometryError: filters that the groups cannot share, or an X_col of more than `MOST_ELEMENTS`.
+        GeometryError: filters that the groups cannot share, or arrays of more than `MOST_ELEMENTS`.
         ShapeError: an empty batch.
     """
 
@@ -58,17 +59,23 @@ class Probe:
 
     def __post_init__(self) -> None:
         if self.filters < 1:
-            raise GeometryError("filters", f"must be at least 1, got {self.filters}")
+            raise GeometryError("filters", f"must be at least 1, got {told(self.filters)}")
         check_filter_groups(self.filters, self.geometry.groups)
         if str(self.dtype) not in PROBE_DTYPES:
             raise DTypeError("dtype", f"got {self.dtype}; give one of {', '.join(PROBE_DTYPES)}")
-        elements = math.prod(self.geometry.matrix_shape)
-        if elements > MOST_ELEMENTS:
-            raise GeometryError(
-                "input_shape",
-                f"makes an X_col of {elements} elements, a probe has at most {MOST_ELEMENTS}; "
-                "give a smaller one: a few pixels more than the kernel will show every mistake",
-            )
+        for has, shape in (
+            ("makes an X_col of", self.geometry.matrix_shape),
+            ("has", self.geometry.input_shape),
+        ):
+            if math.prod(shape) > MOST_ELEMENTS:
+                raise GeometryError(
+                    "input_shape",
+                    f"{has} {math.prod(shape)} elements, a probe has at most {MOST_ELEMENTS}; "
+                    "give a smaller one: a few pixels more than the kernel will show every mistake",
+                )
+        most = MOST_ELEMENTS // max(self.geometry.matrix_shape[0], math.prod(self.filter_shape[1:]))
+        if self.filters > most:
+            raise GeometryError("filters", f"must be 1 to {most} in a probe, got {told(self.filters)}")
         if self.geometry.batch == 0:
             raise ShapeError("input_shape", "has no images; give at least one")
         if self._peak < 1:
@@ -106,7 +113,7 @@ class Probe:
 
     def inputs(self, seed: int) -> Iterator[tuple[str, Inputs]]:
         """The inputs of each of `CASES`, by name."""
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(whole("seed", seed, 0, SEED_LIMIT))
         shape, kernel, peak = self.geometry.input_shape, self.filter_shape, self._peak
         low = 0 if self.dtype.kind == "u" else -peak
         none = np.zeros(self.filters, self.summed)

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from convmat import reference
 from convmat.engine import convolve, convolve_transpose, execute, kernels, multiply, prepare, stream
 from convmat.errors import DTypeError
-from convmat.geometry import PADDING_MODES, PADDING_NAMES, ConvGeometry, transpose_geometry
+from convmat.geometry import PADDING_MODES, PADDING_NAMES, ConvGeometry, transpose_geometry, whole
 from convmat.layouts import from_batch, product_shape, to_batch, to_filters
 from convmat.matrix import layer_matrix
 from convmat.patches import flatten_filters, fold, fold_stream, unroll
 from convmat.verification.judging import Report, compare_exactly, verify
+from convmat.wholes import SEED_LIMIT
+
+MOST_CASES = 1_000_000  # of random geometries
 
 FAMILIES = (
     "output sizes",
@@ -92,10 +95,11 @@ def self_check(seed: int = 2017, cases: int = 0, watch: Watch | None = None) -> 
     A computation that raises is a difference like any other: the definition has a result there.
 
     Args:
-        seed: of all random numbers, and of the random geometries.
-        cases: random geometries to check besides the fixed grid.
+        seed: of all random numbers, and of the random geometries; 0 to 2^64 - 1.
+        cases: random geometries to check besides the fixed grid; 0 to `MOST_CASES`.
         watch: hands on the groups of cases as they are done; it is told how many groups there will be.
     """
+    seed, cases = whole("seed", seed, 0, SEED_LIMIT), whole("cases", cases, 0, MOST_CASES)
     groups: Iterable[list[Case]] = _groups(seed, cases)
     if watch is not None:
         groups = watch(groups, len(_GRID) + cases + len(_DTYPES) + _REST)
