@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,12 @@ def read_array(name: str, key: str) -> NDArray[Any]:
     Raises:
         FileError: it cannot be read, has no such array, or is damaged.
     """
+    return _open_array(name, key).read()
+
+
+def _open_array(name: str, key: str) -> NpyInput:
     shown = f"{name}:{key}"
-    return NpyInput(shown, open_member(name, key, shown)).read()
+    return NpyInput(shown, open_member(name, key, shown))
 
 
 def read_sparse(name: str, check_shape: Callable[[tuple[int, ...]], None]) -> NDArray[Any]:
@@ -61,15 +66,20 @@ def read_sparse(name: str, check_shape: Callable[[tuple[int, ...]], None]) -> ND
         raise FileError(
             name, f"is no sparse matrix, it has {', '.join(names) or 'nothing'}; write CSR or COO"
         )
-    data, first, second, size = (read_array(name, key) for key in keys)
-    shape = tuple(size.ravel().tolist())
     damaged = FileError(name, "is a damaged sparse matrix; write it again")
-    indices = (first, second, size)
-    if len(shape) != 2 or any(a.ndim != 1 or a.dtype.kind not in "iu" for a in indices) or min(shape) < 0:
-        raise damaged
-    if data.ndim != 1 or len(first) != len(data) or data.dtype.kind not in "biufc":
-        raise damaged
-    check_shape(shape)
+    with ExitStack() as opened:
+        *parts, size = sources = [_open_array(name, key) for key in keys]
+        for source in sources:
+            opened.callback(source.skip)
+        if size.shape != (2,) or any(len(source.shape) != 1 for source in sources):
+            raise damaged
+        if any(source.dtype.kind not in "iu" for source in sources[1:]) or parts[0].shape != parts[1].shape:
+            raise damaged
+        shape = tuple(size.read().tolist())
+        if min(shape) < 0:
+            raise damaged
+        check_shape(shape)
+        data, first, second = (source.read() for source in parts)
     by_column = False
     if keys is compressed:
         with reading(name), zipfile.ZipFile(name) as archive:
