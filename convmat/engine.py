@@ -178,7 +178,7 @@ def prepare(
     check_flag("flip", flip)
     geometry = filter_geometry(x.shape, filters.shape, stride, padding, dilation, groups)
     if bias is not None:
-        bias = _check_bias(bias, len(filters), "filters")
+        bias = check_bias(bias, len(filters), "filters")
     arithmetic = choose_arithmetic(geometry.terms, x, filters, bias)
     steps = steps_of(x) if x.dtype == arithmetic.accumulator else None
     compiled = (
@@ -191,7 +191,8 @@ def prepare(
     return Convolution(plan, x, *_weights(filters, bias, arithmetic.accumulator, compiled))
 
 
-def _check_bias(bias: ArrayLike, count: int, what: str) -> NDArray[Any]:
+def check_bias(bias: ArrayLike, count: int, what: str) -> NDArray[Any]:
+    """A bias as an array, or ShapeError unless it is one number for each of `count` filters or channels."""
     bias = as_numbers("bias", bias)
     if bias.shape != (count,):
         raise ShapeError("bias", f"has shape {bias.shape}, {count} {what} take ({count},), one number each")
@@ -597,7 +598,7 @@ def convolve_transpose(
         input_shape,
     )
     if bias is not None:
-        bias = _check_bias(bias, geometry.channels, "channels")
+        bias = check_bias(bias, geometry.channels, "channels")
     terms = math.prod(geometry.kernel_size) * len(filters) // groups
     accumulator, result = choose_arithmetic(terms, y, filters, bias)
     threads, compiled = thread_count(threads), native.library() if accumulator.kind != "i" else None

@@ -339,7 +339,8 @@ class LayerMap(Shown):
             return 24 * min(self.shape) + 32 * lines * depth + 4 * spectrum.BLOCK_BYTES
         if math.prod(self.shape) <= spectrum.DENSE_ELEMENTS:
             return 3 * item * math.prod(self.shape)
-        return item * (spectrum.BASIS * min(self.shape) + 6 * max(self.shape))
+        vectors = spectrum.BASIS * min(self.shape) + 6 * max(self.shape)
+        return item * vectors + 4 * spectrum.BLOCK_BYTES
 
     def spectrum(
         self,

@@ -35,6 +35,8 @@ from convmat.threads import thread_count
 
 OVERLAPS = ("sum", "mean")
 
+_ASKED_FROM = 1 << 24  # bytes of a result, from which on it is looked whether there is memory for it
+
 BLOCK_BYTES = 1 << 22
 """Of X_col that are moved at a time: bounds the memory of streams, and how long Ctrl-C has to wait."""
 

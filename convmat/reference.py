@@ -25,6 +25,14 @@ def _unwatched(steps: Iterable[Any], _: int) -> Iterable[Any]:
     return steps
 
 
+Values = Callable[[NDArray[Any]], NDArray[Any]]
+"""From numbers to what is computed with in their place."""
+
+
+def _themselves(a: NDArray[Any]) -> NDArray[Any]:
+    return a
+
+
 Axis = tuple[list[int], list[int]]
 """Along one axis: where the kernel starts, one position for each output, and the offsets of its taps."""
 
@@ -83,30 +91,30 @@ def convolve_by_taps(
     bias: NDArray[Any] | None = None,
     flip: bool = False,
     padding_mode: str = "zeros",
-    band: range | None = None,
+    band: Sequence[slice] = (),
+    pixels: Values = _themselves,
+    weights: Values = _themselves,
 ) -> NDArray[Any]:
     """The same sum, one kernel tap at a time over whole images, for images of real size.
 
-    `band` keeps only those outputs along the first spatial axis, so that a large result can be had in parts.
+    `band` keeps only those images, and those outputs along each spatial axis, so that a large result can be
+    had in parts. `pixels` and `weights` give what is multiplied in place of each, their magnitudes, say.
     Integers must have sums within int64; others are summed in float64 or complex128.
     """
     size, kernel = x.shape[1:-1], filters.shape[1:-1]
-    along = _axes(size, kernel, stride, padding, dilation)
-    if band is not None:
-        along[0] = (along[0][0][band.start : band.stop], along[0][1])
-    kinds = x.dtype.kind + filters.dtype.kind + ("" if bias is None else bias.dtype.kind)
+    x, along = _banded(x, _axes(size, kernel, stride, padding, dilation), band)
+    kinds = pixels(x[:0]).dtype.kind + weights(filters[:0]).dtype.kind
+    kinds += "" if bias is None else bias.dtype.kind
     dtype = _exact_dtype(kinds)
     outputs = tuple(len(starts) for starts, _ in along)
     per_group, channels = len(filters) // groups, filters.shape[-1]
     y = np.zeros((groups, len(x), *outputs, per_group), dtype)
     for tap in itertools.product(*map(range, kernel)):
-        seen = _seen_by(tap, along, x, padding_mode).astype(dtype)
+        seen = pixels(_seen_by(tap, along, x, padding_mode)).astype(dtype, copy=False)
         weight_at: tuple[Any, ...] = (slice(None), *(_turned(tap, kernel) if flip else tap))
-        weights = filters[weight_at].astype(dtype)
+        w = weights(filters[weight_at]).astype(dtype)
         for g in range(groups):
-            y[g] += (
-                seen[..., g * channels : (g + 1) * channels] @ weights[g * per_group : (g + 1) * per_group].T
-            )
+            y[g] += seen[..., g * channels : (g + 1) * channels] @ w[g * per_group : (g + 1) * per_group].T
     whole = np.moveaxis(y, 0, -2).reshape(len(x), *outputs, len(filters))
     return whole if bias is None else whole + bias.astype(dtype)
 
@@ -148,12 +156,15 @@ def unroll_by_taps(
     dilation: Any = 1,
     padding_mode: str = "zeros",
     order: str = "hwc",
-    watch: Watch = _unwatched,
+    band: Sequence[slice] = (),
 ) -> NDArray[Any]:
-    """The same matrix, one kernel tap at a time over whole images, for images of real size."""
-    along = _axes(x.shape[1:-1], kernel_size, stride, padding, dilation)
+    """The same matrix, one kernel tap at a time over whole images, for images of real size.
+
+    `band` keeps only those images, and those outputs along each spatial axis.
+    """
+    x, along = _banded(x, _axes(x.shape[1:-1], kernel_size, stride, padding, dilation), band)
     taps = list(itertools.product(*map(range, kernel_size)))
-    seen = [_seen_by(tap, along, x, padding_mode) for tap in watch(taps, len(taps))]
+    seen = [_seen_by(tap, along, x, padding_mode) for tap in taps]
     patches = np.stack(seen, axis=-1 if order == "chw" else -2)
     rows = len(x) * math.prod(len(starts) for starts, _ in along)
     return patches.reshape(rows, len(seen) * x.shape[-1])
@@ -314,6 +325,14 @@ def _seen_by(tap: Sequence[int], along: list[Axis], x: NDArray[Any], padding_mod
         outside = [y_at for y_at, p in enumerate(line) if p is None]
         seen[(slice(None),) * (axis + 1) + (outside,)] = 0
     return seen
+
+
+def _banded(x: NDArray[Any], along: list[Axis], band: Sequence[slice]) -> tuple[NDArray[Any], list[Axis]]:
+    """The images, and where the kernel starts along each axis, that a band keeps."""
+    kept = [*band[1:], *(slice(None) for _ in along)]
+    return x[tuple(band[:1])], [
+        (starts[part], taps) for (starts, taps), part in zip(along, kept, strict=False)
+    ]
 
 
 def _axes(size: Sequence[int], kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> list[Axis]:

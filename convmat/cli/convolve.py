@@ -121,21 +121,24 @@ def _convolved(
     **layer: Any,
 ) -> _Work:
     from convmat.cli.layers import open_layer
+    from convmat.cli.output import STREAM_BYTES
     from convmat.engine import Plan, prepare, stream
+    from convmat.files.memory import check_memory
     from convmat.report.results import layer_facts, plan_facts
 
     batch, arguments = open_layer(inputs, layout=layout, **layer)
     # Of the whole batch, before its values are known; what runs are the plans of its parts.
     plan = prepare(batch.empty(), **arguments, threads=threads).plan.for_batch(batch.shape[0])
+    check_memory("input", batch.chunk_bytes + STREAM_BYTES, "give smaller images")
     ran: dict[str, Plan] = {}  # the first of each accumulator, which integers choose by their values
     chunks: Iterable[Any] = batch.chunks()
     if figure is not None:
-        from convmat.cli.figures import Kept, as_pixels, check_drawable, check_finite, write_layer
-        from convmat.files.memory import check_memory
+        from convmat.cli.figures import Kept, as_pixels, check_drawable, check_finite, kept_bytes, write_layer
 
         check_drawable(plan.geometry, figure)
         check_finite(arguments["filters"], arguments["bias"])
-        needed = math.prod(plan.output_shape[1:]) * plan.arithmetic.result.itemsize
+        needed = 2 * math.prod(plan.output_shape[1:]) * plan.arithmetic.result.itemsize
+        needed += kept_bytes(batch, 1)
         check_memory("figure", needed, "draw a smaller image, or fewer filters")
         chunks = kept = Kept(chunks, 1)
         image = kept.all()
@@ -174,7 +177,9 @@ def _transposed(
     **layer: Any,
 ) -> _Work:
     from convmat.cli.layers import open_transposed_layer
+    from convmat.cli.output import STREAM_BYTES
     from convmat.engine import convolve_transpose
+    from convmat.files.memory import check_memory
     from convmat.report.results import plan_facts, transposed_facts
 
     batch, geometry, arguments = open_transposed_layer(
@@ -186,6 +191,10 @@ def _transposed(
         return convolve_transpose(y, **arguments, input_shape=known, threads=threads)
 
     dtype = transposed(batch.empty()).dtype
+    per_image = math.prod(geometry.input_shape[1:]) * dtype.itemsize
+    images = max(batch.chunk_bytes * batch.shape[0] // max(batch.nbytes, 1), 1)
+    needed = batch.chunk_bytes + images * per_image + STREAM_BYTES
+    check_memory("input", needed, "give smaller images")
     rows = (transposed(y).reshape(-1, geometry.channels) for y in batch.chunks())
     facts = batch.facts() + transposed_facts(geometry, batch.shape, flip, layout, dtype)
     return _Work(

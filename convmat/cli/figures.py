@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.cli.output import STREAM_BYTES
 from convmat.errors import ShapeError
 from convmat.files.images import to_pixels, write_animation, write_picture
 from convmat.files.memory import check_memory
@@ -18,6 +20,7 @@ from convmat.report.figures.patches import as_image, busiest, draw_patches, plan
 from convmat.watching import Watch, unwatched
 
 if TYPE_CHECKING:
+    from convmat.cli.inputs import Batch
     from convmat.geometry import ConvGeometry, Place
     from convmat.report.figures.patches import PatchPlan
 
@@ -43,7 +46,9 @@ class Kept:
         """Those kept, in one array; what has not passed yet is read ahead, only as far as it is needed."""
         while self._passed < self._wanted.stop and (x := next(self._chunks, None)) is not None:
             self._ahead.append(x)
-        return np.concatenate(self._kept)
+        if len(self._kept) > 1:
+            self._kept = [np.concatenate(self._kept)]
+        return self._kept[0]
 
     def _noted(self, chunks: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
         for x in chunks:
@@ -53,6 +58,12 @@ class Kept:
             if len(part):
                 self._kept.append(part.copy())
             yield x
+
+
+def kept_bytes(batch: Batch, count: int) -> int:
+    """Memory that `count` images of a batch take that are drawn: as they come, kept, as pixels, and drawn."""
+    elements = count * math.prod(batch.shape[1:])
+    return batch.chunk_bytes + elements * (batch.dtype.itemsize + 1) + STREAM_BYTES
 
 
 def check_drawable(geometry: ConvGeometry, figure: str | None, animation: str | None = None) -> None:
@@ -81,7 +92,7 @@ def as_pixels(values: NDArray[Any], option: str) -> tuple[NDArray[np.uint8], str
         ShapeError: complex, NaN or infinite values.
     """
     if values.dtype != np.uint8:
-        check_memory(option, 3 * values.size * 8, "draw a smaller image")
+        check_memory(option, values.size, "draw a smaller image")
     try:
         return to_pixels(values, values.dtype == np.uint8)
     except ShapeError:
@@ -118,6 +129,10 @@ def write_patches(
         from convmat.report.figures.animation import animate
 
         plan = plan_patches(geometry, padding_mode, order, moving=True, focus=focus)
+        nbytes = (
+            len(plan.frames) * math.prod(plan.size) * 11 // 2
+        )  # Pillow's pixels, and those of few colours
+        check_memory("animate", nbytes, "draw a smaller image")
         frames = watch(animate(plan, pixels, images, THEMES[theme]), len(plan.frames))
         count, nbytes = write_animation(animation, frames)
         part = f" of the {geometry.patches}" if count < geometry.patches else ""

@@ -45,14 +45,17 @@ def command(
     sobel-x. Two axes are one filter, three (K, kh, kw) are single-channel filters, four are K filters with
     channels in --kernel-layout.
     """
-    from convmat.cli.layers import read_kernels
+    from convmat.cli.layers import open_kernels
     from convmat.cli.output import report
+    from convmat.files.memory import check_memory
     from convmat.files.npy import write_npy
     from convmat.patches import flatten_filters
     from convmat.report.results import filters_grid, kernel_facts
 
     kernels = kernels.strip()
-    filters = read_kernels(kernels, dims or 2, kernel_layout)
+    source = open_kernels(kernels, dims or 2, kernel_layout)
+    check_memory("filters", 2 * source.outline.nbytes, "flatten a few of them at a time")
+    filters = source.read()
     w_col = flatten_filters(filters, groups, order=order)
     if output is not None:
         write_npy(output, w_col.shape, w_col.dtype, [w_col])

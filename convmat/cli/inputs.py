@@ -21,7 +21,7 @@ from convmat.files.npy import MAGIC, NpyInput, is_npy
 from convmat.files.streams import Pipe, is_pipe
 from convmat.geometry import ConvGeometry, told
 from convmat.layouts import said_axes, to_batch, to_batch_shape
-from convmat.patches import check_x_col
+from convmat.patches import allocate, check_x_col
 from convmat.report.facts import Fact, input_fact, turned_fact
 
 if TYPE_CHECKING:
@@ -41,10 +41,33 @@ class Batch:
     dims: int
     layout: str
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that `read` takes."""
+        if len(self.sources) == 1:
+            return self.sources[0].nbytes
+        each = max((source.nbytes for source in self.sources), default=0)
+        return math.prod(self.shape) * self.dtype.itemsize + each
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Memory that a chunk takes, at most."""
+        return max(map(self._chunk_bytes_of, self.sources), default=0)
+
+    def _chunk_bytes_of(self, source: NpyInput | ImageInput) -> int:
+        if isinstance(source, NpyInput) and len(source.shape) == self.dims + 2 and not source.is_fortran:
+            return min(max(source.nbytes // max(source.shape[0], 1), _CHUNK_BYTES), source.nbytes)
+        return source.nbytes
+
     def read(self) -> NDArray[Any]:
         """The data, whole."""
-        parts = [self._whole(source) for source in self.sources]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if len(self.sources) == 1:
+            return self._whole(self.sources[0])
+        images, start = allocate(self.shape, self.dtype), 0
+        for x in self.chunks():
+            images[start : start + len(x)] = x
+            start += len(x)
+        return images
 
     def channels_as(self, layout: str) -> int | None:
         """C if the array were in another layout; None for images, whose layout is their own."""

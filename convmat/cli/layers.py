@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import numpy as np
@@ -15,6 +15,7 @@ from convmat.cli.inputs import Batch, input_batch_shape, is_default, open_batch,
 from convmat.cli.options import axes_of, pads_of
 from convmat.cli.output import drain
 from convmat.doubts import likelier_kernel_layout
+from convmat.engine import check_bias, filter_geometry
 from convmat.errors import FileError, GeometryError, ShapeError
 from convmat.files.npy import NpyInput
 from convmat.files.numbers import is_text, is_typed, parse_numbers
@@ -66,13 +67,18 @@ def open_layer(
         batch = open_batch(inputs, axes, layout, frame, alpha)
     else:
         batch = shape_batch(input_shape, axes, layout)
-    kernels = _load_kernels(kernel, axes)
-    filters = to_filters(kernels, axes, kernel_layout)
+    kernels = _open_kernels(kernel, axes)
     if transpose:  # else the input's channels show what kernels are for it
-        _warn_of_kernels(kernel, kernels.shape, axes)
+        _warn_of_kernels(kernel, kernels.outline.shape, axes)
     fit = fit_to_outputs if transpose else fit_to_channels
+    asked = groups
+
+    def fitted(array: NDArray[Any]) -> tuple[NDArray[Any], int]:
+        return fit(to_filters(array, axes, kernel_layout), batch.shape[-1], asked, depthwise)
+
+    filters = to_filters(kernels.outline, axes, kernel_layout)
     try:
-        filters, groups = fit(filters, batch.shape[-1], groups, depthwise)
+        filters, groups = fitted(kernels.outline)
     except ShapeError as error:
         if not (batch.alpha and filters.shape[-1] * groups == batch.shape[-1] - 1):
             raise
@@ -86,15 +92,22 @@ def open_layer(
         raise ShapeError(
             "filters",
             f"made for {filters.shape[-1]} channels in each of {groups} groups, the input has "
-            f"{batch.shape[-1]} in all{_what_would_fit(kernels, batch, groups)}",
+            f"{batch.shape[-1]} in all{_what_would_fit(kernels.outline, batch, groups)}",
         )
+    pads = pads_of(padding, axes)
+    if not transpose:
+        filter_geometry(batch.shape, filters.shape, stride, pads, dilation, groups)
+    if bias is not None:
+        of_bias = _open_bias(bias)
+        count, what = (filters.shape[-1] * groups, "channels") if transpose else (len(filters), "filters")
+        check_bias(of_bias.outline, count, what)
     return batch, {
-        "filters": filters,
+        "filters": fitted(kernels.read())[0],
         "stride": stride,
-        "padding": pads_of(padding, axes),
+        "padding": pads,
         "dilation": dilation,
         "groups": groups,
-        "bias": None if bias is None else _read_bias(bias),
+        "bias": None if bias is None else of_bias.read(),
         "flip": flip,
         "padding_mode": padding_mode,
     }
@@ -227,28 +240,50 @@ def _what_would_fit(kernels: NDArray[Any], batch: Batch, groups: int) -> str:
     return f"; give filters of {channels // groups} channels"
 
 
-def read_kernels(name: str, dims: int, kernel_layout: str) -> NDArray[Any]:
+class _Source(NamedTuple):
+    """Numbers whose shape is known before they are read."""
+
+    outline: NDArray[Any]
+    """An array of that shape and dtype, for what the shape decides."""
+    read: Callable[[], NDArray[Any]]
+
+    def as_read(self, view: Callable[[NDArray[Any]], NDArray[Any]]) -> _Source:
+        """The same numbers in the form that `view` gives them."""
+        return _Source(view(self.outline), lambda: view(self.read()))
+
+
+def _file(name: str) -> _Source:
+    source = NpyInput(name)
+    return _Source(source.outline, source.read)
+
+
+def _held(array: NDArray[Any]) -> _Source:
+    return _Source(array, lambda: array)
+
+
+def open_kernels(name: str, dims: int, kernel_layout: str) -> _Source:
     """Kernels from a file, typed, or by name, as (K, *kernel, C/groups), for an input that is not known."""
-    kernels = _load_kernels(name, dims)
-    _warn_of_kernels(name, kernels.shape, dims)
-    return to_filters(kernels, dims, kernel_layout)
+    kernels = _open_kernels(name, dims)
+    _warn_of_kernels(name, kernels.outline.shape, dims)
+    return kernels.as_read(lambda array: to_filters(array, dims, kernel_layout))
 
 
-def _load_kernels(name: str, dims: int) -> NDArray[Any]:
+def _open_kernels(name: str, dims: int) -> _Source:
     """Kernels as they are given; typed ones, and those of text, are one filter, or K of one axis."""
     if is_kernel_name(name) and not os.path.exists(name):
-        return named_kernel(name, dims)
+        return _held(named_kernel(name, dims))
     if is_typed(name):
-        kernels = parse_numbers(name, "filters")
-        if kernels.size == 1 and ";" not in name:
+        kernels = _held(parse_numbers(name, "filters"))
+        if kernels.outline.size == 1 and ";" not in name:
             raise ShapeError("filters", f"{name!r} is one number; write a kernel of 1 × 1 as '{name};'")
     elif is_pipe(name) or os.path.exists(name) or _is_array_name(name):
-        kernels = NpyInput(name).read()
+        kernels = _file(name)
     else:
         names = ", ".join(NAMES)
         raise FileError(name, f"is neither a file nor one of {names}, nor numbers as in '1 0 -1; 2 0 -2'")
     of_text = is_typed(name) or is_text(name)
-    return kernels[0] if of_text and dims == len(kernels) == 1 else kernels
+    single = of_text and dims == len(kernels.outline) == 1
+    return kernels.as_read(lambda array: array[0]) if single else kernels
 
 
 def _is_array_name(name: str) -> bool:
@@ -274,12 +309,17 @@ def _warn_of_kernels(name: str, shape: tuple[int, ...], dims: int) -> None:
         )
 
 
-def _read_bias(name: str) -> NDArray[Any]:
+def _open_bias(name: str) -> _Source:
     """A bias, (K,), of a file or typed; as text it is a line or a column."""
     if not is_typed(name) and not is_text(name):
-        return NpyInput(name).read()
-    bias = parse_numbers(name, "bias") if is_typed(name) else NpyInput(name).read()
-    return bias.reshape(-1) if 1 in bias.shape else bias
+        return _file(name)
+    bias = _held(parse_numbers(name, "bias")) if is_typed(name) else _file(name)
+    return bias.as_read(lambda array: array.reshape(-1)) if 1 in bias.outline.shape else bias
+
+
+def _repeated(filters: NDArray[Any], count: int) -> NDArray[Any]:
+    """One filter as so many; a view."""
+    return np.broadcast_to(filters, (count, *filters.shape[1:]))
 
 
 def fit_to_channels(
@@ -309,7 +349,7 @@ def fit_to_channels(
             f"{count} filters of {depth} channels cannot filter {channels} channels each alone; "
             f"give one single-channel filter, or a multiple of {channels}",
         )
-    return (filters.repeat(channels, axis=0) if count == 1 else filters), channels
+    return _repeated(filters, channels) if count == 1 else filters, channels
 
 
 def fit_to_outputs(
@@ -324,7 +364,7 @@ def fit_to_outputs(
     if depthwise and groups not in (1, outputs):
         raise GeometryError("groups", f"--depthwise means {outputs} groups here, got {groups}; leave it out")
     if depthwise and count == 1:
-        filters = filters.repeat(outputs, axis=0)
+        filters = _repeated(filters, outputs)
     elif count != outputs:
         hint = "; or add --depthwise for this one on each" if count == 1 and not depthwise else ""
         raise ShapeError(

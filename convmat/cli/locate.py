@@ -69,6 +69,7 @@ def command(
     from convmat.cli.inputs import Batch, input_batch_shape, open_batch, refuse_image_options
     from convmat.cli.output import drain, report
     from convmat.errors import MappingIndexError, ShapeError
+    from convmat.files.memory import check_memory
     from convmat.files.streams import is_pipe
     from convmat.geometry import ConvGeometry
     from convmat.report.places import pixel_facts, place_facts, places_grid
@@ -105,11 +106,13 @@ def command(
     if figure is None:
         value = batch.element(element)
     else:
-        from convmat.cli.figures import Kept, check_drawable, write_patches
+        from convmat.cli.figures import Kept, check_drawable, kept_bytes, write_patches
 
         check_drawable(geometry, figure)
         if not places:
             raise ShapeError("figure", "shows the patches of a pixel, and none holds this one; leave it out")
+        if inputs:
+            check_memory("input", kept_bytes(batch, 1), "draw a smaller image")
         kept = Kept(batch.chunks(), 1, places[0].patch[0]) if inputs else None
         images = kept.all() if kept else None
         if kept and any(map(is_pipe, inputs)):

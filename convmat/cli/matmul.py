@@ -51,9 +51,9 @@ def command(
 
     if x_col == w_col == "-":
         raise click.UsageError("X and W cannot both be standard input; name a file for one")
-    weights = NpyInput(w_col).read()
-    patches = NpyInput(x_col)
-    check_product(patches.shape, weights.shape)
+    source, patches = NpyInput(w_col), NpyInput(x_col)
+    check_product(patches.shape, source.shape)
+    weights = source.read()
     rows = (*patches.shape[:-1], weights.shape[-1])
     shape = product_shape(rows, output_shape, dims) if output_shape is not None else rows
     dtype = result_dtype(patches.dtype, weights.dtype)

@@ -9,6 +9,8 @@ import click
 from convmat.cli import options
 from convmat.files.schema import Whole
 
+_WRITTEN = 1 << 24  # bytes of an archive that are written at a time
+
 
 @click.command("matrix", cls=options.Command)
 @click.argument("source", metavar="[INPUT]", required=False, type=options.File())
@@ -79,7 +81,7 @@ def command(
         from convmat.report.figures.pattern import sparsity_picture
 
     if output is not None or figure is not None:
-        needed = found.nbytes + (found.dense_bytes if dense else 0)
+        needed = found.nbytes + (found.dense_bytes if dense else _WRITTEN)
         remedy = "leave out --dense" if dense else "without -o and --figure the facts need no memory for it"
         check_memory("output", needed, remedy)
         matrix = found.matrix()

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+STREAM_BYTES = 3 << 22
+"""Memory that a stream works in: a block of what it reads, as it computes with it, and of its result."""
+
 BRIEF = "convmat.brief"
 """Under this key a context's meta says whether one line is asked for: no command has to hand it on."""
 
@@ -191,13 +194,16 @@ def drain(blocks: Iterable[object]) -> None:
     deque(blocks, maxlen=0)
 
 
-def collect(blocks: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A stream's rows, (..., C) at a time, as one array."""
+def collect(
+    blocks: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any], more: int = 0
+) -> NDArray[Any]:
+    """A stream's rows, (..., C) at a time, as one array; `more` bytes will be needed with it afterwards."""
     import numpy as np
 
     from convmat.files.memory import check_memory
 
-    check_memory("output", math.prod(shape) * dtype.itemsize, "write .npy with --layout nhwc, in blocks")
+    needed = math.prod(shape) * dtype.itemsize + max(more, STREAM_BYTES)
+    check_memory("output", needed, "write .npy with --layout nhwc, in blocks")
     whole = np.empty((math.prod(shape[:-1]), shape[-1]), dtype)
     start = 0
     for block in blocks:
@@ -229,10 +235,10 @@ def write_images(
     if output is None:
         drain(rows)
     elif is_picture(output):
-        from convmat.files.images import check_picture, write_picture
+        from convmat.files.images import check_picture, picture_bytes, write_picture
 
         check_picture(shape)
-        note = write_picture(output, collect(rows, shape, dtype), keep)
+        note = write_picture(output, collect(rows, shape, dtype, picture_bytes(shape)), keep)
         return [Fact("picture", "picture", note, note)]
     elif output_layout(layout) == "nhwc":
         write_npy(output, shape, dtype, rows)

@@ -76,6 +76,7 @@ def command(
     """
     from convmat.cli.inputs import open_batch
     from convmat.cli.output import drain, progress, report, show, warn, watching
+    from convmat.files.memory import check_memory
     from convmat.files.npy import write_npy
     from convmat.files.streams import is_pipe
     from convmat.geometry import ConvGeometry
@@ -92,7 +93,7 @@ def command(
     chunks: Iterable[Any] = batch.chunks()
     pictures: list[Fact] = []
     if drawn or preview:
-        from convmat.cli.figures import Kept, as_pixels, check_drawable, write_patches
+        from convmat.cli.figures import Kept, as_pixels, check_drawable, kept_bytes, write_patches
         from convmat.report.figures.patches import IMAGES
         from convmat.report.preview import check_preview, preview_text
 
@@ -101,7 +102,9 @@ def command(
         check_drawable(geometry, figure, animate)
         if preview:
             check_preview(geometry)
-        chunks = kept = Kept(chunks, min(IMAGES, batch.shape[0]))
+        count = min(IMAGES, batch.shape[0])
+        check_memory("input", kept_bytes(batch, count), "draw smaller images")
+        chunks = kept = Kept(chunks, count)
         # All that has no shade is refused before the first byte is out.
         if preview:
             pixels, _ = as_pixels(kept.all(), "preview")

@@ -12,9 +12,9 @@ from convmat.cli import options
 from convmat.cli.probes import probe_options, without_input
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
+    from convmat.files.npy import NpyInput
     from convmat.report.facts import Fact, Grid
     from convmat.verification import Report
 
@@ -31,6 +31,7 @@ _TAKES = {
     "matrix": (*_LINEAR, "input_shape", "expected"),
 }
 _STAGES = tuple(_TAKES)
+_FEWER = "verify a few images of it at a time"
 _ALWAYS = ("exact", "atol", "rtol", "stage", "as_json", "brief", "quiet")
 
 
@@ -143,12 +144,20 @@ class _Found(NamedTuple):
 
 
 def _two_arrays(names: tuple[str, ...], judged: dict[str, Any]) -> _Found:
+    from convmat.files.memory import check_memory
     from convmat.report.facts import input_fact
     from convmat.verification import compare
+    from convmat.verification.judging import working_bytes
 
     _check_one_pipe(*names)
-    first, second = (_read(name) for name in names)
-    return _told(compare(first, second, **judged), [input_fact(names)], stage=None)
+    first, second = (_open(name) for name in names)
+    same = first.shape == second.shape
+    if same:
+        elements = math.prod(first.shape)
+        needed = first.nbytes + second.nbytes + working_bytes(elements, first.dtype, second.dtype)
+        check_memory("input", needed, "compare a part at a time")
+    found = compare(_read(first, same), _read(second, same), **judged)
+    return _told(found, [input_fact(names)], stage=None)
 
 
 def _convolution(
@@ -163,15 +172,18 @@ def _convolution(
     diagnose: bool,
     **layer: Any,
 ) -> _Found:
+    from convmat.arithmetic import arithmetic_of
     from convmat.cli.layers import first_equal, open_layer, places_in, results
     from convmat.cli.output import watching
     from convmat.engine import filter_geometry
     from convmat.files.memory import check_memory
+    from convmat.patches import BLOCK_BYTES
     from convmat.report.facts import geometry_facts
     from convmat.report.verdicts import diagnosis_facts, explained_facts, terms_grid
     from convmat.verification import verify
+    from convmat.verification.diagnosis import diagnosis_bytes, may_be_explained
     from convmat.verification.judging import explain as explained
-    from convmat.verification.judging import memory_needed
+    from convmat.verification.judging import working_bytes
     from convmat.verification.quantization import Requantize
 
     batch, arguments = open_layer(inputs, layout=layout, expected=expected, **layer)
@@ -179,14 +191,23 @@ def _convolution(
     geometry = filter_geometry(
         batch.shape, filters.shape, *(arguments[key] for key in ("stride", "padding", "dilation", "groups"))
     )
-    needed = memory_needed(geometry, len(filters), batch.dtype.itemsize)
-    check_memory("input", needed, "verify a few images of it at a time")
     if expected is None and diagnose:
         options.refuse(["diagnose"], "goes with --expected")
     judged = judged | {"requantize": requantize}
-    raw = None if expected is None else _read(expected)
-    x = batch.read()
     shape = (batch.shape[0], *geometry.output_size, len(filters))
+    source = None if expected is None else _open(expected)
+    dtype = arithmetic_of(geometry.terms, (batch.dtype, filters.dtype))
+    itemsize = dtype.result.itemsize if dtype else 8
+    result_bytes = itemsize * math.prod(shape) + BLOCK_BYTES if source is None else source.nbytes
+    needed = batch.nbytes + result_bytes + working_bytes(math.prod(shape), batch.dtype, filters.dtype)
+    check_memory("input", needed, _FEWER)
+    raw = None
+    diagnosable = False
+    if source is not None:
+        diagnosable = diagnose and not quiet and may_be_explained(source.shape, geometry, len(filters))
+        fits = any(reading.shape == shape for reading in results(source.outline, shape, layout).values())
+        raw = _read(source, fits or diagnosable)
+    x = batch.read()
     readings: dict[str, Any] = {layout: None} if raw is None else results(raw, shape, layout)
     watch = watching(quiet, "part")
     read_as, found = first_equal(
@@ -201,9 +222,10 @@ def _convolution(
         terms = explained(x, at=found.worst, **arguments)
         more += explained_facts(geometry, terms)
         grids.append(terms_grid(terms))
-    if diagnose and raw is not None and result is not None and not found and not quiet:
+    if diagnosable and raw is not None and result is not None and not found:
         from convmat.verification.diagnosis import diagnose as diagnosed
 
+        check_memory("expected", diagnosis_bytes(geometry, len(filters), raw), "add --no-diagnose")
         watch = watching(quiet, "mistake")
         mistakes = diagnosed(x, expected=result, judged=judged, **arguments, watch=watch)
         places = places_in(raw, lambda array: results(array, shape, layout)[read_as])
@@ -242,11 +264,12 @@ def _unrolled(
     alpha: str,
 ) -> _Found:
     from convmat.cli.inputs import open_batch
-    from convmat.cli.layers import read_kernels
+    from convmat.cli.layers import open_kernels
     from convmat.cli.output import watching
     from convmat.files.memory import check_memory
     from convmat.geometry import ConvGeometry
     from convmat.report.facts import geometry_facts
+    from convmat.verification.judging import working_bytes
     from convmat.verification.stages import verify_unroll
 
     if (kernel is None) == (kernel_size is None):
@@ -256,13 +279,17 @@ def _unrolled(
     if kernel is None:
         options.refuse(["kernel_layout"], "goes with --kernel")
     else:
-        kernel_size = read_kernels(kernel, axes, kernel_layout).shape[1:-1]
+        kernel_size = open_kernels(kernel, axes, kernel_layout).outline.shape[1:-1]
     batch = open_batch(inputs, axes, layout, frame, alpha)
     pads = options.pads_of(padding, axes)
     geometry = ConvGeometry(batch.shape, kernel_size, stride, pads, dilation)
     rows, columns = geometry.matrix_shape
-    check_memory("input", 4 * rows * columns * batch.dtype.itemsize, "verify a few images of it at a time")
-    result = None if expected is None else _read(expected)
+    source = None if expected is None else _open(expected)
+    x_col_bytes = rows * columns * batch.dtype.itemsize if source is None else source.nbytes
+    needed = batch.nbytes + x_col_bytes + working_bytes(rows * columns, batch.dtype)
+    check_memory("input", needed, _FEWER)
+    shapes = ((rows, columns), (geometry.batch, geometry.patches, columns))
+    result = None if source is None else _read(source, source.shape in shapes)
     where = {"dilation": dilation, "padding_mode": padding_mode, "order": order}
     watch = watching(quiet, "tap")
     found = verify_unroll(batch.read(), kernel_size, result, stride, pads, **where, watch=watch, **judged)
@@ -281,9 +308,11 @@ def _flattened(
     kernel_layout: str,
     dims: int | None,
 ) -> _Found:
-    from convmat.cli.layers import read_kernels
+    from convmat.cli.layers import open_kernels
     from convmat.cli.output import watching
+    from convmat.files.memory import check_memory
     from convmat.report.facts import Fact, input_fact, shape_fact
+    from convmat.verification.judging import working_bytes
     from convmat.verification.stages import verify_flatten_filters
 
     if kernel is None:
@@ -291,8 +320,15 @@ def _flattened(
     if inputs:
         raise click.UsageError("--stage flatten-filters takes no INPUT: W_col is of the kernels alone")
     _check_one_pipe(kernel, expected)
-    filters = read_kernels(kernel, dims or 2, kernel_layout)
-    result = None if expected is None else _read(expected)
+    kernels = open_kernels(kernel, dims or 2, kernel_layout)
+    shape, nbytes = kernels.outline.shape, kernels.outline.nbytes
+    source = None if expected is None else _open(expected)
+    w_col_bytes = 0 if source is None else source.nbytes
+    needed = 3 * nbytes + w_col_bytes + working_bytes(kernels.outline.size, kernels.outline.dtype)
+    check_memory("filters", needed, "verify a few of them at a time")
+    w_col_shape = (math.prod(shape[1:]), shape[0])
+    result = None if source is None else _read(source, source.shape == w_col_shape)
+    filters = kernels.read()
     found = verify_flatten_filters(filters, result, order=order, watch=watching(quiet, "row"), **judged)
     facts = [
         input_fact([kernel])._replace(key="kernels", label="kernels"),
@@ -321,22 +357,27 @@ def _folded(
     from convmat.cli.inputs import folded_geometry
     from convmat.cli.layers import as_images
     from convmat.cli.output import watching
+    from convmat.files.memory import check_memory
     from convmat.report.facts import geometry_facts, input_fact
-    from convmat.verification.stages import verify_fold
+    from convmat.verification.stages import fold_bytes, verify_fold
 
     if len(inputs) != 1 or kernel_size is None or input_shape is None:
         raise click.UsageError("--stage fold takes one INPUT, which is X_col, and --k and --input-shape")
     _check_one_pipe(*inputs, expected)
     axes = options.axes_of(dims, kernel_size, stride, dilation)
     pads = options.pads_of(padding, axes)
-    x_col = _read(inputs[0])
+    x_col = _open(inputs[0])
     geometry = folded_geometry(x_col.shape, input_shape, axes, layout, kernel_size, stride, pads, dilation)
+    source = None if expected is None else _open(expected)
+    result_bytes = 8 * math.prod(geometry.input_shape) if source is None else source.nbytes
+    check_memory("input", x_col.nbytes + result_bytes + fold_bytes(geometry), _FEWER)
     result = raw = None
-    if expected is not None:
-        raw = _read(expected)
+    if source is not None:
+        fits = as_images(source.outline, axes, layout).shape == geometry.input_shape
+        raw = _read(source, fits)
         result = as_images(raw, axes, layout)
     found = verify_fold(
-        x_col,
+        x_col.read(),
         geometry.input_shape,
         kernel_size,
         result,
@@ -366,9 +407,10 @@ def _as_matrix(
     from convmat.cli.output import watching
     from convmat.engine import filter_geometry
     from convmat.files.archives import read_sparse
+    from convmat.files.memory import check_memory
     from convmat.layouts import output_layout
     from convmat.report.facts import geometry_facts
-    from convmat.verification.stages import check_dense, verify_matrix
+    from convmat.verification.stages import check_dense, matrix_bytes, verify_matrix
 
     if len(inputs) > 1:
         raise click.UsageError("--stage matrix takes one INPUT: the matrix is that of one image")
@@ -381,11 +423,20 @@ def _as_matrix(
         arguments["filters"].shape,
         *(arguments[key] for key in ("stride", "padding", "dilation", "groups")),
     )
-    check_dense((geometry.patches * len(arguments["filters"]), math.prod(shape[1:])))
+    filters = arguments["filters"]
+    matrix = geometry.patches * len(filters), math.prod(shape[1:])
+    check_dense(matrix)
+    check_memory(
+        "matrix",
+        matrix_bytes(matrix, filters.dtype, arguments["padding_mode"]),
+        "give a smaller input of the same layer",
+    )
     result = None
-    if expected is not None:
-        archived = expected.endswith(".npz")
-        result = read_sparse(expected, check_dense) if archived else _read(expected)
+    if expected is not None and expected.endswith(".npz"):
+        result = read_sparse(expected, check_dense)
+    elif expected is not None:
+        dense = _open(expected)
+        result = _read(dense, dense.shape == matrix)
     watch = watching(quiet, "column")
     layout = output_layout(layout)
     found = verify_matrix(
@@ -417,10 +468,18 @@ def _told(
     )
 
 
-def _read(name: str) -> NDArray[np.generic]:
+def _open(name: str) -> NpyInput:
     from convmat.files.npy import NpyInput
 
-    return NpyInput(name).read()
+    return NpyInput(name)
+
+
+def _read(source: NpyInput, matters: bool) -> NDArray[Any]:
+    """An array; where its shape alone decides, one of that shape, of which nothing is held."""
+    if matters:
+        return source.read()
+    source.skip()
+    return source.outline
 
 
 def _check_one_pipe(*names: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -59,33 +60,36 @@ def read_sparse(name: str, check_shape: Callable[[tuple[int, ...]], None]) -> ND
     try:
         form = _format(name) if "format" in names else "csr" if keys is compressed else "coo"
         OneOf(("csr", "csc") if keys is compressed else ("coo",)).check(form, "format")
-        # All that headers say is looked at before any data is, and the shape before all other data.
-        data, first, second, size = (_opened(name, key) for key in keys)
-        _check_line(size, 2, "shape")
-        shape = tuple(size.read().tolist())
-        Items((Whole(0, INT64), Whole(0, INT64))).check(shape, "shape")
-        check_shape(shape)
-        lines = shape[1] if form == "csc" else shape[0]
-        entries = data.shape[0] if len(data.shape) == 1 else 0
-        _check_line(data, entries, "data", "biufc")
-        _check_line(first, entries, keys[1])
-        _check_line(second, lines + 1 if keys is compressed else entries, keys[2])
-        needed = math.prod(shape) * data.dtype.itemsize + 8 * sum(s.nbytes for s in (data, first, second))
-        check_memory(name, needed, "give the matrix of a smaller layer")
-        rows, columns = first.read(), second.read()
-        if keys is compressed:
-            starts = columns
-            if starts[0] or starts[-1] != entries or (starts[1:] < starts[:-1]).any():
-                raise Mismatch("indptr", f"must rise from 0 to {entries}, the entries of data")
-            rows, columns = np.arange(lines).repeat(np.diff(starts)), rows
-            rows, columns = (columns, rows) if form == "csc" else (rows, columns)
-        for key, index, count in (("rows", rows, shape[0]), ("columns", columns, shape[1])):
-            # As Python's numbers: NumPy takes an index of 2^64 − 1 for −1.
-            for end in (index.min(), index.max()) if index.size else ():
-                Whole(0, count - 1).check(int(end), key)
-        dense = np.zeros(shape, data.dtype)
-        np.add.at(dense, (rows.astype(np.intp), columns.astype(np.intp)), data.read())
-        return dense
+        with ExitStack() as closing:
+            # All that headers say is looked at before any data is, and the shape before all other data.
+            data, first, second, size = sources = [_opened(name, key) for key in keys]
+            for source in sources:
+                closing.callback(source.skip)
+            _check_line(size, 2, "shape")
+            shape = tuple(size.read().tolist())
+            Items((Whole(0, INT64), Whole(0, INT64))).check(shape, "shape")
+            check_shape(shape)
+            lines = shape[1] if form == "csc" else shape[0]
+            entries = data.shape[0] if len(data.shape) == 1 else 0
+            _check_line(data, entries, "data", "biufc")
+            _check_line(first, entries, keys[1])
+            _check_line(second, lines + 1 if keys is compressed else entries, keys[2])
+            needed = math.prod(shape) * data.dtype.itemsize + 8 * sum(s.nbytes for s in (data, first, second))
+            check_memory(name, needed, "give the matrix of a smaller layer")
+            rows, columns = first.read(), second.read()
+            if keys is compressed:
+                starts = columns
+                if starts[0] or starts[-1] != entries or (starts[1:] < starts[:-1]).any():
+                    raise Mismatch("indptr", f"must rise from 0 to {entries}, the entries of data")
+                rows, columns = np.arange(lines).repeat(np.diff(starts)), rows
+                rows, columns = (columns, rows) if form == "csc" else (rows, columns)
+            for key, index, count in (("rows", rows, shape[0]), ("columns", columns, shape[1])):
+                # As Python's numbers: NumPy takes an index of 2^64 − 1 for −1.
+                for end in (index.min(), index.max()) if index.size else ():
+                    Whole(0, count - 1).check(int(end), key)
+            dense = np.zeros(shape, data.dtype)
+            np.add.at(dense, (rows.astype(np.intp), columns.astype(np.intp)), data.read())
+            return dense
     except Mismatch as mismatch:
         raise FileError(name, f"is a damaged sparse matrix: {mismatch}; write it again") from None
 

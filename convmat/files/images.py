@@ -19,11 +19,14 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import struct
 import warnings
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import reduce
 from typing import IO, Any, Literal
 
 import numpy as np
@@ -31,7 +34,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from convmat.errors import ConvmatError, FileError, ShapeError
+from convmat.files import jpeg
 from convmat.files.foreign import KNOWN_BYTES, foreign
+from convmat.files.memory import check_memory
 from convmat.files.outputs import (
     ANIMATION_FORMATS,
     PICTURE_FORMATS,
@@ -96,6 +101,8 @@ _WITH_ALPHA = (2, 4)  # channels
 _BY_TIFFFILE = (
     'which would be misread; save it as .npy, in Python: numpy.save("x.npy", tifffile.imread("x.tif"))'
 )
+_BAND_PIXELS = 1 << 18  # of an image that are converted at a time
+_PIECES: dict[str, Any] = {"flags": ["external_loop", "buffered", "zerosize_ok"], "buffersize": _BAND_PIXELS}
 _NEITHER = "is neither an image nor an .npy array"
 _EMPTY = "is empty; expected an image or an .npy array"
 _GIF_COLOURS = 128  # of 256: Pillow needs a free one for what has not changed, and fewer pack better
@@ -133,29 +140,52 @@ class ImageInput:
             orientation = _orientation(image)
             if orientation in _ROTATED:
                 width, height = height, width
+            self._decoded = width * height * _decoder_bytes(image) + self._nbytes()
         self.turned = _TURNS.get(orientation)
         self.shape = (height, width, channels)
         self.dtype = np.dtype(dtype)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory that `read` takes: what Pillow decodes to, and the array."""
+        return self._decoded + math.prod(self.shape) * self.dtype.itemsize
+
     def read(self) -> NDArray[Any]:
         """The pixels, (H, W, C)."""
+        check_memory(self.name, self.nbytes, "give a smaller image")
         with self._open() as image:
             mode, dtype, channels = self._kind(image)
             key = _colour_key(image)
+            expected = self._longer_sum() if image.format in ("JPEG", "MPO") else None
             with _complaints(self.name, image.format == "TIFF"):
                 image.load()
-            upright = image
             # TIFF is turned by Pillow as it is decoded.
-            if image.format != "TIFF" and _orientation(image) != 1:
-                from PIL import ImageOps
+            orientation = 1 if image.format == "TIFF" else _orientation(image)
+            turned = orientation in _ROTATED
+            found = np.empty((*(self.shape[1::-1] if turned else self.shape[:2]), self.shape[2]), self.dtype)
+            decoded = 0
+            for top, band in _bands(image):
+                if expected is not None:
+                    decoded = zlib.crc32(band.tobytes(), decoded)
+                pixels = np.asarray(band if band.mode == mode else band.convert(mode))
+                if key is not None:
+                    pixels = _with_alpha(pixels.astype(dtype, copy=False), key)
+                if self._alpha != "keep" and channels in _WITH_ALPHA:
+                    pixels = _without_alpha(pixels, self._alpha)
+                rows = found[top : top + len(pixels)]
+                rows[...] = pixels.astype(dtype, copy=False).reshape(rows.shape)
+            if expected not in (None, decoded):
+                raise ValueError("its data end before the picture does")
+            return _upright(found, orientation)
 
-                upright = ImageOps.exif_transpose(image)
-            pixels = np.asarray(upright if upright.mode == mode else upright.convert(mode))
-            if key is not None:
-                pixels = _with_alpha(pixels.astype(dtype, copy=False), key)
-            if self._alpha != "keep" and channels in _WITH_ALPHA:
-                pixels = _without_alpha(pixels, self._alpha)
-            return pixels.astype(dtype, copy=False).reshape(self.shape)
+    def _longer_sum(self) -> int | None:
+        """The checksum of a JPEG's pixels were its scans longer; None where that tells nothing."""
+        with self._stream() as stream:
+            longer = jpeg.with_longer_scans(stream.read())
+        if longer is None:
+            return None
+        with Image.open(io.BytesIO(longer), formats=("JPEG",)) as image:
+            return reduce(lambda found, part: zlib.crc32(part[1].tobytes(), found), _bands(image), 0)
 
     @contextmanager
     def _open(self) -> Iterator[Image.Image]:
@@ -268,6 +298,30 @@ class ImageInput:
         if not right or (bits > 8 and tags.get(262) == 0):
             white = " of which 0 is white" if tags.get(262) == 0 else ""
             raise FileError(self.name, f"has {bits}-bit {kind_name} samples{white}, {_BY_TIFFFILE}")
+
+
+def _decoder_bytes(image: Image.Image) -> int:
+    """Memory that decoding takes for a pixel: Pillow's own, and what the decoder holds."""
+    own = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
+    if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
+        return own + 2 * len(image.getbands())  # all coefficients
+    return own + (12 if image.format == "WEBP" else 0)
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """An image in bands of lines, each with the number of its first."""
+    step = max(_BAND_PIXELS // image.width, 1)
+    for top in range(0, image.height, step):
+        yield top, image.crop((0, top, image.width, min(top + step, image.height)))
+
+
+def _upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Pixels, (H, W, C), turned as EXIF says; a view."""
+    if orientation in (5, 7):  # rows and columns exchanged, then turned
+        pixels, orientation = pixels.swapaxes(0, 1), {5: 1, 7: 3}[orientation]
+    if orientation in (2, 4):
+        return np.flip(pixels, 1 if orientation == 2 else 0)
+    return np.rot90(pixels, {3: 2, 6: -1, 8: 1}.get(orientation, 0))
 
 
 def _taken_in(pipe: Pipe) -> bytes:
@@ -420,18 +474,31 @@ def to_pixels(values: NDArray[Any], keep: bool) -> tuple[NDArray[np.uint8], str]
     Raises:
         ShapeError: complex, NaN or infinite values.
     """
-    if values.dtype.kind == "c" or not np.isfinite(values).all():
+    if values.dtype.kind == "c" or not all(np.isfinite(part).all() for part in np.nditer(values, **_PIECES)):
         raise ShapeError("output", "complex, NaN or infinite values have no pixels; write .npy instead")
     low, high = float(values.min()), float(values.max())
     # Judged as rounded: a mean of 255s may come out a last bit above 255.
     if keep and round(low) >= 0 and round(high) <= 255:
-        return np.rint(values).astype(np.uint8), "values kept, rounded to 0..255"
+        return _changed(values, np.rint), "values kept, rounded to 0..255"
     if low == high:
-        return np.clip(np.rint(values), 0, 255).astype(np.uint8), f"all values are {low:.6g}"
+        return _changed(values, lambda part: np.clip(np.rint(part), 0, 255)), f"all values are {low:.6g}"
     # Halved, so that the span of the largest floats is still a number.
-    halves = values.astype(np.float64) / 2 if high - low == np.inf else values.astype(np.float64)
-    scaled = (halves - halves.min()) / (halves.max() - halves.min()) * 255
-    return np.rint(scaled).astype(np.uint8), f"values {low:.6g} .. {high:.6g} stretched to 0..255"
+    half = 2 if high - low == np.inf else 1
+    start, span = low / half, high / half - low / half
+
+    def stretched(part: NDArray[Any]) -> NDArray[Any]:
+        return np.rint((part.astype(np.float64) / half - start) / span * 255)
+
+    return _changed(values, stretched), f"values {low:.6g} .. {high:.6g} stretched to 0..255"
+
+
+def _changed(values: NDArray[Any], change: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.uint8]:
+    """All values, a piece at a time, as what a change makes of them."""
+    pixels = np.empty(values.shape, np.uint8)
+    with np.nditer([values, pixels], op_flags=[["readonly"], ["writeonly"]], **_PIECES) as pieces:
+        for part, made in pieces:
+            made[...] = change(part)
+    return pixels
 
 
 def check_picture(shape: tuple[int, ...]) -> None:
@@ -440,6 +507,12 @@ def check_picture(shape: tuple[int, ...]) -> None:
         raise ShapeError(
             "output", f"has shape {shape}, a picture shows (1, H, W, 1) or (1, H, W, 3); write .npy instead"
         )
+
+
+def picture_bytes(shape: tuple[int, ...]) -> int:
+    """Memory that `write_picture` takes: pixels, Pillow's, and the file's bytes."""
+    count, channels = math.prod(shape[:-1]), shape[-1]
+    return count * (2 * channels + (1 if channels == 1 else 4))
 
 
 def write_animation(name: str, frames: Iterable[tuple[NDArray[np.uint8], int]]) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from convmat.errors import FileError
 from convmat.files.foreign import KNOWN_BYTES, foreign
 from convmat.files.members import ZIP_MAGIC, open_member, open_only_member, split_member
+from convmat.files.memory import check_memory
 from convmat.files.numbers import is_text, read_numbers
 from convmat.files.outputs import check_ending, open_output, reading
 from convmat.files.streams import Pipe, is_pipe, open_file, shown_name
@@ -25,6 +26,8 @@ from convmat.files.streams import Pipe, is_pipe, open_file, shown_name
 MAGIC = b"\x93NUMPY"
 _HEADER_LIMIT = 10_000  # NumPy's own limit on what it parses
 _MAPPED_FROM = 1 << 28  # bytes; a file that shrinks under its map ends the process, so not without need
+_PIECES: Any = ["external_loop", "buffered", "zerosize_ok"]
+_PIECE = 1 << 18  # elements that are written at a time, and brought in order where they are not
 _CHUNK = 1 << 24  # a pipe's data is taken in as it comes, so that a header's lies allocate nothing
 
 
@@ -47,7 +50,7 @@ class NpyInput:
         self._pipe: io.BufferedIOBase | None = None
         stream = stream or _open(name)
         try:
-            self.shape, self._fortran_order, self.dtype = _read_header(stream, self.name)
+            self.shape, self.is_fortran, self.dtype = _read_header(stream, self.name)
             if isinstance(stream, io.BufferedReader):
                 self._offset = stream.tell()
                 self._check_size(os.fstat(stream.fileno()).st_size - self._offset)
@@ -68,13 +71,28 @@ class NpyInput:
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
+    def outline(self) -> NDArray[Any]:
+        """An array of this shape and dtype that takes no memory, for what the shape alone decides."""
+        return np.broadcast_to(np.zeros((), self.dtype), self.shape)
+
+    def skip(self) -> None:
+        """Do without the data; what a pipe still brings is taken in, so that who writes it is not cut off."""
+        if isinstance(self._pipe, Pipe):
+            got = 0
+            while more := len(self._take(self._pipe, min(_CHUNK, self.nbytes - got))):
+                got += more
+            self._check_end(self._pipe, got)
+        elif self._pipe is not None:
+            self._pipe.close()
+
+    @property
     def is_mapped(self) -> bool:
         """Whether `read` maps the file, and takes no memory for it."""
         return self._pipe is None and self.nbytes > _MAPPED_FROM
 
     def read(self) -> NDArray[Any]:
         """The whole array: read, or mapped where it is a file too large to be read lightly."""
-        order: Literal["C", "F"] = "F" if self._fortran_order else "C"
+        order: Literal["C", "F"] = "F" if self.is_fortran else "C"
         with self._data() as stream:
             if self.is_mapped:
                 with reading(self.name):
@@ -99,7 +117,7 @@ class NpyInput:
     def _blocks(self, block_bytes: int, shape: tuple[int, ...]) -> Iterator[NDArray[Any]]:
         row_bytes = self.nbytes // max(shape[0], 1)
         step = max(block_bytes // max(row_bytes, 1), 1)
-        if self._fortran_order:
+        if self.is_fortran:
             array = self.read().reshape(shape)
             for start in range(0, len(array), step):
                 yield array[start : start + step]
@@ -129,6 +147,7 @@ class NpyInput:
         with reading(self.name):
             while got < count:
                 if got == len(data):
+                    check_memory(self.name, count - got, "give a smaller array")
                     data += bytes(min(count - got, got))
                 # One system call at a time: between two that wait for data, a signal would go unheard.
                 with memoryview(data) as room:
@@ -172,7 +191,8 @@ def write_npy(
         npy_format.write_array_header_1_0(stream, header)
         stream.flush()
         while first is not None:
-            stream.write(np.ascontiguousarray(first, dtype).reshape(-1).view(np.uint8).data)
+            for piece in np.nditer(first, _PIECES, order="C", buffersize=_PIECE):
+                stream.write(np.ascontiguousarray(piece, dtype).reshape(-1).view(np.uint8).data)
             first = next(rest, None)
 
 

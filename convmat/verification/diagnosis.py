@@ -19,7 +19,7 @@ from convmat.errors import ConvmatError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.patches import as_numbers
 from convmat.verification.computed import Array, Layer
-from convmat.verification.judging import FEW, Report, subnormal, verify
+from convmat.verification.judging import FEW, Report, subnormal, verify, working_bytes
 from convmat.verification.mistakes import Mistake, known_mistakes
 from convmat.verification.quantization import Requantize
 from convmat.watching import Watch, unwatched
@@ -137,6 +137,19 @@ def diagnose_all(
     problems = [_Problem(rule, **case) for case in cases]
     numbered = {number: problem for number, problem in enumerate(problems) if problem.wrong.any()}
     return _Search(numbered, len(cases) > 1).run(budget, watch) if numbered else Findings()
+
+
+def may_be_explained(shape: Sequence[int], geometry: ConvGeometry, filters: int) -> bool:
+    """Whether a result of this shape has no more elements than mistakes can make of the layer's."""
+    widest = (h + 2 * extent for h, extent in zip(geometry.input_size, geometry.extent, strict=True))
+    return math.prod(shape) <= geometry.batch * math.prod(widest) * filters
+
+
+def diagnosis_bytes(geometry: ConvGeometry, filters: int, result: Array) -> int:
+    """Memory that `diagnose` takes beside X and the result, about: a dozen arrays like it."""
+    outputs = max(geometry.matrix_shape[0] * filters, result.size)
+    itemsize = 8 if result.dtype.kind in "biu" else result.itemsize
+    return (24 + 12 * itemsize) * outputs + 8 * math.prod(geometry.input_shape) + working_bytes(outputs)
 
 
 class _Search:

@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,8 @@ stand where the other side has none."""
 FEW = 16
 """Elements outside that a report lists."""
 
-_BAND_BYTES = 1 << 26  # of the definition's output held at one time
+_BAND = 1 << 18  # elements of the definition that are held at one time
+_EACH = 112  # bytes that are made of an element
 
 
 @dataclass(frozen=True)
@@ -171,11 +173,14 @@ def verify(
         _check_integers(x, filters, bias)
     if result is None:
         result = execute(todo)
-        result = result if quantized is None else quantized.apply(result)
+        if quantized is not None:
+            accumulators, result = result, np.empty(result.shape, quantized.dtype)
+            for band in bands(shape):
+                result[band] = quantized.apply(accumulators[band])
     if result.shape == (math.prod(shape[:-1]), shape[-1]) and result.shape != shape:
         result = result.reshape(shape)
     if result.shape != shape:
-        return _other_shape(result, shape)
+        return other_shape(result, shape)
     inputs = [x, filters] if bias is None else [x, filters, bias]
     if quantized is None:
         judge = Judge(result.dtype, geometry.terms + len(inputs) - 2, inputs, rule)
@@ -189,28 +194,43 @@ def verify(
         "flip": flip,
         "padding_mode": padding_mode,
     }
-    step = max(_BAND_BYTES // max(math.prod(shape) // size[0] * 8, 1), 1)
-    above = judge.magnitudes(inputs)
+    definition = partial(reference.convolve_by_taps, x, filters, **arguments)
+    sizes = smalls = None  # of the bias
+    if bias is not None and judge.bounded:
+        sizes, smalls = _magnitude(bias), judge.subnormal(bias)
     with np.errstate(all="ignore"):  # infinities and NaN are compared, not warned of
-        starts = range(0, size[0], step)
-        for start in watch(starts, len(starts)):
-            band = range(start, min(start + step, size[0]))
-
-            def sums(x: Any, w: Any, b: Any = None, *, band: range = band) -> NDArray[Any]:
-                return reference.convolve_by_taps(x, w, bias=b, band=band, **arguments)
-
-            wanted = sums(*inputs)
+        parts = bands(shape[:-1], max(shape[-1], x.shape[-1]))
+        for band in watch(parts, len(parts)):
+            wanted = definition(bias=bias, band=band)
             if quantized is not None:
                 wanted = quantized.apply(wanted)
             magnitude = flushed = None
-            if above is not None:
-                (x_size, w_size, *b_size), small = above
-                magnitude = sums(x_size, w_size, *b_size)
-                if small is not None:
-                    x_small, w_small, *b_small = small
-                    flushed = sums(x_small, w_size, *b_small) + sums(x_size, w_small)
-            judge.compare(result[:, band.start : band.stop], wanted, magnitude, flushed, start)
+            if judge.bounded:
+                magnitude = definition(bias=sizes, band=band, pixels=_magnitude, weights=_magnitude)
+            if judge.bounded and judge.has_subnormal:
+                flushed = definition(bias=smalls, band=band, pixels=judge.subnormal, weights=_magnitude)
+                flushed += definition(band=band, pixels=_magnitude, weights=judge.subnormal)
+            judge.compare(result[band], wanted, magnitude, flushed, [part.start for part in band])
     return judge.report(result)
+
+
+def working_bytes(elements: int, *dtypes: np.dtype[Any]) -> int:
+    """Memory that comparing results of these dtypes takes, beside the two: up to 28 MB, 56 MB of complex."""
+    return min(elements, _BAND) * _EACH * (2 if any(dtype.kind == "c" for dtype in dtypes) else 1)
+
+
+def bands(shape: Sequence[int], each: int = 1) -> list[tuple[slice, ...]]:
+    """Parts of an array of this shape, in order: slices of its first axes, of at most `_BAND` elements, each
+    of which stands for `each`, or of one.
+    """
+    if not shape:
+        return [()]
+    inner = math.prod(shape[1:]) * each
+    if len(shape) > 1 and inner > _BAND:
+        rest = bands(shape[1:], each)
+        return [(slice(i, i + 1), *part) for i in range(shape[0]) for part in rest]
+    step = max(_BAND // max(inner, 1), 1)
+    return [(slice(start, min(start + step, shape[0])),) for start in range(0, shape[0], step)]
 
 
 def compare(
@@ -232,7 +252,7 @@ def compare(
     rule = Rule.of(exact, atol, rtol)
     result, wanted = as_numbers("result", result), as_numbers("expected", wanted)
     if result.shape != wanted.shape:
-        return _other_shape(result, wanted.shape)
+        return other_shape(result, wanted.shape)
     judge = Judge(result.dtype, rule=rule)
     judge.compare_whole(result, wanted)
     return judge.report(result)
@@ -247,26 +267,31 @@ def compare_sums(
     result: NDArray[Any],
     sums: Callable[[NDArray[Any]], NDArray[Any]],
     source: NDArray[Any],
+    shape: tuple[int, ...],
     terms: int,
     *,
+    parts: int = 1,
     divided: bool = False,
     **judged: Any,
 ) -> Report:
-    """Compare a result with `sums(source)`, of at most `terms` numbers of the source for each element.
+    """Compare a result with `sums(source)`, of this shape, each of at most `terms` numbers of the source.
 
+    The first axes of both fall into `parts` that belong together, images, say; one at a time is summed.
     Integers must be equal, floats within the bound; `divided` says that the sums of whole numbers are divided
     and whole no more. `judged` are the `exact`, `atol` and `rtol` of `verify`.
     """
-    with np.errstate(all="ignore"):
-        wanted = sums(source)
-        if result.shape != wanted.shape:
-            return _other_shape(result, wanted.shape)
-        judge = Judge(result.dtype, terms, [source], Rule.of(**judged), divided=divided)
-        magnitude = flushed = None
-        if (above := judge.magnitudes([source])) is not None:
-            (size,), small = above
-            magnitude, flushed = sums(size), None if small is None else sums(small[0])
-    judge.compare_whole(result, wanted, magnitude, flushed)
+    if result.shape != shape:
+        return other_shape(result, shape)
+    judge = Judge(result.dtype, terms, [source], Rule.of(**judged), divided=divided)
+    for part in range(parts):
+        step, rows = len(result) // parts, len(source) // parts
+        numbers = source[part * rows : (part + 1) * rows]
+        with np.errstate(all="ignore"):
+            wanted, magnitude, flushed = sums(numbers), None, None
+            if judge.bounded:
+                magnitude = sums(_magnitude(numbers))
+                flushed = sums(judge.subnormal(numbers)) if judge.has_subnormal else None
+        judge.compare_whole(result[part * step : (part + 1) * step], wanted, magnitude, flushed, part * step)
     return judge.report(result)
 
 
@@ -316,12 +341,6 @@ def explain(
     return Explanation(at, terms, products, sums, shift, sums[-1] + (shift or 0))
 
 
-def memory_needed(geometry: ConvGeometry, filters: int, itemsize: int) -> int:
-    """Bytes that `verify` takes: X, the result, and its definition and bound in parts."""
-    outputs = geometry.matrix_shape[0] * filters
-    return math.prod(geometry.input_shape) * itemsize + 8 * outputs + 4 * _BAND_BYTES
-
-
 class Rule(NamedTuple):
     """What is asked of a result, other than to be within its bound."""
 
@@ -359,7 +378,8 @@ def plain_padding(geometry: ConvGeometry) -> Any:
     return geometry.padding if geometry.padding is not None else geometry.pads
 
 
-def _other_shape(result: NDArray[Any], shape: tuple[int, ...]) -> Report:
+def other_shape(result: NDArray[Any], shape: tuple[int, ...]) -> Report:
+    """The verdict on a result of another shape than the definition's."""
     count = math.prod(shape)
     return Report(
         equal=False,
@@ -403,8 +423,8 @@ class Judge:
         self._worst = (0.0, 0.0)
         self.worst: tuple[int, ...] | None = None
         self.worst_values: tuple[Any, Any] | None = None
-        self.sums = bool(inputs) and (dtype.kind in "fc" or not integers)
-        if not self.sums:
+        self.bounded = not self.exact and bool(inputs) and (dtype.kind in "fc" or not integers)
+        if not self.bounded:
             return
         # The coarsest arithmetic that the result may honestly come from; the engine's own word for what it
         # summed in is not taken.
@@ -425,20 +445,14 @@ class Judge:
             self.underflow += float(np.finfo(dtype).smallest_subnormal)
             self.largest_out = float(np.finfo(dtype).max)
             bits = int(np.finfo(dtype).nmant) + 1
-        whole = not divided and all(map(_is_whole, inputs))
+        whole = not divided and all(_is_whole(part) for a in inputs for part in _pieces(a))
         self.exact_below = 2.0**bits if whole else 0.0
-        self.finite_inputs = all(bool(np.isfinite(a).all()) for a in inputs)
+        self.finite_inputs = all(bool(np.isfinite(part).all()) for a in inputs for part in _pieces(a))
+        self.has_subnormal = any(self.subnormal(part).any() for a in inputs for part in _pieces(a))
 
-    def magnitudes(
-        self, inputs: Sequence[NDArray[Any]]
-    ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]] | None] | None:
-        """What the bound is made of: |a| of each input, and as much of it as is subnormal, or None if nothing
-        is. None at all where the result must be exact whatever is summed.
-        """
-        if not self.sums or self.exact:
-            return None
-        small = [subnormal(a, self.tiny) for a in inputs]
-        return [_magnitude(a) for a in inputs], small if any(a.any() for a in small) else None
+    def subnormal(self, a: NDArray[Any]) -> NDArray[np.float64]:
+        """As much of |a| as kernels may flush."""
+        return subnormal(a, self.tiny)
 
     def compare_whole(
         self,
@@ -446,17 +460,14 @@ class Judge:
         wanted: NDArray[Any],
         magnitude: NDArray[Any] | None = None,
         flushed: NDArray[Any] | None = None,
+        start: int = 0,
     ) -> None:
-        """Judge all of a result, in parts of its first axis."""
-        if not result.ndim:
-            self.compare(result, wanted, magnitude, flushed)
-            return
-        step = max(_BAND_BYTES // max(result.size // max(len(result), 1) * 8, 1), 1)
+        """Judge what begins at `start` of the first axis, in parts."""
         with np.errstate(all="ignore"):
-            for start in range(0, len(result), step):
-                part = slice(start, start + step)
-                above, lost = (None if a is None else a[part] for a in (magnitude, flushed))
-                self.compare(result[part], wanted[part], above, lost, start, axis=0)
+            for band in bands(result.shape):
+                above, lost = (None if a is None else a[band] for a in (magnitude, flushed))
+                at = [part.start for part in band]
+                self.compare(result[band], wanted[band], above, lost, [*(i + start for i in at[:1]), *at[1:]])
 
     def compare(
         self,
@@ -464,10 +475,9 @@ class Judge:
         wanted: NDArray[Any],
         magnitude: NDArray[Any] | None = None,
         flushed: NDArray[Any] | None = None,
-        start: int = 0,
-        axis: int = 1,
+        origin: Sequence[int] = (),
     ) -> None:
-        """Judge a part of the result, whose `axis` begins at `start`, with A and F if the bound decides."""
+        """Judge a part of the result that begins at `origin` of its first axes, with A and F if need be."""
         shown = result, wanted
         exactly = np.full(result.shape, self.exact)
         bounds: list[NDArray[Any]] = []
@@ -497,9 +507,7 @@ class Judge:
         if not error.size:
             return
         if self.outside <= FEW:
-            for found in np.argwhere(outside):
-                found[axis : axis + 1] += start
-                self._outside_at.append(tuple(found.tolist()))
+            self._outside_at += [_moved(found, origin) for found in np.argwhere(outside).tolist()]
         ratio[outside & ~(ratio > 1)] = math.inf  # NaN where the definition has none, say
         self._count(np.where(exactly, error, ratio), error, wanted)
         largest = np.unravel_index(int(error.argmax()), error.shape)
@@ -512,10 +520,7 @@ class Judge:
         if (ratio[at], error[at]) > self._worst:
             self._worst = float(ratio[at]), float(error[at])
             self.worst_values = shown[0][at].item(), shown[1][at].item()
-            place = [int(i) for i in at]
-            if start:
-                place[axis] += start
-            self.worst = tuple(place)
+            self.worst = _moved(at, origin)
 
     def _count(self, rank: NDArray[Any], error: NDArray[Any], wanted: NDArray[Any]) -> None:
         """Take a part into the histogram and the relative error."""
@@ -606,6 +611,11 @@ class Judge:
         )
 
 
+def _moved(at: Sequence[Any], origin: Sequence[int]) -> tuple[int, ...]:
+    """An index of a part, as that of the whole."""
+    return tuple(int(i) + start for i, start in itertools.zip_longest(at, origin, fillvalue=0))
+
+
 def _gamma(terms: int, u: float) -> float:
     """Higham's γ_n = n·u / (1 − n·u)."""
     return terms * u / (1 - terms * u) if terms * u < 1 else math.inf
@@ -621,6 +631,12 @@ def _mantissa_bits(dtype: np.dtype[Any]) -> int:
 def _parts(a: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     """Views of the real and the imaginary part, or the array itself."""
     return (a.real, a.imag) if a.dtype.kind == "c" else (a,)
+
+
+def _pieces(a: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """All elements, in any order, `_BAND` at a time."""
+    flags: Any = ["external_loop", "buffered", "zerosize_ok"]
+    return iter(np.nditer(a, flags, buffersize=_BAND))
 
 
 def _is_whole(a: NDArray[Any]) -> bool:

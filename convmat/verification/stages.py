@@ -14,10 +14,21 @@ from convmat import reference
 from convmat.errors import MemoryLimitError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.matrix import layer_map
-from convmat.patches import flatten_filters, fold, unroll
-from convmat.verification.judging import Report, compare, compare_sums, plain_padding
+from convmat.patches import check_x_col, flatten_filters, fold, unroll
+from convmat.verification.judging import (
+    Judge,
+    Report,
+    Rule,
+    bands,
+    compare,
+    compare_sums,
+    other_shape,
+    plain_padding,
+    working_bytes,
+)
 from convmat.watching import Watch, unwatched
 
+_PYTHONS = 110  # bytes of a number in a list of its own, at most about
 _DENSE_ELEMENTS = 1 << 24  # of a matrix that is held whole, and defined entry by entry
 
 
@@ -45,10 +56,16 @@ def verify_unroll(
     result = expected
     if result is None:
         result = unroll(x, geometry.kernel_size, geometry.stride, geometry.pads, **where)
-    wanted = reference.unroll_by_taps(
-        x, geometry.kernel_size, geometry.stride, plain_padding(geometry), **where, watch=watch
-    )
-    return compare(_rows(result), wanted, **judged)
+    result, arguments = _rows(result), (geometry.kernel_size, geometry.stride, plain_padding(geometry))
+    if result.shape != geometry.matrix_shape:
+        return other_shape(result, geometry.matrix_shape)
+    judge = Judge(result.dtype, rule=Rule.of(**judged))
+    parts, start = bands((geometry.batch, *geometry.output_size), geometry.matrix_shape[1]), 0
+    for band in watch(parts, len(parts)):
+        wanted = reference.unroll_by_taps(x, *arguments, **where, band=band)
+        judge.compare_whole(result[start : start + len(wanted)], wanted, start=start)
+        start += len(wanted)
+    return judge.report(result)
 
 
 def verify_flatten_filters(
@@ -90,21 +107,30 @@ def verify_fold(
     """
     shape = tuple(input_shape)
     geometry = ConvGeometry(shape, kernel_size, stride, padding, dilation)
+    check_x_col(np.shape(x_col), geometry)
     rows = _rows(x_col)
     where: dict[str, Any] = {"dilation": geometry.dilation, "overlap": overlap, "order": order}
     result = expected
     if result is None:
         result = fold(rows, shape, geometry.kernel_size, geometry.stride, geometry.pads, **where)
-    arguments = (shape, geometry.kernel_size, geometry.stride, plain_padding(geometry))
+    arguments = ((1, *shape[1:]), geometry.kernel_size, geometry.stride, plain_padding(geometry))
     mean = overlap == "mean"
     return compare_sums(
         np.asarray(result),
         lambda x_col: reference.fold(x_col, *arguments, **where, watch=watch),
         rows,
+        shape,
         math.prod(geometry.kernel_size) + mean,
+        parts=geometry.batch,
         divided=mean,
         **judged,
     )
+
+
+def fold_bytes(geometry: ConvGeometry) -> int:
+    """Memory that `verify_fold` takes beside X_col and the result: one image's numbers as Python's."""
+    elements = geometry.patches * geometry.matrix_shape[1]
+    return _PYTHONS * elements + working_bytes(elements)
 
 
 def verify_matrix(
@@ -151,7 +177,8 @@ def verify_matrix(
 
     if padding_mode == "zeros":
         return compare(result, dense(weights), **judged)
-    return compare_sums(np.asarray(result), dense, weights, math.prod(found.geometry.kernel_size), **judged)
+    terms = math.prod(found.geometry.kernel_size)
+    return compare_sums(np.asarray(result), dense, weights, found.shape, terms, **judged)
 
 
 def check_dense(shape: Sequence[int]) -> None:
@@ -162,6 +189,14 @@ def check_dense(shape: Sequence[int]) -> None:
             f"of {shape[0]} × {shape[1]} is more than the {_DENSE_ELEMENTS} elements that are judged; "
             "give a smaller input of the same layer",
         )
+
+
+def matrix_bytes(shape: Sequence[int], dtype: np.dtype[Any], padding_mode: str) -> int:
+    """Memory that `verify_matrix` takes for a matrix of this shape, of filters of this dtype."""
+    count = 5 if padding_mode != "zeros" and dtype.kind in "fc" else 3  # with magnitudes and their sums
+    return count * math.prod(shape) * (16 if dtype.kind == "c" else 8) + working_bytes(
+        math.prod(shape), dtype
+    )
 
 
 def _dense(
