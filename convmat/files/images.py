@@ -286,7 +286,8 @@ def _unread_tiff(stream: IO[bytes]) -> str | None:
     """What a TIFF holds that Pillow does not know, as the rest of a sentence; None if there is more to it."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-    with suppress(Exception):  # a damaged one may raise anything
+    with suppress(Exception), warnings.catch_warnings():  # a damaged one may raise anything
+        warnings.simplefilter("ignore")
         tags = ImageFileDirectory_v2(stream.read(8))
         stream.seek(tags.next)
         tags.load(stream)

@@ -543,7 +543,7 @@ class Judge:
             return 0.0
         with np.errstate(all="ignore"):
             right = np.abs(np.asarray(self.worst_values[1])).astype(np.zeros(0, self.dtype).real.dtype)
-            return self._worst[1] / float(np.spacing(right))
+            return float(self._worst[1] / np.spacing(right))
 
     def _bound(
         self,
