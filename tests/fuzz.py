@@ -343,23 +343,22 @@ def world() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder, _NO_FIGURES:
         try:
             os.chdir(folder)
+            World.put(found)
             for line in (
                 "matrix --input-shape 5,5 --kernel sobel-x -o s.npz -q",
                 "verify --write-probe probe --k 3 -q",
-                f"{_TRAIN} -o run -q",
-                f"{_TRAIN} --optimizer both --probe-divergence --k 14 --stride 14 -o adam -q",
+                f"{_TRAIN} --data data -o run -q",
+                f"{_TRAIN} --data data --optimizer both --probe-divergence -o adam -q",
             ):
                 if run(line.split()):
                     raise AssertionError(line)
-            made_now = {str(p): p.read_bytes() for p in Path().rglob("*") if p.is_file()}
+            found |= {str(path): path.read_bytes() for path in Path().rglob("*") if path.is_file()}
         finally:
             os.chdir(home)
     results = {
-        f"results/{p.split('/')[1]}.npy": made_now[p]
-        for p in made_now
-        if re.fullmatch("probe/[^/]+/y.npy", p)
+        n.split("/")[1]: content for n, content in found.items() if re.fullmatch("probe/[^/]+/y.npy", n)
     }
-    return found | made_now | results
+    return found | {f"results/{case}.npy": content for case, content in results.items()}
 
 
 class World:
@@ -429,6 +428,7 @@ class End(NamedTuple):
 def _ended(given: Input) -> End:
     with _streams(given.stdin) as (out, err), warnings.catch_warnings():
         warnings.simplefilter("always")
+        warnings.showwarning = _show_warning  # pytest would keep it to itself
         warnings.simplefilter(
             "ignore", ResourceWarning
         )  # Pillow's, of files whose first bytes it cannot read
@@ -438,6 +438,7 @@ def _ended(given: Input) -> End:
         try:
             with _MEMORY_THERE, _NO_FIGURES:
                 status = run(given.words)
+            sys.stdout.flush(), sys.stderr.flush()
         except _Overtime:
             raise Offence(f"took more than {SECONDS} s") from None
         finally:
@@ -472,6 +473,10 @@ def _streams(stdin: bytes) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
                 os.close(file)
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    print(f"{category.__name__}: {message}", file=sys.stderr)
+
+
 def _overtime(number: int, frame: FrameType | None) -> None:
     raise _Overtime
 
@@ -499,6 +504,12 @@ def _judge(given: Input, end: End, changed: set[str]) -> None:
     outputs = [given_last[option] for option in _OUTPUTS if option in given_last]
     if "--resume" in given_last and "-o" not in given_last:
         outputs.append(given_last["--resume"])
+    if "not enough memory" in end.err:
+        raise Offence(f"ran out of memory: {end.err}")
+    if end.seconds > SECONDS:
+        raise Offence(f"took {end.seconds:.1f} s")
+    if end.peak > MEMORY + AVAILABLE:
+        raise Offence(f"took {end.peak >> 20} MiB")
     lines = end.err.splitlines()
     if end.status not in ((0, 1, 2) if given.words[0] == "verify" else (0, 2)):
         raise Offence(f"exit status {end.status}: {end.err}")
@@ -522,12 +533,6 @@ def _judge(given: Input, end: End, changed: set[str]) -> None:
             np.load(name)
     if "--json" in given.words and "-" not in outputs and end.status != 2 and end.out:
         json.loads(end.out, parse_constant=_no_json)
-    if "not enough memory" in end.err:
-        raise Offence(f"ran out of memory: {end.err}")
-    if end.seconds > SECONDS:
-        raise Offence(f"took {end.seconds:.1f} s")
-    if end.peak > MEMORY + AVAILABLE:
-        raise Offence(f"took {end.peak >> 20} MiB")
 
 
 def _no_json(text: str) -> None:
@@ -551,8 +556,9 @@ def _work(seed: int, numbers: range, results: Connection) -> None:
         here = World()
         for number in numbers:
             faulthandler.dump_traceback_later(STUCK, exit=True)
-            given = made(seed, number)
+            given = None
             try:
+                given = made(seed, number)
                 results.send((number, here.outcome(given), False))
             except Exception as offence:
                 results.send((number, f"{given}\n    {type(offence).__name__}: {offence}", True))
@@ -574,29 +580,28 @@ def _watched(seed: int, numbers: range) -> Iterator[tuple[int, str, bool]]:
                 yield receive.recv()
                 ends += 1
         worker.join()
-        if worker.exitcode:
-            yield numbers[ends], f"the process ended with status {worker.exitcode}", True
-        numbers = numbers[ends + (worker.exitcode != 0) :]
+        numbers = numbers[ends:]
+        if worker.exitcode and numbers:
+            yield numbers[0], f"the process ended with status {worker.exitcode}", True
+            numbers = numbers[1:]
 
 
 def fuzz(count: int, seed: int) -> int:
     """Run `count` inputs in some processes; the number of offences."""
-    counts = Counter[str]()
-    offences = 0
 
-    def follow(first: int) -> None:
-        nonlocal offences
+    def follow(first: int) -> Counter[str]:
+        found = Counter[str]()
         for number, text, offends in _watched(seed, range(first, count, WORKERS)):
-            counts["OFFENCE" if offends else text] += 1
+            found["OFFENCE" if offends else text] += 1
             if offends:
-                offences += 1
                 print(f"python -m tests.fuzz {seed}:{number}  # {text}", flush=True)
+        return found
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(follow, range(WORKERS)))
+        counts = sum(pool.map(follow, range(WORKERS)), Counter[str]())
     for end, times in counts.most_common():
         print(f"{times:7} {end}")
-    return offences
+    return counts["OFFENCE"]
 
 
 def again(seed: int, number: int) -> int:

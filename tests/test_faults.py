@@ -9,16 +9,16 @@ import builtins
 import errno
 import io
 import os
-import random
 import re
 import shutil
 import stat
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -835,21 +835,77 @@ def test_the_nth_call_fails(
     assert at > LEAST[kind]
 
 
-# A share of the fuzzing
+# A share of the fuzzing, and what it must not let pass
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fuzz.World]:
+    home = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("fuzzed"))
+    yield fuzz.World()
+    os.chdir(home)
 
 
 @pytest.mark.parametrize(
-    ("make", "number"),
-    [*((fuzz.mutated_npy, n) for n in range(6)), *((fuzz.mutated_image, n) for n in range(3))],
-    ids=lambda value: value if isinstance(value, int) else value.__name__,
+    "numbers", [range(50), range(50, 100), pytest.param(range(100, 3000), marks=pytest.mark.slow)]
 )
-def test_damaged_files_are_read_or_refused(
-    make: Callable[[random.Random], fuzz.Seed], number: int, tmp_path: Path
-) -> None:
-    chance = random.Random(number)
-    for _ in range(50):
-        seed = make(chance)
+def test_any_input_ends_as_it_should(numbers: range, fuzzed: fuzz.World) -> None:
+    for number in numbers:
+        given = fuzz.made(2017, number)
         try:
-            fuzz.outcome(tmp_path, seed, fuzz.options_for(seed, chance))
+            fuzzed.outcome(given)
         except fuzz.Offence as offence:
-            pytest.fail(f"{seed.suffix} {seed.content.hex()}: {offence}")
+            pytest.fail(f"python -m tests.fuzz 2017:{number}  # {given}: {offence}")
+
+
+def _leave_temporary() -> int:
+    Path(".convmat-1.tmp").write_text("")
+    return 0
+
+
+def _take_memory() -> int:
+    bytearray(fuzz.MEMORY + fuzz.AVAILABLE + (32 << 20))[:: 1 << 12].count(1)
+    return 0
+
+
+def _refuse(text: str) -> int:
+    print(text, file=sys.stderr)
+    return 2
+
+
+@pytest.mark.parametrize(
+    ("ends", "offence"),
+    [
+        (lambda: 1, "exit status 1"),
+        (lambda: 130, "exit status 130"),
+        (lambda: 2, "refused in other than one line"),
+        (lambda: _refuse("convmat: internal error: no"), "refused in other than one line"),
+        (lambda: _refuse("Traceback\nconvmat: x: no"), "said: Traceback"),
+        (lambda: print("convmat: x: no", file=sys.stderr) or 0, "said: convmat: x: no"),
+        (lambda: print("table") or _refuse("convmat: x: no"), "refused, yet printed"),
+        (lambda: warnings.warn("of Python's", stacklevel=1) or 0, "said: .*UserWarning"),
+        (lambda: os.write(2, b"libtiff\n") and 0, "said: libtiff"),
+        (_leave_temporary, r"left behind: \.convmat-1\.tmp"),
+        (lambda: Path("x.npy").write_text("") or 0, "changed or left behind: x.npy"),
+        (_take_memory, "took 1[0-9]+ MiB"),
+        (lambda: 0, "wrote no out.npy"),
+    ],
+)
+def test_the_fuzzing_sees(
+    ends: Callable[[], int], offence: str, fuzzed: fuzz.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzz, "run", lambda _: ends())
+    with pytest.raises(fuzz.Offence, match=offence):
+        fuzzed.outcome(fuzz.Input(["unroll", "x.npy", "--k", "1", "-o", "out.npy"], {}, b""))
+
+
+def test_the_fuzzing_sees_work_without_an_end(fuzzed: fuzz.World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz, "SECONDS", 0.05)
+    monkeypatch.setattr(fuzz, "run", lambda _: _endless())
+    with pytest.raises(fuzz.Offence, match=r"took more than 0\.05 s"):
+        fuzzed.outcome(fuzz.Input(["sizes", "28"], {}, b""))
+
+
+def _endless() -> int:
+    while True:
+        pass
