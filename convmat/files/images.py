@@ -375,6 +375,9 @@ def to_pixels(values: NDArray[Any], keep: bool) -> tuple[NDArray[np.uint8], str]
     Raises:
         ShapeError: complex, NaN or infinite values.
     """
+    if values.dtype.type is np.longdouble:
+        with np.errstate(all="ignore"):
+            values = values.astype(np.float64)  # infinite beyond its range
     if values.dtype.kind == "c" or not np.isfinite(values).all():
         raise ShapeError("output", "complex, NaN or infinite values have no pixels; write .npy instead")
     low, high = float(values.min()), float(values.max())
