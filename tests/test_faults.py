@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import errno
 import io
+import json
 import os
 import re
 import shutil
@@ -833,6 +834,91 @@ def test_the_nth_call_fails(
     assert (status, err) == (0, "")
     assert Path(target).read_bytes() == right
     assert at > LEAST[kind]
+
+
+# Warnings that are Python's: one line of ours, or nothing
+
+
+def _with(number: float, dtype: str = "<f8") -> bytes:
+    """An image of 5 × 5 whole numbers and one other."""
+    image = (np.arange(25) % 7).astype(dtype).reshape(5, 5)
+    image[2, 3] = number
+    return npy(image)
+
+
+def _signalling(dtype: str, bits: int) -> bytes:
+    image = (np.arange(25) % 7).astype(dtype).reshape(5, 5)
+    image.view(f"u{image.itemsize}")[2, 3] = bits
+    return npy(image)
+
+
+def _torn_tiff() -> bytes:
+    """A TIFF whose first tag claims to be of another type than it has room for."""
+    content = bytearray(picture("TIFF"))
+    return bytes(content[: int.from_bytes(content[4:8], "little") + 20])
+
+
+LONG = np.arange(25, dtype=np.longdouble).reshape(5, 5)
+NASTY: Files = {
+    "f2.npy": _signalling("<f2", 0x7D01),
+    "f4.npy": _signalling("<f4", 0x7FA00001),
+    "f8.npy": _signalling("<f8", 0x7FF4000000000001),
+    "huge.npy": npy(np.full((5, 5), 1.7e308)),
+    "tiny.npy": _with(5e-324),
+    "real.npy": IMAGE,
+    "complex.npy": npy(np.full((3, 3), 1j)),
+    "long.npy": npy(LONG),
+    "longer.npy": npy(LONG * np.longdouble("1e4000")),
+    "least.npy": npy(LONG * np.finfo(np.longdouble).smallest_subnormal),
+    "int64.npy": npy(np.full((9, 9), 2**62)),
+    "torn.tif": _torn_tiff(),
+}
+NO_SHADE = "complex, NaN or infinite values have no shade; leave it out"
+ENDS = {
+    "verify f2.npy --kernel box:2": "",
+    "verify f4.npy --kernel box:2 --explain": "",
+    "verify f8.npy --kernel box:2 --json": "",
+    "matrix --kernel f2.npy --input-shape 6,6": "",
+    "matrix --kernel huge.npy --input-shape 6,6 --json": "",
+    "convolve huge.npy --kernel box:2 -o out.png": "",
+    "convolve tiny.npy --kernel tiny.npy --padding 2 -o out.npy": "",
+    "convolve real.npy --kernel complex.npy -o out.png": "complex, NaN or infinite values have no pixels",
+    "convolve real.npy --kernel complex.npy --figure out.png": "complex, NaN or infinite results have no",
+    "locate long.npy --k 2 --row 1 --col 1 --json": "",
+    "unroll long.npy --k 2 --figure out.png": "",
+    "unroll longer.npy --k 2 --preview": NO_SHADE,
+    "locate longer.npy --k 2 --row 1 --col 1 --figure out.png": NO_SHADE,
+    "unroll longer.npy --k 2 --animate out.gif": NO_SHADE,
+    "verify long.npy long.npy --json": "",
+    "verify least.npy long.npy": "different",
+    "verify long.npy least.npy --json": "different",
+    "verify int64.npy --stage fold --k 3 --input-shape 5,5 --expected long.npy": "int64 ends at",
+    "unroll torn.tif --k 1": "is neither an image nor an .npy array|is a damaged image",
+}
+
+
+@pytest.mark.parametrize("line", ENDS)
+def test_no_warning_of_pythons(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in NASTY.items():
+        Path(os.fsdecode(name)).write_bytes(content)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        warnings.simplefilter("ignore", ResourceWarning)  # Pillow forgets to close what it cannot read
+        status = run(line.split())
+    out, err = capsys.readouterr()
+    assert not warned, warned[0].message
+    expected = ENDS[line]
+    if expected == "different":
+        assert (status, err) == (1, "")
+    elif expected:
+        assert status == 2 and re.fullmatch(rf"convmat: [^\n]*({expected})[^\n]*\n", err), err
+    else:
+        assert (status, err) == (0, "")
+    if "--json" in line:
+        json.loads(out, parse_constant=pytest.fail)
 
 
 # A share of the fuzzing, and what it must not let pass
