@@ -885,6 +885,7 @@ ENDS = {
     "convolve real.npy --kernel complex.npy -o out.png": "complex, NaN or infinite values have no pixels",
     "convolve real.npy --kernel complex.npy --figure out.png": "complex, NaN or infinite results have no",
     "locate long.npy --k 2 --row 1 --col 1 --json": "",
+    "fold long.npy --k 1 --input-shape 5,1,5 --json": "",
     "unroll long.npy --k 2 --figure out.png": "",
     "unroll longer.npy --k 2 --preview": NO_SHADE,
     "locate longer.npy --k 2 --row 1 --col 1 --figure out.png": NO_SHADE,

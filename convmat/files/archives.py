@@ -89,8 +89,7 @@ def read_sparse(name: str, check_shape: Callable[[tuple[int, ...]], None]) -> ND
         if len(index) != len(data) or any(not 0 <= int(end) < count for end in _ends(index)):
             raise damaged
     dense = np.zeros(shape, data.dtype)
-    with np.errstate(all="ignore"):
-        np.add.at(dense, (rows.astype(np.intp), columns.astype(np.intp)), data)
+    np.add.at(dense, (rows.astype(np.intp), columns.astype(np.intp)), data)
     return dense
 
 

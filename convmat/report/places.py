@@ -156,10 +156,7 @@ def _value_fact(element: tuple[int, ...] | None, value: Any) -> Fact:
     """The value, where an input was given; of a padding of zeros there is no element to have one."""
     if value is None:
         return Fact("value", "", 0 if element is None else None, "")
-    if value.dtype.kind == "c":
-        plain: Any = [float(value.real), float(value.imag)]
-    else:
-        plain = float(value) if value.dtype.kind == "f" else value.item()
+    plain = [float(value.real), float(value.imag)] if value.dtype.kind == "c" else value.item()
     return Fact("value", "value", plain, str(value), brief=f"value {value}")
 
 
