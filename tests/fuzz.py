@@ -78,7 +78,7 @@ LINES = f"""
 unroll @5,5,2 --k 2 -o out.npy
 unroll @2,6,5,1 --k 3 --padding-mode reflect --padding 1 -o -
 unroll @5,6 --k 2 --figure out.png
-unroll @5,6 --k 4 --animate out.gif
+unroll @3,3 --k 2 --animate out.gif
 unroll @5,6 --k 2 --preview
 convolve @5,5 --kernel sobel-x -o out.npy
 convolve @1,6,6,2 --kernel k.npy --padding same --padding-mode circular -o out.npy

@@ -922,6 +922,18 @@ def test_no_warning_of_pythons(
         json.loads(out, parse_constant=pytest.fail)
 
 
+def test_an_animation_asks_for_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("convmat.files.memory._available_bytes", lambda: 1 << 20)
+    np.save("x.npy", np.arange(30).reshape(5, 6))
+    assert run(["unroll", "x.npy", "--k", "2", "--animate", "out.gif"]) == 2
+    assert re.fullmatch(
+        r"convmat: --animate: needs \d+ bytes of memory, 1048576 are available; .*\n", capsys.readouterr().err
+    )
+
+
 # A share of the fuzzing, and what it must not let pass
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import struct
 import tempfile
@@ -425,6 +426,13 @@ def write_animation(name: str, frames: Iterable[tuple[NDArray[np.uint8], int]]) 
     with open_output(name, encoded.tell()) as stream:
         stream.write(encoded.getbuffer())
     return len(pictures), encoded.tell()
+
+
+def animation_bytes(name: str, size: tuple[int, int], count: int) -> int:
+    """Memory that `write_animation` takes for so many pictures of a size: Pillow's, of 4 bytes a pixel, and for
+    a GIF those with a palette, for an .apng what changes.
+    """
+    return (4 + {".gif": 1, ".apng": 4}.get(ending(name), 0)) * math.prod(size) * count
 
 
 def _with_one_palette(pictures: list[Image.Image]) -> list[Image.Image]:
