@@ -43,7 +43,7 @@ from convmat.files.records import packed
 from convmat.report.encodings import READABLE
 from tests.damaged import archive, arrays, damaged, idx, images, nasty, saved, swapped, texts
 
-SECONDS = 5  # of the processor, so that a busy machine makes no offence
+SECONDS = 10  # of the processor, so that a busy machine makes no offence
 STUCK = 300  # seconds by the clock in which nothing in Python was reached
 AVAILABLE = 32 << 20  # bytes of memory that convmat finds; what asks for more is refused
 MEMORY = 64 << 20  # above that: what buffers and libraries take
