@@ -446,8 +446,8 @@ class LayerMap(Shown):
 
     def _scaled(self) -> tuple[NDArray[Any], float]:
         """The weights in float64 (complex128), over the largest, so that no square over- or underflows."""
-        weights = self.filters.astype(np.complex128 if self.filters.dtype.kind == "c" else np.float64)
         with np.errstate(all="ignore"):
+            weights = self.filters.astype(np.complex128 if self.filters.dtype.kind == "c" else np.float64)
             scale = float(np.abs(weights).max())
             return (weights / scale if scale else weights), scale
 

@@ -404,7 +404,7 @@ class _Folding(NamedTuple):
             native.library() if self.accumulator.itemsize <= _widest(self.how, self.accumulator) else None
         )
         if self.how == "sum":
-            _check_range(rows, _most_that_meet(g))
+            check_sums(rows, g)
         found = lines if self.accumulator == self.result else np.empty(lines.shape, self.accumulator)
         sums = found
         with np.errstate(all="ignore"):
@@ -507,8 +507,9 @@ def _most_that_meet(geometry: ConvGeometry) -> int:
     return math.prod(int(count.max()) for count in _counts(geometry))
 
 
-def _check_range(rows: NDArray[Any], most: int) -> None:
-    """Raise IntegerRangeError where the elements are integers, and sums of so many could pass int64."""
+def check_sums(rows: NDArray[Any], geometry: ConvGeometry) -> None:
+    """Raise IntegerRangeError for an X_col of integers whose sums in a pixel could pass int64."""
+    most = _most_that_meet(geometry)
     if rows.dtype.kind not in "biu" or not rows.size or (rows.itemsize < 8 and most < 1 << 31):
         return
     peak = max(int(rows.max()), -int(rows.min())) * most

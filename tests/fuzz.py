@@ -1,341 +1,629 @@
-"""Fuzzing of the readers: `python -m tests.fuzz [COUNT] [SEED]` feeds damaged arrays and images to convmat.
+"""Fuzzing: `python -m tests.fuzz [COUNT] [SEED]` runs command lines with good and bad options and files.
 
-Every input must be read or refused: exit status 0 and silence, or 2 and one line. Of what does otherwise, or
-takes too long or too much memory, the first of each kind is saved in the current folder; exit status 1.
+Whatever they are, a line ends as it should: status 0, or 1 for a verdict, and nothing on standard error but
+warnings of ours; or 2, one line that says why, and no file changed; in little time, and no more memory than
+was there to ask for. Of all that end otherwise the command that repeats it is printed; exit status 1.
+
+`python -m tests.fuzz SEED:NUMBER` repeats one, and keeps its folder.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import io
+import json
+import multiprocessing
 import os
 import random
 import re
+import shlex
 import signal
 import sys
 import tempfile
 import time
-import tracemalloc
-import zipfile
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import pairwise
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
+from unittest import mock
 
+import click
 import numpy as np
-from numpy.lib import format as npy_format
-from PIL import Image
+from numpy.typing import NDArray
 
-from convmat.cli import run
+from convmat.cli import cli, options, run
+from convmat.files.records import packed
+from convmat.report.encodings import READABLE
+from tests.damaged import archive, arrays, damaged, idx, images, nasty, saved, swapped, texts
 
-SECONDS = 5  # of the processor, so that a busy machine makes no offence
-MEMORY = 64 << 20  # and 20 times the input
-MEASURED = 50  # one input in so many: tracemalloc makes it several times slower
-NUMBERS = (
-    0,
-    1,
-    2,
-    3,
-    7,
-    8,
-    15,
-    16,
-    127,
-    128,
-    255,
-    256,
-    32767,
-    32768,
-    65535,
-    65536,
-    2**31 - 1,
-    2**31,
-    2**32 - 1,
-)
-TEXTS = (
-    *(str(n) for n in (*NUMBERS, 2**63 - 1, 2**63, 10**30, -1, -(2**63))),
-    *(
-        "True",
-        "None",
-        "()",
-        "1.5",
-        "1e9",
-        "1+1",
-        "-" * 3000 + "1",
-        "(" * 300,
-        "'|O'",
-        "'<U9'",
-        "'<M8[s]'",
-        "[]",
-    ),
-)
-
-
-class Seed(NamedTuple):
-    """A good file, from which damaged ones are made."""
-
-    suffix: str
-    content: bytes
+SECONDS = 10  # of the processor, so that a busy machine makes no offence
+STUCK = 300  # seconds by the clock in which nothing in Python was reached
+AVAILABLE = 32 << 20  # bytes of memory that convmat finds; what asks for more is refused
+MEMORY = 64 << 20  # above that: what buffers and libraries take
+WORKERS = 2
+PORTION = 2000  # inputs of one process
+NO_UTF8 = os.fsdecode(b"in\xff")
 
 
 class Offence(Exception):
-    """An input that was neither read nor refused as it should be."""
+    """An end that is none of those there should be."""
 
 
 class _Overtime(BaseException):
     """Past what any handler of convmat or Pillow would take for an error of the file's."""
 
 
-# Seeds
+class Input(NamedTuple):
+    """A command line, the files that it needs besides those of the `World`, and its standard input."""
+
+    words: list[str]
+    files: dict[str, bytes]
+    stdin: bytes
+
+    def __str__(self) -> str:
+        return f"convmat {shlex.join(word if len(word) < 99 else word[:99] + '…' for word in self.words)}"
 
 
-def _saved(array: np.ndarray, version: tuple[int, int] = (1, 0)) -> bytes:
-    stream = io.BytesIO()
-    npy_format.write_array(stream, array, version=version)
-    return stream.getvalue()
+# Command lines
+
+_TRAIN = "train --epochs 1 --filters 3 --train-size 20 --val-size 10 --batch-size 8"
+LINES = f"""
+unroll @5,5,2 --k 2 -o out.npy
+unroll @2,6,5,1 --k 3 --padding-mode reflect --padding 1 -o -
+unroll @5,6 --k 2 --figure out.png
+unroll @3,3 --k 2 --animate out.gif
+unroll @5,6 --k 2 --preview
+convolve @5,5 --kernel sobel-x -o out.npy
+convolve @1,6,6,2 --kernel k.npy --padding same --padding-mode circular -o out.npy
+convolve @6,6,3 --kernel box:3 --depthwise -o out.png
+convolve @5,6 --kernel sobel-x --figure out.png
+convolve @3,3 --kernel box:2 --transpose --stride 2 -o out.png
+convolve x.npy --kernel @2,3,3 --bias b.npy -o out.npy
+convolve x.npy --kernel k1.npy --bias @2 -o out.gif
+convolve i.npy --kernel @3,3 -o out.png
+verify @5,5 --kernel box:2
+verify @5,5 --kernel sobel-x --explain
+verify x.npy --kernel @2,3,3
+verify x.npy --kernel k1.npy --bias @2
+verify x.npy --kernel k1.npy --expected @1,3,3,2
+verify x.npy --kernel k1.npy --expected @9,2 --explain
+verify i.npy --kernel sobel-x --requantize 0.1,3,half-even --expected @1,3,3,1
+verify @3,3 y.npy
+verify @3,3 @3,3
+verify x.npy --k 3 --stage unroll --expected @9,9
+verify --stage flatten-filters --kernel @2,3,3 --expected w.npy
+verify --stage flatten-filters --kernel k1.npy --expected @9,2
+verify x_col.npy --k 3 --stage fold --input-shape 5,5 --expected @5,5
+verify @9,9 --k 3 --stage fold --input-shape 5,5 --expected x.npy
+verify --stage matrix --kernel sobel-x --input-shape 5,5 --expected @9,25
+verify --stage matrix --kernel sobel-x --input-shape 5,5 --expected @sparse
+verify --probe @probe --expected probe/integers/y.npy
+verify --probe @probe --expected results
+verify --probe probe --expected @1,10,12,4
+verify --write-probe new --k 3
+fold @9,9 --k 3 --input-shape 5,5 -o out.npy
+fold @9,9 --k 3 --input-shape 5,5 --overlap mean --layout nchw -o out.png
+matmul @9,9 w.npy -o out.npy
+matmul @9,9 w.npy --output-shape 3,3 -o out.png
+matmul x_col.npy @9,2 -o out.npy
+flatten-filters @2,3,3 -o out.npy
+flatten-filters @2,3,3,2 --kernel-layout oihw --order chw -o -
+flatten-filters @text
+convolve x.npy --kernel @text -o out.npy
+convolve x.npy --kernel k1.npy --bias @text
+locate @5,5 --k 3 --row 1 --col 2
+locate @5,5 --k 3 --pixel 1,1,0 --figure out.png
+matrix @5,5 --kernel box:2 -o out.npz --iterations 20
+matrix --input-shape 5,5 --kernel @3,3 -o out.npy --dense
+matrix --input-shape 6,5,2 --kernel @2,3,3,2 --padding same
+sizes 28 --k 7 --stride 2
+sizes 28,30 --layer k=3,s=2 --layer k=2
+{_TRAIN} --data @40,6,6
+{_TRAIN} --data @idx
+{_TRAIN} --data @mnist
+{_TRAIN} --data @images
+{_TRAIN} --data data -o new
+{_TRAIN} --optimizer adam --lr 1e30 --dtype float64 --probe-divergence
+train --resume @record --epochs 2
+train --resume @record -o new
+""".strip().splitlines()
+
+_GOOD = str.split("1 2 3 1,2 3x3 2,2,2 1,1,2,0")
+_LONG = "9" * 5000  # more digits than Python takes
+_BAD = ["", " 3", _LONG, *map(str, (2**31, 10**9, 10**18, 10**30))]
+_BAD += str.split("0 -1 x 1.5 1e3 3, +2 ٣ 1_0 99 1,2,3,4,5,6,7 4,4,10000000")
+_INTEGERS = ["0", "1", "2", "3", "1025", *_BAD]
+_FLOATS = str.split("0 1 0.5 -1 1e-300 1e30 1e38 1e39 1e400 nan inf -inf x 1,5")
+_READ = str.split(
+    "x.npy i.npy y.npy k.npy k1.npy b.npy w.npy x_col.npy empty.npy s.npz n.npz:a n.npz:b n.npz n.npz: "
+    "none.npy x.png frames.gif t.txt - probe results run data pictures sobel-x laplacian box:2 gaussian:3 "
+    "gaussian:1000000000 box:0 /dev/null /dev/zero /proc/self/mem . x.npy/y \udcff [/x].npy 1e400"
+)
+_READ += ["1 0 -1; 2 0 -2", "1/0 2", "a\nb", _LONG, ""]
+_WRITTEN = str.split(
+    "out.npy out.npz out.png out.gif out.jpg out.tif out.webp out.ppm out.apng out.txt out new old.npy - "
+    "x.npy none/out.npy probe run . /dev/null /dev/full data/out.npy \udcff.npy [/x].npy"
+)
+_WRITTEN += ["a" * 300, ""]
+_VALUES: dict[str, list[str]] = {  # of parameters that need values of their own
+    "cases": ["0", "1", "-1", "x"],  # as many more would take as long as they do
+    "epochs": ["1", "2", "0", "-1", "x", str(10**30)],
+    "layers": [
+        "k=3",
+        "k=3,s=2,p=same,d=2",
+        "k=3x3x3",
+        "k=0",
+        "s=2",
+        "k=3,k=2",
+        "k=99",
+        f"k={_LONG}",
+        "x",
+        "",
+    ],
+    "requantize": [
+        f"{scale},{zero},{rounding}"
+        for scale in ("0.1", "1e-300", "1e300", "nan", "-1", "x")
+        for zero in ("0", "-3", str(10**30))
+        for rounding in ("half-up", "half-even,int8", "gemmlowp", "half-away,uint8", "x", "half-up,float32")
+    ],
+    "formats": ["npy", "c,hex", "x", "", ",", "c,c"],
+    "case": ["integers", "one-hot", "bias", "x", "", "../integers"],
+}
 
 
-@cache
-def npy_seeds() -> tuple[Seed, ...]:
-    """Arrays of several dtypes, orders, axes and format versions, and an archive."""
-    counted = np.arange(480)
-    arrays = [counted.reshape(20, 24).astype(t) for t in ("u1", "<i2", ">i4", "<f8", "f4", "c16", "?", "f2")]
-    arrays += [counted.reshape(8, 10, 6), np.asfortranarray(counted.reshape(4, 10, 6, 2)), np.zeros((0, 3))]
-    seeds = [_saved(a) for a in arrays] + [_saved(arrays[0], (2, 0)), _saved(arrays[1], (3, 0))]
-    found = [Seed(".npy", content) for content in seeds]
-    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        stream = io.BytesIO()
-        with zipfile.ZipFile(stream, "w", compression) as archive:
-            # The time of now would make each run another.
-            archive.writestr(zipfile.ZipInfo("a.npy"), seeds[0], compression)
-        found.append(Seed(".npz", stream.getvalue()))
-    return tuple(found)
+def _values(parameter: click.Parameter) -> list[str]:
+    """Values in and out of the range of an option or argument."""
+    if (named := _VALUES.get(parameter.name or "")) is not None:
+        return named
+    kind = parameter.type
+    if isinstance(kind, click.Choice):
+        return [*map(str, kind.choices)] * 3 + [str(kind.choices[0]).upper(), "x", ""]
+    if isinstance(kind, options.OutputName):
+        return _WRITTEN
+    if isinstance(kind, options.File):
+        return _READ
+    if isinstance(kind, options.PaddingType):
+        return ["valid", "same", "same-lower", "half", "full"] * 2 + _GOOD + _BAD
+    if isinstance(kind, options.Sizes):
+        return _GOOD * 3 + _BAD
+    return _FLOATS if parameter.name in ("atol", "rtol", "lr") else _INTEGERS
 
 
-@cache
-def image_seeds() -> tuple[Seed, ...]:
-    """Pictures in every format and mode that Pillow writes and convmat reads, some of several frames."""
-    y, x, c = np.ogrid[:12, :10, :4]
-    pixels = ((100 * y + 10 * x + c) % 256).astype(np.uint8)
-    rgba = Image.fromarray(pixels)
-    plain = {mode: rgba.convert("RGB").convert(mode) for mode in ("1", "L", "LA", "P", "RGB", "CMYK")}
-    plain["RGBA"] = rgba
-    plain["I;16"] = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    written: list[tuple[str, str, str, dict[str, object]]] = [
-        *((".png", "PNG", mode, {}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")),
-        (".png", "PNG", "RGB", {"exif": exif}),
-        (".png", "PNG", "P", {"transparency": 3}),
-        (".png", "PNG", "RGB", {"save_all": True, "append_images": [plain["RGB"].rotate(90)]}),
-        *((".jpg", "JPEG", mode, {}) for mode in ("L", "RGB", "CMYK")),
-        (".jpg", "JPEG", "RGB", {"exif": exif, "progressive": True}),
-        *((".gif", "GIF", mode, {}) for mode in ("L", "P")),
-        (".gif", "GIF", "P", {"save_all": True, "append_images": [plain["P"].rotate(90)]}),
-        *((".tif", "TIFF", mode, {}) for mode in ("1", "L", "P", "RGB", "RGBA", "I;16", "CMYK")),
-        *(
-            (".tif", "TIFF", "RGB", {"compression": how})
-            for how in ("tiff_lzw", "tiff_adobe_deflate", "packbits")
-        ),
-        (".tif", "TIFF", "1", {"compression": "group4"}),
-        (".tif", "TIFF", "L", {"save_all": True, "append_images": [plain["L"]]}),
-        *((".bmp", "BMP", mode, {}) for mode in ("1", "L", "P", "RGB", "RGBA")),
-        *((".ppm", "PPM", mode, {}) for mode in ("1", "L", "RGB", "I;16")),
-        *(
-            (".webp", "WEBP", mode, options)
-            for mode in ("RGB", "RGBA")
-            for options in ({}, {"lossless": True})
-        ),
-    ]
-    seeds = []
-    for suffix, kind, mode, options in written:
-        stream = io.BytesIO()
-        plain[mode].save(stream, kind, **options)  # type: ignore[arg-type]
-        seeds.append(Seed(suffix, stream.getvalue()))
-    return tuple(seeds)
+def _word(parameter: click.Parameter, chance: random.Random) -> list[str]:
+    """An option with its value, or an argument, of which there may be several."""
+    if isinstance(parameter, click.Option):
+        name = chance.choice([*parameter.opts, *parameter.secondary_opts])
+        return [name] if parameter.is_flag else [name, chance.choice(_values(parameter))]
+    return chance.choices(_values(parameter), k=chance.choice((0, 1, 1, 2)) if parameter.nargs < 0 else 1)
 
 
-# Mutations: each takes the content, another seed's, and the source of chance
+def made(seed: int, number: int) -> Input:
+    """The input of this number: always the same."""
+    chance = random.Random(f"{seed}:{number}")
+    files: dict[str, bytes] = {}
+    stdin = chance.choice((b"", b"x", arrays()[0][1]))
+    if chance.random() < 0.1:
+        words = [chance.choice(list(cli.list_commands(click.Context(cli))))]  # with all else by chance
+        more = 3
+    else:
+        words, more = chance.choice(LINES).split(), chance.choice((0, 0, 1, 1, 2, 3))
+    command = cli.get_command(click.Context(cli), words[0])
+    assert command is not None
+    for place, word in enumerate(words):
+        if word.startswith("@"):
+            name = _file(word[1:], files, chance)
+            if name in files and "-" not in words and chance.random() < 0.15:
+                name, stdin = "-", files.pop(name)
+            words[place] = name
+    for _ in range(more):
+        words += _word(chance.choice(command.params), chance)
+    return Input([*words, *["--json"] * (chance.random() < 0.2)], files, stdin)
 
 
-def _flip(data: bytearray, other: bytes, chance: random.Random) -> None:
-    for _ in range(chance.randint(1, 8)):
-        if data:
-            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+def _file(kind: str, files: dict[str, bytes], chance: random.Random) -> str:
+    """Add a file of this kind, or shape, or a whole folder of them; the word for it on a command line."""
+    if kind[0].isdigit():
+        shape = tuple(map(int, kind.split(",")))
+        kind = chance.choice(("nasty", "nasty", "nasty", "npy", "npy", "image", "image", "text"))
+        kind = "npy" if kind == "image" and len(shape) == 1 else kind
+    if kind == "nasty":
+        suffix, content = ".npy", saved(nasty(shape, chance), chance.choice(((1, 0), (1, 0), (2, 0))))
+    elif kind == "npy":
+        suffix, content = damaged(arrays(), chance, arrays=True)
+    elif kind == "text":
+        suffix, content = damaged(texts(), chance)
+    elif kind == "mnist":
+        suffix, content = damaged([(".npz", world()["mnist.npz"])], chance)
+    elif kind == "sparse":
+        suffix, content = ".npz", _sparse(chance)
+    elif kind == "idx":
+        dot, content = damaged(idx(), chance)
+        files[f"in-data/{chance.choice(('train', 't10k'))}-images-idx3-ubyte{dot}"] = content
+        return "in-data"
+    elif kind == "images":
+        for number in range(40):
+            files[f"in-pictures/{number:02}.png"] = world()["x.png"]
+        suffix, content = damaged(images(), chance)
+        files[f"in-pictures/20{suffix}"] = content
+        return "in-pictures"
+    elif kind == "record":
+        files["in-run/weights.npz"] = _record(chance)
+        return "in-run"
+    elif kind == "probe":
+        found = {f"in-{name}": content for name, content in world().items() if name.startswith("probe/")}
+        name = "in-probe/probe.json" if chance.random() < 0.6 else chance.choice(list(found))
+        swaps = name.endswith(".json") and chance.random() < 0.8
+        how = json.dumps(swapped(json.loads(found[name]), chance)).encode() if swaps else None
+        files |= found | {name: how or damaged([("", found[name])], chance, arrays=True)[1]}
+        return "in-probe"
+    else:
+        suffix, content = damaged(images(), chance)
+    name = f"{chance.choice(('in',) * 20 + ('in [red][/x]', 'in:put', NO_UTF8))}{suffix}"
+    files[name] = content
+    return f"{name}:a" if suffix == ".npz" and kind not in ("sparse", "mnist") else name
 
 
-def _truncate(data: bytearray, other: bytes, chance: random.Random) -> None:
-    del data[chance.randint(0, len(data)) :]
+def _members(content: bytes) -> dict[str, NDArray[Any]]:
+    with np.load(io.BytesIO(content)) as archive:
+        return dict(archive)
 
 
-def _extend(data: bytearray, other: bytes, chance: random.Random) -> None:
-    data += chance.randbytes(chance.randint(1, 100))
+def _other_array(members: dict[str, NDArray[Any]], chance: random.Random) -> None:
+    """Put another array in place of one of an archive."""
+    key = chance.choice(list(members))
+    members[key] = nasty(members[key].shape or (1,), chance)
+    if chance.random() < 0.2:
+        del members[key]
 
 
-def _splice(data: bytearray, other: bytes, chance: random.Random) -> None:
-    start, source = chance.randint(0, len(data)), chance.randint(0, len(other))
-    data[start : start + chance.randint(0, 40)] = other[source : source + chance.randint(0, 40)]
+def _sparse(chance: random.Random) -> bytes:
+    """A matrix in scipy's format, with numbers of it, an array, or bytes damaged."""
+    content = world()["s.npz"]
+    if chance.random() < 0.3:
+        return damaged([("", content)], chance)[1]
+    members = _members(content)
+    for _ in range(chance.choice((1, 1, 2))):
+        key = chance.choice(list(members))
+        if members[key].dtype.kind in "iu" and members[key].size and chance.random() < 0.7:
+            members[key].reshape(-1)[chance.randrange(members[key].size)] = chance.choice(
+                (-1, 0, 1, 99, 2**31 - 1)
+            )
+        elif chance.random() < 0.1:
+            members[key] = np.array(chance.choice((b"coo", b"", b"csr" * 1000, "csc", "\0")))
+        else:
+            _other_array(members, chance)
+            break
+    return archive({f"{key}.npy": saved(array) for key, array in members.items()})
 
 
-def _cross(data: bytearray, other: bytes, chance: random.Random) -> None:
-    data[chance.randint(0, len(data)) :] = other[chance.randint(0, len(other)) :]
-
-
-def _number(data: bytearray, other: bytes, chance: random.Random) -> None:
-    width = chance.choice((1, 2, 4))
-    start = chance.randint(0, min(len(data), 64))
-    value = chance.choice(NUMBERS) % (1 << 8 * width)
-    data[start : start + width] = value.to_bytes(width, chance.choice(("little", "big")))
-
-
-def _text(data: bytearray, other: bytes, chance: random.Random) -> None:
-    """Another word or number in an .npy header, or in what stands in its place."""
-    words = list(re.finditer(rb"'[^']*'|\w+|[(){}]", bytes(data[10:128])))
-    if not words:
-        return
-    word = chance.choice(words)
-    data[10 + word.start() : 10 + word.end()] = chance.choice(TEXTS).encode()
-    # With the length mended, the parser gets to see it.
-    end = data.find(b"\n", 10)
-    if chance.random() < 0.8 and data[6:7] == b"\x01" and end > 0:
-        data[8:10] = min(end - 9, 65535).to_bytes(2, "little")
-
-
-Mutation = Callable[[bytearray, bytes, random.Random], None]
-_ANY: tuple[Mutation, ...] = (_flip, _flip, _truncate, _extend, _splice, _cross, _number, _number)
-_OF_NPY: tuple[Mutation, ...] = (*_ANY, _text, _text, _text, _text, _text, _text)
-
-
-def mutated_npy(chance: random.Random) -> Seed:
-    """A damaged array or archive."""
-    return _mutated(npy_seeds(), _OF_NPY, chance)
-
-
-def mutated_image(chance: random.Random) -> Seed:
-    """A damaged image."""
-    return _mutated(image_seeds(), _ANY, chance)
-
-
-def _mutated(seeds: tuple[Seed, ...], mutations: tuple[Mutation, ...], chance: random.Random) -> Seed:
-    seed = chance.choice(seeds)
-    data = bytearray(seed.content)
-    for _ in range(chance.choice((1, 1, 1, 2, 3))):
-        chance.choice(mutations)(data, chance.choice(seeds).content, chance)
-    return Seed(seed.suffix, bytes(data))
+def _record(chance: random.Random) -> bytes:
+    """A run's record, damaged as bytes, or as what has the right checksums of the wrong things."""
+    content = world()[f"{chance.choice(('run', 'adam'))}/weights.npz"]
+    if chance.random() < 0.2:
+        return damaged([("", content)], chance)[1]
+    members = _members(content)
+    record = json.loads(members.pop("record").tobytes())
+    if chance.random() < 0.7:
+        record = swapped({key: record[key] for key in record if key not in ("arrays", "checksum")}, chance)
+    else:
+        _other_array(members, chance)
+    if isinstance(record, dict):
+        with suppress(ValueError, TypeError):
+            members = packed(record, members)
+    return archive({f"{key}.npy": saved(array) for key, array in members.items()})
 
 
 # Runs
 
 
-def outcome(folder: Path, seed: Seed, options: tuple[str, ...] = (), measured: bool = False) -> str:
-    """Unroll one input; "read", or the refusal without its names and numbers.
-
-    Raises:
-        Offence: neither of the two in one line, or more time or memory than an input may take.
-    """
-    path, output = folder / f"in{seed.suffix}", folder / "out.npy"
-    path.write_bytes(seed.content)
-    name = f"{path}:a" if seed.suffix == ".npz" else str(path)
-    if measured:
-        tracemalloc.start()
-    start = time.process_time()
-    try:
-        with _caught() as noise:
-            # Every pixel once, and written, as data that nobody asks for is not read.
-            status = run(["unroll", name, "--k", "1", "-q", "-o", str(output), *options])
-    except _Overtime:
-        raise Offence(f"took more than {SECONDS} s") from None
-    finally:
-        seconds = time.process_time() - start
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    text = noise()
-    left = sorted(p.name for p in folder.iterdir() if p not in (path, output))
-    if status not in (0, 2):
-        raise Offence(f"exit status {status}: {text}")
-    if "internal error" in text or "Traceback" in text:
-        raise Offence(text)
-    if status == 0 and text:
-        raise Offence(f"read, yet said: {text}")
-    if status == 2 and not re.fullmatch(r"convmat: [^\n]+\n", text):
-        raise Offence(f"refused in other than one line: {text}")
-    if left or (status == 2 and output.exists()):
-        raise Offence(f"left behind: {left or output.name}")
-    if seconds > SECONDS:
-        raise Offence(f"took {seconds:.1f} s")
-    if peak > MEMORY + 20 * len(seed.content):
-        raise Offence(f"took {peak >> 20} MiB for a file of {len(seed.content)} bytes")
-    output.unlink(missing_ok=True)
-    path.unlink()
-    if status == 0:
-        return "read"
-    return _without_numbers(text.replace(name, "").split(":", 2)[2])
+@cache
+def world() -> dict[str, bytes]:
+    """Good files of every kind, by name: what there is in the folder of every run."""
+    home, x = os.getcwd(), np.arange(25.0).reshape(5, 5)
+    taps = np.arange(18).reshape(2, 3, 3)
+    found = {"old.npy": b"old", "t.txt": texts()[0][1], "frames.gif": images()[17][1]}
+    for name, array in {
+        "x": x, "i": x.astype("u1"), "y": x[:3, :3], "k": np.stack([taps] * 2, -1) % 5, "k1": taps,
+        "b": x[0, :2], "w": taps.reshape(2, 9).T.copy(), "x_col": np.outer(x, x)[:9, :9], "empty": x[:0],
+    }.items():  # fmt: skip
+        found[f"{name}.npy"] = saved(array)
+    found["n.npz"] = archive({"a.npy": found["x.npy"], "b.npy": found["k1.npy"]})
+    found["mnist.npz"] = archive(
+        {f"x_{part}.npy": saved(np.zeros((20, 6, 6), "u1")) for part in ("train", "test")}
+    )
+    found["x.png"] = found["pictures/1.png"] = found["pictures/2.png"] = images()[1][1]
+    found["data/train-images-idx3-ubyte"] = idx()[0][1]
+    with tempfile.TemporaryDirectory() as folder, _NO_FIGURES:
+        try:
+            os.chdir(folder)
+            World.put(found)
+            for line in (
+                "matrix --input-shape 5,5 --kernel sobel-x -o s.npz -q",
+                "verify --write-probe probe --k 3 -q",
+                f"{_TRAIN} --data data -o run -q",
+                f"{_TRAIN} --data data --optimizer both --probe-divergence -o adam -q",
+            ):
+                if run(line.split()):
+                    raise AssertionError(line)
+            found |= {str(path): path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+        finally:
+            os.chdir(home)
+    results = {
+        n.split("/")[1]: content for n, content in found.items() if re.fullmatch("probe/[^/]+/y.npy", n)
+    }
+    return found | {f"results/{case}.npy": content for case, content in results.items()}
 
 
-def _without_numbers(text: str) -> str:
-    return re.sub(r"\d+", "#", re.split("[:;,]", text)[0].strip())
+class World:
+    """The folder of every run, the current one: the files of `world`, as they were after each run."""
+
+    def __init__(self) -> None:
+        self.put(world())
+        self._good = _listed()
+
+    @staticmethod
+    def put(files: dict[str, bytes]) -> None:
+        for name, content in files.items():
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_bytes(content)
+
+    def outcome(self, given: Input) -> str:
+        """Run an input: "done", "verdict", or the refusal without its names and numbers.
+
+        Raises:
+            Offence: another end.
+        """
+        self.put(given.files)
+        before = _listed()
+        try:
+            end = _ended(given)
+            _judge(given, end, {name for name, _ in before.items() ^ _listed().items()})
+        finally:
+            self._restore()
+        return {0: "done", 1: "verdict"}.get(end.status) or _without_numbers(end.err.splitlines()[-1])
+
+    def _restore(self) -> None:
+        now = _listed()
+        for name in sorted(now.keys() - self._good.keys(), reverse=True):  # what is in a folder before it
+            Path(name).rmdir() if os.path.isdir(name) and not os.path.islink(name) else Path(name).unlink()
+        if any(now.get(name) != facts for name, facts in self._good.items()):
+            self.put(world())
+            self._good = _listed()
+
+
+def _listed(folder: str = ".") -> dict[str, object]:
+    """All there is in a folder: what changes with the content of files, and with their modes."""
+    found: dict[str, object] = {}
+    for entry in os.scandir(folder):
+        facts, name = entry.stat(follow_symlinks=False), os.path.normpath(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            found |= {name: facts.st_mode} | _listed(entry.path)
+        else:
+            found[name] = (facts.st_mode, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+    return found
+
+
+_MEMORY_THERE = mock.patch("convmat.files.memory._available_bytes", lambda: AVAILABLE)
+_NO_FIGURES = mock.patch("convmat.cli.experiments._figures", lambda _: None)  # matplotlib's take seconds
+
+
+class End(NamedTuple):
+    """How a run ended."""
+
+    status: int
+    out: bytes
+    err: str
+    seconds: float
+    peak: int
+    """Bytes of memory beyond what there was before."""
+
+
+def _ended(given: Input) -> End:
+    with _streams(given.stdin) as (out, err), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = _show_warning  # pytest would keep it to itself
+        warnings.simplefilter(
+            "ignore", ResourceWarning
+        )  # Pillow's, of files whose first bytes it cannot read
+        before, began = _reset_peak(), time.process_time()
+        before_signal = signal.signal(signal.SIGPROF, _overtime)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        try:
+            with _MEMORY_THERE, _NO_FIGURES:
+                status = run(given.words)
+            sys.stdout.flush(), sys.stderr.flush()
+        except _Overtime:
+            raise Offence(f"took more than {SECONDS} s") from None
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, before_signal)
+        seconds, peak = time.process_time() - began, _memory("VmHWM") - before
+        err.seek(0), out.seek(0)
+        return End(status, out.read(), err.read().decode(errors="replace"), seconds, peak)
 
 
 @contextmanager
-def _caught() -> Iterator[Callable[[], str]]:
-    """All that reaches standard error, from Python and from the C code of decoders."""
-    said = io.StringIO()
-    with tempfile.TemporaryFile() as raw:
-        kept = os.dup(2)
-        os.dup2(raw.fileno(), 2)
-        before = signal.signal(signal.SIGPROF, _overtime)
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+def _streams(stdin: bytes) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Standard input, a pipe, and files of all that reaches the other two, also from decoders in C."""
+    kept, old = [os.dup(number) for number in range(3)], (sys.stdin, sys.stdout, sys.stderr)
+    read, write = os.pipe()
+    os.write(write, stdin[: 1 << 16])  # what a pipe holds
+    os.close(write)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         try:
-            with redirect_stderr(said):
-                yield lambda: said.getvalue() + heard
+            for number, file in enumerate((read, out.fileno(), err.fileno())):
+                os.dup2(file, number)
+            os.close(read)
+            sys.stdin, sys.stdout, sys.stderr = (
+                open(number, mode, encoding="utf-8", errors=READABLE, closefd=False)  # noqa: SIM115
+                for number, mode in enumerate("rww")
+            )
+            yield out, err
         finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            signal.signal(signal.SIGPROF, before)
-            os.dup2(kept, 2)
-            os.close(kept)
-            raw.seek(0)
-            heard = raw.read().decode(errors="replace")
+            sys.stdin, sys.stdout, sys.stderr = old
+            for number, file in enumerate(kept):
+                os.dup2(file, number)
+                os.close(file)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    print(f"{category.__name__}: {message}", file=sys.stderr)
 
 
 def _overtime(number: int, frame: FrameType | None) -> None:
     raise _Overtime
 
 
-def options_for(seed: Seed, chance: random.Random) -> tuple[str, ...]:
-    """Options that lead through the other branches of the readers."""
-    if seed.suffix in (".npy", ".npz"):
-        return chance.choice(((), ("--layout", "nchw"), ("--dims", "1"), ("--dims", "3")))
-    return chance.choice(((), ("--frame", "0"), ("--frame", "1"), ("--alpha", "premultiply")))
+def _memory(key: str) -> int:
+    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) << 10 if found else 0
+
+
+def _reset_peak() -> int:
+    """Let the peak of memory begin anew; what is in use now."""
+    with suppress(OSError):  # where the system measures none
+        Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmHWM")
+
+
+_OUTPUTS = ("-o", "--figure", "--animate", "--write-probe")
+_WARNING, _REFUSAL = r"convmat: warning: [^\n]+", r"convmat: (?!warning: |internal error)[^\n]+"
+
+
+def _judge(given: Input, end: End, changed: set[str]) -> None:
+    """Raise Offence for an end that is none of those there should be."""
+    # Of an option given twice the last counts, under either of its names.
+    given_last = {option.replace("--output", "-o"): word for option, word in pairwise(given.words)}
+    outputs = [given_last[option] for option in _OUTPUTS if option in given_last]
+    if "--resume" in given_last and "-o" not in given_last:
+        outputs.append(given_last["--resume"])
+    if "not enough memory" in end.err:
+        raise Offence(f"ran out of memory: {end.err}")
+    if end.seconds > SECONDS:
+        raise Offence(f"took {end.seconds:.1f} s")
+    if end.peak > MEMORY + AVAILABLE:
+        raise Offence(f"took {end.peak >> 20} MiB")
+    lines = end.err.splitlines()
+    if end.status not in ((0, 1, 2) if given.words[0] == "verify" else (0, 2)):
+        raise Offence(f"exit status {end.status}: {end.err}")
+    if end.status == 2:
+        if end.out and "-" not in outputs:
+            raise Offence(f"refused, yet printed {end.out[:80]!r}")
+        if not lines or not re.fullmatch(_REFUSAL, lines.pop()):
+            raise Offence(f"refused in other than one line: {end.err}")
+    elif "-" in outputs and end.status == 0:
+        lines = [line for line in lines if "Warning: " in line or "Traceback" in line]  # beside the table
+    if not all(re.fullmatch(_WARNING, line) for line in lines):
+        raise Offence(f"said: {end.err}")
+    wanted = [os.path.normpath(name) for name in outputs if name] if end.status == 0 else []
+    left = [n for n in changed if not any(n == name or n.startswith(f"{name}/") for name in wanted)]
+    if left:
+        raise Offence(f"changed or left behind: {', '.join(sorted(left))}")
+    for name in wanted if "--dry-run" not in given.words else ():
+        if not os.path.exists(name) and name != "-":
+            raise Offence(f"wrote no {name}")
+        if name in changed and name.endswith((".npy", ".npz")):
+            np.load(name)
+    if "--json" in given.words and "-" not in outputs and end.status != 2 and end.out:
+        json.loads(end.out, parse_constant=_no_json)
+
+
+def _no_json(text: str) -> None:
+    raise Offence(f"{text} is no JSON")
+
+
+def _without_numbers(text: str) -> str:
+    """A line by its kind."""
+    subject = text.partition(": ")[2]
+    return re.sub(r"'[^']*'|\d+", "#", re.split("[;,]", subject.partition(": ")[2] or subject)[0])[:70]
+
+
+# Many runs
+
+
+def _work(seed: int, numbers: range, results: Connection) -> None:
+    """Run inputs in a folder of this process; tell of each its number, its end, and whether it offends."""
+    faulthandler.enable()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        here = World()
+        for number in numbers:
+            faulthandler.dump_traceback_later(STUCK, exit=True)
+            given = None
+            try:
+                given = made(seed, number)
+                results.send((number, here.outcome(given), False))
+            except Exception as offence:
+                results.send((number, f"{given}\n    {type(offence).__name__}: {offence}", True))
+            faulthandler.cancel_dump_traceback_later()
+        os.chdir("/")
+
+
+def _watched(seed: int, numbers: range) -> Iterator[tuple[int, str, bool]]:
+    """What `_work` tells, in processes that may crash: then another goes on after the input that did it."""
+    context = multiprocessing.get_context("spawn")
+    while numbers:
+        receive, send = context.Pipe(duplex=False)
+        worker = context.Process(target=_work, args=(seed, numbers[:PORTION], send))
+        worker.start()
+        send.close()
+        ends = 0
+        with receive, suppress(EOFError):
+            while True:
+                yield receive.recv()
+                ends += 1
+        worker.join()
+        numbers = numbers[ends:]
+        if worker.exitcode and numbers:
+            yield numbers[0], f"the process ended with status {worker.exitcode}", True
+            numbers = numbers[1:]
 
 
 def fuzz(count: int, seed: int) -> int:
-    """Run `count` inputs, half arrays and half images; the number of offences."""
-    chance, counts, offences = random.Random(seed), Counter[str](), 0
-    with tempfile.TemporaryDirectory() as name:
-        for number in range(count):
-            made = (mutated_npy, mutated_image)[number % 2](chance)
-            options = options_for(made, chance)
-            try:
-                found = outcome(Path(name), made, options, number % MEASURED in (0, 1))
-            except Offence as offence:
-                found, offences = f"OFFENCE {_without_numbers(str(offence))}", offences + 1
-                if not any(key.endswith(found) for key in counts):
-                    saved = f"fuzz-{seed}-{number}{made.suffix}"
-                    Path(saved).write_bytes(made.content)
-                    print(f"{saved} {' '.join(options)}: {offence}")
-                for path in Path(name).iterdir():
-                    path.unlink()
-            counts[f"{'arrays' if made.suffix in ('.npy', '.npz') else 'images'}: {found}"] += 1
-    for found, times in sorted(counts.items(), key=lambda item: (item[0][:6], -item[1])):
-        print(f"{times:7} {found}")
-    return offences
+    """Run `count` inputs in some processes; the number of offences."""
+
+    def follow(first: int) -> Counter[str]:
+        found = Counter[str]()
+        for number, text, offends in _watched(seed, range(first, count, WORKERS)):
+            found["OFFENCE" if offends else text] += 1
+            if offends:
+                print(f"python -m tests.fuzz {seed}:{number}  # {text}", flush=True)
+        return found
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        counts = sum(pool.map(follow, range(WORKERS)), Counter[str]())
+    for end, times in counts.most_common():
+        print(f"{times:7} {end}")
+    return counts["OFFENCE"]
+
+
+def again(seed: int, number: int) -> int:
+    """Run one input in a new folder, and keep its files there."""
+    given, folder = made(seed, number), tempfile.mkdtemp(prefix=f"fuzz-{seed}-{number}-")
+    os.chdir(folder)
+    here = World()
+    print(f"{folder}: {given}")
+    try:
+        print(here.outcome(given))
+        return 0
+    except Offence as offence:
+        print(f"Offence: {offence}")
+        return 1
+    finally:
+        here.put(given.files)
+        Path("stdin").write_bytes(given.stdin)
 
 
 if __name__ == "__main__":
-    # A decoder that crashes takes Python with it; this says at least where.
-    faulthandler.enable()
-    numbers = [int(argument) for argument in sys.argv[1:]]
-    sys.exit(1 if fuzz(*(numbers + [20_000, 0][len(numbers) :])) else 0)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    first, _, one = (sys.argv[1:2] or ["20000"])[0].partition(":")
+    if one:
+        sys.exit(again(int(first), int(one)))
+    sys.exit(1 if fuzz(int(first), int((sys.argv[2:] or ["0"])[0])) else 0)

@@ -11,15 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 import convmat as cm
@@ -660,81 +657,3 @@ def test_matmul_of_the_rows_of_each_image(images: int, layout: str) -> None:
         line = f"matmul x_col.npy w.npy --output-shape {shape} --layout {layout} -q -o y.npy"
         assert run(line.split()) == 0
         np.testing.assert_array_equal(np.load("y.npy"), from_batch(cm.convolve(x, w), layout))
-
-
-# No command line ends in an internal error.
-
-FUZZED = {
-    "verify": "x.npy y.npy --kernel --expected --stage --k --input-shape --stride --padding --dims --layout "
-    "--exact --atol --requantize --order --groups --bias --probe --case --write-probe",
-    "matmul": "x_col.npy w.npy y.npy --output-shape --dims --layout -o",
-    "convolve": "x.npy --kernel --stride --padding --dilation --groups --dims --layout --transpose --plan "
-    "--output-padding --input-shape --bias --kernel-layout --depthwise -o",
-    "fold": "x_col.npy --k --input-shape --stride --padding --dilation --overlap --dims --layout --order -o",
-    "matrix": "x.npy --kernel --input-shape --stride --padding --groups --dims --layout --no-spectrum -o",
-    "sizes": "28 3,5 --k --stride --padding --dilation --transpose --output-padding --dims --layer",
-    "locate": "x.npy --k --row --col --pixel --input-shape --stride --padding --dims --order --layout",
-}
-FILES = ("x.npy", "y.npy", "x_col.npy", "w.npy", "none.npy", "m.npz", "text.txt", "empty.npy")
-SIZES = ("1", "3", "0", "-1", "2,1", "1,1,1", "3,3", "9,9,1", "2,3,4,5", "99999999999999999999", "x")
-WORDS = {
-    **dict.fromkeys(("--kernel", "--bias", "--expected"), (*FILES, "sobel-x", "box:3")),
-    "--stage": ("unroll", "flatten-filters", "convolve", "fold", "matrix"),
-    "--layout": ("nhwc", "nchw"),
-    "--kernel-layout": ("ohwi", "oihw", "hwio"),
-    "--order": ("hwc", "chw"),
-    "--overlap": ("sum", "mean"),
-    "--dims": ("1", "2", "3"),
-    "--padding": (*SIZES, "same", "full", "1,2,0,1"),
-    "--requantize": ("1,0,half-up", "1e300,0,gemmlowp", "nan,0,half-even"),
-    "--atol": ("0", "nan", "1"),
-    "--layer": ("k=3,s=2", "k=3x3x3", "k=0", "k=99,p=same"),
-    "--probe": ("p", "none"),
-    "--case": ("bias", "none"),
-    "--write-probe": ("q", "p"),
-    "-o": ("out.npy", "none/out.npy"),
-    **dict.fromkeys(("--exact", "--transpose", "--plan", "--depthwise", "--no-spectrum"), ()),
-}
-
-
-@st.composite
-def command_lines(draw: Any) -> list[str]:
-    """A command, two or three of its arguments and options, and values that may be wrong."""
-    command = draw(st.sampled_from(list(FUZZED)))
-    line = [command]
-    for word in draw(st.lists(st.sampled_from(FUZZED[command].split()), min_size=1, max_size=4, unique=True)):
-        line.append(word)
-        if word.startswith("-") and (values := WORDS.get(word, SIZES)):
-            line.append(draw(st.sampled_from(values)))
-    return line
-
-
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(line=command_lines())
-def test_no_command_line_ends_in_an_internal_error(
-    line: list[str], tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path_factory.getbasetemp() / "fuzzed"
-    with chdir(folder if folder.exists() else _fuzzed(folder)):
-        capsys.readouterr()
-        status = run(line)
-        err = capsys.readouterr().err
-        shutil.rmtree("q", ignore_errors=True)
-    assert "internal error" not in err, line
-    assert status in (0, 1, 2), line
-    assert status != 1 or line[0] == "verify", line
-    assert (status == 2) == err.startswith("convmat: ") or "warning" in err, line
-
-
-def _fuzzed(folder: Path) -> Path:
-    """Small files of every kind that the command lines name."""
-    folder.mkdir()
-    x = np.arange(25.0).reshape(5, 5)
-    arrays = {"x": x, "y": np.ones((3, 3)), "x_col": np.ones((1, 9, 9)), "w": np.ones((9, 2)), "empty": x[:0]}
-    with chdir(folder):
-        for name, array in arrays.items():
-            np.save(f"{name}.npy", array)
-        np.savez("m.npz", data=x)
-        Path("text.txt").write_text("no numbers")
-        assert run(["verify", "--write-probe", "p", "--k", "3", "-q"]) == 0
-    return folder

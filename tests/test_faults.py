@@ -8,17 +8,18 @@ from __future__ import annotations
 import builtins
 import errno
 import io
+import json
 import os
-import random
 import re
 import shutil
 import stat
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -999,21 +1000,175 @@ def test_the_nth_call_fails(
     assert at > LEAST[kind]
 
 
-# A share of the fuzzing
+# Warnings that are Python's: one line of ours, or nothing
+
+
+def _with(number: float, dtype: str = "<f8") -> bytes:
+    """An image of 5 × 5 whole numbers and one other."""
+    image = (np.arange(25) % 7).astype(dtype).reshape(5, 5)
+    image[2, 3] = number
+    return npy(image)
+
+
+def _signalling(dtype: str, bits: int) -> bytes:
+    image = (np.arange(25) % 7).astype(dtype).reshape(5, 5)
+    image.view(f"u{image.itemsize}")[2, 3] = bits
+    return npy(image)
+
+
+def _torn_tiff() -> bytes:
+    """A TIFF whose first tag claims to be of another type than it has room for."""
+    content = bytearray(picture("TIFF"))
+    return bytes(content[: int.from_bytes(content[4:8], "little") + 20])
+
+
+LONG = np.arange(25, dtype=np.longdouble).reshape(5, 5)
+NASTY: Files = {
+    "f2.npy": _signalling("<f2", 0x7D01),
+    "f4.npy": _signalling("<f4", 0x7FA00001),
+    "f8.npy": _signalling("<f8", 0x7FF4000000000001),
+    "huge.npy": npy(np.full((5, 5), 1.7e308)),
+    "tiny.npy": _with(5e-324),
+    "real.npy": IMAGE,
+    "complex.npy": npy(np.full((3, 3), 1j)),
+    "long.npy": npy(LONG),
+    "longer.npy": npy(LONG * np.longdouble("1e4000")),
+    "least.npy": npy(LONG * np.finfo(np.longdouble).smallest_subnormal),
+    "int64.npy": npy(np.full((9, 9), 2**62)),
+    "torn.tif": _torn_tiff(),
+}
+NO_SHADE = "complex, NaN or infinite values have no shade; leave it out"
+ENDS = {
+    "verify f2.npy --kernel box:2": "",
+    "verify f4.npy --kernel box:2 --explain": "",
+    "verify f8.npy --kernel box:2 --json": "",
+    "matrix --kernel f2.npy --input-shape 6,6": "",
+    "matrix --kernel huge.npy --input-shape 6,6 --json": "",
+    "convolve huge.npy --kernel box:2 -o out.png": "",
+    "convolve tiny.npy --kernel tiny.npy --padding 2 -o out.npy": "",
+    "convolve real.npy --kernel complex.npy -o out.png": "complex, NaN or infinite values have no pixels",
+    "convolve real.npy --kernel complex.npy --figure out.png": "complex, NaN or infinite results have no",
+    "locate long.npy --k 2 --row 1 --col 1 --json": "",
+    "fold long.npy --k 1 --input-shape 5,1,5 --json": "",
+    "unroll long.npy --k 2 --figure out.png": "",
+    "unroll longer.npy --k 2 --preview": NO_SHADE,
+    "locate longer.npy --k 2 --row 1 --col 1 --figure out.png": NO_SHADE,
+    "unroll longer.npy --k 2 --animate out.gif": NO_SHADE,
+    "verify long.npy long.npy --json": "",
+    "verify least.npy long.npy": "different",
+    "verify long.npy least.npy --json": "different",
+    "verify int64.npy --stage fold --k 3 --input-shape 5,5 --expected long.npy": "int64 ends at",
+    "unroll torn.tif --k 1": "is neither an image nor an .npy array|is a damaged image",
+}
+
+
+@pytest.mark.parametrize("line", ENDS)
+def test_no_warning_of_pythons(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in NASTY.items():
+        Path(os.fsdecode(name)).write_bytes(content)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        warnings.simplefilter("ignore", ResourceWarning)  # Pillow forgets to close what it cannot read
+        status = run(line.split())
+    out, err = capsys.readouterr()
+    assert not warned, warned[0].message
+    expected = ENDS[line]
+    if expected == "different":
+        assert (status, err) == (1, "")
+    elif expected:
+        assert status == 2 and re.fullmatch(rf"convmat: [^\n]*({expected})[^\n]*\n", err), err
+    else:
+        assert (status, err) == (0, "")
+    if "--json" in line:
+        json.loads(out, parse_constant=pytest.fail)
+
+
+def test_an_animation_asks_for_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("convmat.files.memory._available_bytes", lambda: 1 << 20)
+    np.save("x.npy", np.arange(30).reshape(5, 6))
+    assert run(["unroll", "x.npy", "--k", "2", "--animate", "out.gif"]) == 2
+    assert re.fullmatch(
+        r"convmat: --animate: needs \d+ bytes of memory, 1048576 are available; .*\n", capsys.readouterr().err
+    )
+
+
+# A share of the fuzzing, and what it must not let pass
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fuzz.World]:
+    home = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("fuzzed"))
+    yield fuzz.World()
+    os.chdir(home)
 
 
 @pytest.mark.parametrize(
-    ("make", "number"),
-    [*((fuzz.mutated_npy, n) for n in range(6)), *((fuzz.mutated_image, n) for n in range(3))],
-    ids=lambda value: value if isinstance(value, int) else value.__name__,
+    "numbers", [range(50), range(50, 100), pytest.param(range(100, 3000), marks=pytest.mark.slow)]
 )
-def test_damaged_files_are_read_or_refused(
-    make: Callable[[random.Random], fuzz.Seed], number: int, tmp_path: Path
-) -> None:
-    chance = random.Random(number)
-    for _ in range(50):
-        seed = make(chance)
+def test_any_input_ends_as_it_should(numbers: range, fuzzed: fuzz.World) -> None:
+    for number in numbers:
+        given = fuzz.made(2017, number)
         try:
-            fuzz.outcome(tmp_path, seed, fuzz.options_for(seed, chance))
+            fuzzed.outcome(given)
         except fuzz.Offence as offence:
-            pytest.fail(f"{seed.suffix} {seed.content.hex()}: {offence}")
+            pytest.fail(f"python -m tests.fuzz 2017:{number}  # {given}: {offence}")
+
+
+def _leave_temporary() -> int:
+    Path(".convmat-1.tmp").write_text("")
+    return 0
+
+
+def _take_memory() -> int:
+    bytearray(fuzz.MEMORY + fuzz.AVAILABLE + (32 << 20))[:: 1 << 12].count(1)
+    return 0
+
+
+def _refuse(text: str) -> int:
+    print(text, file=sys.stderr)
+    return 2
+
+
+@pytest.mark.parametrize(
+    ("ends", "offence"),
+    [
+        (lambda: 1, "exit status 1"),
+        (lambda: 130, "exit status 130"),
+        (lambda: 2, "refused in other than one line"),
+        (lambda: _refuse("convmat: internal error: no"), "refused in other than one line"),
+        (lambda: _refuse("Traceback\nconvmat: x: no"), "said: Traceback"),
+        (lambda: print("convmat: x: no", file=sys.stderr) or 0, "said: convmat: x: no"),
+        (lambda: print("table") or _refuse("convmat: x: no"), "refused, yet printed"),
+        (lambda: warnings.warn("of Python's", stacklevel=1) or 0, "said: .*UserWarning"),
+        (lambda: os.write(2, b"libtiff\n") and 0, "said: libtiff"),
+        (_leave_temporary, r"left behind: \.convmat-1\.tmp"),
+        (lambda: Path("x.npy").write_text("") or 0, "changed or left behind: x.npy"),
+        (_take_memory, "took 1[0-9]+ MiB"),
+        (lambda: 0, "wrote no out.npy"),
+    ],
+)
+def test_the_fuzzing_sees(
+    ends: Callable[[], int], offence: str, fuzzed: fuzz.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzz, "run", lambda _: ends())
+    with pytest.raises(fuzz.Offence, match=offence):
+        fuzzed.outcome(fuzz.Input(["unroll", "x.npy", "--k", "1", "-o", "out.npy"], {}, b""))
+
+
+def test_the_fuzzing_sees_work_without_an_end(fuzzed: fuzz.World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz, "SECONDS", 0.05)
+    monkeypatch.setattr(fuzz, "run", lambda _: _endless())
+    with pytest.raises(fuzz.Offence, match=r"took more than 0\.05 s"):
+        fuzzed.outcome(fuzz.Input(["sizes", "28"], {}, b""))
+
+
+def _endless() -> int:
+    while True:
+        pass

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from convmat.cli.output import STREAM_BYTES
 from convmat.errors import ShapeError
-from convmat.files.images import to_pixels, write_animation, write_picture
+from convmat.files.images import animation_bytes, to_pixels, write_animation, write_picture
 from convmat.files.memory import check_memory
 from convmat.report.facts import Fact, bytes_text
 from convmat.report.figures.canvas import THEMES
@@ -129,10 +129,8 @@ def write_patches(
         from convmat.report.figures.animation import animate
 
         plan = plan_patches(geometry, padding_mode, order, moving=True, focus=focus)
-        nbytes = (
-            len(plan.frames) * math.prod(plan.size) * 11 // 2
-        )  # Pillow's pixels, and those of few colours
-        check_memory("animate", nbytes, "draw a smaller image")
+        needed = animation_bytes(animation, plan.size, len(plan.frames))
+        check_memory("animate", needed, "take a larger --stride, or a smaller image")
         frames = watch(animate(plan, pixels, images, THEMES[theme]), len(plan.frames))
         count, nbytes = write_animation(animation, frames)
         part = f" of the {geometry.patches}" if count < geometry.patches else ""

@@ -228,8 +228,9 @@ def _what_would_fit(kernels: NDArray[Any], batch: Batch, groups: int) -> str:
             if to_filters(kernels, dims, layout).shape[-1] * groups == channels:
                 found.append(f"--kernel-layout {layout}")
     filters, depth = len(kernels), kernels.shape[-1]
-    if channels % depth == 0 and filters % (channels // depth) == 0 and groups == 1:
-        found.append(f"--groups {channels // depth}")
+    share = channels // max(depth, 1)
+    if share and share * depth == channels and filters % share == 0 and groups == 1:
+        found.append(f"--groups {share}")
     if batch.alpha and depth * groups == channels - 1:
         found.append("--alpha drop")
     other = "nchw" if batch.layout != "nchw" else "nhwc"

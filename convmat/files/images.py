@@ -383,7 +383,8 @@ def _unread_tiff(stream: IO[bytes]) -> str | None:
     """What a TIFF holds that Pillow does not know, as the rest of a sentence; None if there is more to it."""
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-    with suppress(Exception):  # a damaged one may raise anything
+    with suppress(Exception), warnings.catch_warnings():  # a damaged one may raise anything
+        warnings.simplefilter("ignore")
         tags = ImageFileDirectory_v2(stream.read(8))
         stream.seek(tags.next)
         tags.load(stream)
@@ -474,6 +475,9 @@ def to_pixels(values: NDArray[Any], keep: bool) -> tuple[NDArray[np.uint8], str]
     Raises:
         ShapeError: complex, NaN or infinite values.
     """
+    if values.dtype.type is np.longdouble:
+        with np.errstate(all="ignore"):
+            values = values.astype(np.float64)  # infinite beyond its range
     if values.dtype.kind == "c" or not all(np.isfinite(part).all() for part in np.nditer(values, **_PIECES)):
         raise ShapeError("output", "complex, NaN or infinite values have no pixels; write .npy instead")
     low, high = float(values.min()), float(values.max())
@@ -540,6 +544,14 @@ def write_animation(name: str, frames: Iterable[tuple[NDArray[np.uint8], int]]) 
     with open_output(name, encoded.tell()) as stream:
         stream.write(encoded.getbuffer())
     return len(pictures), encoded.tell()
+
+
+def animation_bytes(name: str, size: tuple[int, int], count: int) -> int:
+    """Memory that `write_animation` takes for so many pictures of a size.
+
+    Pillow's have 4 bytes a pixel; a GIF's are held with palettes, too, an .apng's as what changes.
+    """
+    return (4 + {".gif": 1, ".apng": 4}.get(ending(name), 0)) * math.prod(size) * count
 
 
 def _with_one_palette(pictures: list[Image.Image]) -> list[Image.Image]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any, TextIO
 
 from rich import box
@@ -68,9 +69,9 @@ def json_text(facts: Sequence[Fact]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN and no infinity: None."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    """JSON has no NaN and no infinity: None; and nothing wider than a double, as NumPy's long double is."""
+    if isinstance(value, Real) and not isinstance(value, int):
+        return float(value) if math.isfinite(value) else None
     if isinstance(value, list):
         return [_plain(v) for v in value]
     return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value

@@ -261,7 +261,5 @@ def _number(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """For JSON, which has no complex numbers, and nothing wider than a double."""
-    if isinstance(value, complex | np.clongdouble):
-        return str(value)
-    return float(value) if isinstance(value, np.longdouble) else value
+    """For JSON, which has no complex numbers."""
+    return str(value) if isinstance(value, complex | np.clongdouble) else value

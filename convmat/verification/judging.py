@@ -548,7 +548,7 @@ class Judge:
             return 0.0
         with np.errstate(all="ignore"):
             right = np.abs(np.asarray(self.worst_values[1])).astype(np.zeros(0, self.dtype).real.dtype)
-            return self._worst[1] / float(np.spacing(right))
+            return float(self._worst[1] / np.spacing(right))
 
     def _bound(
         self,
@@ -639,6 +639,7 @@ def _pieces(a: NDArray[Any]) -> Iterator[NDArray[Any]]:
     return iter(np.nditer(a, flags, buffersize=_BAND))
 
 
+@np.errstate(all="ignore")  # of a signalling NaN, too
 def _is_whole(a: NDArray[Any]) -> bool:
     """Whether all are whole numbers, or none at all: the sums that infinity and NaN are in are no numbers."""
     return a.dtype.kind not in "fc" or all(bool(((p == np.trunc(p)) | (p != p)).all()) for p in _parts(a))
@@ -650,6 +651,7 @@ def _magnitude(a: NDArray[Any]) -> NDArray[np.float64]:
         return np.asarray(np.abs(a.astype(np.result_type(a.dtype, np.float64))), np.float64)
 
 
+@np.errstate(all="ignore")
 def subnormal(a: NDArray[Any], tiny: float) -> NDArray[np.float64]:
     """As much of |a| as is subnormal, in its own dtype or where `tiny` is the least normal number."""
     least = max(tiny, float(np.finfo(a.dtype).tiny)) if a.dtype.kind in "fc" else 0.0

@@ -14,7 +14,7 @@ from convmat import reference
 from convmat.errors import MemoryLimitError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.matrix import layer_map
-from convmat.patches import check_x_col, flatten_filters, fold, unroll
+from convmat.patches import check_sums, check_x_col, flatten_filters, fold, unroll
 from convmat.verification.judging import (
     Judge,
     Report,
@@ -104,17 +104,22 @@ def verify_fold(
         x_col and the geometry: as `fold` takes them.
         expected: (N, *spatial, C).
         judged: the `exact`, `atol` and `rtol` of `verify`.
+
+    Raises:
+        IntegerRangeError: integers whose sums could pass 2^63.
     """
     shape = tuple(input_shape)
     geometry = ConvGeometry(shape, kernel_size, stride, padding, dilation)
     check_x_col(np.shape(x_col), geometry)
     rows = _rows(x_col)
     where: dict[str, Any] = {"dilation": geometry.dilation, "overlap": overlap, "order": order}
+    mean = overlap == "mean"
+    if not mean:
+        check_sums(rows, geometry)
     result = expected
     if result is None:
         result = fold(rows, shape, geometry.kernel_size, geometry.stride, geometry.pads, **where)
     arguments = ((1, *shape[1:]), geometry.kernel_size, geometry.stride, plain_padding(geometry))
-    mean = overlap == "mean"
     return compare_sums(
         np.asarray(result),
         lambda x_col: reference.fold(x_col, *arguments, **where, watch=watch),
