@@ -64,7 +64,7 @@ class Markdown(click.HelpFormatter):
     """Writes the options of a command as tables, each section of them under its name."""
 
     def write_heading(self, heading: str) -> None:
-        self.write(f"\n**{heading}**\n\n")
+        self.write("\n" if heading == "Options" else f"\n**{heading}**\n\n")  # the page's own heading
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         self.write("| | |\n|---|---|\n")
@@ -84,7 +84,7 @@ def options_of(command_path: str) -> str:
     return f"{formatter.getvalue()}\n"
 
 
-# The one arrow up, until `shown` imports nothing of ours.
+# The one arrow up, until `shown` imports nothing of ours; drawn as such.
 _UP = {("shown", "report")}
 
 
@@ -114,7 +114,8 @@ def import_graph() -> str:
     for part in sorted(names, key=lambda name: (-floor[name], name)):
         implied = set().union(*(reached[name] for name in below[part]))
         arrows = ", ".join(sorted(below[part] - implied, key=lambda name: (-floor[name], name)))
-        lines.append(f"{floor[part]:2}  {part:<13} {f'→ {arrows}' if arrows else ''}".rstrip())
+        up = "".join(f"↑ {name}" for lower, name in _UP if lower == part)
+        lines.append(f"{floor[part]:2}  {part:<13} {f'→ {arrows}' if arrows else up}".rstrip())
     return "\n```text\n" + "\n".join(lines) + "\n```\n\n"
 
 

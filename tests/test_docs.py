@@ -145,6 +145,27 @@ def test_benchmarks_write_the_page_as_it_is() -> None:
     )
 
 
+def test_benchmarks_write_between_the_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, text = tmp_path / "performance.md", TEXTS["docs/performance.md"]
+    page.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(benchmarks, "measure_peak", lambda threads: benchmarks.Peak(1.0, 1.0))
+    monkeypatch.setattr(
+        benchmarks,
+        "compare",
+        lambda table, peak, options: [benchmarks.Row(table.layers[0], 0.5, {"numpy": 2.0})],
+    )
+    asked = ["benchmarks", "--rounds", "1", "--threads", "1", "--write", str(page), "--only"]
+    monkeypatch.setattr(sys, "argv", [*asked, *benchmarks.TABLES])
+    benchmarks.main()
+    written = page.read_text(encoding="utf-8")
+    assert f"| {benchmarks.layers.FIRST[0]} | 500 |" in written
+    assert "`python -m tests.benchmarks --rounds 1 --seconds 0.05 --threads 1` on" in written
+    assert MARKED.sub("", written) == MARKED.sub("", text)
+    monkeypatch.setattr(sys, "argv", [*asked, "fold"])
+    with pytest.raises(SystemExit):
+        benchmarks.main()
+
+
 # Every command
 
 
@@ -180,7 +201,7 @@ def test_manual_pages(tmp_path: Path) -> None:
     for ctx in COMMANDS:
         page = (tmp_path / f"{ctx.command_path.replace(' ', '-')}.1").read_text(encoding="utf-8")
         sections = re.findall(r"^\.SH (.*)$", page, re.MULTILINE)
-        assert sections[:4] == ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS"]
+        assert sections[:3] == ["NAME", "SYNOPSIS", "DESCRIPTION"]
         terms = re.findall(r"^\.TP\n\.B (.*)$", page, re.MULTILINE)
         for param in ctx.command.get_params(ctx):
             if isinstance(param, click.Option):

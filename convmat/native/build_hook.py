@@ -7,6 +7,7 @@ nothing of ours.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import platform
@@ -58,15 +59,15 @@ class NativeBuildHook(BuildHookInterface):  # type: ignore[misc, type-arg, unuse
 
     def add_manual(self, shared: dict[str, str]) -> None:
         """Write a manual page for each command, from its help; without click there are none."""
-        self._pages = tempfile.TemporaryDirectory()  # removed when the build ends
-        command = [sys.executable, "-B", "-m", "convmat.cli.manual", self._pages.name]
+        folder = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the wheel is written later
+        command = [sys.executable, "-B", "-m", "convmat.cli.manual", folder]
         done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
         if done.returncode:
-            self.app.display_warning(
-                f"convmat: no manual pages: {done.stderr.strip().rpartition(chr(10))[2]}"
-            )
+            why = done.stderr.strip().rpartition("\n")[2]
+            self.app.display_warning(f"convmat: no manual pages: {why}")
         else:
-            shared[self._pages.name] = "share/man/man1"
+            shared[folder] = "share/man/man1"
 
 
 def build(source: Path, near: Path) -> Path:
