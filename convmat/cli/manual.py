@@ -59,11 +59,12 @@ def roff(line: str) -> str:
 def page(ctx: click.Context) -> str:
     """The manual page of a command."""
     name = ctx.command_path.replace(" ", "-")
+    summary = ctx.command.get_short_help_str(200).removesuffix(".")
     formatter = Roff()
     ctx.command.format_help(ctx, formatter)
     return (
         f'.TH {name.upper()} 1 "" "convmat {__version__}"\n'
-        f".SH NAME\n{roff(name)} \\- {roff(ctx.command.get_short_help_str(200))}\n{formatter.getvalue()}"
+        f".SH NAME\n{roff(name)} \\- {roff(summary)}\n{formatter.getvalue()}"
     )
 
 
