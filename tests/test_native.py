@@ -368,7 +368,8 @@ def built(hook: Any, root: Path, version: str = "standard") -> tuple[dict[str, A
     one = hook.NativeBuildHook()
     one.target_name, one.root = "wheel", str(root)
     one.app = types.SimpleNamespace(display_warning=said.append)
-    data: dict[str, Any] = {"force_include": {}}
+    one.add_manual = lambda pages: pages.update({"pages": "share/man/man1"})
+    data: dict[str, Any] = {"force_include": {}, "shared_data": {}}
     one.initialize(version, data)
     return data, said
 
@@ -382,6 +383,7 @@ def test_a_build_compiles_once_and_tags_the_wheel(
     names = [Path(name).name for name in data["force_include"].values()]
     assert {"_baseline.so", "built.txt"} <= set(names)
     assert (data["pure_python"], said) == (False, [])
+    assert data["shared_data"] == {"pages": "share/man/man1"}
     assert data["tag"].startswith("py3-none-") and "-" not in data["tag"].removeprefix("py3-none-")
     monkeypatch.setattr(hook, "compile_levels", None)
     assert built(hook, tmp_path)[0] == data  # what pip asks for the second time is there
@@ -410,3 +412,19 @@ def test_a_build_without_a_compiler_is_pure_and_says_so(
     built(hook, tmp_path, "editable")
     assert not list((tmp_path / "convmat/native").glob("*.so"))
     assert (tmp_path / "convmat/native/built.txt").read_text() == f"{reason}\n"
+
+
+def test_a_build_writes_manual_pages_or_says_why_not(hook: Any, tmp_path: Path) -> None:
+    one, said = hook.NativeBuildHook(), list[str]()
+    one.app = types.SimpleNamespace(display_warning=said.append)
+    one.root, shared = str(ROOT), dict[str, str]()
+    one.add_manual(shared)
+    [(folder, target)] = shared.items()
+    assert target == "share/man/man1" and not said
+    assert Path(folder, "convmat-fold.1").read_text(encoding="utf-8").startswith(".TH CONVMAT-FOLD 1")
+    (tmp_path / "convmat").mkdir()
+    (tmp_path / "convmat" / "__init__.py").write_text("import no_click\n")
+    one.root, shared = str(tmp_path), {}
+    one.add_manual(shared)
+    assert shared == {}
+    assert said == ["convmat: no manual pages: ModuleNotFoundError: No module named 'no_click'"]

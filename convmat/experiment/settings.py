@@ -15,7 +15,7 @@ from convmat.geometry import PADDING_NAMES, ConvGeometry, Padding, Sizes
 OPTIMIZERS = ("sgd", "adam")
 
 LEARNING_RATES = {"sgd": 0.3, "adam": 0.001}
-"""The defaults. Adam's is its paper's; of SGD's, the README tells how it was chosen."""
+"""The defaults. Adam's is its paper's; of SGD's, docs/experiment.md tells how it was chosen."""
 
 PAPER = {"optimizer": "both", "epochs": 400}
 """What the paper did that `Settings` does not do by default."""

@@ -1,17 +1,20 @@
 """A build hook of hatchling: compiles conv.c where there is a C compiler, and does without else.
 
 The result is plain shared libraries for ctypes, one for each level of vector instructions, so that a wheel
-fits any Python. hatchling runs this file by itself: it imports nothing of ours.
+fits any Python. A wheel is given the manual pages, too. hatchling runs this file by itself: it imports
+nothing of ours.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -49,9 +52,22 @@ class NativeBuildHook(BuildHookInterface):  # type: ignore[misc, type-arg, unuse
                 os.replace(home / f"{file.name}.new", home / file.name)
         else:
             build_data["force_include"].update({str(f): f"convmat/native/{f.name}" for f in made.iterdir()})
+            self.add_manual(build_data["shared_data"])
         if libraries:
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{_platform()}"
+
+    def add_manual(self, shared: dict[str, str]) -> None:
+        """Write a manual page for each command, from its help; without click there are none."""
+        folder = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the wheel is written later
+        command = [sys.executable, "-B", "-m", "convmat.cli.manual", folder]
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False)
+        if done.returncode:
+            why = done.stderr.strip().rpartition("\n")[2]
+            self.app.display_warning(f"convmat: no manual pages: {why}")
+        else:
+            shared[folder] = "share/man/man1"
 
 
 def build(source: Path, near: Path) -> Path:

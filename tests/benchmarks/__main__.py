@@ -3,6 +3,7 @@
 Each implementation runs in a process of its own; they take turns, round after round. A turn's time is the
 least of its calls. Of the rounds the quieter half counts, those in which other processes took least of the
 cores' time; a ratio is the median of these rounds' ratios, so that what slows the machine slows both.
+--write puts the tables on a page.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -26,6 +29,7 @@ from convmat.native import status
 from tests.benchmarks import layers
 from tests.benchmarks.layers import Layer
 from tests.benchmarks.machine import Peak, Watch, measure_peak
+from tests.docs import fill
 
 PEERS = ("torch", "onnxruntime", "openvino", "jax")
 _PAUSE = 0.02  # seconds; a peer's threads go on spinning for a while after its turn
@@ -70,6 +74,14 @@ class Table(NamedTuple):
     peers: tuple[str, ...]
 
 
+class Row(NamedTuple):
+    """What was measured of a layer: seconds of a call, and each peer's time as a multiple of them."""
+
+    layer: Layer
+    seconds: float
+    ratios: dict[str, float]
+
+
 TABLES = {
     "convolve": Table("convolve", "convolve", [*layers.FIRST, *layers.FURTHER, *layers.MORE], PEERS),
     "tiny": Table("tiny calls", "convolve", layers.TINY, PEERS),
@@ -101,14 +113,14 @@ def work(do: str, layer: Layer) -> tuple[float, float]:
     return 0.0, float((pixels + outputs * math.prod(layer.kernel) * layer.shape[-1]) * itemsize)
 
 
-def compare(table: Table, peak: Peak, options: argparse.Namespace) -> dict[str, list[tuple[float, Layer]]]:
-    """One table: a line a layer, and each peer's time as a multiple of convmat's; the ratios, by peer."""
+def compare(table: Table, peak: Peak, options: argparse.Namespace) -> list[Row]:
+    """Measure one table, and print a line a layer, with each peer's time as a multiple of convmat's."""
     names = [name for name in table.peers if name == "numpy" or importlib.util.find_spec(name)]
     workers = {name: Worker(name, options.threads) for name in ["convmat", *names]}
     print(f"\n### {table.title}\n")
     print(f"| layer | convmat, ms | of peak, of copy | {' | '.join(names)} | others |")
     print(f"|---|---|---|{'---|' * (len(names) + 1)}", flush=True)
-    ratios: dict[str, list[tuple[float, Layer]]] = {name: [] for name in [*names, "the faster"]}
+    measured = []
     for layer in table.layers:
         rounds = quiet_rounds(workers, table.do, layer, options)
         ours = median(times["convmat"] for times, _ in rounds)
@@ -117,22 +129,21 @@ def compare(table: Table, peak: Peak, options: argparse.Namespace) -> dict[str, 
             f"{1e3 * ours:.3g}",
             f"{flops / ours / peak.flops:.0%}, {moved / 2 / ours / peak.copied:.0%}",
         ]
-        found = {}
+        ratios = {}
         for name in names:
             if name in rounds[0][0]:
-                found[name] = median(times[name] / times["convmat"] for times, _ in rounds)
-            cells.append(f"{found[name]:.2f}" if name in found else "")
-        if found:
-            found["the faster"] = median(
-                min(times[n] for n in found) / times["convmat"] for times, _ in rounds
+                ratios[name] = median(times[name] / times["convmat"] for times, _ in rounds)
+            cells.append(f"{ratios[name]:.2f}" if name in ratios else "")
+        if ratios:
+            ratios["the faster"] = median(
+                min(times[n] for n in ratios) / times["convmat"] for times, _ in rounds
             )
-        for name, ratio in found.items():
-            ratios[name].append((ratio, layer))
+        measured.append(Row(layer, ours, ratios))
         busy = sum(share for _, share in rounds) / len(rounds)
         print(f"| {layer} | {' | '.join(cells)} | {busy:.0%} |", flush=True)
     for worker in workers.values():
         worker.process.terminate()
-    return ratios
+    return measured
 
 
 def quiet_rounds(
@@ -156,16 +167,37 @@ def quiet_rounds(
     return sorted(rounds, key=lambda pair: pair[1])[: -(-len(rounds) // 2)]
 
 
-def summary(found: dict[str, dict[str, list[tuple[float, Layer]]]]) -> None:
+def summary(measured: dict[str, list[Row]]) -> None:
     """Geometric means, and where it is behind."""
     print("\n### Geometric means, and the worst layers\n")
     print("| | peer | layers | geometric mean | worst |\n|---|---|---|---|---|")
-    for title, by_peer in found.items():
-        for name, ratios in by_peer.items():
-            if ratios and not (name == "the faster" and len(by_peer) == 2):
-                worst = "; ".join(f"{r:.2f} {layer}" for r, layer in sorted(ratios)[:3])
+    for table, rows in measured.items():
+        for name in [*TABLES[table].peers, "the faster"]:
+            ratios = sorted((row.ratios[name], row.layer) for row in rows if name in row.ratios)
+            if ratios and not (name == "the faster" and len(TABLES[table].peers) == 1):
+                worst = "; ".join(f"{ratio:.2f} {layer}" for ratio, layer in ratios[:3])
                 mean = geometric_mean([ratio for ratio, _ in ratios])
-                print(f"| {title} | {name} | {len(ratios)} | {mean:.2f} | {worst} |")
+                print(f"| {TABLES[table].title} | {name} | {len(ratios)} | {mean:.2f} | {worst} |")
+
+
+def page(measured: dict[str, list[Row]], told: str) -> str:
+    """What a page has between its marks: each layer of `convolve`, and the other tables' means."""
+    rows = measured["convolve"]
+    peers = [name for name in PEERS if any(name in row.ratios for row in rows)]
+    lines = [told, "", f"| layer | convmat, ms | {' | '.join(peers)} |", f"|---|---|{'---|' * len(peers)}"]
+    for row in rows:
+        ratios = [f"{row.ratios[name]:.2f}" if name in row.ratios else "" for name in peers]
+        lines.append(f"| {row.layer} | {1e3 * row.seconds:.3g} | {' | '.join(ratios)} |")
+    means = [geometric_mean([row.ratios[name] for row in rows if name in row.ratios]) for name in peers]
+    lines.append(f"| geometric mean | | {' | '.join(f'{mean:.2f}' for mean in means)} |")
+    lines += ["", "| | beside | layers | geometric mean | worst |", "|---|---|---|---|---|"]
+    for name, (title, _, _, (peer, *_)) in TABLES.items():
+        behind = sorted((row.ratios[peer], row.layer) for row in measured[name] if peer in row.ratios)
+        if behind and name != "convolve":
+            mean = geometric_mean([ratio for ratio, _ in behind])
+            worst = f"{behind[0][0]:.2f}, {behind[0][1]}"
+            lines.append(f"| {title} | {peer} | {len(behind)} | {mean:.2f} | {worst} |")
+    return "\n" + "\n".join(lines) + "\n\n"
 
 
 _MEMORY = """
@@ -242,20 +274,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8, help="turns that each takes (default 8)")
     parser.add_argument("--seconds", type=float, default=0.05, help="of calls in a turn (default 0.05)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for everyone (default all)")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between the page's marks")
     options = parser.parse_args()
+    if options.write and not TABLES.keys() <= set(options.only):
+        parser.error("--write needs all tables; leave --only out")
     peak = measure_peak(options.threads)
     versions = f"Python {platform.python_version()}, NumPy {np.__version__}, convmat {status()}"
     load = f"load {os.getloadavg()[0]:.1f} at the start"
     print(f"{platform.machine()}, {options.threads} threads, {versions}; {load}.")
     rates = f"{peak.flops / 1e9:.0f} GFLOP/s, memory is copied at {peak.copied / 1e9:.1f} GB/s"
     print(f"BLAS multiplies at {rates}.")
-    found = {}
+    measured = {}
     for name in options.only:
         if name in TABLES:
-            found[TABLES[name].title] = compare(TABLES[name], peak, options)
+            measured[name] = compare(TABLES[name], peak, options)
         else:
             OTHERS[name](options)
-    summary(found)
+    summary(measured)
+    if options.write:
+        asked = f"--rounds {options.rounds} --seconds {options.seconds} --threads {options.threads}"
+        beside = ", ".join(f"{name} {version(name)}" for name in PEERS if importlib.util.find_spec(name))
+        told = f"`python -m tests.benchmarks {asked}` on {platform.machine()}, beside {beside}:"
+        text = options.write.read_text(encoding="utf-8")
+        options.write.write_text(fill(text, "measured", page(measured, told)), encoding="utf-8")
 
 
 if __name__ == "__main__":
