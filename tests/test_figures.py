@@ -17,12 +17,12 @@ from PIL import Image
 
 import convmat as cm
 from convmat.errors import FileError, GeometryError
+from convmat.figures.animation import animate
+from convmat.figures.canvas import ACCENTS, THEMES, Box, Sheet, label, plain, text_size
+from convmat.figures.patches import PatchPlan, busiest, draw_patches, plan_patches
+from convmat.figures.product import draw_product, plan_product, shades, x_col_values
 from convmat.files.images import write_animation
 from convmat.geometry import ConvGeometry
-from convmat.report.figures.animation import animate
-from convmat.report.figures.canvas import ACCENTS, THEMES, Box, Sheet, label, plain, text_size
-from convmat.report.figures.patches import PatchPlan, busiest, draw_patches, plan_patches
-from convmat.report.figures.product import draw_product, plan_product, shades, x_col_values
 from tests.strategies import Layer, layers
 
 DIGIT = "sample_images/digit.png"

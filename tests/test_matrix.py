@@ -24,8 +24,8 @@ import convmat as cm
 from convmat import spectrum
 from convmat.cli import run
 from convmat.errors import FileError, GeometryError, IntegerRangeError
+from convmat.figures.pattern import sparsity_picture
 from convmat.matrix import layer_map, layer_matrix
-from convmat.report.figures.pattern import sparsity_picture
 from tests.strategies import Layer, layers, noise, probes
 
 SAMPLES = Path(__file__).parent.parent / "sample_images"

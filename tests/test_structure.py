@@ -59,6 +59,7 @@ MAY_IMPORT = {
     "experiment": (*_LIBRARY, "experiment", "files"),
     "files": ("errors", "wholes", "files"),
     "report": (*_LIBRARY, "frameworks", "chains", "verification", "experiment", "report"),
+    "figures": (*_LIBRARY, "files", "report", "figures"),
     "cli": (
         *_LIBRARY,
         "frameworks",
@@ -69,6 +70,7 @@ MAY_IMPORT = {
         "experiment",
         "files",
         "report",
+        "figures",
         "trouble",
         "cli",
         "__version__",
@@ -78,8 +80,8 @@ MAY_IMPORT = {
 HOMES: dict[str, str | tuple[str, ...]] = {
     "click": "cli",
     "tqdm": "cli",
-    "rich": "report",
-    "PIL": ("files/images", "report/figures"),
+    "rich": ("report", "figures/preview"),
+    "PIL": ("files/images", "figures"),
     "matplotlib": "report/curves",
 }
 

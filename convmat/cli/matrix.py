@@ -77,8 +77,8 @@ def command(
     if not (no_spectrum or quiet):
         check_memory("input_shape", found.spectrum_bytes, "add --no-spectrum")
     if figure is not None:
+        from convmat.figures.pattern import sparsity_picture
         from convmat.files.images import write_picture
-        from convmat.report.figures.pattern import sparsity_picture
 
     if output is not None or figure is not None:
         needed = found.nbytes + (found.dense_bytes if dense else _WRITTEN)

@@ -14,9 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.geometry import ConvGeometry
-from convmat.report.facts import sizes
-from convmat.report.figures.canvas import (
+from convmat.figures.canvas import (
     ACCENTS,
     BODY,
     GAP,
@@ -33,7 +31,7 @@ from convmat.report.figures.canvas import (
     number_text,
     text_size,
 )
-from convmat.report.figures.patches import (
+from convmat.figures.patches import (
     Panel,
     PatchMark,
     as_image,
@@ -46,6 +44,8 @@ from convmat.report.figures.patches import (
     place_panel,
     title_text,
 )
+from convmat.geometry import ConvGeometry
+from convmat.report.facts import sizes
 
 FILTERS = 6
 """Filters, and feature maps, that are shown."""

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.report.figures.canvas import SMALL, Box, Label, Theme, label, text_size
-from convmat.report.figures.patches import PatchPlan, draw_images, draw_outline, draw_row, formulas
+from convmat.figures.canvas import SMALL, Box, Label, Theme, label, text_size
+from convmat.figures.patches import PatchPlan, draw_images, draw_outline, draw_row, formulas
 
 _WHOLE = 8000  # milliseconds that an animation takes, about
 _FASTEST, _SLOWEST, _REST = 120, 700, 2000  # of a frame, and of the last

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.color import Color
+from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
 from convmat.errors import ShapeError
+from convmat.figures.patches import as_colours
 from convmat.geometry import POSITION_NAMES, ConvGeometry
 from convmat.report.encodings import can_show
-from convmat.report.facts import ends, sizes
-from convmat.report.figures.patches import as_colours
-from convmat.report.tables import console_on
+from convmat.report.facts import sizes
 
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
 _HALF_BLOCK = "▀"
 _PADDING = (104, 60, 104)  # a colour that no gray has
-_WIDTH = 80  # characters of a line, where there is no terminal to ask
-_ALL = 16  # patches that are all shown
+_ALL, _FIRST, _LAST = 16, 4, 3  # patches that are all shown; else the first and the last of them
 _PATCH_PIXELS = 16  # of a patch's longer side, shown one by one
 
 
@@ -65,7 +64,8 @@ def patch_tiles(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.ui
     step = max(-(-max(kernel) // _PATCH_PIXELS), 1)
     tiles: list[Tile | None] = []
     total = len(pixels) * geometry.patches
-    for row in range(total) if total <= _ALL else ends(total):
+    chosen = range(total) if total <= _ALL else (*range(_FIRST), None, *range(total - _LAST, total))
+    for row in chosen:
         if row is None:
             tiles.append(None)
             continue
@@ -87,20 +87,21 @@ def patch_tiles(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.ui
     return tiles
 
 
-def preview_text(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.uint8], stream: TextIO) -> str:
-    """Images and their patches, as they are to be on `stream`.
+def preview_text(
+    geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.uint8], console: Console
+) -> str:
+    """Images and their patches, as they are to be on a console.
 
     Args:
         geometry: of one or two spatial axes, one that `check_preview` lets pass.
         padding_mode: as in `unroll`.
         pixels: (n, *spatial, C), the first n images.
-        stream: whose colours, width and encoding decide how.
+        console: its colours, width and encoding decide how.
     """
-    console = console_on(stream, _WIDTH)
     # Half blocks without their colours would be one solid rectangle.
     coloured = console.color_system is not None and not console.no_color
-    plain = not (coloured and can_show(_HALF_BLOCK, stream.encoding))
-    shades = _SHADES if can_show(_SHADES + "·", stream.encoding) else _ASCII_SHADES
+    plain = not (coloured and can_show(_HALF_BLOCK, console.encoding))
+    shades = _SHADES if can_show(_SHADES + "·", console.encoding) else _ASCII_SHADES
     wide = 2 if plain else 1  # characters of a pixel, so that it is about a square
 
     def drawn(tile: Tile) -> list[Text]:

@@ -16,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.errors import GeometryError
-from convmat.geometry import POSITION_NAMES, ConvGeometry, Place, padding_source
-from convmat.report.facts import columns_text, pads_text, sizes
-from convmat.report.figures.canvas import (
+from convmat.figures.canvas import (
     ACCENTS,
     BODY,
     GAP,
@@ -36,6 +34,8 @@ from convmat.report.figures.canvas import (
     number_text,
     text_size,
 )
+from convmat.geometry import POSITION_NAMES, ConvGeometry, Place, padding_source
+from convmat.report.facts import columns_text, pads_text, sizes
 
 IMAGES = 3
 """Images of a batch that are shown."""
