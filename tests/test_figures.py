@@ -21,7 +21,7 @@ from convmat.figures.animation import animate
 from convmat.figures.canvas import ACCENTS, THEMES, Box, Sheet, label, plain, text_size
 from convmat.figures.patches import PatchPlan, busiest, draw_patches, plan_patches
 from convmat.figures.product import draw_product, plan_product, shades, x_col_values
-from convmat.files.images import write_animation
+from convmat.files.pictures import write_animation
 from convmat.geometry import ConvGeometry
 from tests.strategies import Layer, layers
 

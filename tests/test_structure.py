@@ -81,7 +81,7 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "click": "cli",
     "tqdm": "cli",
     "rich": ("report", "figures/preview"),
-    "PIL": ("files/images", "figures"),
+    "PIL": ("files/images", "files/pictures", "files/tiff", "figures"),
     "matplotlib": "report/curves",
 }
 

@@ -78,7 +78,7 @@ def command(
         check_memory("input_shape", found.spectrum_bytes, "add --no-spectrum")
     if figure is not None:
         from convmat.figures.pattern import sparsity_picture
-        from convmat.files.images import write_picture
+        from convmat.files.pictures import write_picture
 
     if output is not None or figure is not None:
         needed = found.nbytes + (found.dense_bytes if dense else _WRITTEN)

@@ -235,7 +235,7 @@ def write_images(
     if output is None:
         drain(rows)
     elif is_picture(output):
-        from convmat.files.images import check_picture, picture_bytes, write_picture
+        from convmat.files.pictures import check_picture, picture_bytes, write_picture
 
         check_picture(shape)
         note = write_picture(output, collect(rows, shape, dtype, picture_bytes(shape)), keep)

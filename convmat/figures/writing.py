@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from convmat.errors import ShapeError
 from convmat.figures.canvas import THEMES
 from convmat.figures.patches import as_image, busiest, draw_patches, plan_patches
-from convmat.files.images import animation_bytes, to_pixels, write_animation, write_picture
 from convmat.files.memory import check_memory
+from convmat.files.pictures import animation_bytes, to_pixels, write_animation, write_picture
 from convmat.report.facts import Fact, bytes_text
 from convmat.watching import Watch, unwatched
 
