@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, SupportsIndex
@@ -46,7 +46,7 @@ from convmat.patches import (
     steps_of,
     window,
 )
-from convmat.shown import Shown
+from convmat.shown import Fact, Shown, bytes_text, shape_fact, sizes
 from convmat.threads import thread_count
 
 BLOCK_BYTES = 1 << 21
@@ -321,19 +321,39 @@ class Plan(Shown):
         read = (math.prod(self.geometry.input_shape) + weights) * self.arithmetic.accumulator.itemsize
         return read + math.prod(self.output_shape) * self.arithmetic.result.itemsize
 
+    def facts(self) -> list[Fact]:
+        """The layer, and how it is computed."""
+        geometry, summed = self.geometry, str(self.arithmetic.accumulator)
+        weights = (*geometry.kernel_size, geometry.channels // geometry.groups)
+        box = None if self.box is None else list(self.box[:4])
+        band = f"{sizes(self.band)} of (n, *positions)" + (f", in boxes of {sizes(box)}" if box else "")
+        read = "read where it lies" if self.in_place else "copied, a band at a time"
+        return [
+            *geometry.facts(),
+            Fact("filters", "filters", self.filters, f"{self.filters} of {sizes(weights)}"),
+            Fact("groups", "groups", geometry.groups, str(geometry.groups)),
+            shape_fact("output_shape", "Y", self.output_shape),
+            Fact("kernel", "kernel", self.kernel, f"{self.kernel}, {self.level}"),
+            Fact("level", "", self.level, ""),
+            Fact("accumulators", "summed in", [summed], summed),
+            Fact("in_place", "X", self.in_place, read),
+            Fact("band_shape", "outputs at a time", list(self.band), band),
+            Fact("box_shape", "", box, ""),
+            Fact("scratch_bytes", "scratch of a thread", self.scratch, bytes_text(self.scratch)),
+            Fact("threads", "threads", self.threads, str(self.threads)),
+            Fact("flops", "FLOPs", self.flops, str(self.flops)),
+            Fact("bytes", "bytes of X, W, Y", self.bytes, bytes_text(self.bytes)),
+        ]
+
     def __str__(self) -> str:
         return (
-            f"{self.kernel}, {self.level}, {_times(self.band)} outputs at a time"
-            + ("" if self.box is None else f" in boxes of {_times(self.box[:4])}")
+            f"{self.kernel}, {self.level}, {sizes(self.band)} outputs at a time"
+            + ("" if self.box is None else f" in boxes of {sizes(self.box[:4])}")
             + (", x read in place" if self.in_place else ", x copied")
             + f"; {self.scratch} bytes of scratch, {self.threads} thread{'s' if self.threads > 1 else ''}; "
             f"{self.flops} FLOPs in {self.arithmetic.accumulator}, {self.bytes} bytes, "
             f"result {self.arithmetic.result}"
         )
-
-
-def _times(sizes: Iterable[int]) -> str:
-    return " × ".join(map(str, sizes))
 
 
 def choose_kernel(taps: int, planes: int, channels: int, filters: int, groups: int, lanes: int) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex
 
 from convmat.errors import GeometryError, MappingIndexError
-from convmat.shown import Shown
+from convmat.shown import Fact, Shown, shape_fact
 from convmat.wholes import INT64, whole_text
 
 Sizes = SupportsIndex | Iterable[SupportsIndex]
@@ -221,6 +221,19 @@ class ConvGeometry(Shown):
             f"ConvGeometry({self.input_shape}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding or self.pads!r}, dilation={self.dilation}, groups={self.groups})"
         )
+
+    def facts(self) -> list[Fact]:
+        """Input, kernel and output; see `convmat.shown`."""
+        rule = f"{self.padding}: " if self.padding else ""
+        return [
+            shape_fact("input_shape", "input shape", self.input_shape),
+            shape_fact("kernel_size", "kernel", self.kernel_size),
+            shape_fact("stride", "stride", self.stride),
+            shape_fact("dilation", "dilation", self.dilation),
+            Fact("pads", "padding", list(map(list, self.pads)), rule + ", ".join(map(str, self.pads))),
+            shape_fact("output_size", "output size", self.output_size),
+            shape_fact("matrix_shape", "X_col", self.matrix_shape),
+        ]
 
     @property
     def batch(self) -> int:

@@ -38,7 +38,7 @@ from convmat.geometry import (
     whole,
 )
 from convmat.patches import as_numbers, check_flag
-from convmat.shown import Shown
+from convmat.shown import Fact, Shown, bytes_text, percent, shape_fact
 from convmat.spectrum import Spectrum
 from convmat.watching import Watch, unwatched
 
@@ -376,7 +376,19 @@ class LayerMap(Shown):
             )
         return found.scaled(scale)
 
-    def facts(self, with_spectrum: bool = True, **limits: Any) -> MatrixFacts:
+    def facts(self) -> list[Fact]:
+        """The layer, and what of its matrix costs nothing to know; `analyse` tells more."""
+        weights, dtype = self.filters.size, str(self.filters.dtype)
+        return [
+            *(fact for fact in self.geometry.facts() if fact.key != "matrix_shape"),
+            shape_fact("matrix_shape", "M", self.shape, "vec Y × vec X"),
+            Fact("nnz", "entries stored", self.nnz, f"{self.nnz}, {percent(self.density)}"),
+            Fact("weights", "free weights", weights, str(weights)),
+            Fact("dtype", "dtype", dtype, dtype),
+            Fact("bytes", "bytes, sparse", self.nbytes, bytes_text(self.nbytes)),
+        ]
+
+    def analyse(self, with_spectrum: bool = True, **limits: Any) -> MatrixFacts:
         """All that is known of M, without making it; `limits` are those of `spectrum`."""
         return MatrixFacts(
             shape=self.shape,
@@ -513,9 +525,13 @@ class LayerMatrix(Shown):
         product = self._product(np.asarray(y).T, 0)
         return product.T
 
-    def facts(self, with_spectrum: bool = True, **limits: Any) -> MatrixFacts:
+    def facts(self) -> list[Fact]:
+        """Those of the layer."""
+        return self.layer.facts()
+
+    def analyse(self, with_spectrum: bool = True, **limits: Any) -> MatrixFacts:
         """All that is known of M; `limits` are the `tolerance` and `iterations` of `LayerMap.spectrum`."""
-        return self.layer.facts(with_spectrum, **limits)
+        return self.layer.analyse(with_spectrum, **limits)
 
     def toarray(self) -> NDArray[Any]:
         """The dense matrix."""

@@ -21,6 +21,7 @@ from convmat.report.facts import (
     columns_text,
     ends,
     geometry_facts,
+    kernel_size_facts,
     pads_text,
     percent,
     result_facts,
@@ -118,9 +119,7 @@ def transposed_facts(
     return [
         Fact("transpose", "transposed", True, "yes"),
         shape_fact("input_shape", "input shape", y_shape, axes_text(geometry).replace("C", "K")),
-        shape_fact("kernel_size", "kernel", geometry.kernel_size),
-        shape_fact("stride", "stride", geometry.stride),
-        shape_fact("dilation", "dilation", geometry.dilation),
+        *kernel_size_facts(geometry),
         Fact("padding", "", geometry.padding, ""),
         Fact("padding_mode", "", "zeros", ""),
         Fact("pads", "padding", [list(p) for p in geometry.pads], pads_text(geometry)),
@@ -268,9 +267,10 @@ def _spectrum_facts(found: Spectrum | None) -> list[Fact]:
     ]
 
 
-def _laid_out(label: str, shape: tuple[int, ...], dtype: np.dtype[Any], layout: str) -> list[Fact]:
-    """A result, (N, *out, K), in the layout that it is written in."""
-    return result_facts("output_shape", label, from_batch_shape(shape, layout), dtype, output_layout(layout))
+_OF_A_PLAN = (
+    *("kernel", "level", "accumulators", "in_place", "band_shape", "box_shape", "scratch_bytes", "threads"),
+    *("flops", "bytes"),
+)
 
 
 def plan_facts(plans: Sequence[Plan]) -> list[Fact]:
@@ -279,34 +279,11 @@ def plan_facts(plans: Sequence[Plan]) -> list[Fact]:
     Without plans, where nobody asks, the keys alone.
     """
     if not plans:
-        keys = "kernel level accumulators in_place band_shape box_shape scratch_bytes threads flops bytes"
-        return absent(*keys.split())
-    plan = plans[-1]
-    box = None if plan.box is None else list(plan.box[:4])
-    summed = [str(part.arithmetic.accumulator) for part in plans]
-    in_box = "" if box is None else f", in boxes of {sizes(box)}"
-    return [
-        Fact("kernel", "kernel", plan.kernel, f"{plan.kernel}, {plan.level}"),
-        Fact("level", "", plan.level, ""),
-        Fact("accumulators", "summed in", summed, ", then ".join(summed)),
-        Fact(
-            "in_place",
-            "X",
-            plan.in_place,
-            "read where it lies" if plan.in_place else "copied, a band at a time",
-        ),
-        Fact(
-            "band_shape",
-            "outputs at a time",
-            list(plan.band),
-            f"{sizes(plan.band)} of (n, *positions){in_box}",
-        ),
-        Fact("box_shape", "", box, ""),
-        Fact("scratch_bytes", "scratch of a thread", plan.scratch, bytes_text(plan.scratch)),
-        Fact("threads", "threads", plan.threads, str(plan.threads)),
-        Fact("flops", "FLOPs", plan.flops, str(plan.flops)),
-        Fact("bytes", "bytes of X, W, Y", plan.bytes, bytes_text(plan.bytes)),
-    ]
+        return absent(*_OF_A_PLAN)
+    summed = [str(plan.arithmetic.accumulator) for plan in plans]
+    plain = {fact.key: fact for fact in plans[-1].facts()}
+    plain["accumulators"] = Fact("accumulators", "summed in", summed, ", then ".join(summed))
+    return [plain[key] for key in _OF_A_PLAN]
 
 
 def _in_groups(groups: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from convmat.chains import ChainLayer
 from convmat.frameworks import EXPLICIT_PADS, FrameworkPads
 from convmat.geometry import ConvGeometry
-from convmat.report.facts import Fact, Grid, absent, shape_fact, sizes
+from convmat.report.facts import Fact, Grid, absent, kernel_size_facts, shape_fact, sizes
 
 Rules = dict[str, ConvGeometry | None]
 
@@ -20,7 +20,7 @@ def sizes_facts(full: ConvGeometry, rules: Rules) -> list[Fact]:
     }
     return [
         shape_fact("input_size", "input size", full.input_size),
-        *_kernel_facts(full),
+        *kernel_size_facts(full),
         Fact("transpose", "", False, ""),
         *absent("output_padding", *_OF_CHAINS),
         Fact("rules", "paddings", values, str(len(values)), brief=_rules_text(values)),
@@ -47,7 +47,7 @@ def transpose_facts(size: Sequence[int], output_padding: Sequence[int], rules: R
     return [
         Fact("transpose", "transposed", True, "yes"),
         shape_fact("input_size", "input size", size),
-        *_kernel_facts(next(g for g in rules.values() if g)),
+        *kernel_size_facts(next(g for g in rules.values() if g)),
         shape_fact("output_padding", "output padding", output_padding),
         *absent("frameworks", *_OF_CHAINS),
         Fact("rules", "paddings", values, str(len(values)), brief=_rules_text(values)),
@@ -164,14 +164,6 @@ def chain_grid(layers: Sequence[ChainLayer]) -> Grid:
         ("layer", "before, after", "output size", "output", "receptive field", "total stride", "first pixel"),
         rows,
     )
-
-
-def _kernel_facts(geometry: ConvGeometry) -> list[Fact]:
-    return [
-        shape_fact("kernel_size", "kernel", geometry.kernel_size),
-        shape_fact("stride", "stride", geometry.stride),
-        shape_fact("dilation", "dilation", geometry.dilation),
-    ]
 
 
 def _lists(pads: Sequence[tuple[int, int]]) -> list[list[int]]:

@@ -35,7 +35,7 @@ from convmat.engine import execute, filter_geometry, prepare
 from convmat.errors import DTypeError, SettingError
 from convmat.geometry import ConvGeometry, Padding, Sizes, told
 from convmat.patches import as_numbers, check_flag, is_finite
-from convmat.shown import Shown
+from convmat.shown import Fact, Shown, shape_fact
 from convmat.verification.quantization import Requantize
 from convmat.watching import Watch, unwatched
 
@@ -98,6 +98,24 @@ class Report(Shown):
     def smallest_atol(self) -> float:
         """The smallest absolute tolerance, alone, that would pass; infinite where none would."""
         return self.max_abs_error
+
+    def facts(self) -> list[Fact]:
+        """What was compared, the largest error, and the verdict."""
+        shapes = [
+            shape_fact("result_shape", "result", self.shape),
+            shape_fact("definition_shape", "definition", self.expected_shape),
+            Fact("result_dtype", "result dtype", self.dtype, self.dtype),
+        ]
+        if self.shape != self.expected_shape:
+            return [*shapes, Fact("equal", "verdict", False, "different shapes")]
+        error, ratio = self.max_abs_error, self.error_over_bound
+        return [
+            *shapes,
+            Fact("outside", "elements outside", self.outside, f"{self.outside} of {self.elements}"),
+            Fact("max_abs_error", "max abs error", error, f"{error:{'.15g' if self.exact else '.3g'}}"),
+            Fact("error_over_bound", "" if self.exact else "largest error / bound", ratio, f"{ratio:.3g}"),
+            Fact("equal", "verdict", self.equal, "equal" if self else "different"),
+        ]
 
     def __bool__(self) -> bool:
         return self.equal
