@@ -21,7 +21,7 @@ from PIL import Image
 
 from convmat.cli import cli, run
 from convmat.cli.options import INPUT_NAMES, File, OutputName
-from convmat.report.encodings import READABLE, readable
+from convmat.encodings import READABLE, readable
 
 X = np.arange(98.0).reshape(2, 7, 7, 1)
 

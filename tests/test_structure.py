@@ -37,9 +37,11 @@ MAY_IMPORT = {
     "errors": (),
     "wholes": (),
     "watching": (),
-    "trouble": ("errors", "report"),  # of which it takes what imports nothing
+    "encodings": (),
+    "trouble": ("errors", "encodings"),
     "shown": (),
     "geometry": ("errors", "wholes", "shown"),
+    "words": ("geometry",),
     "frameworks": ("errors", "geometry"),
     "chains": ("errors", "wholes", "geometry"),
     "layouts": ("errors",),
@@ -59,8 +61,10 @@ MAY_IMPORT = {
     "verification": (*_LIBRARY, "reference", "verification"),
     "experiment": (*_LIBRARY, "experiment", "files"),
     "files": ("errors", "wholes", "files"),
-    "report": (*_LIBRARY, "frameworks", "chains", "verification", "experiment", "report"),
-    "figures": (*_LIBRARY, "files", "report", "figures"),
+    "report": (
+        *(*_LIBRARY, "frameworks", "chains", "words", "encodings", "verification", "experiment", "report"),
+    ),
+    "figures": (*_LIBRARY, "words", "encodings", "files", "figures"),
     "cli": (
         *_LIBRARY,
         "frameworks",
@@ -72,6 +76,7 @@ MAY_IMPORT = {
         "files",
         "report",
         "figures",
+        "encodings",
         "trouble",
         "cli",
         "__version__",

@@ -35,7 +35,8 @@ from convmat.figures.canvas import (
     text_size,
 )
 from convmat.geometry import POSITION_NAMES, ConvGeometry, Place, padding_source
-from convmat.report.facts import columns_text, pads_text, sizes
+from convmat.shown import sizes
+from convmat.words import columns_text, pads_text
 
 IMAGES = 3
 """Images of a batch that are shown."""

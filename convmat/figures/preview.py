@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from convmat.encodings import can_show
 from convmat.errors import ShapeError
 from convmat.figures.patches import as_colours
 from convmat.geometry import POSITION_NAMES, ConvGeometry
-from convmat.report.encodings import can_show
-from convmat.report.facts import sizes
+from convmat.shown import sizes
 
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
 _HALF_BLOCK = "▀"

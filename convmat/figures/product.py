@@ -45,7 +45,7 @@ from convmat.figures.patches import (
     title_text,
 )
 from convmat.geometry import ConvGeometry
-from convmat.report.facts import sizes
+from convmat.shown import sizes
 
 FILTERS = 6
 """Filters, and feature maps, that are shown."""

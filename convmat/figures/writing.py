@@ -12,7 +12,7 @@ from convmat.figures.canvas import THEMES
 from convmat.figures.patches import as_image, busiest, draw_patches, plan_patches
 from convmat.files.memory import check_memory
 from convmat.files.pictures import animation_bytes, to_pixels, write_animation, write_picture
-from convmat.report.facts import Fact, bytes_text
+from convmat.shown import Fact, bytes_text
 from convmat.watching import Watch, unwatched
 
 if TYPE_CHECKING:

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.geometry import AXIS_NAMES, LINE_NAMES, POSITION_NAMES, SIDE_NAMES, TAP_NAMES, ConvGeometry
-from convmat.report.encodings import printable
+from convmat.encodings import printable
+from convmat.geometry import AXIS_NAMES, LINE_NAMES, POSITION_NAMES, ConvGeometry
 from convmat.shown import Fact as Fact
 from convmat.shown import bytes_text as bytes_text
 from convmat.shown import percent as percent
 from convmat.shown import shape_fact as shape_fact
 from convmat.shown import sizes as sizes
+from convmat.words import columns_text, pads_text
 
 AXIS_KEYS = tuple(f"output_{name}" for name in AXIS_NAMES[3])
 
@@ -51,23 +52,6 @@ def brief_text(facts: Sequence[Fact], output: str | None = None) -> str:
 def axes_text(geometry: ConvGeometry) -> str:
     """The axes of the input: N × H × W × C."""
     return " × ".join(["N", *(name[0].upper() for name in geometry.axis_names), "C"])
-
-
-def columns_text(geometry: ConvGeometry, order: str) -> str:
-    """What columns of X_col, and rows of W_col, run over."""
-    taps = TAP_NAMES[len(geometry.axis_names)]
-    return ", ".join((*taps, "c") if order == "hwc" else ("c", *taps))
-
-
-def pads_text(geometry: ConvGeometry, padding_mode: str = "zeros") -> str:
-    """The padding resolved to numbers: same: top 1, bottom 1, left 1, right 1."""
-    sides = ", ".join(
-        f"{side} {count}"
-        for name, pair in zip(geometry.axis_names, geometry.pads, strict=True)
-        for side, count in zip(SIDE_NAMES[name], pair, strict=True)
-    )
-    rule = f"{geometry.padding}: " if geometry.padding else ""
-    return rule + sides + (f", {padding_mode}" if padding_mode != "zeros" else "")
 
 
 def geometry_facts(geometry: ConvGeometry, padding_mode: str = "zeros") -> list[Fact]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from convmat.geometry import AXIS_NAMES, POSITION_NAMES, TAP_NAMES, ConvGeometry, Place
-from convmat.report.facts import Fact, Grid, absent, axes_text, columns_text, ends, pads_text, shape_fact
+from convmat.report.facts import Fact, Grid, absent, axes_text, ends, shape_fact
+from convmat.words import columns_text, pads_text
 
 _MOST_LINES = 500  # of places; all of them are in the JSON
 _PADDED_WITH = {

@@ -18,17 +18,16 @@ from convmat.report.facts import (
     absent,
     axes_text,
     bytes_text,
-    columns_text,
     ends,
     geometry_facts,
     kernel_size_facts,
-    pads_text,
     percent,
     result_facts,
     shape_fact,
     sizes,
     values_text,
 )
+from convmat.words import columns_text, pads_text
 
 if TYPE_CHECKING:
     from convmat.engine import Plan
