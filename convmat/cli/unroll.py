@@ -94,7 +94,7 @@ def command(
     pictures: list[Fact] = []
     if drawn or preview:
         from convmat.cli.figures import Kept, kept_bytes
-        from convmat.figures.patches import IMAGES
+        from convmat.figures.panels import IMAGES
         from convmat.figures.preview import check_preview, preview_text
         from convmat.figures.writing import as_pixels, check_drawable, write_patches
         from convmat.report.tables import console_on

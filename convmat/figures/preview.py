@@ -15,7 +15,7 @@ from rich.text import Text
 
 from convmat.encodings import can_show
 from convmat.errors import ShapeError
-from convmat.figures.patches import as_colours
+from convmat.figures.canvas import as_colours
 from convmat.geometry import POSITION_NAMES, ConvGeometry
 from convmat.shown import sizes
 

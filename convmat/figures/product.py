@@ -7,6 +7,7 @@ what it says.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.figures import captions
 from convmat.figures.canvas import (
-    ACCENTS,
     BODY,
     GAP,
     HEAD,
@@ -25,24 +26,21 @@ from convmat.figures.canvas import (
     Label,
     Sheet,
     Theme,
-    centred,
     contrast,
     label,
     number_text,
     text_size,
 )
-from convmat.figures.patches import (
+from convmat.figures.outlines import PatchMark, coloured, draw_outline, outlines
+from convmat.figures.panels import (
+    GRIDDED,
     Panel,
-    PatchMark,
     as_image,
     choose_window,
-    draw_outline,
-    fits,
-    outlines,
+    middle_patch,
     padded_ranges,
     paint_panel,
     place_panel,
-    title_text,
 )
 from convmat.geometry import ConvGeometry
 from convmat.shown import sizes
@@ -54,7 +52,7 @@ _SIDE = 300  # pixels of the image's longer side, and of two feature maps one be
 _FILTER_SIDE = 84
 _LINES, _COLUMNS = 50, 12  # of a matrix, shown when there are no more
 _MATRIX_SIDE, _CELLS = 420, (8, 28)  # pixels of a matrix at most; of a cell of it, at least and at most
-_BREAK = 14
+_NUMBERED, _BREAK = 20, 14  # pixels of a cell from which on it has room for a number; of what is left out
 _LOW, _HIGH = np.array([0, 90, 170.0]), np.array([200, 80, 0.0])  # of numbers below 0 and above
 
 
@@ -74,6 +72,10 @@ class Matrix(NamedTuple):
         """Where it lies."""
         (_, left), (_, right) = self.columns[0], self.columns[-1]
         return Box(left, self.rows[0][1], right + self.cell, self.rows[-1][1] + self.cell)
+
+    def part(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The elements that are shown, of all values."""
+        return values[np.ix_([n for n, _ in self.rows], [k for k, _ in self.columns])]
 
 
 class FilterMark(NamedTuple):
@@ -132,102 +134,84 @@ def plan_product(
         GeometryError: three spatial axes.
     """
     flat = as_image(geometry.for_batch(1))
-    labels = [label(MARGIN, MARGIN, title_text(geometry, padding_mode), HEAD)]
-    top = labels[0].box.bottom + 12
-
+    title = label(MARGIN, MARGIN, captions.title(geometry, padding_mode), HEAD)
     window, _ = choose_window(flat, (), False, focus)
-    of_batch = f"0 of {geometry.batch}, " if geometry.batch > 1 else ""
     part = "" if window == padded_ranges(flat) else ", excerpt"
-    head = label(MARGIN, top, f"image {of_batch}{sizes(geometry.input_size)}{part}", BODY)
+    head = label(MARGIN, title.box.bottom + 12, captions.image(geometry, 0) + part)
     body = head.box.bottom + 4
     image = place_panel(0, window, _SIDE, (MARGIN, body))
-    row = _followed(flat, image)
-    patch = outlines(flat, [image], {row: ACCENTS[0]})[0]
+    row = flat.patch_row((0, *middle_patch(flat, image)))
+    patch = outlines(flat, [image], coloured([row]))[0]
 
     shown = min(filters, FILTERS)
-    depth = min(flat.channels // flat.groups, 3)
-    cell = max(min(_FILTER_SIDE // max(flat.kernel_size), _CELLS[1]), 1)
-    arrows = [
-        (max(image.box.right, head.box.right) + 12, max(image.box.right, head.box.right) + 52, body + 60)
-    ]
-    left = arrows[0][1] + 16
     of = f", {shown} shown" if shown < filters else ""
-    kind = label(
-        left, top, f"filters: {sizes((filters, *geometry.kernel_size, flat.channels // flat.groups))}{of}"
-    )
-    marks, at = [], body
-    across = left
-    for k in range(shown):
-        kh, kw = (size * cell for size in flat.kernel_size)
-        tall = depth * (kh + 4) + text_size("0", SMALL)[1]
-        if at + tall > body + max(_SIDE, tall) and k:
-            at, across = body, across + kw + 24
-        labels.append(label(across, at, f"k = {k}", SMALL))
-        tops = [at + text_size("0", SMALL)[1] + c * (kh + 4) for c in range(depth)]
+    arrows = [_arrow(max(image.box.right, head.box.right), body)]
+    shape = (filters, *geometry.kernel_size, flat.channels // flat.groups)
+    kind = label(arrows[0][1] + 16, head.box.top, f"filters: {sizes(shape)}{of}")
+    marks, names = _place_filters(flat, shown, (kind.box.left, body))
+    arrows.append(_arrow(max([kind.box.right, *(mark.boxes[0].right + 8 for mark in marks)]), body))
+    shape = (*geometry.output_size, filters)
+    maps_head = label(arrows[1][1] + 16, head.box.top, f"Y as feature maps: {sizes(shape)}{of}")
+    maps, map_names = _place_maps(flat, shown, (maps_head.box.left, body))
+
+    parts = [image.box, *(box for mark in marks for box in mark.boxes), *(mark.panel.box for mark in maps)]
+    below = max(box.bottom for box in parts) + 28
+    matrices, words = _place_matrices(flat, filters, row, below, biased)
+    labels = [title, head, kind, maps_head, *names, *map_names, *words]
+    parts += [line.box for line in labels] + [matrix.box for matrix in matrices] + [patch.tag.box]
+    size = max(box.right for box in parts) + MARGIN, max(box.bottom for box in parts) + MARGIN
+    drawn = (image, patch, marks, maps, *matrices)
+    return ProductPlan(flat, padding_mode, size, row, *drawn, tuple(labels), tuple(arrows))
+
+
+def _arrow(left: int, top: int) -> tuple[int, int, int]:
+    """An arrow to the right of what ends at `left`."""
+    return left + 12, left + 52, top + 60
+
+
+def _place_filters(
+    geometry: ConvGeometry, count: int, origin: tuple[int, int]
+) -> tuple[tuple[FilterMark, ...], list[Label]]:
+    """Filters one below the other, and beside each other where that is too high, and their names."""
+    across, at = _, top = origin
+    name_height = text_size("0", SMALL)[1]
+    cell = max(min(_FILTER_SIDE // max(geometry.kernel_size), _CELLS[1]), 1)
+    kh, kw = (size * cell for size in geometry.kernel_size)
+    depth = min(geometry.channels // geometry.groups, 3)
+    height = depth * (kh + 4) + name_height
+    marks, names = list[FilterMark](), list[Label]()
+    for k in range(count):
+        if k and at + height > top + max(_SIDE, height):
+            at, across = top, across + kw + 24
+        names.append(label(across, at, f"k = {k}", SMALL))
+        tops = [at + name_height + c * (kh + 4) for c in range(depth)]
         marks.append(FilterMark(k, tuple(Box(across, y, across + kw, y + kh) for y in tops)))
-        at += tall + 10
-    right = max([kind.box.right, *(mark.boxes[0].right + 8 for mark in marks)])
-    arrows.append((right + 12, right + 52, body + 60))
+        at += height + 10
+    return tuple(marks), names
 
-    left = right + 68
-    maps_head = label(left, top, f"Y as feature maps: {sizes((*geometry.output_size, filters))}{of}")
-    columns = min(shown, 3)
-    side = _SIDE if shown == 1 else (_SIDE - 24) // (1 if shown <= 2 else 2)
-    maps = []
-    y_at, x_at, deepest = body, left, body
-    ranges = (range(flat.output_size[0]), range(flat.output_size[1]))
-    for k in range(shown):
+
+def _place_maps(
+    geometry: ConvGeometry, count: int, origin: tuple[int, int]
+) -> tuple[tuple[MapMark, ...], list[Label]]:
+    """Feature maps in one line or two, and their names."""
+    left, at = across, deepest = origin
+    columns = min(count, 3)
+    side = _SIDE if count == 1 else (_SIDE - 24) // (1 if count <= 2 else 2)
+    window = range(geometry.output_size[0]), range(geometry.output_size[1])
+    marks, names = list[MapMark](), list[Label]()
+    for k in range(count):
         if k and k % columns == 0:
-            x_at, y_at = left, deepest + 8
-        labels.append(label(x_at, y_at, f"k = {k}", SMALL))
-        panel = place_panel(0, ranges, side, (x_at, y_at + text_size("0", SMALL)[1]))
-        maps.append(MapMark(k, panel))
-        x_at, deepest = max(panel.box.right, x_at + 40) + 16, max(deepest, panel.box.bottom)
-    labels += [head, kind, maps_head]
-    ends = [box for mark in marks for box in mark.boxes]
-    bottom = max(image.box.bottom, deepest, *(box.bottom for box in ends))
-
-    x_col, w_col, y, words = _matrices(flat, filters, row, bottom + 28, biased)
-    labels += words
-    boxes = [line.box for line in labels] + [m.box for m in (x_col, w_col, y)] + ends
-    boxes += [patch.tag.box, *(mark.panel.box for mark in maps)]
-    size = max(box.right for box in boxes) + MARGIN, max(box.bottom for box in boxes) + MARGIN
-    return ProductPlan(
-        flat,
-        padding_mode,
-        size,
-        row,
-        image,
-        patch,
-        tuple(marks),
-        tuple(maps),
-        x_col,
-        w_col,
-        y,
-        tuple(labels),
-        tuple(arrows),
-    )
+            across, at = left, deepest + 8
+        names.append(label(across, at, f"k = {k}", SMALL))
+        panel = place_panel(0, window, side, (across, names[-1].box.bottom))
+        marks.append(MapMark(k, panel))
+        across, deepest = max(panel.box.right, across + 40) + 16, max(deepest, panel.box.bottom)
+    return tuple(marks), names
 
 
-def _followed(geometry: ConvGeometry, image: Panel) -> int:
-    """The row of the patch nearest to the middle of what is shown."""
-    position = [
-        min(max(((w.start + w.stop - reach) // 2 + before) // s, 0), count - 1)
-        for w, reach, (before, _), s, count in zip(
-            (image.ys, image.xs),
-            geometry.extent,
-            geometry.pads,
-            geometry.stride,
-            geometry.output_size,
-            strict=True,
-        )
-    ]
-    return geometry.patch_row((0, *position))
-
-
-def _matrices(
+def _place_matrices(
     geometry: ConvGeometry, filters: int, row: int, top: int, biased: bool
-) -> tuple[Matrix, Matrix, Matrix, list[Label]]:
+) -> tuple[tuple[Matrix, Matrix, Matrix], list[Label]]:
     """X_col, W_col and Y side by side, all cells of one size, with the signs between them."""
     group = geometry.groups
     rows, terms, outputs = geometry.matrix_shape[0], geometry.terms, filters // group
@@ -235,28 +219,22 @@ def _matrices(
     shown_outputs = _ends(outputs, _COLUMNS, 0)
     cell = min(max(_MATRIX_SIDE // max(len(shown_rows), len(shown_terms)), _CELLS[0]), _CELLS[1])
     of = f", group 0 of {group}" if group > 1 else ""
-    labels: list[Label] = []
-    found = []
-    left = MARGIN
-    parts = (
-        ("X_col", (rows, terms), shown_rows, shown_terms),
-        ("W_col", (terms, outputs), shown_terms, shown_outputs),
-        ("Y", (rows, outputs), shown_rows, shown_outputs),
-    )
-    body = top + text_size("0", BODY)[1] + 6
-    for (name, shape, down, across), sign in zip(parts, ("", "·", "+ b =" if biased else "="), strict=True):
+    labels, matrices = list[Label](), list[Matrix]()
+    left, body = MARGIN, top + text_size("0", BODY)[1] + 6
+    for sign, name, shape, down, across in (
+        ("", "X_col", (rows, terms), shown_rows, shown_terms),
+        ("·", "W_col", (terms, outputs), shown_terms, shown_outputs),
+        ("+ b =" if biased else "=", "Y", (rows, outputs), shown_rows, shown_outputs),
+    ):
         if sign:
             labels.append(label(left, body + 60, sign, 2 * HEAD))
             left = labels[-1].box.right + GAP // 2
-        note = label(
-            left, top, f"{name}, {sizes(shape)}{of}{'' if len(down) == shape[0] else ' (parts)'}", BODY
-        )
-        labels.append(note)
-        matrix = Matrix(name, shape, _spread(down, body, cell), _spread(across, left, cell), cell)
-        found.append(matrix)
-        left = max(note.box.right, matrix.box.right) + GAP // 2
-    x_col, w_col, y = found
-    return x_col, w_col, y, labels
+        parts = "" if len(down) == shape[0] else " (parts)"
+        labels.append(label(left, top, f"{name}, {sizes(shape)}{of}{parts}"))
+        matrices.append(Matrix(name, shape, _spread(down, body, cell), _spread(across, left, cell), cell))
+        left = max(labels[-1].box.right, matrices[-1].box.right) + GAP // 2
+    x_col, w_col, y = matrices
+    return (x_col, w_col, y), labels
 
 
 def _ends(count: int, most: int, middle: int) -> list[int]:
@@ -316,37 +294,25 @@ def draw_product(
     for arrow in plan.arrows:
         sheet.arrow(*arrow)
     paint_panel(sheet, plan.geometry, plan.padding_mode, plan.image, pixels, image)
-    draw_outline(sheet, plan.geometry, plan.patch)
+    draw_outline(sheet, plan.patch)
     sheet.tag(plan.patch.tag, plan.patch.colour)
-    low, high = _range(filters)
     for mark in plan.filters:
         for channel, box in enumerate(mark.boxes):
-            _paint_cells(sheet, box, filters[mark.number, ..., channel], low, high)
-    low, high = _range(y)
+            _paint_cells(sheet, box, filters[mark.number, ..., channel], _range(filters))
     at = plan.geometry.patch_position(plan.row)[1:]
-    for found in plan.maps:
-        panel = found.panel
-        steps = panel.reduce
-        _paint_cells(sheet, panel.box, y[:: steps[0], :: steps[1], found.number], low, high)
-        one = panel.box_of(at[0], at[1], at[0] + 1, at[1] + 1)
-        sheet.outline(one.grown(2), plan.patch.colour, 3, halo=True)
-    x_col = x_col_values(plan, image)
-    _paint_matrix(sheet, plan.x_col, x_col, *_range(image))
-    # (K/groups, n) of the first group: flattened as W_col's columns are.
+    for number, panel in plan.maps:
+        down, across = panel.reduce
+        _paint_cells(sheet, panel.box, y[::down, ::across, number], _range(y))
+        sheet.outline(panel.pixel(*at).grown(2), plan.patch.colour, 3, halo=True)
+    # Of the first group, flattened as W_col's columns are.
     w_col = filters[: plan.w_col.shape[1]].reshape(plan.w_col.shape[1], -1).T
-    chosen = np.ix_([n for n, _ in plan.w_col.rows], [k for k, _ in plan.w_col.columns])
-    _paint_matrix(sheet, plan.w_col, w_col[chosen], *_range(filters))
-    flat_y = y.reshape(-1, y.shape[-1])
-    chosen = np.ix_([n for n, _ in plan.y.rows], [k for k, _ in plan.y.columns])
-    _paint_matrix(sheet, plan.y, flat_y[chosen], low, high)
+    _paint_matrix(sheet, plan.x_col, x_col_values(plan, image), _range(image))
+    _paint_matrix(sheet, plan.w_col, plan.w_col.part(w_col), _range(filters))
+    _paint_matrix(sheet, plan.y, plan.y.part(y.reshape(-1, y.shape[-1])), _range(y))
     for matrix in (plan.x_col, plan.y):
         top = dict(matrix.rows)[plan.row]
-        sheet.outline(
-            Box(matrix.box.left, top, matrix.box.right, top + matrix.cell).grown(1),
-            plan.patch.colour,
-            3,
-            halo=True,
-        )
+        row = Box(matrix.box.left, top, matrix.box.right, top + matrix.cell)
+        sheet.outline(row.grown(1), plan.patch.colour, 3, halo=True)
     return sheet
 
 
@@ -357,57 +323,67 @@ def _range(values: NDArray[Any]) -> tuple[float, float]:
 
 def shades(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     """Numbers (h, w) as colours: black to white, or where some are below 0 blue, white at 0, orange."""
-    found = values.astype(np.float64)
+    wide = values.astype(np.float64)
     if low >= 0:
-        gray = np.clip((found - low) / ((high - low) or 1), 0, 1)[..., None] * 255
+        gray = np.clip((wide - low) / ((high - low) or 1), 0, 1)[..., None] * 255
         return gray.repeat(3, -1).round().astype(np.uint8)
-    share = np.clip(found / max(-low, high), -1, 1)[..., None]
+    share = np.clip(wide / max(-low, high), -1, 1)[..., None]
     end = np.where(share < 0, _LOW, _HIGH)
     return (255 + (end - 255) * np.abs(share)).round().astype(np.uint8)
 
 
-def _paint_cells(sheet: Sheet, box: Box, values: NDArray[Any], low: float, high: float) -> None:
+def _paint_cells(sheet: Sheet, box: Box, values: NDArray[Any], limits: tuple[float, float]) -> None:
     """Numbers as cells that fill a box, written where there is room."""
-    colours = shades(values, low, high)
-    sheet.cells(box, colours)
+    sheet.cells(box, shades(values, *limits))
     h, w = values.shape
     down, across = (box.bottom - box.top) // h, (box.right - box.left) // w
-    if min(down, across) >= 10:
-        sheet.lines([box.left + across * j for j in range(w + 1)], [box.top + down * i for i in range(h + 1)])
+    ys, xs = [box.top + down * i for i in range(h + 1)], [box.left + across * j for j in range(w + 1)]
+    if min(down, across) >= GRIDDED:
+        sheet.lines(xs, ys)
     else:
         sheet.outline(box.grown(1), sheet.theme.line)
-    texts = [[number_text(v) for v in line] for line in values] if min(down, across) >= 20 else []
-    if texts and fits([t for line in texts for t in line], across):
-        for i, line in enumerate(texts):
-            for j, text in enumerate(line):
-                left, top = box.left + j * across, box.top + i * down
-                cell = Box(left, top, left + across, top + down)
-                sheet.write(centred(cell, text, SMALL, contrast(colours[i, j])))
+    _write_numbers(sheet, values, limits, ys[:-1], xs[:-1], (down, across))
 
 
-def _paint_matrix(sheet: Sheet, matrix: Matrix, values: NDArray[Any], low: float, high: float) -> None:
-    colours = shades(values, low, high)
-    texts = [[number_text(v) for v in line] for line in values] if matrix.cell >= 20 else []
-    numbered = bool(texts) and fits([t for line in texts for t in line], matrix.cell)
+def _write_numbers(
+    sheet: Sheet,
+    values: NDArray[Any],
+    limits: tuple[float, float],
+    ys: Sequence[int],
+    xs: Sequence[int],
+    cell: tuple[int, int],
+) -> None:
+    """Numbers in cells that begin at `ys` and `xs`, if these have room for all of them."""
+    if min(cell) >= _NUMBERED:
+        colours = shades(values, *limits)
+        numbers = [
+            (Box(x, y, x + cell[1], y + cell[0]), number_text(values[i, j]), contrast(colours[i, j]))
+            for i, y in enumerate(ys)
+            for j, x in enumerate(xs)
+        ]
+        sheet.numbers(numbers, cell[1])
+
+
+def _paint_matrix(sheet: Sheet, matrix: Matrix, values: NDArray[Any], limits: tuple[float, float]) -> None:
+    colours, cell, whole = shades(values, *limits), matrix.cell, matrix.box
     for i, (_, top) in enumerate(matrix.rows):
         for j, (_, left) in enumerate(matrix.columns):
-            box = Box(left, top, left + matrix.cell, top + matrix.cell)
-            red, green, blue = (int(c) for c in colours[i, j])
-            sheet.fill(box, (red, green, blue))
-            if matrix.cell >= 10:
-                sheet.outline(Box(left, top, left + matrix.cell + 1, top + matrix.cell + 1), sheet.theme.line)
-            if numbered:
-                sheet.write(centred(box, texts[i][j], SMALL, contrast((red, green, blue))))
-    sheet.outline(matrix.box.grown(1), sheet.theme.line)
-    for (number, at), (after, then) in zip(matrix.rows, matrix.rows[1:], strict=False):
-        if after != number + 1:
-            sheet.fill(
-                Box(matrix.box.left - 1, at + matrix.cell, matrix.box.right + 1, then), sheet.theme.paper
-            )
-            sheet.dots(Box(matrix.box.left, at + matrix.cell, matrix.box.right, then), upright=True)
-    for (number, at), (after, then) in zip(matrix.columns, matrix.columns[1:], strict=False):
-        if after != number + 1:
-            sheet.fill(
-                Box(at + matrix.cell, matrix.box.top - 1, then, matrix.box.bottom + 1), sheet.theme.paper
-            )
-            sheet.dots(Box(at + matrix.cell, matrix.box.top, then, matrix.box.bottom), upright=False)
+            red, green, blue = (int(part) for part in colours[i, j])
+            sheet.fill(Box(left, top, left + cell, top + cell), (red, green, blue))
+            if cell >= GRIDDED:
+                sheet.outline(Box(left, top, left + cell + 1, top + cell + 1), sheet.theme.line)
+    ys, xs = [y for _, y in matrix.rows], [x for _, x in matrix.columns]
+    _write_numbers(sheet, values, limits, ys, xs, (cell, cell))
+    sheet.outline(whole.grown(1), sheet.theme.line)
+    for top, bottom in _breaks(matrix.rows, cell):
+        sheet.fill(Box(whole.left - 1, top, whole.right + 1, bottom), sheet.theme.paper)
+        sheet.dots(Box(whole.left, top, whole.right, bottom), upright=True)
+    for left, right in _breaks(matrix.columns, cell):
+        sheet.fill(Box(left, whole.top - 1, right, whole.bottom + 1), sheet.theme.paper)
+        sheet.dots(Box(left, whole.top, right, whole.bottom), upright=False)
+
+
+def _breaks(places: Sequence[tuple[int, int]], cell: int) -> list[tuple[int, int]]:
+    """Where numbers are left out: from the end of a cell to the beginning of the next."""
+    pairs = itertools.pairwise(places)
+    return [(at + cell, then) for (number, at), (after, then) in pairs if after != number + 1]

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from convmat.errors import ShapeError
 from convmat.figures.canvas import THEMES
-from convmat.figures.patches import as_image, busiest, draw_patches, plan_patches
+from convmat.figures.painting import draw_patches
+from convmat.figures.panels import as_image, busiest
+from convmat.figures.patches import plan_patches
 from convmat.files.memory import check_memory
 from convmat.files.pictures import animation_bytes, to_pixels, write_animation, write_picture
 from convmat.shown import Fact, bytes_text
@@ -143,6 +145,6 @@ def picture_fact(key: str, size: tuple[int, int], note: str) -> Fact:
 
 def _what(plan: PatchPlan) -> str:
     rows = plan.geometry.matrix_shape[0]
-    if len(plan.rows) == rows:
+    if len(plan.x_col.marks) == rows:
         return "all of X_col"
-    return f"an excerpt, {len(plan.rows)} of {rows} rows of X_col"
+    return f"an excerpt, {len(plan.x_col.marks)} of {rows} rows of X_col"
