@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
+from convmat.checks import INT64, got, several, spatial_shape
 from convmat.errors import GeometryError
-from convmat.geometry import ConvGeometry, several, spatial_shape, told
-from convmat.wholes import INT64
+from convmat.geometry import ConvGeometry
 
 MOST_LAYERS = 1000
 _KEYS = {"kernel_size", "stride", "padding", "dilation"}
@@ -50,7 +50,7 @@ def chain(input_shape: Sequence[SupportsIndex], layers: Sequence[Mapping[str, An
     shape = spatial_shape("input_shape", input_shape)
     parts = several(layers)
     if parts is None:
-        raise GeometryError("layers", f"expected mappings, one for each layer, got {told(layers)}")
+        raise GeometryError("layers", f"expected mappings, one for each layer, got {got(layers)}")
     if len(parts) > MOST_LAYERS:
         raise GeometryError("layers", f"got {len(parts)}, expected at most {MOST_LAYERS}; give a part")
     axes = len(shape) - 2
@@ -59,7 +59,7 @@ def chain(input_shape: Sequence[SupportsIndex], layers: Sequence[Mapping[str, An
     for number, layer in enumerate(parts, 1):
         if not isinstance(layer, Mapping) or not {"kernel_size"} <= set(layer) <= _KEYS:
             keys = "kernel_size, and stride, padding, dilation where need be"
-            raise GeometryError("layers", f"number {number} is {told(layer)}; expected a mapping with {keys}")
+            raise GeometryError("layers", f"number {number} is {got(layer)}; expected a mapping with {keys}")
         try:
             g = ConvGeometry(shape, **layer)
         except GeometryError as error:

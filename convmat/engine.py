@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat import native
 from convmat.arithmetic import Arithmetic, choose_arithmetic
+from convmat.checks import bias_numbers, choice, filter_groups, flag, numbers, out_array
 from convmat.errors import ShapeError
 from convmat.geometry import (
     PADDING_MODES,
@@ -28,17 +29,12 @@ from convmat.geometry import (
     ConvGeometry,
     Padding,
     Sizes,
-    check_choice,
     transpose_geometry,
 )
 from convmat.patches import (
     Band,
     allocate,
-    as_numbers,
     bands,
-    check_filter_groups,
-    check_flag,
-    check_out,
     geometry_of,
     lay_down,
     pack_block,
@@ -115,7 +111,7 @@ def multiply(x_col: ArrayLike, w_col: ArrayLike, threads: int | None = None) -> 
         ShapeError: columns of X_col that are not the rows of W_col. DTypeError, IntegerRangeError: as
             `convolve`.
     """
-    x_col, w_col = as_numbers("x_col", x_col), as_numbers("w_col", w_col)
+    x_col, w_col = numbers("x_col", x_col), numbers("w_col", w_col)
     check_product(x_col.shape, w_col.shape)
     rows = math.prod(x_col.shape[:-1])
     y = execute(prepare(x_col.reshape(rows, 1, len(w_col)), w_col.T[:, None], threads=threads))
@@ -173,12 +169,12 @@ def prepare(
 
     Arguments and errors are those of `convolve`; `kernel` and `band_bytes` those of `make_plan`.
     """
-    x, filters = as_numbers("input", x), as_numbers("filters", filters)
-    check_choice("padding_mode", padding_mode, PADDING_MODES)
-    check_flag("flip", flip)
+    x, filters = numbers("input", x), numbers("filters", filters)
+    choice("padding_mode", padding_mode, PADDING_MODES)
+    flag("flip", flip)
     geometry = filter_geometry(x.shape, filters.shape, stride, padding, dilation, groups)
     if bias is not None:
-        bias = check_bias(bias, len(filters), "filters")
+        bias = bias_numbers(bias, len(filters), "filters")
     arithmetic = choose_arithmetic(geometry.terms, x, filters, bias)
     steps = steps_of(x) if x.dtype == arithmetic.accumulator else None
     compiled = (
@@ -189,14 +185,6 @@ def prepare(
     if flip:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
     return Convolution(plan, x, *_weights(filters, bias, arithmetic.accumulator, compiled))
-
-
-def check_bias(bias: ArrayLike, count: int, what: str) -> NDArray[Any]:
-    """A bias as an array, or ShapeError unless it is one number for each of `count` filters or channels."""
-    bias = as_numbers("bias", bias)
-    if bias.shape != (count,):
-        raise ShapeError("bias", f"has shape {bias.shape}, {count} {what} take ({count},), one number each")
-    return bias
 
 
 def _weights(
@@ -253,7 +241,7 @@ def filter_geometry(
             f"{len(input_shape)} axes, none 0, as for the input {input_shape}",
         )
     geometry = geometry_of(input_shape, filter_shape[1:-1], stride, padding, dilation, groups)
-    check_filter_groups(filter_shape[0], geometry.groups)
+    filter_groups(filter_shape[0], geometry.groups)
     if filter_shape[-1] * geometry.groups != geometry.channels:
         raise ShapeError(
             "filters",
@@ -461,7 +449,7 @@ def execute(todo: Convolution, out: NDArray[Any] | None = None) -> NDArray[Any]:
     if out is None:
         y = out = allocate(plan.output_shape, plan.arithmetic.result)
     else:
-        check_out(out, plan.output_shape, plan.arithmetic.result, "Y", todo.x, todo.filters, todo.bias)
+        out_array(out, plan.output_shape, plan.arithmetic.result, "Y", todo.x, todo.filters, todo.bias)
         y = out if out.flags.c_contiguous and out.flags.aligned else np.empty(out.shape, out.dtype)
     rows = y.reshape(-1, plan.filters)
     if plan.packed is not None:
@@ -593,7 +581,7 @@ def convolve_transpose(
     Raises:
         As `convolve`; GeometryError for an `input_shape` whose convolution does not give this y.
     """
-    y, filters = as_numbers("input", y), as_numbers("filters", filters)
+    y, filters = numbers("input", y), numbers("filters", filters)
     if len(filters.shape) != y.ndim or 0 in filters.shape:
         raise ShapeError(
             "filters",
@@ -605,7 +593,7 @@ def convolve_transpose(
             f"has {y.shape[-1]} channels, {len(filters)} filters give as many; what is transposed takes "
             "the outputs of a convolution with these filters",
         )
-    check_filter_groups(len(filters), groups)
+    filter_groups(len(filters), groups)
     geometry = transpose_geometry(
         y.shape,
         filters.shape[-1] * groups,
@@ -618,7 +606,7 @@ def convolve_transpose(
         input_shape,
     )
     if bias is not None:
-        bias = check_bias(bias, geometry.channels, "channels")
+        bias = bias_numbers(bias, geometry.channels, "channels")
     terms = math.prod(geometry.kernel_size) * len(filters) // groups
     accumulator, result = choose_arithmetic(terms, y, filters, bias)
     threads, compiled = thread_count(threads), native.library() if accumulator.kind != "i" else None

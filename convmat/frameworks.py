@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from convmat.checks import got
 from convmat.errors import GeometryError
-from convmat.geometry import ConvGeometry, named_pads, told
+from convmat.geometry import ConvGeometry, named_pads
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -51,7 +52,7 @@ def framework_pads(geometry: ConvGeometry) -> list[FrameworkPads]:
     """
     if not isinstance(geometry, ConvGeometry):
         raise GeometryError(
-            "geometry", f"expected ConvGeometry(input_shape, kernel_size, …), got {told(geometry)}"
+            "geometry", f"expected ConvGeometry(input_shape, kernel_size, …), got {got(geometry)}"
         )
     by_rule = {rule: _pads_under(rule, geometry) for rule in ("same", "same-lower")}
     strided, dilated = max(geometry.stride) > 1, max(geometry.dilation) > 1

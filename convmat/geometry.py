@@ -9,15 +9,28 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, SupportsIndex
 
+from convmat.checks import (
+    INT64,
+    STEP_LIMIT,
+    choice,
+    countable,
+    got,
+    got_sizes,
+    group_count,
+    indices,
+    listed,
+    per_axis,
+    side_pads,
+    spatial_shape,
+    whole,
+)
 from convmat.errors import GeometryError, MappingIndexError
 from convmat.shown import Fact, Shown, shape_fact
-from convmat.wholes import INT64, whole_text
 
 Sizes = SupportsIndex | Iterable[SupportsIndex]
 """One number for every spatial axis, or one for each."""
@@ -29,7 +42,6 @@ PADDING_NAMES = ("valid", "same", "same-lower", "half", "full")
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 ORDERS = ("hwc", "chw")
 KERNEL_LIMIT = 1_000_000  # taps along one axis; what counts them one by one must come to an end
-STEP_LIMIT = (1 << 31) - 1  # pixels of stride, dilation, extent and padding: with them addresses fit in int64
 PLACES_LIMIT = 100_000  # places of one pixel in X_col that are listed
 AXIS_NAMES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 POSITION_NAMES = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}
@@ -175,9 +187,9 @@ class ConvGeometry(Shown):
     ) -> None:
         shape = spatial_shape("input_shape", input_shape)
         size, axes = shape[1:-1], len(shape) - 2
-        kernel = _per_axis("kernel_size", kernel_size, axes, most=KERNEL_LIMIT)
-        strides = _per_axis("stride", stride, axes)
-        dilations = _per_axis("dilation", dilation, axes)
+        kernel = per_axis("kernel_size", kernel_size, axes, most=KERNEL_LIMIT)
+        strides = per_axis("stride", stride, axes)
+        dilations = per_axis("dilation", dilation, axes)
         extent = tuple(map(kernel_extent, kernel, dilations))
         pads = _resolve_pads(padding, size, extent, strides)
         for name, h, (before, after), reach in zip(AXIS_NAMES[axes], size, pads, extent, strict=True):
@@ -194,13 +206,7 @@ class ConvGeometry(Shown):
                     f"{h} + {before} + {after} = {h + before + after}; "
                     "use a smaller kernel or dilation, or more padding",
                 )
-        group_count = whole("groups", groups)
-        if group_count < 1 or shape[-1] % group_count:
-            raise GeometryError(
-                "groups",
-                f"{told(group_count)} does not divide the input's {shape[-1]} channels; "
-                f"give a divisor of {shape[-1]}",
-            )
+        divisor = group_count(groups, shape[-1], "the input's {} channels")
         values: dict[str, Any] = {
             "input_shape": shape,
             "kernel_size": kernel,
@@ -208,13 +214,13 @@ class ConvGeometry(Shown):
             "padding": padding if isinstance(padding, str) else None,
             "pads": pads,
             "dilation": dilations,
-            "groups": group_count,
+            "groups": divisor,
             "extent": extent,
             "output_size": tuple(map(output_length, size, pads, extent, strides)),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        _check_elements("input_shape", self.matrix_shape, f"the X_col of {told(shape)}")
+        countable("input_shape", self.matrix_shape, f"the X_col of {got(shape)}")
 
     def __repr__(self) -> str:
         return (
@@ -311,7 +317,7 @@ class ConvGeometry(Shown):
             MappingIndexError: no such patch.
         """
         sizes = (self.batch, *self.output_size)
-        return _ravel(_digits("position", position, sizes, "images and output positions,"), sizes)
+        return _ravel(indices("position", position, sizes, "images and output positions,"), sizes)
 
     def kernel_tap(self, col: SupportsIndex, order: str = "hwc") -> tuple[int, ...]:
         """The tap and channel that are column `col` of X_col: (i, j, c), whatever the `order` of columns.
@@ -329,7 +335,7 @@ class ConvGeometry(Shown):
             MappingIndexError: no such tap or channel. GeometryError: an unknown order.
         """
         sizes = (*self.kernel_size, self.channels)
-        digits = _digits("tap", (*_items("tap", tap), c), sizes, "the kernel and channels,")
+        digits = indices("tap", (*listed("tap", tap), c), sizes, "the kernel and channels,")
         return _ravel(digits if order == "hwc" else (digits[-1], *digits[:-1]), self._column_sizes(order))
 
     def place(
@@ -349,7 +355,7 @@ class ConvGeometry(Shown):
             MappingIndexError: `row` or `col` outside `matrix_shape`.
             GeometryError: an unknown padding mode or order.
         """
-        check_choice("padding_mode", padding_mode, PADDING_MODES)
+        choice("padding_mode", padding_mode, PADDING_MODES)
         patch = self.patch_position(row)
         *tap, c = self.kernel_tap(col, order)
         position = tuple(
@@ -396,10 +402,10 @@ class ConvGeometry(Shown):
             MappingIndexError: an element outside the input, or one with more than `PLACES_LIMIT` places.
             GeometryError: an unknown padding mode or order.
         """
-        check_choice("padding_mode", padding_mode, PADDING_MODES)
-        check_choice("order", order, ORDERS)
-        digits = (n, *_items("pixel", pixel), c)
-        element = _digits("pixel", digits, self.input_shape, "the input, whose shape is")
+        choice("padding_mode", padding_mode, PADDING_MODES)
+        choice("order", order, ORDERS)
+        digits = (n, *listed("pixel", pixel), c)
+        element = indices("pixel", digits, self.input_shape, "the input, whose shape is")
         per_axis = [self._taps_at(axis, pixel, padding_mode) for axis, pixel in enumerate(element[1:-1])]
         _check_places(math.prod(map(len, per_axis)), PLACES_LIMIT)
         patch, tap = (0,) * len(per_axis), (0,) * len(per_axis)
@@ -457,7 +463,7 @@ class ConvGeometry(Shown):
 
     def _axis(self, axis: SupportsIndex) -> int:
         """The number of a spatial axis, checked."""
-        return _digits("axis", (axis,), (len(self.kernel_size),), "the spatial axes, whose count is")[0]
+        return indices("axis", (axis,), (len(self.kernel_size),), "the spatial axes, whose count is")[0]
 
     def _extent_text(self, axis: int) -> str:
         k, d = self.kernel_size[axis], self.dilation[axis]
@@ -465,7 +471,7 @@ class ConvGeometry(Shown):
 
     def _column_sizes(self, order: str) -> tuple[int, ...]:
         """What the digits of a column number run over."""
-        check_choice("order", order, ORDERS)
+        choice("order", order, ORDERS)
         return (*self.kernel_size, self.channels) if order == "hwc" else (self.channels, *self.kernel_size)
 
     def block_shape(self, max_rows: int, threads: int = 1) -> tuple[int, ...]:
@@ -595,14 +601,14 @@ def transpose_geometry(
         return _known_transpose(shape, known, output_padding)
     # Under `full` every kernel fits, so this refuses what is wrong under each padding.
     axes = ConvGeometry((*shape[:-1], channels), kernel_size, stride, "full", dilation, groups)
-    extra = _per_axis("output_padding", output_padding, len(axes.stride), least=0)
+    extra = per_axis("output_padding", output_padding, len(axes.stride), least=0)
     enlarged = tuple(h * s for h, s in zip(shape[1:-1], axes.stride, strict=True))
     pads = _resolve_pads(padding, enlarged, axes.extent, axes.stride)
     if isinstance(padding, str) and padding.startswith("same"):
         if any(extra):
             raise GeometryError(
                 "output_padding",
-                f"got {_plain(extra)}, and padding {padding}, which makes the size stride times as large; "
+                f"got {got_sizes(extra)}, and padding {padding}, which makes the size stride times as large; "
                 "leave one of them out",
             )
         size = enlarged
@@ -636,7 +642,7 @@ def _known_transpose(shape: tuple[int, ...], geometry: ConvGeometry, output_padd
             f"{geometry.input_shape} gives {geometry.batch} outputs of {geometry.output_size}, the input of "
             f"the transposed convolution has {shape[0]} of {shape[1:-1]}; give the shape they came from",
         )
-    extra = _per_axis("output_padding", output_padding, len(geometry.stride), least=0)
+    extra = per_axis("output_padding", output_padding, len(geometry.stride), least=0)
     least = map(transposed_length, shape[1:-1], geometry.pads, geometry.extent, geometry.stride)
     implied = tuple(h - length for h, length in zip(geometry.input_size, least, strict=True))
     if any(extra) and extra != implied:
@@ -679,7 +685,7 @@ def transpose_under_every_rule(
     """
     # Under `valid` there is always a result, so what it refuses is wrong under each.
     shape = spatial_shape("output_shape", output_shape)
-    extra = _per_axis("output_padding", output_padding, len(shape) - 2, least=0)
+    extra = per_axis("output_padding", output_padding, len(shape) - 2, least=0)
     valid = transpose_geometry(shape, 1, kernel_size, stride, "valid", dilation, 1, extra)
     layer = (valid.kernel_size, valid.stride)
     found: dict[str, ConvGeometry | None] = {"valid": valid}
@@ -689,81 +695,6 @@ def transpose_under_every_rule(
         except GeometryError:
             found[rule] = None
     return found
-
-
-def check_choice(parameter: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise GeometryError unless `value` is one of `choices`."""
-    if not isinstance(value, str) or value not in choices:
-        raise GeometryError(parameter, f"unknown {told(value)}; give one of {', '.join(choices)}")
-
-
-def told(value: Any) -> str:
-    """Any value, as it is told in an error: on one line, and not all of it where it is long."""
-    if type(value) is int:
-        return whole_text(value)
-    try:
-        if type(value) is tuple and value:
-            text = f"({', '.join(map(told, value[:8]))}{', …' * (len(value) > 8)}{',' * (len(value) == 1)})"
-        else:
-            text = " ".join(repr(value).split())
-    except Exception:  # a value may have no text
-        text = f"a {type(value).__name__} too large to show"
-    return text if len(text) <= 80 else f"{text[:60]} … {text[-10:]}"
-
-
-def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """`value` as an int, of the range that is given.
-
-    Raises:
-        GeometryError: not a whole number, or one out of range.
-    """
-    try:
-        number = int(operator.index(value))  # of a bool, too, a plain number
-    except TypeError:
-        raise GeometryError(name, f"expected a whole number, got {told(value)}; give an int") from None
-    if (least is not None and number < least) or (most is not None and number > most):
-        raise GeometryError(name, f"must be {least} to {most}, got {told(number)}; give a number between")
-    return number
-
-
-def several(value: Any) -> tuple[Any, ...] | None:
-    """The elements of what has them in an order; None for a single thing."""
-    if isinstance(value, (str, bytes, Set, Mapping)) or not isinstance(value, Iterable):
-        return None
-    try:
-        return tuple(value)
-    except TypeError:  # an array without axes
-        return None
-
-
-def _per_axis(name: str, value: Any, axes: int, least: int = 1, most: int = STEP_LIMIT) -> tuple[int, ...]:
-    """`value` as one int for each spatial axis, none below `least` or above `most`."""
-    if (parts := several(value)) is not None:
-        sizes = tuple(whole(name, v) for v in parts)
-        if len(sizes) != axes:
-            raise GeometryError(
-                name,
-                f"got {len(sizes)} numbers {told(sizes)} for {axes} spatial "
-                f"{'axis' if axes == 1 else 'axes'}; give one, or one for each axis",
-            )
-    else:
-        sizes = (whole(name, value),) * axes
-    if min(sizes) < least:
-        raise GeometryError(
-            name,
-            f"must be at least {least} along every axis, got {told(_plain(sizes))}; give {least} or more",
-        )
-    if max(sizes) > most:
-        raise GeometryError(
-            name,
-            f"must be at most {most} along every axis, got {told(_plain(sizes))}; give {least} to {most}",
-        )
-    return sizes
-
-
-def _plain(sizes: tuple[int, ...]) -> int | tuple[int, ...]:
-    """Sizes as they may be given: one number where all are the same."""
-    return sizes[0] if len(set(sizes)) == 1 else sizes
 
 
 def _cut(sizes: tuple[int, ...], steps: tuple[int, ...]) -> Iterator[tuple[range, ...]]:
@@ -794,58 +725,11 @@ def _resolve_pads(
 ) -> tuple[tuple[int, int], ...]:
     """Padding in any form as (before, after) for each axis."""
     if not isinstance(padding, str):
-        return _explicit_pads(padding, len(size))
+        return side_pads(padding, len(size))
     if padding not in PADDING_NAMES:
         names = ", ".join(PADDING_NAMES)
-        raise GeometryError("padding", f"unknown name {told(padding)}; give one of {names}")
+        raise GeometryError("padding", f"unknown name {got(padding)}; give one of {names}")
     return tuple(map(named_pads, (padding,) * len(size), size, extent, stride))
-
-
-def _explicit_pads(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
-    """Padding by number, per axis or per side, as (before, after) for each axis."""
-    parts = several(padding)
-    inner = [several(part) for part in parts or ()]
-    named = any(isinstance(part, str) for part in parts or ())
-    if parts is not None and (named or any(pair is not None for pair in inner)):
-        pairs = [(p, p) if pair is None else pair for p, pair in zip(parts, inner, strict=True)]
-        if named or len(pairs) != axes or any(len(pair) != 2 for pair in pairs):
-            raise GeometryError(
-                "padding",
-                f"got {told(padding)}; give a (before, after) pair for each of {axes} spatial axes",
-            )
-        before, after = zip(*pairs, strict=True)
-    else:
-        before = after = padding if parts is None else parts
-    return tuple(
-        zip(
-            _per_axis("padding", before, axes, least=0),
-            _per_axis("padding", after, axes, least=0),
-            strict=True,
-        )
-    )
-
-
-def spatial_shape(name: str, given: Iterable[SupportsIndex]) -> tuple[int, ...]:
-    """`given` as (N, *spatial, C) with 1 to 3 spatial axes, of which only N may be 0."""
-    if (sizes := several(given)) is None:
-        raise GeometryError(name, f"expected (N, *spatial, C), got {told(given)}")
-    shape = tuple(whole(name, v) for v in sizes)
-    if len(shape) - 2 not in AXIS_NAMES:
-        raise GeometryError(
-            name, f"{told(shape)} has {len(shape)} axes; expected (N, *spatial, C) with 1 to 3 spatial axes"
-        )
-    if shape[0] < 0 or min(shape[1:]) < 1:
-        raise GeometryError(
-            name, f"{told(shape)} is empty; spatial sizes and channels must be at least 1 (only N may be 0)"
-        )
-    _check_elements(name, shape, told(shape))
-    return shape
-
-
-def _check_elements(name: str, shape: tuple[int, ...], what: str) -> None:
-    """Raise GeometryError where an array of this shape would have elements that int64 cannot count."""
-    if math.prod(max(size, 1) for size in shape) > INT64:
-        raise GeometryError(name, f"{what} has more elements than {INT64}, which is the most; give less")
 
 
 def _standing_for(pixel: int, size: int, pads: tuple[int, int], padding_mode: str) -> list[range]:
@@ -896,31 +780,13 @@ def _unravel(what: str, index: SupportsIndex, sizes: tuple[int, ...]) -> tuple[i
     if not 0 <= rest < end:
         raise MappingIndexError(
             what,
-            f"{told(rest)} is outside X_col, which has {end}" + (f"; give 0 to {end - 1}" if end else ""),
+            f"{got(rest)} is outside X_col, which has {end}" + (f"; give 0 to {end - 1}" if end else ""),
         )
     digits = []
     for size in reversed(sizes):
         rest, digit = divmod(rest, size)
         digits.append(digit)
     return tuple(reversed(digits))
-
-
-def _items(what: str, given: Any) -> tuple[Any, ...]:
-    if not isinstance(given, Iterable) or isinstance(given, str):
-        raise MappingIndexError(what, f"expected one number for each axis, got {told(given)}")
-    return tuple(given)
-
-
-def _digits(what: str, given: Any, sizes: tuple[int, ...], where: str) -> tuple[int, ...]:
-    """`given` as whole numbers, each an index below the one of `sizes` at its place.
-
-    Raises:
-        MappingIndexError: another count of numbers, or one out of range. GeometryError: no whole number.
-    """
-    digits = tuple(whole(what, digit) for digit in _items(what, given))
-    if len(digits) != len(sizes) or not all(0 <= d < size for d, size in zip(digits, sizes, strict=True)):
-        raise MappingIndexError(what, f"{told(digits)} is not in {where} {sizes}")
-    return digits
 
 
 def _ravel(digits: tuple[int, ...], sizes: tuple[int, ...]) -> int:

@@ -492,7 +492,7 @@ CASES = [
         rf"Invalid value for '--output-shape'.*{USAGE}",
     ),
     option("sizes of 0", "sizes 0 --k 3", r".*0.*"),
-    # Numbers without an end: of most of them see test_wholes.py
+    # Numbers without an end: of most of them see test_checks.py
     option(
         "stride of 10^18",
         f"unroll in.npy --k 3 --stride {10**18}",

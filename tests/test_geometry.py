@@ -16,14 +16,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import convmat as cm
+from convmat.checks import STEP_LIMIT
 from convmat.errors import ConvmatError, GeometryError, MappingIndexError
-from convmat.geometry import (
-    STEP_LIMIT,
-    ConvGeometry,
-    transpose_geometry,
-    transpose_under_every_rule,
-    under_every_rule,
-)
+from convmat.geometry import ConvGeometry, transpose_geometry, transpose_under_every_rule, under_every_rule
 from convmat.verification import stages
 from tests.strategies import RULES, Layer, Rule, find_pads, layers, slide
 

@@ -256,8 +256,9 @@ def _geometry(
     **_: Any,
 ) -> tuple[ConvGeometry, int]:
     """The geometry and the number of filters that the options of a probe mean."""
+    from convmat.checks import got, whole
     from convmat.cli.inputs import shape_batch
-    from convmat.geometry import ConvGeometry, told, whole
+    from convmat.geometry import ConvGeometry
     from convmat.verification.probes import MOST_ELEMENTS
 
     groups = whole("groups", groups, 1, MOST_ELEMENTS)
@@ -279,7 +280,7 @@ def _geometry(
     if depthwise:
         if groups not in (1, shape[-1]):
             raise click.UsageError(
-                f"--depthwise means {shape[-1]} groups here, got {told(groups)}; leave it out"
+                f"--depthwise means {shape[-1]} groups here, got {got(groups)}; leave it out"
             )
         groups = shape[-1]
     geometry = ConvGeometry(shape, kernel_size, stride, options.pads_of(padding, axes), dilation, groups)
@@ -287,7 +288,7 @@ def _geometry(
         filters = groups * -(-4 // groups)
     if filters % groups:
         raise click.UsageError(
-            f"--filters {told(filters)} cannot be shared by {groups} groups; give a multiple"
+            f"--filters {got(filters)} cannot be shared by {groups} groups; give a multiple"
         )
     return geometry, filters
 
@@ -555,7 +556,8 @@ def _read_manifest(folder: str) -> tuple[Probe, dict[str, Any]]:
 
 def _manifest_kind() -> Kind:
     """What probe.json must be, but for what follows from its geometry."""
-    from convmat.geometry import KERNEL_LIMIT, ORDERS, PADDING_MODES, PADDING_NAMES, STEP_LIMIT
+    from convmat.checks import STEP_LIMIT
+    from convmat.geometry import KERNEL_LIMIT, ORDERS, PADDING_MODES, PADDING_NAMES
     from convmat.layouts import KERNEL_LAYOUTS
     from convmat.verification.probes import CASES, MOST_ELEMENTS, PROBE_DTYPES
 

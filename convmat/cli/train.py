@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from convmat.checks import read_whole
 from convmat.cli import options
 from convmat.errors import FileError
 from convmat.experiment.settings import RANGES
-from convmat.wholes import read_whole
 
 if TYPE_CHECKING:
     from convmat.cli.signals import Deferred
