@@ -25,6 +25,12 @@ TOLERANCE = 1e-6
 ITERATIONS = 500
 """Products with MᴴM that Lanczos' method may take."""
 
+MOST_ITERATIONS = 1_000_000
+"""So many may be asked for."""
+
+AFFORDABLE_PRODUCTS = 10**11
+"""Entries times weights in all of Lanczos' iterations, about a minute's work, unless more are asked for."""
+
 BASIS, KEPT = 48, 16  # vectors held by Lanczos' method, and those that a restart keeps
 BLOCK_BYTES = 1 << 24  # of Fourier blocks held at a time
 

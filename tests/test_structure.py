@@ -53,21 +53,8 @@ MAY_IMPORT = {
     "patches": ("errors", "checks", "geometry", "threads", "native"),
     "engine": ("errors", "checks", "geometry", "threads", "native", "arithmetic", "patches", "shown"),
     "spectrum": ("watching",),
-    # matrix: files for its arrays, saved
-    "matrix": (
-        *(
-            "errors",
-            "checks",
-            "watching",
-            "geometry",
-            "arithmetic",
-            "patches",
-            "engine",
-            "spectrum",
-            "shown",
-            "files",
-        ),
-    ),
+    "entries": ("errors", "geometry"),
+    "matrix": (*_LIBRARY, "entries", "files"),  # in which it is saved
     "reference": (),
     "verification": (*_LIBRARY, "reference", "verification"),
     "experiment": (*_LIBRARY, "experiment", "files"),

@@ -93,12 +93,10 @@ def command(
             write_picture(figure, sparsity_picture(matrix), keep=True)
     if quiet:
         return
-    known = wait(
-        lambda watch: found.analyse(not no_spectrum, iterations=iterations, watch=watch), "singular values"
-    )
+    spectrum = None
+    if not no_spectrum:
+        spectrum = wait(lambda watch: found.spectrum(iterations=iterations, watch=watch), "singular values")
     facts = [*batch.facts(), *geometry_facts(found.geometry, found.padding_mode)]
-    report([*facts, *layer_matrix_facts(found, known)], output=output, as_json=as_json)
-    if known.spectrum is not None and not known.spectrum.converged:
-        warn(
-            f"the norm had not converged after {known.spectrum.iterations} iterations; give more --iterations"
-        )
+    report([*facts, *layer_matrix_facts(found, spectrum)], output=output, as_json=as_json)
+    if spectrum is not None and not spectrum.converged:
+        warn(f"the norm had not converged after {spectrum.iterations} iterations; give more --iterations")

@@ -42,6 +42,14 @@ def write_archive(name: str, arrays: Mapping[str, NDArray[Any]], compressed: boo
                 npy_format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
+def write_sparse(
+    name: str, shape: tuple[int, int], data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any]
+) -> None:
+    """Write a matrix in compressed rows as scipy.sparse.load_npz reads it; see `write_archive`."""
+    arrays = {"indices": indices, "indptr": indptr, "format": np.array(b"csr")}
+    write_archive(name, arrays | {"shape": np.array(shape), "data": data}, compressed=True)
+
+
 def read_sparse(name: str, check_shape: Callable[[tuple[int, ...]], None]) -> NDArray[Any]:
     """The dense matrix of an archive as `convmat matrix` and scipy.sparse.save_npz write it: CSR, CSC or COO.
 
