@@ -63,8 +63,8 @@ def command(
     from convmat.cli.layers import open_linear_layer
     from convmat.cli.output import report, wait, warn
     from convmat.files.memory import check_memory
+    from convmat.files.names import check_ending
     from convmat.files.npy import write_npy
-    from convmat.files.outputs import check_ending
     from convmat.layouts import output_layout
     from convmat.matrix import layer_map
     from convmat.report.facts import geometry_facts

@@ -227,8 +227,8 @@ def write_images(
     Returns what is to be told of a picture; `keep` is that of `write_picture`. What makes no picture is
     refused before any of the rows is computed.
     """
+    from convmat.files.names import is_picture
     from convmat.files.npy import write_npy
-    from convmat.files.outputs import is_picture
     from convmat.layouts import from_batch, output_layout
     from convmat.report.facts import Fact
 

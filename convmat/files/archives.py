@@ -16,8 +16,9 @@ from convmat.checks import INT64
 from convmat.errors import FileError
 from convmat.files.members import archive_names, listed_names, open_member
 from convmat.files.memory import check_memory
+from convmat.files.names import check_ending
 from convmat.files.npy import NpyInput
-from convmat.files.outputs import check_ending, open_output
+from convmat.files.outputs import open_output
 from convmat.files.schema import Items, Mismatch, OneOf, Whole
 
 _FORMAT_BYTES = 4096  # of the member that says "csr"; a longer one says something else

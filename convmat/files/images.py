@@ -38,7 +38,7 @@ from convmat.files.foreign import KNOWN_BYTES, foreign
 from convmat.files.memory import check_memory
 from convmat.files.outputs import reading
 from convmat.files.schema import shown
-from convmat.files.streams import Pipe
+from convmat.files.streams import Pipe, take
 
 # Pillow logs what it also raises, which would be a second line on standard error.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -146,7 +146,8 @@ class ImageInput:
                 image.load()
             orientation = 1 if is_tiff else _orientation(image)  # TIFF is turned by Pillow as it is decoded
             turned = orientation in _ROTATED
-            found = np.empty((*(self.shape[1::-1] if turned else self.shape[:2]), self.shape[2]), self.dtype)
+            size = self.shape[1::-1] if turned else self.shape[:2]
+            values = np.empty((*size, self.shape[2]), self.dtype)
             decoded = 0
             for top, band in _bands(image):
                 if expected is not None:
@@ -156,11 +157,11 @@ class ImageInput:
                     pixels = _with_alpha(pixels.astype(dtype, copy=False), key)
                 if self._alpha != "keep" and channels in _WITH_ALPHA:
                     pixels = _without_alpha(pixels, self._alpha)
-                rows = found[top : top + len(pixels)]
+                rows = values[top : top + len(pixels)]
                 rows[...] = pixels.astype(dtype, copy=False).reshape(rows.shape)
             if expected not in (None, decoded):
                 raise ValueError("its data end before the picture does")
-            return _upright(found, orientation)
+            return _upright(values, orientation)
 
     def _longer_sum(self) -> int | None:
         """The checksum of a JPEG's pixels were its scans longer; None where that tells nothing."""
@@ -169,7 +170,7 @@ class ImageInput:
         if longer is None:
             return None
         with Image.open(io.BytesIO(longer), formats=("JPEG",)) as image:
-            return reduce(lambda found, part: zlib.crc32(part[1].tobytes(), found), _bands(image), 0)
+            return reduce(lambda before, part: zlib.crc32(part[1].tobytes(), before), _bands(image), 0)
 
     @contextmanager
     def _open(self) -> Iterator[Image.Image]:
@@ -308,13 +309,11 @@ def _taken_in(pipe: Pipe) -> bytes:
     """
     with reading(pipe.name), pipe:
         _check_start(pipe.name, pipe.peek(KNOWN_BYTES))
-        data = bytearray()
-        while more := pipe.read1(1 << 20):
-            data += more
-            if len(data) > PIPE_BYTES:
-                raise FileError(
-                    pipe.name, f"goes on after {PIPE_BYTES} bytes, more than an image has; save it to a file"
-                )
+        data = take(pipe, PIPE_BYTES + 1, pipe.name)
+    if len(data) > PIPE_BYTES:
+        raise FileError(
+            pipe.name, f"goes on after {PIPE_BYTES} bytes, more than an image has; save it to a file"
+        )
     return bytes(data)
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from convmat.errors import FileError, ShapeError
-from convmat.files.outputs import ANIMATION_FORMATS, PICTURE_FORMATS, check_ending, ending, open_output
+from convmat.files.names import ANIMATION_FORMATS, PICTURE_FORMATS, check_ending, ending
+from convmat.files.outputs import open_output
 
 _PIECES: dict[str, Any] = {"flags": ["external_loop", "buffered", "zerosize_ok"], "buffersize": 1 << 18}
 # What Pillow may raise for a picture that is too large for a format.
