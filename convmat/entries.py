@@ -208,14 +208,14 @@ def _columns(
 ) -> NDArray[np.intp]:
     """The columns of M that a box's outputs meet in their first group, (*outputs, entries), ascending."""
     axes = len(pixels)
-    found = np.arange(depth) * channel_step
-    found = found.reshape(-1 if channels_last else (-1, *(1,) * axes))
+    columns = np.arange(depth) * channel_step
+    columns = columns.reshape(-1 if channels_last else (-1, *(1,) * axes))
     for axis, (met, step) in enumerate(zip(pixels, steps, strict=True)):
         shape = [1] * (2 * axes + 1)
         shape[axis] = met.shape[0]
         shape[axes + axis + (0 if channels_last else 1)] = met.shape[1]
-        found = found + met.reshape(shape) * step
-    return found.reshape(*found.shape[:axes], -1)
+        columns = columns + met.reshape(shape) * step
+    return columns.reshape(*columns.shape[:axes], -1)
 
 
 def _strided(array: NDArray[Any], begin: int, shape: tuple[int, ...], steps: list[int]) -> NDArray[Any]:

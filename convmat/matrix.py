@@ -76,11 +76,11 @@ def layer_matrix(
             more padding than can be looked at. DTypeError: elements that are not
             numbers. IntegerRangeError: weights whose sums could pass 2^63.
     """
-    found = layer_map(
+    layer = layer_map(
         filters, input_shape, stride, padding, dilation, groups, flip, padding_mode, layout=layout
     )
-    check_memory("input_shape", found.nbytes, "its facts, of layer_map, need no memory for it")
-    return found.matrix()
+    check_memory("input_shape", layer.nbytes, "its facts, of layer_map, need no memory for it")
+    return layer.matrix()
 
 
 def layer_map(
@@ -285,16 +285,16 @@ class LayerMap(Shown):
         scaled = LayerMap(self.geometry, weights, self.padding_mode, self.layout)
         if self._is_circular():
             g = self.geometry
-            found = spectrum.fourier_spectrum(weights, g.input_size, g.dilation, g.groups)
+            values = spectrum.fourier_spectrum(weights, g.input_size, g.dilation, g.groups)
         elif math.prod(self.shape) <= spectrum.DENSE_ELEMENTS:
-            found = spectrum.dense_spectrum(scaled.matrix().toarray())
+            values = spectrum.dense_spectrum(scaled.matrix().toarray())
         else:
             if iterations is None:
                 iterations = min(spectrum.ITERATIONS, max(spectrum.AFFORDABLE_PRODUCTS // self.nnz, 1))
-            found = spectrum.lanczos_spectrum(
+            values = spectrum.lanczos_spectrum(
                 scaled._gram, min(self.shape), weights.dtype, tolerance, iterations, watch
             )
-        return found.scaled(scale)
+        return values.scaled(scale)
 
     def facts(self) -> list[Fact]:
         """The layer, and what of its matrix costs nothing to know."""

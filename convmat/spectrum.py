@@ -87,9 +87,9 @@ def fourier_spectrum(
         grouped = blocks.reshape(len(blocks), groups, -1, filters.shape[-1])
         values.append(np.linalg.svd(grouped, compute_uv=False).reshape(len(blocks), -1))
         times.append(np.full(len(blocks), count))
-    found = np.concatenate(values)
+    singular = np.concatenate(values)
     largest_side = math.prod(size) * max(len(filters), filters.shape[-1] * groups)
-    return _of_all(np.repeat(found, np.concatenate(times), axis=0).reshape(-1), "fourier", largest_side)
+    return _of_all(np.repeat(singular, np.concatenate(times), axis=0).reshape(-1), "fourier", largest_side)
 
 
 def _fourier_blocks(

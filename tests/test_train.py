@@ -703,7 +703,7 @@ def _torn(share: float) -> None:
         (lambda: _said(b"[" * 100_000), "must be JSON, got lists within lists without an end"),
         (lambda: _said(b"[" * 500 + b"]" * 500), "must be an object, got"),
         (lambda: _said(b'{"settings": ' * 100_000), "must be JSON, got lists within lists"),
-        (lambda: _said(b'{"runs": ' + b"9" * 5000 + b"}"), "must be JSON, got"),
+        (lambda: _said(b'{"runs": ' + b"9" * 5000 + b"}"), "must have settings, got 'runs'"),
         (lambda: _said(b'{"runs": 1, "runs": 2}'), "must be JSON, got: a name twice"),
         (lambda: _said(b'{"runs": NaN}'), "must be JSON, got: NaN for a number"),
         (lambda: _said(b"\xff"), "must be JSON, got: 'utf-8' codec"),

@@ -51,7 +51,7 @@ def patch(geometry: ConvGeometry, position: Sequence[int]) -> str:
 def patch_names(geometry: ConvGeometry) -> str:
     """What the numbers of `patch` are."""
     names = POSITION_NAMES[len(geometry.kernel_size)]
-    return f"patch ({', '.join(('n', *names) if geometry.batch > 1 else names)})"
+    return ", ".join(("n", *names) if geometry.batch > 1 else names)
 
 
 def formulas(geometry: ConvGeometry, place: Place | None, row: int, order: str) -> list[str]:

@@ -276,7 +276,7 @@ def _place_matrix(
     body = top + text_size("0", SMALL)[1] + 8
     marks, breaks, bottom = _place_rows(geometry, rows, colours, Box(left, body, right, body), moving)
     if marks[0].patch is not None:
-        labels.append(label(right + 10, top, captions.patch_names(geometry), SMALL))
+        labels.append(label(right + 10, top, f"patch ({captions.patch_names(geometry)})", SMALL))
     return Rows(tuple(marks), tuple(breaks), tuple(columns), width, tuple(groups), tuple(labels), bottom)
 
 

@@ -16,8 +16,9 @@ from rich.text import Text
 from convmat.encodings import can_show
 from convmat.errors import ShapeError
 from convmat.figures.canvas import as_colours
-from convmat.geometry import POSITION_NAMES, ConvGeometry
-from convmat.shown import sizes
+from convmat.figures.captions import image as image_text
+from convmat.figures.captions import patch, patch_names
+from convmat.geometry import ConvGeometry
 
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
 _HALF_BLOCK = "▀"
@@ -51,10 +52,8 @@ def image_tiles(geometry: ConvGeometry, pixels: NDArray[np.uint8], columns: int)
         colours = as_colours(image if image.ndim == 3 else image[None])
         step = max(-(-colours.shape[1] // columns), -(-colours.shape[0] // columns))
         colours = colours[::step, ::step]
-        of = f"{n} of {geometry.batch}, " if geometry.batch > 1 else ""
         reduced = f", every {step}th pixel" if step > 1 else ""
-        name = f"image {of}{sizes(geometry.input_size)}{reduced}"
-        tiles.append(Tile(name, colours, np.zeros(colours.shape[:2], bool)))
+        tiles.append(Tile(image_text(geometry, n) + reduced, colours, np.zeros(colours.shape[:2], bool)))
     return tiles
 
 
@@ -81,8 +80,7 @@ def patch_tiles(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.ui
             else:
                 colours[at] = as_colours(pixels[element[:-1]][None, None])[0, 0]
         n, *position = geometry.patch_position(row)
-        where = (n, *position) if geometry.batch > 1 else position
-        name = f"{row} ({', '.join(map(str, where))})"
+        name = f"{row} ({patch(geometry, (n, *position))})"
         tiles.append(Tile(name, colours[::step, ::step], padding[::step, ::step]))
     return tiles
 
@@ -116,13 +114,8 @@ def preview_text(
     shown = sum(tile is not None for tile in patches)
     padded = any(tile is not None and tile.padding.any() for tile in patches)
     mark = ("dots" if shades == _SHADES else "dashes") if plain else "violet"
-    names = (*(("n",) if geometry.batch > 1 else ()), *POSITION_NAMES[len(geometry.kernel_size)])
-    lines.append(
-        Text(
-            f"{shown} of {total} patches: row of X_col ({', '.join(names)})"
-            + (f"; {mark}: padding" if padded else "")
-        )
-    )
+    note = f"; {mark}: padding" if padded else ""
+    lines.append(Text(f"{shown} of {total} patches: row of X_col ({patch_names(geometry)}){note}"))
     lines += _in_rows([None if tile is None else drawn(tile) for tile in patches], console.width)
     with console.capture() as captured:
         for line in lines:

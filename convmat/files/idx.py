@@ -22,6 +22,7 @@ from convmat.files.streams import take
 
 _HEADER = 16  # bytes
 _BLOCK = 1 << 24  # bytes
+_ROOM = 1 << 20  # bytes that are made room for, whatever a header says
 
 
 class IdxInput:
@@ -61,7 +62,7 @@ class IdxInput:
             stream.read(_HEADER)
             got = 0
             for start in range(0, n, step):
-                data = take(stream, min(step, n - start) * h * w, self.name)
+                data = take(stream, min(step, n - start) * h * w, self.name, _ROOM)
                 got += len(data)
                 if got < min(start + step, n) * h * w:
                     raise self._another_size("truncated", got)

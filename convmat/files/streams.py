@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 CHUNK = 1 << 24
-"""Bytes that are made room for at first, whatever is to be read."""
+"""Bytes that are taken in at a time, where there are many."""
 
 
 def shown_name(name: str) -> str:
@@ -100,21 +100,23 @@ class Pipe(io.BufferedIOBase):
         super().close()
 
 
-def take(stream: io.BufferedIOBase, count: int, name: str) -> bytearray:
+def take(stream: io.BufferedIOBase, count: int, name: str, room: int = CHUNK) -> bytearray:
     """Up to `count` bytes, taken in as they come, so that what a header promises allocates nothing.
+
+    `room` is made for so many at first.
 
     Raises:
         FileError: they cannot be read. MemoryLimitError: there are more than memory has room for.
     """
-    data, got = bytearray(min(count, CHUNK)), 0
+    data, got = bytearray(min(count, room)), 0
     with reading(name):
         while got < count:
             if got == len(data):
                 check_memory(name, count - got, "give a smaller array")
                 data += bytes(min(count - got, got))
             # One system call at a time: between two that wait for data, a signal would go unheard.
-            with memoryview(data) as room:
-                more = stream.readinto1(room[got:])
+            with memoryview(data) as view:
+                more = stream.readinto1(view[got:])
             if not more:
                 break
             got += more
