@@ -9,13 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.geometry import AXIS_NAMES, LINE_NAMES, POSITION_NAMES, SIDE_NAMES, TAP_NAMES, ConvGeometry
+from convmat.geometry import AXIS_NAMES, ConvGeometry
 from convmat.report.encodings import printable
-from convmat.shown import Fact as Fact
-from convmat.shown import bytes_text as bytes_text
-from convmat.shown import percent as percent
-from convmat.shown import shape_fact as shape_fact
-from convmat.shown import sizes as sizes
+from convmat.shown import Fact, bytes_text, shape_fact, sizes
+from convmat.sizes import coverage
+from convmat.words import (
+    LINE_NAMES,
+    POSITION_NAMES,
+    axes_text,
+    columns_text,
+    output_formulas,
+    pads_text,
+)
 
 AXIS_KEYS = tuple(f"output_{name}" for name in AXIS_NAMES[3])
 
@@ -48,42 +53,17 @@ def brief_text(facts: Sequence[Fact], output: str | None = None) -> str:
     return printable(", ".join(fact.brief for fact in facts if fact.brief) + where) + "\n"
 
 
-def axes_text(geometry: ConvGeometry) -> str:
-    """The axes of the input: N × H × W × C."""
-    return " × ".join(["N", *(name[0].upper() for name in geometry.axis_names), "C"])
-
-
-def columns_text(geometry: ConvGeometry, order: str) -> str:
-    """What columns of X_col, and rows of W_col, run over."""
-    taps = TAP_NAMES[len(geometry.axis_names)]
-    return ", ".join((*taps, "c") if order == "hwc" else ("c", *taps))
-
-
-def pads_text(geometry: ConvGeometry, padding_mode: str = "zeros") -> str:
-    """The padding resolved to numbers: same: top 1, bottom 1, left 1, right 1."""
-    sides = ", ".join(
-        f"{side} {count}"
-        for name, pair in zip(geometry.axis_names, geometry.pads, strict=True)
-        for side, count in zip(SIDE_NAMES[name], pair, strict=True)
-    )
-    rule = f"{geometry.padding}: " if geometry.padding else ""
-    return rule + sides + (f", {padding_mode}" if padding_mode != "zeros" else "")
-
-
 def geometry_facts(geometry: ConvGeometry, padding_mode: str = "zeros") -> list[Fact]:
     """Input, kernel and output, with the size formula filled in for each axis."""
     plain = {fact.key: fact for fact in geometry.facts()}
-    formulas = [geometry.output_formula(axis) for axis in range(len(geometry.axis_names))]
+    axes = zip(geometry.axis_names, geometry.output_size, output_formulas(geometry), strict=True)
     return [
         shape_fact("input_shape", "input shape", geometry.input_shape, axes_text(geometry)),
         *kernel_size_facts(geometry),
-        Fact("padding", "", geometry.padding, ""),
+        plain["padding"],
         Fact("padding_mode", "", padding_mode, ""),
         plain["pads"]._replace(text=pads_text(geometry, padding_mode)),
-        *(
-            Fact(f"output_{name}", f"output {name}", size, formula)
-            for name, size, formula in zip(geometry.axis_names, geometry.output_size, formulas, strict=True)
-        ),
+        *(Fact(f"output_{name}", f"output {name}", size, formula) for name, size, formula in axes),
         *absent(*AXIS_KEYS),
         plain["output_size"],
     ]
@@ -100,7 +80,7 @@ def matrix_facts(
     """X_col: its shape and bytes, and how often it repeats the pixels."""
     rows, columns = geometry.matrix_shape
     shape = (geometry.batch, geometry.patches, columns) if per_image else (rows, columns)
-    mean, uncovered, pixels = geometry.coverage()
+    mean, uncovered, pixels = coverage(geometry)
     nbytes = rows * columns * dtype.itemsize
     matrix, kind = result_facts("matrix_shape", "X_col", shape, dtype)
     return [

@@ -8,27 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.geometry import LINE_NAMES, TAP_NAMES, ConvGeometry
+from convmat.geometry import ConvGeometry
 from convmat.layouts import from_batch_shape, output_layout
 from convmat.report.facts import (
     AXIS_KEYS,
-    Fact,
     Grid,
     Seen,
     absent,
-    axes_text,
-    bytes_text,
-    columns_text,
     ends,
     geometry_facts,
     kernel_size_facts,
-    pads_text,
-    percent,
     result_facts,
-    shape_fact,
-    sizes,
     values_text,
 )
+from convmat.shown import Fact, bytes_text, percent, shape_fact, sizes
+from convmat.sizes import coverage, uncovered_lines
+from convmat.words import LINE_NAMES, TAP_NAMES, axes_text, columns_text, pads_text, transpose_formula
 
 if TYPE_CHECKING:
     from convmat.engine import Plan
@@ -120,12 +115,12 @@ def transposed_facts(
         Fact("transpose", "transposed", True, "yes"),
         shape_fact("input_shape", "input shape", y_shape, axes_text(geometry).replace("C", "K")),
         *kernel_size_facts(geometry),
-        Fact("padding", "", geometry.padding, ""),
+        Fact("padding", "", geometry.rule, ""),
         Fact("padding_mode", "", "zeros", ""),
         Fact("pads", "padding", [list(p) for p in geometry.pads], pads_text(geometry)),
         *(
             Fact(
-                f"output_{name}", f"output {name}", size, geometry.transpose_formula(axis, y_shape[1 + axis])
+                f"output_{name}", f"output {name}", size, transpose_formula(geometry, axis, y_shape[1 + axis])
             )
             for axis, (name, size) in enumerate(zip(geometry.axis_names, geometry.input_size, strict=True))
         ),
@@ -156,8 +151,8 @@ def fold_facts(
     dtype: np.dtype[Any],
 ) -> list[Fact]:
     """X_col and the images it is folded into: how often elements meet, and which pixels none reaches."""
-    mean, uncovered, pixels = geometry.coverage()
-    runs = [[[r.start, r.stop - 1] for r in lines] for lines in geometry.uncovered_lines()]
+    mean, uncovered, pixels = coverage(geometry)
+    runs = [[[r.start, r.stop - 1] for r in lines] for lines in uncovered_lines(geometry)]
     which = f": {uncovered_text(geometry)}" if uncovered else ""
     return [
         shape_fact("matrix_shape", "X_col", x_shape),
@@ -184,7 +179,7 @@ _MOST_RUNS = 4  # along an axis, that a line of text can name
 def uncovered_text(geometry: ConvGeometry) -> str:
     """The lines that no patch reaches: rows 27, columns 13..14 and 27."""
     parts = []
-    for name, runs in zip(geometry.axis_names, geometry.uncovered_lines(), strict=True):
+    for name, runs in zip(geometry.axis_names, uncovered_lines(geometry), strict=True):
         shown = [f"{r.start}" if len(r) == 1 else f"{r.start}..{r.stop - 1}" for r in runs]
         if len(shown) > _MOST_RUNS:
             shown = [*shown[: _MOST_RUNS - 1], f"… {shown[-1]}"]
