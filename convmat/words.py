@@ -44,14 +44,16 @@ def output_formulas(geometry: ConvGeometry) -> list[str]:
     ]
 
 
-def transpose_formula(geometry: ConvGeometry, axis: int, size: int) -> str:
-    """The transposed convolution's output along one axis, (H − 1)·S − P + …; `size` is H, of its input."""
-    s, extent, pads = geometry.stride[axis], geometry.extent[axis], geometry.pads[axis]
-    made = geometry.input_size[axis]
-    return (
-        f"({size} - 1)*{s} - ({pads[0]} + {pads[1]}) + {_extent_text(geometry, axis)}"
-        f" + {made - transposed_length(size, pads, extent, s)} = {made}"
-    )
+def transpose_formulas(geometry: ConvGeometry, size: Sequence[int]) -> list[str]:
+    """The transposed convolution's output along each axis, (H − 1)·S − P + …; `size` is that of its input."""
+    formulas = []
+    for axis, (h, made, pads) in enumerate(zip(size, geometry.input_size, geometry.pads, strict=True)):
+        stride, extent = geometry.stride[axis], geometry.extent[axis]
+        formulas.append(
+            f"({h} - 1)*{stride} - ({pads[0]} + {pads[1]}) + {_extent_text(geometry, axis)}"
+            f" + {made - transposed_length(h, pads, extent, stride)} = {made}"
+        )
+    return formulas
 
 
 def row_formula(geometry: ConvGeometry, row: int) -> str:

@@ -21,7 +21,7 @@ from convmat.report.facts import (
 )
 from convmat.shown import Fact, bytes_text, percent, shape_fact, sizes
 from convmat.sizes import coverage, uncovered_lines
-from convmat.words import LINE_NAMES, TAP_NAMES, axes_text, columns_text, transpose_formula
+from convmat.words import LINE_NAMES, TAP_NAMES, axes_text, columns_text, transpose_formulas
 
 if TYPE_CHECKING:
     from convmat.engine import Plan
@@ -96,13 +96,13 @@ def transposed_facts(
 
     "Input" and "output" are those of the transposed convolution.
     """
-    axes = enumerate(zip(geometry.axis_names, y_shape[1:-1], geometry.input_size, strict=True))
+    formulas = transpose_formulas(geometry, y_shape[1:-1])
     changed = {
         "input_shape": shape_fact("", "", y_shape, axes_text(geometry).replace("C", "K")),
         "output_size": shape_fact("", "", geometry.input_size),
     }
-    for axis, (name, size, made) in axes:
-        changed[f"output_{name}"] = Fact("", "", made, transpose_formula(geometry, axis, size))
+    for name, size, formula in zip(geometry.axis_names, geometry.input_size, formulas, strict=True):
+        changed[f"output_{name}"] = Fact("", "", size, formula)
     return [
         Fact("transpose", "transposed", True, "yes"),
         *(
