@@ -68,12 +68,18 @@ def column_formula(geometry: ConvGeometry, column: int, order: str = "hwc") -> s
     return f"{_ravel_text(digits, geometry.column_sizes(order)[1:])} = {column}"
 
 
-def pixel_formula(geometry: ConvGeometry, place: Place, axis: int) -> str:
-    """Eq. 8 along one spatial axis, y·S + i·D − P."""
-    return (
-        f"{place.patch[1 + axis]}*{geometry.stride[axis]} + {place.tap[axis]}*{geometry.dilation[axis]}"
-        f" - {geometry.pads[axis][0]} = {place.position[axis]}"
+def pixel_formulas(geometry: ConvGeometry, place: Place) -> list[str]:
+    """Eq. 8 along each spatial axis, y·S + i·D − P."""
+    axes = zip(
+        place.patch[1:],
+        geometry.stride,
+        place.tap,
+        geometry.dilation,
+        geometry.pads,
+        place.position,
+        strict=True,
     )
+    return [f"{y}*{s} + {i}*{d} - {before} = {position}" for y, s, i, d, (before, _), position in axes]
 
 
 def _extent_text(geometry: ConvGeometry, axis: int) -> str:

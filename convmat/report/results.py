@@ -212,40 +212,31 @@ def layer_matrix_facts(layer: LayerMap, known: MatrixFacts) -> list[Fact]:
     ]
 
 
-def _spectrum_facts(found: Spectrum | None) -> list[Fact]:
+def _spectrum_facts(spectrum: Spectrum | None) -> list[Fact]:
     """Singular values; None for those that are not known, with the reason."""
-    if found is None:
-        keys = (
-            "spectral_norm spectral_error method iterations converged smallest_singular_value rank condition"
-        )
-        return absent(*keys.split())
+    keys = ("spectral_norm", "spectral_error", "method", "iterations", "converged")
+    if spectrum is None:
+        return absent(*keys, "smallest_singular_value", "rank", "condition")
+    s = spectrum
     how = {
         "dense": "of a dense copy",
         "fourier": "exact, by Fourier transform: circular, stride 1",
-        "lanczos": f"{'' if found.converged else 'not converged '}to ±{found.error:.2g}, "
-        f"{found.iterations} Lanczos iterations",
-    }[found.method]
+        "lanczos": f"{'' if s.converged else 'not converged '}to ±{s.error:.2g}, "
+        f"{s.iterations} Lanczos iterations",
+    }[s.method]
     unknown = "unknown: M is too large for all singular values"
     smallest, rank, condition = (
         unknown if value is None else f"{value:.{digits}g}"
-        for value, digits in ((found.smallest, 10), (found.rank, 15), (found.condition, 6))
+        for value, digits in ((s.smallest, 10), (s.rank, 15), (s.condition, 6))
     )
-    largest = f"{found.largest:.10g}"
+    label, largest = "largest singular value", f"{s.largest:.10g}"
+    hidden = zip(keys[1:], (s.error, s.method, s.iterations, s.converged), strict=True)
     return [
-        Fact(
-            "spectral_norm",
-            "largest singular value",
-            found.largest,
-            f"{largest}  ({how})",
-            brief=f"largest singular value {largest}",
-        ),
-        Fact("spectral_error", "", found.error, ""),
-        Fact("method", "", found.method, ""),
-        Fact("iterations", "", found.iterations, ""),
-        Fact("converged", "", found.converged, ""),
-        Fact("smallest_singular_value", "smallest singular value", found.smallest, smallest),
-        Fact("rank", "rank", found.rank, rank),
-        Fact("condition", "condition", found.condition, condition),
+        Fact("spectral_norm", label, s.largest, f"{largest}  ({how})", brief=f"{label} {largest}"),
+        *(Fact(key, "", value, "") for key, value in hidden),
+        Fact("smallest_singular_value", "smallest singular value", s.smallest, smallest),
+        Fact("rank", "rank", s.rank, rank),
+        Fact("condition", "condition", s.condition, condition),
     ]
 
 
