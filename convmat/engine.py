@@ -21,16 +21,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat import native
 from convmat.arithmetic import Arithmetic, choose_arithmetic
+from convmat.axis import PADDING_MODES
+from convmat.blocks import Block
 from convmat.checks import bias_numbers, choice, filter_groups, flag, numbers, out_array
 from convmat.errors import ShapeError
-from convmat.geometry import (
-    PADDING_MODES,
-    Block,
-    ConvGeometry,
-    Padding,
-    Sizes,
-    transpose_geometry,
-)
+from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.patches import (
     Band,
     allocate,
@@ -44,6 +39,7 @@ from convmat.patches import (
 )
 from convmat.shown import Fact, Shown, bytes_text, shape_fact, sizes
 from convmat.threads import thread_count
+from convmat.transposed import transpose_geometry
 
 BLOCK_BYTES = 1 << 21
 """Of NumPy's X_col, or of what is converted of X or Y, that are held at a time."""
@@ -180,7 +176,7 @@ def prepare(
     compiled = (
         native.library() if kernel not in NUMPY_KERNELS and arithmetic.accumulator.kind != "i" else None
     )
-    layer = (geometry, geometry.padding, len(filters), arithmetic, padding_mode)
+    layer = (geometry, len(filters), arithmetic, padding_mode)
     plan = make_plan(*layer, thread_count(threads), steps, compiled, kernel, band_bytes)
     if flip:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
@@ -374,7 +370,6 @@ def kernels(geometry: ConvGeometry, accumulator: np.dtype[Any]) -> tuple[str, ..
 @lru_cache(maxsize=256)
 def make_plan(
     geometry: ConvGeometry,
-    padding: str | None,
     filters: int,
     arithmetic: Arithmetic,
     padding_mode: str,
@@ -387,7 +382,6 @@ def make_plan(
     """Decide how to convolve with `filters` filters; remembered, since the same layer comes again and again.
 
     Args:
-        padding: the geometry's; geometries are equal by any padding's name, which a plan shows.
         threads: to use at most; small work is done on one.
         steps: `steps_of` an x that has the accumulator's dtype, and can be read where it lies.
         compiled: the library that is to compute; None for NumPy.

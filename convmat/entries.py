@@ -16,8 +16,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from convmat.axis import padding_source
 from convmat.errors import GeometryError
-from convmat.geometry import KERNEL_LIMIT, ConvGeometry, padding_source
+from convmat.geometry import KERNEL_LIMIT, ConvGeometry
 
 BLOCK_ENTRIES = 1 << 17
 """Entries handled at a time where a temporary array is needed: within a core's cache."""

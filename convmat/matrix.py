@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat import spectrum
 from convmat.arithmetic import choose_arithmetic
+from convmat.axis import PADDING_MODES, padding_source
 from convmat.checks import STEP_LIMIT, choice, flag, got, numbers, several, whole
 from convmat.engine import convolve, filter_geometry
 from convmat.entries import (
@@ -34,7 +35,7 @@ from convmat.entries import (
 )
 from convmat.errors import GeometryError, ShapeError
 from convmat.files.memory import check_memory
-from convmat.geometry import PADDING_MODES, ConvGeometry, Padding, Sizes, padding_source
+from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.shown import Fact, Shown, bytes_text, percent, shape_fact
 from convmat.spectrum import Spectrum
 from convmat.watching import Watch, unwatched

@@ -17,17 +17,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import native
+from convmat.axis import PADDING_MODES, padding_source
+from convmat.blocks import Block
 from convmat.checks import choice, filter_groups, numbers, out_array, several, whole
 from convmat.errors import IntegerRangeError, MemoryLimitError, ShapeError
-from convmat.geometry import (
-    ORDERS,
-    PADDING_MODES,
-    Block,
-    ConvGeometry,
-    Padding,
-    Sizes,
-    padding_source,
-)
+from convmat.geometry import ORDERS, ConvGeometry, Padding, Sizes
 from convmat.threads import thread_count
 
 OVERLAPS = ("sum", "mean")

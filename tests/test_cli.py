@@ -23,6 +23,7 @@ import convmat as cm
 from convmat import native
 from convmat.cli import cli, run
 from convmat.layouts import from_batch
+from convmat.sizes import coverage
 
 SAMPLES = Path(__file__).parent.parent / "sample_images"
 DIGIT, SCENE, STROKES, EDGES = (
@@ -109,7 +110,7 @@ def test_unroll_json_has_stable_keys(facts: Any) -> None:
         "order": "hwc",
         "dtype": "uint8",
         "bytes": g.matrix_shape[0] * g.matrix_shape[1],
-        "repeats": g.coverage().mean,
+        "repeats": coverage(g).mean,
         "uncovered": 0,
         "rows": g.matrix_shape[0],
         "figure": None,

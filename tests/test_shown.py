@@ -65,7 +65,7 @@ def test_a_geometry_stays_a_plain_value() -> None:
     geometry = cm.ConvGeometry((1, 5, 5, 1), 3, padding=1)
     assert pickle.loads(pickle.dumps(geometry)) == geometry
     assert eval(repr(geometry), {"ConvGeometry": cm.ConvGeometry}) == geometry
-    assert hash(geometry) == hash(cm.ConvGeometry((1, 5, 5, 1), 3, padding="half"))
+    assert hash(geometry) == hash(cm.ConvGeometry([1, 5, 5, 1], (3, 3), padding=((1, 1), 1)))
 
 
 class Odd(Shown):

@@ -23,7 +23,8 @@ from convmat.files.streams import Pipe, is_pipe
 from convmat.geometry import ConvGeometry
 from convmat.layouts import said_axes, to_batch, to_batch_shape
 from convmat.patches import allocate, check_x_col
-from convmat.report.facts import Fact, input_fact, turned_fact
+from convmat.report.facts import input_fact, turned_fact
+from convmat.shown import Fact
 
 if TYPE_CHECKING:
     from convmat.files.images import ImageInput

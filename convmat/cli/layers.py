@@ -21,9 +21,10 @@ from convmat.errors import FileError, GeometryError, ShapeError
 from convmat.files.npy import NpyInput
 from convmat.files.numbers import is_text, is_typed, parse_numbers
 from convmat.files.streams import is_pipe
-from convmat.geometry import ConvGeometry, transpose_geometry
+from convmat.geometry import ConvGeometry
 from convmat.kernels import NAMES, is_kernel_name, named_kernel
 from convmat.layouts import KERNEL_LAYOUTS, output_layout, said_axes, to_batch, to_filters
+from convmat.transposed import transpose_geometry
 
 if TYPE_CHECKING:
     from convmat.verification import Report

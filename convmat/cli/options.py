@@ -16,7 +16,7 @@ from convmat.errors import ConvmatError, FileError, MappingIndexError, SettingEr
 from convmat.files.names import check_ending
 from convmat.files.outputs import check_apart, check_output
 from convmat.files.schema import Kind, Mismatch, Whole, shown
-from convmat.geometry import POSITION_NAMES
+from convmat.words import POSITION_NAMES
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -321,7 +321,7 @@ class PaddingType(Pads):
         return "RULE|N[,N]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from convmat.geometry import PADDING_NAMES
+        from convmat.axis import PADDING_NAMES
 
         if not isinstance(value, str):
             return value
@@ -340,7 +340,7 @@ class PaddingType(Pads):
     ) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
-        from convmat.geometry import PADDING_NAMES
+        from convmat.axis import PADDING_NAMES
 
         return [CompletionItem(name) for name in PADDING_NAMES if name.startswith(incomplete)]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from convmat.geometry import POSITION_NAMES, ConvGeometry, Place
+from convmat.geometry import ConvGeometry, Place
 from convmat.shown import sizes
-from convmat.words import pads_text
+from convmat.words import POSITION_NAMES, column_formula, pads_text, pixel_formulas, row_formula
 
 
 def title(geometry: ConvGeometry, padding_mode: str) -> str:
@@ -56,10 +56,9 @@ def patch_names(geometry: ConvGeometry) -> str:
 
 def formulas(geometry: ConvGeometry, place: Place | None, row: int, order: str) -> list[str]:
     """Eq. 8 with the numbers of a place filled in, or of the first element of a row."""
-    axes = range(len(geometry.kernel_size))
     shown = geometry.place(row, 0) if place is None else geometry.place(place.row, place.column, order=order)
-    of_row = f"row {geometry.row_formula(shown.row)}"
-    pixel = ", ".join(geometry.pixel_formula(shown, axis) for axis in axes)
+    of_row = f"row {row_formula(geometry, shown.row)}"
+    pixel = ", ".join(pixel_formulas(geometry, shown))
     if place is None:
         return [f"{of_row}: its patch begins at pixel {pixel}"]
-    return [f"{of_row},  column {geometry.column_formula(shown.column, order)}", f"pixel {pixel}"]
+    return [f"{of_row},  column {column_formula(geometry, shown.column, order)}", f"pixel {pixel}"]

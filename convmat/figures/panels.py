@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.axis import padding_source
 from convmat.errors import GeometryError
 from convmat.figures.canvas import Box, Sheet, as_colours, contrast, faded, number_text
-from convmat.geometry import ConvGeometry, Place, padding_source
+from convmat.geometry import ConvGeometry, Place
 
 IMAGES = 3
 """Images of a batch that are shown."""

@@ -10,13 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.encodings import printable
-from convmat.geometry import AXIS_NAMES, LINE_NAMES, POSITION_NAMES, ConvGeometry
-from convmat.shown import Fact as Fact
-from convmat.shown import bytes_text as bytes_text
-from convmat.shown import percent as percent
-from convmat.shown import shape_fact as shape_fact
-from convmat.shown import sizes as sizes
-from convmat.words import columns_text, pads_text
+from convmat.geometry import AXIS_NAMES, ConvGeometry
+from convmat.shown import Fact, bytes_text, shape_fact, sizes
+from convmat.sizes import coverage
+from convmat.words import (
+    LINE_NAMES,
+    POSITION_NAMES,
+    axes_text,
+    columns_text,
+    output_formulas,
+    pads_text,
+)
 
 AXIS_KEYS = tuple(f"output_{name}" for name in AXIS_NAMES[3])
 
@@ -45,29 +49,21 @@ def absent(*keys: str) -> list[Fact]:
 
 def brief_text(facts: Sequence[Fact], output: str | None = None) -> str:
     """The facts in one line, with the file that they were written to."""
-    where = {None: "", "-": ", on standard output"}.get(output, f", in {output}")
-    return printable(", ".join(fact.brief for fact in facts if fact.brief) + where) + "\n"
-
-
-def axes_text(geometry: ConvGeometry) -> str:
-    """The axes of the input: N × H × W × C."""
-    return " × ".join(["N", *(name[0].upper() for name in geometry.axis_names), "C"])
+    file = {None: "", "-": ", on standard output"}.get(output, f", in {output}")
+    return printable(", ".join(fact.brief for fact in facts if fact.brief) + file) + "\n"
 
 
 def geometry_facts(geometry: ConvGeometry, padding_mode: str = "zeros") -> list[Fact]:
     """Input, kernel and output, with the size formula filled in for each axis."""
     plain = {fact.key: fact for fact in geometry.facts()}
-    formulas = [geometry.output_formula(axis) for axis in range(len(geometry.axis_names))]
+    axes = zip(geometry.axis_names, geometry.output_size, output_formulas(geometry), strict=True)
     return [
         shape_fact("input_shape", "input shape", geometry.input_shape, axes_text(geometry)),
         *kernel_size_facts(geometry),
-        Fact("padding", "", geometry.padding, ""),
+        plain["padding"],
         Fact("padding_mode", "", padding_mode, ""),
         plain["pads"]._replace(text=pads_text(geometry, padding_mode)),
-        *(
-            Fact(f"output_{name}", f"output {name}", size, formula)
-            for name, size, formula in zip(geometry.axis_names, geometry.output_size, formulas, strict=True)
-        ),
+        *(Fact(f"output_{name}", f"output {name}", size, formula) for name, size, formula in axes),
         *absent(*AXIS_KEYS),
         plain["output_size"],
     ]
@@ -84,7 +80,7 @@ def matrix_facts(
     """X_col: its shape and bytes, and how often it repeats the pixels."""
     rows, columns = geometry.matrix_shape
     shape = (geometry.batch, geometry.patches, columns) if per_image else (rows, columns)
-    mean, uncovered, pixels = geometry.coverage()
+    mean, uncovered, pixels = coverage(geometry)
     nbytes = rows * columns * dtype.itemsize
     matrix, kind = result_facts("matrix_shape", "X_col", shape, dtype)
     return [
@@ -121,14 +117,9 @@ def rows_grid(geometry: ConvGeometry, title: str, matrix: NDArray[Any]) -> Grid:
             lines.append(("…", "", "", ""))
             continue
         n, *position = geometry.patch_position(row)
-        seen = ", ".join(
-            f"{y * s - before}..{y * s - before + reach - 1}"
-            for y, s, (before, _), reach in zip(
-                position, geometry.stride, geometry.pads, geometry.extent, strict=True
-            )
-        )
+        spans = ", ".join(f"{span.start}..{span.stop - 1}" for span in geometry.patch_spans(position))
         patch = ", ".join(map(str, (n, *position)))
-        lines.append((str(row), patch, seen, values_text(matrix[row])))
+        lines.append((str(row), patch, spans, values_text(matrix[row])))
     position_names = ", ".join(("n", *POSITION_NAMES[len(geometry.axis_names)]))
     line_names = ", ".join(LINE_NAMES[name] for name in geometry.axis_names)
     return Grid(title, ("row", f"patch ({position_names})", line_names, "values"), lines)

@@ -248,7 +248,7 @@ class _Problem:
         given = ConvGeometry(x.shape, filters.shape[1:-1], stride, padding, dilation, groups)
         if flip:
             filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
-        where = given.padding if given.padding is not None else given.pads
+        where = given.padding
         self.right = Layer(x, filters, given.stride, where, given.dilation, groups, bias, padding_mode)
         result = numbers("expected", expected)
         if result.dtype.kind == "u" and result.max(initial=0) > np.iinfo(np.int64).max:

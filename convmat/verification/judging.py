@@ -393,7 +393,7 @@ def _check_integers(*arrays: NDArray[Any] | None) -> None:
 
 def plain_padding(geometry: ConvGeometry) -> Any:
     """The padding as given, in the only forms the reference reads; names are left for it to work out."""
-    return geometry.padding if geometry.padding is not None else geometry.pads
+    return geometry.padding
 
 
 def other_shape(result: NDArray[Any], shape: tuple[int, ...]) -> Report:

@@ -207,7 +207,7 @@ class Probe:
         geometry = self.geometry
         return {
             "stride": geometry.stride,
-            "padding": geometry.padding if geometry.padding is not None else geometry.pads,
+            "padding": geometry.padding,
             "dilation": geometry.dilation,
             "padding_mode": self.padding_mode,
         }
