@@ -7,7 +7,6 @@ kh·kw·C·K weights of W_col among all of its entries. Its transpose is fold �
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from convmat import spectrum
 from convmat.arithmetic import choose_arithmetic
 from convmat.axis import PADDING_MODES, padding_source
 from convmat.checks import STEP_LIMIT, choice, flag, got, numbers, several, whole
-from convmat.engine import convolve, filter_geometry
+from convmat.engine import convolve, convolve_transpose, filter_geometry
 from convmat.entries import (
     BLOCK_ENTRIES,
     Run,
@@ -208,33 +207,28 @@ class LayerMap(Shown):
         return self._as_vector(y)
 
     def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Mᵀ · vec(Y), (H·W·C,), without the matrix: fold ∘ (· W_colᵀ), one kernel tap at a time."""
-        g, count = self.geometry, len(self.filters)
-        per_group = (g.groups, count // g.groups)
-        dtype = np.result_type(self.filters, y)
-        weights = self.filters.reshape(*per_group, *self.filters.shape[1:])
-        image = self._as_image(y, g.output_size, count).reshape(g.patches, *per_group)
-        rows = np.moveaxis(image, 1, 0).astype(dtype)
-        padded = [h + sum(pads) for h, pads in zip(g.input_size, g.pads, strict=True)]
-        slab = np.zeros((*padded, g.channels), dtype)
-        for tap in itertools.product(*map(range, g.kernel_size)):
-            target = [
-                slice(i * d, i * d + (out - 1) * s + 1, s)
-                for i, d, s, out in zip(tap, g.dilation, g.stride, g.output_size, strict=True)
-            ]
-            at_tap: tuple[Any, ...] = (..., *tap, slice(None))
-            share = np.matmul(rows, weights[at_tap])  # (groups, P, C/groups)
-            slab[*target] += np.moveaxis(share, 0, 1).reshape(*g.output_size, g.channels)
-        for axis, (h, (before, _)) in enumerate(zip(g.input_size, g.pads, strict=True)):
-            lines = np.moveaxis(slab, axis, 0)
-            if self.padding_mode == "zeros":
-                inside = lines[before : before + h]
-            else:
-                inside = np.zeros((h, *lines.shape[1:]), dtype)
+        """Mᵀ · vec(Y), (H·W·C,), by the engine, without the matrix: fold ∘ (· W_colᵀ)."""
+        g, pads, size = self.geometry, self.geometry.pads, self.geometry.input_size
+        if self.padding_mode != "zeros":  # the padding is part of the image, and is folded into it below
+            size = tuple(h + sum(pair) for h, pair in zip(size, pads, strict=True))
+            pads = ((0, 0),) * len(size)
+        image = convolve_transpose(
+            self._as_image(y, g.output_size, len(self.filters))[None],
+            self.filters,
+            g.stride,
+            pads,
+            g.dilation,
+            g.groups,
+            input_shape=(1, *size, g.channels),
+        )[0]
+        if self.padding_mode != "zeros":
+            for axis, (h, (before, _)) in enumerate(zip(g.input_size, g.pads, strict=True)):
+                lines = np.moveaxis(image, axis, 0)
+                inside = np.zeros((h, *lines.shape[1:]), image.dtype)
                 positions = np.arange(len(lines)) - before
                 np.add.at(inside, padding_source(positions, h, self.padding_mode), lines)
-            slab = np.moveaxis(inside, 0, axis)
-        return self._as_vector(slab)
+                image = np.moveaxis(inside, 0, axis)
+        return self._as_vector(image)
 
     def frobenius_norm(self) -> float:
         """√(Σ|entry|²), from how often each tap meets a pixel; NaN or infinite where weights are."""
