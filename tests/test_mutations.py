@@ -74,8 +74,8 @@ MUTATIONS = [
     ("engine.py", "        _compute(todo, block, rows)\n        yield rows", "        yield rows"),
     ("engine.py", "w[w_at:], bias", "w[w_at:], None"),
     ("engine.py", "w_col.T[:, None]", "w_col.T[::-1, None]"),
-    ("matrix.py", "np.arange(groups) * depth * channel_step", "np.arange(groups) * channel_step"),
-    ("matrix.py", "else np.moveaxis(weights, -1, 1)", "else weights"),
+    ("entries.py", "np.arange(groups) * depth * channel_step", "np.arange(groups) * channel_step"),
+    ("entries.py", "else np.moveaxis(weights, -1, 1)", "else weights"),
     ("layouts.py", "    return (*size, rows[-1])", "    return (*size[::-1], rows[-1])"),
     ("layouts.py", "array = np.moveaxis(array, -dims - 1, -1)", "array = np.swapaxes(array, -dims - 1, -1)"),
 ]
