@@ -1127,7 +1127,7 @@ def _leave_temporary() -> int:
 
 
 def _take_memory() -> int:
-    bytearray(fuzz.MEMORY + fuzz.AVAILABLE + (32 << 20))[:: 1 << 12].count(1)
+    bytearray(fuzz.MEMORY + (32 << 20))[:: 1 << 12].count(1)
     return 0
 
 
@@ -1150,7 +1150,7 @@ def _refuse(text: str) -> int:
         (lambda: os.write(2, b"libtiff\n") and 0, "said: libtiff"),
         (_leave_temporary, r"left behind: \.convmat-1\.tmp"),
         (lambda: Path("x.npy").write_text("") or 0, "changed or left behind: x.npy"),
-        (_take_memory, "took 1[0-9]+ MiB"),
+        (_take_memory, "took [0-9]+ MiB, asked for 0"),
         (lambda: 0, "wrote no out.npy"),
     ],
 )
