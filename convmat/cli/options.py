@@ -13,7 +13,6 @@ from click.core import ParameterSource
 from convmat.cli.output import BRIEF, is_brief, outputs_together, shown_help
 from convmat.errors import ConvmatError, FileError, MappingIndexError
 from convmat.files.outputs import check_apart, check_ending, check_output
-from convmat.geometry import POSITION_NAMES
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -574,6 +573,8 @@ def pixel_of(pixel: tuple[int, ...], dims: int) -> tuple[int, ...]:
         MappingIndexError: another number of numbers.
     """
     if len(pixel) not in (dims + 1, dims + 2):
+        from convmat.geometry import POSITION_NAMES
+
         names = ",".join((*POSITION_NAMES[dims], "c"))
         raise MappingIndexError("pixel", f"got {len(pixel)} numbers {pixel}; give {names} or n,{names}")
     return pixel if len(pixel) == dims + 2 else (0, *pixel)

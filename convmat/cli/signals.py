@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from threading import Thread
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 
@@ -36,6 +38,8 @@ _beside: list[Future[Any]] = []
 
 def beside(work: Callable[[], T]) -> Future[T]:
     """Begin a work in a thread of its own, which a signal leaves behind; what will come of it."""
+    from concurrent.futures import Future  # help does not wait for it
+
     done: Future[T] = Future()
 
     def run() -> None:
