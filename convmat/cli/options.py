@@ -14,7 +14,6 @@ from convmat.cli.output import BRIEF, is_brief, outputs_together, shown_help
 from convmat.errors import ConvmatError, FileError, MappingIndexError, SettingError
 from convmat.files.outputs import check_apart, check_ending, check_output
 from convmat.files.schema import Kind, Mismatch, Whole, shown
-from convmat.geometry import POSITION_NAMES, told
 from convmat.wholes import read_whole
 
 if TYPE_CHECKING:
@@ -619,6 +618,8 @@ def pixel_of(pixel: tuple[int, ...], dims: int) -> tuple[int, ...]:
         MappingIndexError: another number of numbers.
     """
     if len(pixel) not in (dims + 1, dims + 2):
+        from convmat.geometry import POSITION_NAMES, told
+
         names = ",".join((*POSITION_NAMES[dims], "c"))
         raise MappingIndexError("pixel", f"got {len(pixel)} numbers {told(pixel)}; give {names} or n,{names}")
     return pixel if len(pixel) == dims + 2 else (0, *pixel)
