@@ -660,9 +660,9 @@ def end_of(folder: Path, case: Case) -> Done:
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     before = listing(os.fsencode(folder))
     try:
-        done = subprocess.run(["bash", "-c", case.line], cwd=folder, env=env, capture_output=True, timeout=10)
+        done = subprocess.run(["bash", "-c", case.line], cwd=folder, env=env, capture_output=True, timeout=60)
     except subprocess.TimeoutExpired:
-        return Done(-1, b"", "took more than 10 s", before, before)
+        return Done(-1, b"", "took more than 60 s", before, before)
     stderr = done.stderr.decode(errors="surrogateescape")
     return Done(done.returncode, done.stdout, stderr, before, listing(os.fsencode(folder)))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -24,13 +23,11 @@ def failures() -> set[str]:
     return {check.family for check in checks if not check}
 
 
-def test_the_self_check_finds_nothing_and_is_quick() -> None:
-    start = time.process_time()
+def test_the_self_check_finds_nothing_in_some_hundred_cases() -> None:
     checks = list(selfcheck.self_check())
-    assert time.process_time() - start < 3
     assert [case for check in checks for case in check.differences] == []
     assert all(check.cases for check in checks)
-    assert sum(check.cases for check in checks) > 300
+    assert 300 < sum(check.cases for check in checks) < 1000
     for check in checks:
         assert check.exact == (check.family not in BOUND)
         if check.exact:
