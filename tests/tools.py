@@ -1,4 +1,4 @@
-"""What several test files need: the samples, convmat in a shell, the bytes of an .npy file, slower cases."""
+"""What several test files need: the samples, convmat as a process or in a shell, the bytes of an .npy file, slower cases."""
 
 from __future__ import annotations
 
@@ -40,6 +40,12 @@ def shell(script: str, folder: Path | None = None, **env: str) -> subprocess.Com
     return subprocess.run(
         ["bash", "-c", script], cwd=folder, env=environment(**env), capture_output=True, timeout=60
     )
+
+
+def convmat(*arguments: str, folder: Path | None = None, stdin: bytes = b"") -> Any:
+    """The command as a process: its `subprocess.CompletedProcess[bytes]`."""
+    command = [sys.executable, "-m", "convmat", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment(), input=stdin, capture_output=True)
 
 
 def npy(array: Any) -> bytes:
