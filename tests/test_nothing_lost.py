@@ -22,6 +22,7 @@ from PIL import Image
 from convmat.cli import cli, run
 from convmat.cli.options import INPUT_NAMES, File, OutputName
 from convmat.report.encodings import READABLE, readable
+from tests.tools import mostly_slow
 
 X = np.arange(98.0).reshape(2, 7, 7, 1)
 
@@ -546,7 +547,7 @@ STATES = [
 ]
 
 
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", mostly_slow(LINES))
 def test_every_command_on_every_kind_of_stream(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     os.mkdir("folder")
@@ -612,7 +613,7 @@ def test_streams_that_a_shell_has_closed() -> None:
     assert everything() == before
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1"])
+@pytest.mark.parametrize("encoding", mostly_slow(["ascii", "cp1252", "latin-1"]))
 def test_help_in_a_file_of_another_encoding(encoding: str) -> None:
     done = shell(
         "convmat --help > help; convmat matmul --help > matmul; convmat none 2> error; "

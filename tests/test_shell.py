@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from convmat.cli import cli, options, run
 from convmat.cli.suggestions import COMMANDS, OPTIONS, near_name
+from tests.tools import mostly_slow
 
 NAMES = cli.list_commands(click.Context(cli))
 
@@ -224,7 +225,7 @@ def completed(shell: str, *words: str) -> list[str]:
     return [value if kind == "plain" else f"{kind}:" for kind, value in found]
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell", mostly_slow(["bash", "zsh", "fish"]))
 def test_completion_of_each_shell(shell: str) -> None:
     np.savez("b.npz", apple=1, apricot=2, beet=3)
     assert completed(shell, "un") == ["unroll"]

@@ -17,6 +17,7 @@ import pytest
 
 import convmat as cm
 from convmat.cli import run
+from tests.tools import mostly_slow
 
 SAMPLES = Path(__file__).parent.parent / "sample_images"
 DIGIT, SCENE, STROKES = (
@@ -152,7 +153,7 @@ OUTCOMES: dict[str, list[str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("outcomes", OUTCOMES.values(), ids=OUTCOMES)
+@pytest.mark.parametrize("outcomes", mostly_slow(OUTCOMES.values()), ids=OUTCOMES)
 def test_keys_of_json_do_not_depend_on_the_outcome(outcomes: list[str], said: Any) -> None:
     said("verify --write-probe p --k 3 --input-shape 6,5,2")
     found = {}
@@ -236,7 +237,7 @@ def test_brief_of_floats_tells_the_largest_error_in_its_bound(said: Any) -> None
     )
 
 
-@pytest.mark.parametrize("outcomes", OUTCOMES.values(), ids=OUTCOMES)
+@pytest.mark.parametrize("outcomes", mostly_slow(OUTCOMES.values()), ids=OUTCOMES)
 def test_every_command_has_a_brief_line_and_refuses_two_ways_at_once(outcomes: list[str], said: Any) -> None:
     said("verify --write-probe p --k 3 --input-shape 6,5,2")
     for option in ("--json", "--quiet"):

@@ -24,6 +24,7 @@ from convmat.layouts import from_batch
 from convmat.verification.diagnosis import Diagnosis, Findings
 from convmat.verification.quantization import requantize
 from tests.strategies import Layer, layers
+from tests.tools import mostly_slow
 
 SAMPLES = Path(__file__).parent.parent / "sample_images"
 DIGIT, SCENE, STROKES, EDGES = (
@@ -321,7 +322,7 @@ def test_two_arrays(verify: Any) -> None:
 # Quantized results.
 
 
-@pytest.mark.parametrize("rounding", ["half-up", "half-even", "half-away", "gemmlowp"])
+@pytest.mark.parametrize("rounding", mostly_slow(["half-up", "half-even", "half-away", "gemmlowp"]))
 def test_quantized(rounding: str, verify: Any) -> None:
     make("convolve", *LAYER, "-o", "sums.npy")
     y = requantize(np.load("sums.npy"), 0.0037, -3, rounding, "int8")
