@@ -19,12 +19,9 @@ import convmat as cm
 from convmat import engine
 from convmat.cli import run
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

@@ -45,6 +45,8 @@ from convmat.report.training import largest_differences, summary_facts
 from tests.test_faults import CALLS, Faults
 from tests.tools import mostly_slow
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 # Every part of an experiment, in a second: odd last batches, strides that differ, padding.
 SMALL_SETTINGS: dict[str, Any] = {
     "filters": 6,
@@ -60,11 +62,6 @@ OPTIONS = [
     *("--filters", "6", "-k", "4,3", "-s", "4,3", "-p", "same"),
     *("--train-size", "50", "--val-size", "20", "--batch-size", "16", "--epochs", "3"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
