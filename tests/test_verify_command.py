@@ -402,7 +402,7 @@ def test_trouble_is_one_line_and_status_2(line: str, told: str, capsys: pytest.C
 
 
 @pytest.fixture
-def _results() -> None:
+def _results(samples: None) -> None:
     make("convolve", *LAYER, "-o", "right.npy")
     changed("right.npy")
 
