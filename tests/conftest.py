@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.levels import levels, using
+from tests.tools import copy_samples
 
 # Processes begun with nohup, or with & in a script, ignore these, and so would those that tests begin.
 for ignored, usual in (
@@ -18,7 +20,7 @@ for ignored, usual in (
     if signal.getsignal(ignored) is signal.SIG_IGN:
         signal.signal(ignored, usual)
 
-# CI tries more: pytest -m hypothesis --hypothesis-profile=ci
+# CI tries more: pytest -m 'slow or hypothesis' --hypothesis-profile=ci
 for profile, examples in (("usual", 50), ("ci", 200)):
     settings.register_profile(
         profile,
@@ -29,6 +31,19 @@ for profile, examples in (("usual", 50), ("ci", 200)):
         suppress_health_check=[HealthCheck.too_slow],
     )
 settings.load_profile("usual")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty one, to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def samples(folder: Path) -> None:
+    """A folder to work in with the samples."""
+    copy_samples(folder)
 
 
 @pytest.fixture(

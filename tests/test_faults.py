@@ -29,7 +29,7 @@ from PIL import Image
 
 from convmat.cli import run
 from tests import fuzz
-from tests.tools import BIAS, DIGIT, EDGES, SCENE, copy_samples, npy, shell
+from tests.tools import BIAS, DIGIT, EDGES, SCENE, Done, copy_samples, npy, shell
 
 # Bad files
 
@@ -772,9 +772,9 @@ def begun(folder: Path, case: Case, monkeypatch: pytest.MonkeyPatch) -> dict[byt
     return listing(os.fsencode(folder))
 
 
-def check(case: Case, folder: Path, before: dict[bytes, object], status: int, out: bytes, err: str) -> None:
-    assert re.fullmatch(rf"convmat: (?:{case.stderr})\n", err), err
-    assert (status, out) == (2, b"")
+def check(case: Case, folder: Path, before: dict[bytes, object], done: Done) -> None:
+    assert re.fullmatch(rf"convmat: (?:{case.stderr})\n", done.err), done.err
+    assert (done.status, done.out) == (2, "")
     assert listing(os.fsencode(folder)) == before
 
 
@@ -796,8 +796,7 @@ def test_is_refused_in_one_line_and_changes_nothing(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = begun(tmp_path, case, monkeypatch)
-    done = shell(case.line)
-    check(case, tmp_path, before, done.returncode, done.stdout, done.stderr.decode(errors="surrogateescape"))
+    check(case, tmp_path, before, shell(case.line))
 
 
 # Pillow forgets to close an image whose first bytes it cannot read.
@@ -810,8 +809,7 @@ def test_is_refused_without_a_process(
 ) -> None:
     before = begun(tmp_path, case, monkeypatch)
     status = run(shlex.split(case.line)[1:])
-    out, err = capfdbinary.readouterr()
-    check(case, tmp_path, before, status, out, err.decode(errors="surrogateescape"))
+    check(case, tmp_path, before, Done.of(status, *capfdbinary.readouterr()))
 
 
 # Trouble while telling trouble
@@ -1070,11 +1068,11 @@ def test_an_animation_asks_for_its_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("convmat.files.memory._available_bytes", lambda: 1 << 20)
+    monkeypatch.setattr("convmat.files.memory._available_bytes", lambda: 1 << 24)
     np.save("x.npy", np.arange(30).reshape(5, 6))
     assert run(["unroll", "x.npy", "--k", "2", "--animate", "out.gif"]) == 2
     assert re.fullmatch(
-        r"convmat: --animate: needs \d+ bytes of memory, 1048576 are available; .*\n", capsys.readouterr().err
+        r"convmat: --animate: needs \d+ bytes of memory, 16777216 are available; .*\n", capsys.readouterr().err
     )
 
 

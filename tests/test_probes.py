@@ -28,12 +28,9 @@ from convmat.verification.probes import ARRAYS, CASES, PROBE_DTYPES, Inputs, Pro
 from tests.strategies import Layer, layers
 from tests.tools import mostly_slow
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 COMPILER = shutil.which("cc")
-
-
-@pytest.fixture(autouse=True)
-def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 
 from convmat.cli import cli, options, run
 from convmat.cli.suggestions import COMMANDS, OPTIONS, near_name
+from tests import tools
 from tests.tools import mostly_slow
 
 NAMES = cli.list_commands(click.Context(cli))
 
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def _image(folder: Path) -> None:
     np.save("a.npy", np.arange(30.0).reshape(6, 5))
 
 
@@ -256,12 +256,9 @@ def test_completion_in_a_real_bash() -> None:
         _convmat_completion convmat
         echo "${COMPREPLY[@]}"
     """
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, env=os.environ | {"PATH": path}, timeout=60
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"complete .*_convmat_completion convmat\n--layout\n", done.stdout)
+    done = tools.shell(script)
+    assert (done.status, done.err) == (0, "")
+    assert re.fullmatch(r"complete .*_convmat_completion convmat\n--layout\n", done.out)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

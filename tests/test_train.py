@@ -45,6 +45,8 @@ from convmat.report.training import largest_differences, summary_facts
 from tests.test_faults import CALLS, Faults
 from tests.tools import mostly_slow
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 # Every part of an experiment, in a second: odd last batches, strides that differ, padding.
 SMALL_SETTINGS: dict[str, Any] = {
     "filters": 6,
@@ -60,11 +62,6 @@ OPTIONS = [
     *("--filters", "6", "-k", "4,3", "-s", "4,3", "-p", "same"),
     *("--train-size", "50", "--val-size", "20", "--batch-size", "16", "--epochs", "3"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -704,7 +701,7 @@ def _torn(share: float) -> None:
         (lambda: _said(b"[" * 100_000), "must be JSON, got lists within lists without an end"),
         (lambda: _said(b"[" * 500 + b"]" * 500), "must be an object, got"),
         (lambda: _said(b'{"settings": ' * 100_000), "must be JSON, got lists within lists"),
-        (lambda: _said(b'{"runs": ' + b"9" * 5000 + b"}"), "must be JSON, got"),
+        (lambda: _said(b'{"runs": ' + b"9" * 5000 + b"}"), "must have settings, got 'runs'"),
         (lambda: _said(b'{"runs": 1, "runs": 2}'), "must be JSON, got: a name twice"),
         (lambda: _said(b'{"runs": NaN}'), "must be JSON, got: NaN for a number"),
         (lambda: _said(b"\xff"), "must be JSON, got: 'utf-8' codec"),

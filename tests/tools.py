@@ -1,4 +1,4 @@
-"""What several test files need: samples, convmat as a process or in a shell, .npy bytes, slow cases."""
+"""What several test files need: samples, convmat in a shell, the bytes of .npy files, slower cases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -35,11 +35,23 @@ def environment(**more: str) -> dict[str, str]:
     return usual | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{usual['PATH']}"} | more
 
 
-def shell(script: str, folder: Path | None = None, **env: str) -> subprocess.CompletedProcess[bytes]:
-    """A line in bash, as a user's."""
-    return subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment(**env), capture_output=True, timeout=60
-    )
+class Done(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    """In Latin-1, which has a letter for every byte."""
+    err: str
+
+    @classmethod
+    def of(cls, status: int, out: bytes, err: bytes) -> Done:
+        return cls(status, out.decode("latin-1"), err.decode(errors="surrogateescape"))
+
+
+def shell(script: str, program: str = "bash", **env: str) -> Done:
+    """Run a script in a real shell, as a user's."""
+    done = subprocess.run([program, "-c", script], env=environment(**env), capture_output=True, timeout=60)
+    return Done.of(done.returncode, done.stdout, done.stderr)
 
 
 def convmat(*arguments: str, folder: Path | None = None, stdin: bytes = b"") -> Any:
