@@ -13,7 +13,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -34,6 +34,7 @@ from convmat.patches import (
     lay_down,
     pack_block,
     patches_of,
+    settled_where,
     steps_of,
     window,
 )
@@ -48,8 +49,7 @@ _CALL_FLOPS = 20_000_000_000
 """Done by one call of the compiled library, at most about: between two calls Ctrl-C is answered."""
 
 _WORTH_THREADS = 1_000_000
-"""Operations and bytes, about; to wake another thread takes longer than it saves where there are fewer."""
-
+"""Operations and bytes, about, from which on another thread is woken."""
 
 NUMPY_KERNELS = ("blocks", "taps")
 
@@ -109,8 +109,10 @@ def multiply(x_col: ArrayLike, w_col: ArrayLike, threads: int | None = None) -> 
     """
     x_col, w_col = numbers("x_col", x_col), numbers("w_col", w_col)
     check_product(x_col.shape, w_col.shape)
-    rows = math.prod(x_col.shape[:-1])
-    y = execute(prepare(x_col.reshape(rows, 1, len(w_col)), w_col.T[:, None], threads=threads))
+    line = x_col.reshape(1, math.prod(x_col.shape[:-1]), len(w_col))
+    if not line.size:  # a line has a pixel at least
+        return np.empty((*x_col.shape[:-1], w_col.shape[1]), result_dtype(x_col.dtype, w_col.dtype))
+    y = execute(prepare(line, w_col.T[:, None], threads=threads))
     return y.reshape(*x_col.shape[:-1], w_col.shape[1])
 
 
@@ -168,16 +170,18 @@ def prepare(
     x, filters = numbers("input", x), numbers("filters", filters)
     choice("padding_mode", padding_mode, PADDING_MODES)
     flag("flip", flip)
-    geometry = filter_geometry(x.shape, filters.shape, stride, padding, dilation, groups)
     if bias is not None:
-        bias = bias_numbers(bias, len(filters), "filters")
-    arithmetic = choose_arithmetic(geometry.terms, x, filters, bias)
+        bias = bias_numbers(bias, len(filters) if filters.ndim else 0, "filters")
+    arithmetic = choose_arithmetic(math.prod(filters.shape[1:]), x, filters, bias)
     steps = steps_of(x) if x.dtype == arithmetic.accumulator else None
     compiled = (
         native.library() if kernel not in NUMPY_KERNELS and arithmetic.accumulator.kind != "i" else None
     )
-    layer = (geometry, len(filters), arithmetic, padding_mode)
-    plan = make_plan(*layer, thread_count(threads), steps, compiled, kernel, band_bytes)
+    where = settled_where(stride, padding, dilation, groups)
+    layer = (x.shape, filters.shape, *where, arithmetic, padding_mode, steps, compiled, kernel, band_bytes)
+    plan = make_plan(*layer, 1 if threads is None else thread_count(threads))
+    if threads is None and plan.worth_threads:  # to ask how many there are takes as long as a small layer
+        plan = make_plan(*layer, thread_count())
     if flip:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
     return Convolution(plan, x, *_weights(filters, bias, arithmetic.accumulator, compiled))
@@ -272,14 +276,14 @@ class Plan(Shown):
     box: native.Box | None
     """Outputs that a thread of a compiled kernel computes at a time; None for NumPy."""
     threads: int
-    packed: bytes | None = field(repr=False, compare=False)
-    """The layer's numbers as the compiled library reads them, where one call does it all."""
+    layer: bytes | None = field(repr=False, compare=False)
+    """What the compiled library is given, where one call does it all."""
 
     def for_batch(self, batch: int) -> Plan:
         """The same plan for another number of images: as a batch is run that comes in parts."""
         return replace(self, geometry=self.geometry.for_batch(batch))
 
-    @property
+    @cached_property
     def output_shape(self) -> tuple[int, ...]:
         """(N, *out, K)."""
         return (self.geometry.batch, *self.geometry.output_size, self.filters)
@@ -304,6 +308,11 @@ class Plan(Shown):
         weights = self.filters * self.geometry.terms
         read = (math.prod(self.geometry.input_shape) + weights) * self.arithmetic.accumulator.itemsize
         return read + math.prod(self.output_shape) * self.arithmetic.result.itemsize
+
+    @cached_property
+    def worth_threads(self) -> bool:
+        """Whether there is so much to do that to wake another thread takes less than it saves."""
+        return self.box is not None and self.flops // 8 + self.bytes >= _WORTH_THREADS
 
     def facts(self) -> list[Fact]:
         """The layer, and how it is computed."""
@@ -352,7 +361,7 @@ def choose_kernel(taps: int, planes: int, channels: int, filters: int, groups: i
         return "depthwise"
     # Cycles for an output, about: vectors of filters; or the planes, and a vector of outputs for each tap.
     wide = 24 + depth * 0.6 * taps * -(-own // lanes)
-    split = 4 + own + depth * (planes * (1 if groups == 1 else 2.5) + 0.75 * taps * own / lanes)
+    split = 4 + 1.75 * own + depth * (planes * (1 if groups == 1 else 2.5) + 0.75 * taps * own / lanes)
     return "planes" if split < wide else "wide"
 
 
@@ -369,27 +378,34 @@ def kernels(geometry: ConvGeometry, accumulator: np.dtype[Any]) -> tuple[str, ..
 
 @lru_cache(maxsize=256)
 def make_plan(
-    geometry: ConvGeometry,
-    filters: int,
+    input_shape: tuple[int, ...],
+    filter_shape: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
     arithmetic: Arithmetic,
     padding_mode: str,
-    threads: int,
     steps: tuple[int, ...] | None,
     compiled: native.Native | None,
-    kernel: str | None = None,
-    band_bytes: int | None = None,
+    kernel: str | None,
+    band_bytes: int | None,
+    threads: int,
 ) -> Plan:
-    """Decide how to convolve with `filters` filters; remembered, since the same layer comes again and again.
+    """Decide how to convolve; remembered, since the same layer comes again and again.
 
     Args:
-        threads: to use at most; small work is done on one.
+        stride, padding, dilation, groups: as `settled_where` makes them.
         steps: `steps_of` an x that has the accumulator's dtype, and can be read where it lies.
         compiled: the library that is to compute; None for NumPy.
         kernel: one of `kernels`; by default the one that suits.
         band_bytes: of Y, or of what is copied for it, that are held at a time, at most, or one row; by
             default `BLOCK_BYTES` where something is copied, else all.
+        threads: to use at most; small work is done on one.
     """
-    accumulator, itemsize = arithmetic.accumulator, arithmetic.accumulator.itemsize
+    geometry = filter_geometry(input_shape, filter_shape, stride, padding, dilation, groups)
+    (accumulator, result), filters = arithmetic, filter_shape[0]
+    itemsize, parts = accumulator.itemsize, _parts(accumulator)
     plan = Plan(geometry, filters, arithmetic, padding_mode, kernel or "", "NumPy", False, (), None, 1, None)
     if compiled is None:
         kernel = kernel or ("taps" if geometry.channels == geometry.groups else "blocks")
@@ -397,32 +413,27 @@ def make_plan(
         # No more than by default: BLAS rounds by the size of a block, and a stream has the bits of the whole.
         fit = min(band_bytes or BLOCK_BYTES, BLOCK_BYTES) // row
         return replace(plan, kernel=kernel, band=geometry.block_shape(fit))
-    if band_bytes is None and steps is not None and accumulator == arithmetic.result:
+    whole = band_bytes is None and (accumulator == result or result.kind == "i")
+    if whole and steps is not None:
         rows = _CALL_FLOPS // (2 * geometry.terms * filters)
     else:
-        row = itemsize * max(filters, math.prod(geometry.stride) * geometry.channels)
+        row = itemsize * max(0 if whole else filters, math.prod(geometry.stride) * geometry.channels)
         rows = (band_bytes or BLOCK_BYTES) // row
     band = geometry.block_shape(rows)
     first = Block(range(math.prod(band)), tuple(map(range, band)))
-    packed = pack_block(geometry, first, steps, padding_mode, filters, parts := _parts(accumulator))
+    sizes = pack_block(geometry, first, steps, padding_mode, filters, parts)
     real = np.empty(0, accumulator).real.dtype
     if kernel is None:
         taps, planes = math.prod(geometry.kernel_size), math.prod(geometry.stride[-2:])
         planes *= math.prod(geometry.kernel_size[:-2])
         layer = (parts * geometry.channels, parts * filters, geometry.groups)
         kernel = choose_kernel(taps, planes, *layer, compiled.lanes(real))
-    if plan.flops // 8 + plan.bytes < _WORTH_THREADS:
-        threads = 1
-    return replace(
-        plan,
-        kernel=kernel,
-        level=compiled.level,
-        in_place=steps is not None,
-        band=band,
-        box=compiled.box(packed, real, kernel, threads),
-        threads=threads,
-        packed=packed if steps is not None and band == (geometry.batch, *geometry.output_size) else None,
-    )
+    plan = replace(plan, kernel=kernel, level=compiled.level, in_place=steps is not None, band=band)
+    all_at_once = steps is not None and band == (geometry.batch, *geometry.output_size)
+    plan = replace(plan, box=native.Box(0, 0, 0, 0, 0, 0))
+    threads = threads if plan.worth_threads else 1
+    packed = compiled.layer(sizes, real, kernel, threads, result.kind == "i")
+    return replace(plan, box=native.box_of(packed), threads=threads, layer=packed if all_at_once else None)
 
 
 def _parts(dtype: np.dtype[Any]) -> int:
@@ -445,10 +456,10 @@ def execute(todo: Convolution, out: NDArray[Any] | None = None) -> NDArray[Any]:
     else:
         out_array(out, plan.output_shape, plan.arithmetic.result, "Y", todo.x, todo.filters, todo.bias)
         y = out if out.flags.c_contiguous and out.flags.aligned else np.empty(out.shape, out.dtype)
-    rows = y.reshape(-1, plan.filters)
-    if plan.packed is not None:
-        _call(todo, plan.packed, todo.x, rows)
+    if plan.layer is not None:
+        _call(todo, plan.layer, todo.x, y)
     else:
+        rows = y.reshape(-1, plan.filters)
         for block in plan.geometry.boxes(plan.band):
             _compute(todo, block, rows[block.rows.start : block.rows.stop])
     if y is not out:
@@ -481,32 +492,30 @@ def _compute(todo: Convolution, block: Block, rows: NDArray[Any]) -> None:
             seen = tidy(window(todo.x, plan.geometry, block.positions, plan.padding_mode))
             x = np.empty(seen.shape, accumulator)
             _convert(compiled, seen, x, plan.threads)
-    packed = pack_block(plan.geometry, block, steps, plan.padding_mode, plan.filters, _parts(accumulator))
-    _call(todo, packed, x, rows)
+    sizes = pack_block(plan.geometry, block, steps, plan.padding_mode, plan.filters, _parts(accumulator))
+    real, integers = _as_floats(x).dtype, plan.arithmetic.result.kind == "i"
+    _call(todo, compiled.layer(sizes, real, plan.kernel, plan.threads, integers), x, rows)
 
 
-def _call(todo: Convolution, packed: bytes, x: NDArray[Any], rows: NDArray[Any]) -> None:
-    """One call of the compiled library; its sums are converted where Y is not of the accumulator's dtype."""
+def _call(todo: Convolution, layer: bytes, x: NDArray[Any], y: NDArray[Any]) -> None:
+    """One call of the compiled library; its sums are converted where it does not write Y's dtype."""
     plan, compiled = todo.plan, native.library()
     assert compiled is not None
-    assert plan.box is not None
     accumulator, result = plan.arithmetic
-    sums = rows if accumulator == result else np.empty(rows.shape, accumulator)
-    arrays = (_as_floats(x), todo.filters, todo.bias, _as_floats(sums))
-    compiled.convolve(packed, *arrays, plan.kernel, plan.box, plan.threads)
-    if sums is not rows:
-        _convert(compiled, sums, rows, plan.threads)
+    sums = y if accumulator == result or result.kind == "i" else np.empty(y.shape, accumulator)
+    compiled.convolve(layer, _as_floats(x), todo.filters, todo.bias, _as_floats(sums), plan.threads)
+    if sums is not y:
+        with np.errstate(all="ignore"):
+            np.copyto(y, sums, casting="unsafe")
 
 
 def _convert(compiled: native.Native, source: NDArray[Any], target: NDArray[Any], threads: int) -> None:
-    """Copy numbers from one dtype to another, both C-contiguous; by all threads where the library can."""
-    a, b = source.dtype, target.dtype
-    to_float = (a.kind in "bi" and a.itemsize <= 4) or (a.kind == "u" and a.itemsize <= 2)
-    if a.isnative and ((to_float and b.kind == "f") or (a.kind == "f" and b.kind == "i")):
+    """Copy numbers to floats, both C-contiguous; by all threads where the library can."""
+    a = source.dtype
+    if a.isnative and ((a.kind in "bi" and a.itemsize <= 4) or (a.kind == "u" and a.itemsize <= 2)):
         compiled.convert(source, target, threads)
     else:
-        with np.errstate(all="ignore"):
-            np.copyto(target, source, casting="unsafe")
+        np.copyto(target, source, casting="unsafe")
 
 
 def _as_floats(a: NDArray[Any]) -> NDArray[Any]:
@@ -615,15 +624,14 @@ def convolve_transpose(
         lines = x[band.box]
         with np.errstate(all="ignore"):
             part = tidy(part.astype(accumulator, copy=False))
-            sums = lines if accumulator == result else np.empty(lines.shape, accumulator)
+            direct = accumulator == result or (compiled is not None and result.kind == "i")
+            sums = lines if direct else np.empty(lines.shape, accumulator)
             if compiled is not None:
                 _transpose_compiled(compiled, geometry, band, part, weights, bias, sums, threads)
             else:
                 sums[...] = lay_down(_products(part, weights, geometry), geometry, band)
                 sums += 0 if bias is None else bias
-            if sums is not lines and compiled is not None:
-                _convert(compiled, sums, lines, threads)
-            elif sums is not lines:
+            if sums is not lines:
                 np.copyto(lines, sums, casting="unsafe")
     return x
 
@@ -652,10 +660,9 @@ def _transpose_compiled(
     y, x = _as_floats(y), _as_floats(x)
     where = (geometry.stride, geometry.dilation, tuple(band.before(geometry)), geometry.groups)
     w, pixels = filters.reshape(-1), x.reshape(-1)
-    for packed, w_at, x_at, kernel, box in _phases(
-        where, y.shape, filters.shape, x.shape, x.dtype, threads, compiled
-    ):
-        compiled.convolve(packed, y, w[w_at:], bias, pixels[x_at:], kernel, box, threads)
+    shapes = (y.shape, filters.shape, x.shape)
+    for layer, w_at, x_at in _phases(where, *shapes, y.dtype, x.dtype.kind == "i", threads, compiled):
+        compiled.convolve(layer, y, w[w_at:], bias, pixels[x_at:], threads)
 
 
 @lru_cache(maxsize=64)
@@ -665,14 +672,15 @@ def _phases(
     w_shape: tuple[int, ...],
     x_shape: tuple[int, ...],
     dtype: np.dtype[Any],
+    integers: bool,
     threads: int,
     compiled: native.Native,
-) -> list[tuple[bytes, int, int, str, native.Box]]:
-    """The convolutions that a transposed one is: numbers, where they begin in W and X, kernel and box."""
+) -> list[tuple[bytes, int, int]]:
+    """The convolutions that a transposed one is, and where they begin in W and X."""
     found = []
     lanes, filters, channels, groups = compiled.lanes(dtype), y_shape[-1], x_shape[-1], where[-1]
     for packed, w_at, x_at in native.phases(where, y_shape, w_shape, x_shape):
         taps = math.prod(struct.unpack_from("3q", packed, 8 * 10))
-        kernel = choose_kernel(taps, 1, filters, channels, groups, lanes) if taps else "wide"
-        found.append((packed, w_at, x_at, kernel, compiled.box(packed, dtype, kernel, threads)))
+        kernel = choose_kernel(taps, 1, filters, channels, groups, lanes)
+        found.append((compiled.layer(packed, dtype, kernel, threads, integers), w_at, x_at))
     return found

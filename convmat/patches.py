@@ -399,7 +399,7 @@ class _Folding(NamedTuple):
         found = lines if self.accumulator == self.result else np.empty(lines.shape, self.accumulator)
         sums = found
         with np.errstate(all="ignore"):
-            if self.how != "move" and not (compiled and self.accumulator.kind == "i" and rows.dtype.isnative):
+            if self.how != "move":
                 rows = rows.astype(self.accumulator, copy=False)
             if self.how != "move" and self.accumulator.kind == "c":  # two channels each, which are neighbours
                 rows, order, parts = _as_floats(self._patches(rows, band)), "hwc", 2
@@ -545,9 +545,13 @@ def geometry_of(
     groups: SupportsIndex = 1,
 ) -> ConvGeometry:
     """`ConvGeometry` of these arguments, remembered, since the same layer comes again and again."""
-    return _geometry(
-        _settled("input_shape", shape),
-        _settled("kernel_size", kernel_size),
+    where = settled_where(stride, padding, dilation, groups)
+    return _geometry(_settled("input_shape", shape), _settled("kernel_size", kernel_size), *where)
+
+
+def settled_where(stride: Sizes, padding: Padding, dilation: Sizes, groups: SupportsIndex) -> tuple[Any, ...]:
+    """These arguments in a form that may be remembered by."""
+    return (
         _settled("stride", stride),
         _settled("padding", padding),
         _settled("dilation", dilation),

@@ -24,10 +24,7 @@ from convmat.files.images import PIXEL_LIMIT, ImageInput
 from convmat.files.names import PICTURE_FORMATS, is_picture
 from convmat.files.pictures import to_pixels, write_picture
 
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def coded(dtype: str, channels: int = 1, scale: int = 1) -> NDArray[Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,9 @@ from convmat.cli import run
 from convmat.errors import GeometryError, MappingIndexError
 from convmat.words import column_formula, pixel_formulas, row_formula
 from tests.strategies import MODES, Layer, layers
-from tests.test_cli import shell
+from tests.tools import DIGIT, SCENE, shell
 
-SAMPLES = Path(__file__).parent.parent / "sample_images"
-DIGIT, SCENE = "sample_images/digit.png", "sample_images/scene.png"
+pytestmark = pytest.mark.usefixtures("samples")
 
 
 def coded(shape: tuple[int, ...]) -> np.ndarray:
@@ -112,12 +109,6 @@ def test_what_the_mapping_refuses(
 
 
 # The command
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(SAMPLES, tmp_path / "sample_images")
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

@@ -6,9 +6,6 @@ import json
 import math
 import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +24,10 @@ from convmat.errors import FileError, GeometryError, IntegerRangeError
 from convmat.figures.pattern import sparsity_picture
 from convmat.matrix import layer_map, layer_matrix
 from tests.strategies import Layer, layers, noise, probes
+from tests.tools import shell
 
-SAMPLES = Path(__file__).parent.parent / "sample_images"
+pytestmark = pytest.mark.usefixtures("folder")
+
 LAYOUTS = ("nhwc", "nchw")
 
 
@@ -378,16 +377,6 @@ def test_picture_of_a_large_matrix_shows_every_block_with_entries() -> None:
 # The command
 
 
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def samples(tmp_path: Path) -> None:
-    shutil.copytree(SAMPLES, tmp_path / "sample_images")
-
-
 def facts_of(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
     assert run(["matrix", *args, "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -524,13 +513,7 @@ def test_trouble_is_one_line_and_status_2(line: str, told: str, capsys: pytest.C
 )  # fmt: skip
 def test_real_processes(script: str, status: int, told: str) -> None:
     np.save("x.npy", np.ones((9, 9)))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", f"convmat {script}"],
-        capture_output=True,
-        env=os.environ | {"PATH": path},
-        timeout=60,
-    )
-    assert (done.returncode, done.stderr.decode().count("\n")) == (status, 1 if told else 0)
-    assert told in done.stderr.decode()
+    done = shell(f"set -o pipefail; convmat {script}")
+    assert (done.status, done.err.count("\n")) == (status, 1 if told else 0)
+    assert told in done.err
     assert os.listdir() == ["x.npy"]

@@ -97,7 +97,8 @@ def read_sparse(name: str, check_shape: Callable[[tuple[int, ...]], None]) -> ND
                 for end in (index.min(), index.max()) if index.size else ():
                     Whole(0, count - 1).check(int(end), key)
             dense = np.zeros(shape, data.dtype)
-            np.add.at(dense, (rows.astype(np.intp), columns.astype(np.intp)), data.read())
+            with np.errstate(all="ignore"):  # of a signalling NaN, too
+                np.add.at(dense, (rows.astype(np.intp), columns.astype(np.intp)), data.read())
             return dense
     except Mismatch as mismatch:
         raise FileError(name, f"is a damaged sparse matrix: {mismatch}; write it again") from None
