@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, SupportsIndex
@@ -21,24 +21,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat import native
 from convmat.arithmetic import Arithmetic, choose_arithmetic
+from convmat.axis import PADDING_MODES
+from convmat.blocks import Block
+from convmat.checks import bias_numbers, choice, filter_groups, flag, numbers, out_array
 from convmat.errors import ShapeError
-from convmat.geometry import (
-    PADDING_MODES,
-    Block,
-    ConvGeometry,
-    Padding,
-    Sizes,
-    check_choice,
-    transpose_geometry,
-)
+from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.patches import (
     Band,
     allocate,
-    as_numbers,
     bands,
-    check_filter_groups,
-    check_flag,
-    check_out,
     geometry_of,
     lay_down,
     pack_block,
@@ -47,8 +38,9 @@ from convmat.patches import (
     steps_of,
     window,
 )
-from convmat.shown import Shown
+from convmat.shown import Fact, Shown, bytes_text, shape_fact, sizes
 from convmat.threads import thread_count
+from convmat.transposed import transpose_geometry
 
 BLOCK_BYTES = 1 << 21
 """Of NumPy's X_col, or of what is converted of X or Y, that are held at a time."""
@@ -115,7 +107,7 @@ def multiply(x_col: ArrayLike, w_col: ArrayLike, threads: int | None = None) -> 
         ShapeError: columns of X_col that are not the rows of W_col. DTypeError, IntegerRangeError: as
             `convolve`.
     """
-    x_col, w_col = as_numbers("x_col", x_col), as_numbers("w_col", w_col)
+    x_col, w_col = numbers("x_col", x_col), numbers("w_col", w_col)
     check_product(x_col.shape, w_col.shape)
     line = x_col.reshape(1, math.prod(x_col.shape[:-1]), len(w_col))
     if not line.size:  # a line has a pixel at least
@@ -175,11 +167,11 @@ def prepare(
 
     Arguments and errors are those of `convolve`; `kernel` and `band_bytes` those of `make_plan`.
     """
-    x, filters = as_numbers("input", x), as_numbers("filters", filters)
-    check_choice("padding_mode", padding_mode, PADDING_MODES)
-    check_flag("flip", flip)
+    x, filters = numbers("input", x), numbers("filters", filters)
+    choice("padding_mode", padding_mode, PADDING_MODES)
+    flag("flip", flip)
     if bias is not None:
-        bias = check_bias(bias, len(filters) if filters.ndim else 0, "filters")
+        bias = bias_numbers(bias, len(filters) if filters.ndim else 0, "filters")
     arithmetic = choose_arithmetic(math.prod(filters.shape[1:]), x, filters, bias)
     steps = steps_of(x) if x.dtype == arithmetic.accumulator else None
     compiled = (
@@ -193,14 +185,6 @@ def prepare(
     if flip:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
     return Convolution(plan, x, *_weights(filters, bias, arithmetic.accumulator, compiled))
-
-
-def check_bias(bias: ArrayLike, count: int, what: str) -> NDArray[Any]:
-    """A bias as an array, or ShapeError unless it is one number for each of `count` filters or channels."""
-    bias = as_numbers("bias", bias)
-    if bias.shape != (count,):
-        raise ShapeError("bias", f"has shape {bias.shape}, {count} {what} take ({count},), one number each")
-    return bias
 
 
 def _weights(
@@ -257,7 +241,7 @@ def filter_geometry(
             f"{len(input_shape)} axes, none 0, as for the input {input_shape}",
         )
     geometry = geometry_of(input_shape, filter_shape[1:-1], stride, padding, dilation, groups)
-    check_filter_groups(filter_shape[0], geometry.groups)
+    filter_groups(filter_shape[0], geometry.groups)
     if filter_shape[-1] * geometry.groups != geometry.channels:
         raise ShapeError(
             "filters",
@@ -330,19 +314,39 @@ class Plan(Shown):
         """Whether there is so much to do that to wake another thread takes less than it saves."""
         return self.box is not None and self.flops // 8 + self.bytes >= _WORTH_THREADS
 
+    def facts(self) -> list[Fact]:
+        """The layer, and how it is computed."""
+        geometry, summed = self.geometry, str(self.arithmetic.accumulator)
+        weights = (*geometry.kernel_size, geometry.channels // geometry.groups)
+        box = None if self.box is None else list(self.box[:4])
+        band = f"{sizes(self.band)} of (n, *positions)" + (f", in boxes of {sizes(box)}" if box else "")
+        read = "read where it lies" if self.in_place else "copied, a band at a time"
+        return [
+            *geometry.facts(),
+            Fact("filters", "filters", self.filters, f"{self.filters} of {sizes(weights)}"),
+            Fact("groups", "groups", geometry.groups, str(geometry.groups)),
+            shape_fact("output_shape", "Y", self.output_shape),
+            Fact("kernel", "kernel", self.kernel, f"{self.kernel}, {self.level}"),
+            Fact("level", "", self.level, ""),
+            Fact("accumulators", "summed in", [summed], summed),
+            Fact("in_place", "X", self.in_place, read),
+            Fact("band_shape", "outputs at a time", list(self.band), band),
+            Fact("box_shape", "", box, ""),
+            Fact("scratch_bytes", "scratch of a thread", self.scratch, bytes_text(self.scratch)),
+            Fact("threads", "threads", self.threads, str(self.threads)),
+            Fact("flops", "FLOPs", self.flops, str(self.flops)),
+            Fact("bytes", "bytes of X, W, Y", self.bytes, bytes_text(self.bytes)),
+        ]
+
     def __str__(self) -> str:
         return (
-            f"{self.kernel}, {self.level}, {_times(self.band)} outputs at a time"
-            + ("" if self.box is None else f" in boxes of {_times(self.box[:4])}")
+            f"{self.kernel}, {self.level}, {sizes(self.band)} outputs at a time"
+            + ("" if self.box is None else f" in boxes of {sizes(self.box[:4])}")
             + (", x read in place" if self.in_place else ", x copied")
             + f"; {self.scratch} bytes of scratch, {self.threads} thread{'s' if self.threads > 1 else ''}; "
             f"{self.flops} FLOPs in {self.arithmetic.accumulator}, {self.bytes} bytes, "
             f"result {self.arithmetic.result}"
         )
-
-
-def _times(sizes: Iterable[int]) -> str:
-    return " × ".join(map(str, sizes))
 
 
 def choose_kernel(taps: int, planes: int, channels: int, filters: int, groups: int, lanes: int) -> str:
@@ -392,6 +396,7 @@ def make_plan(
 
     Args:
         stride, padding, dilation, groups: as `settled_where` makes them.
+        threads: to use at most; small work is done on one.
         steps: `steps_of` an x that has the accumulator's dtype, and can be read where it lies.
         compiled: the library that is to compute; None for NumPy.
         kernel: one of `kernels`; by default the one that suits.
@@ -450,7 +455,7 @@ def execute(todo: Convolution, out: NDArray[Any] | None = None) -> NDArray[Any]:
     if out is None:
         y = out = allocate(plan.output_shape, plan.arithmetic.result)
     else:
-        check_out(out, plan.output_shape, plan.arithmetic.result, "Y", todo.x, todo.filters, todo.bias)
+        out_array(out, plan.output_shape, plan.arithmetic.result, "Y", todo.x, todo.filters, todo.bias)
         y = out if out.flags.c_contiguous and out.flags.aligned else np.empty(out.shape, out.dtype)
     if plan.layer is not None:
         _call(todo, plan.layer, todo.x, y)
@@ -580,7 +585,7 @@ def convolve_transpose(
     Raises:
         As `convolve`; GeometryError for an `input_shape` whose convolution does not give this y.
     """
-    y, filters = as_numbers("input", y), as_numbers("filters", filters)
+    y, filters = numbers("input", y), numbers("filters", filters)
     if len(filters.shape) != y.ndim or 0 in filters.shape:
         raise ShapeError(
             "filters",
@@ -592,7 +597,7 @@ def convolve_transpose(
             f"has {y.shape[-1]} channels, {len(filters)} filters give as many; what is transposed takes "
             "the outputs of a convolution with these filters",
         )
-    check_filter_groups(len(filters), groups)
+    filter_groups(len(filters), groups)
     geometry = transpose_geometry(
         y.shape,
         filters.shape[-1] * groups,
@@ -605,7 +610,7 @@ def convolve_transpose(
         input_shape,
     )
     if bias is not None:
-        bias = check_bias(bias, geometry.channels, "channels")
+        bias = bias_numbers(bias, geometry.channels, "channels")
     terms = math.prod(geometry.kernel_size) * len(filters) // groups
     accumulator, result = choose_arithmetic(terms, y, filters, bias)
     threads, compiled = thread_count(threads), native.library() if accumulator.kind != "i" else None
@@ -675,8 +680,8 @@ def _phases(
     """The convolutions that a transposed one is, and where they begin in W and X."""
     found = []
     lanes, filters, channels, groups = compiled.lanes(dtype), y_shape[-1], x_shape[-1], where[-1]
-    for sizes, w_at, x_at in native.phases(where, y_shape, w_shape, x_shape):
-        taps = math.prod(struct.unpack_from("3q", sizes, 8 * 10))
+    for layer, w_at, x_at in native.phases(where, y_shape, w_shape, x_shape):
+        taps = math.prod(struct.unpack_from("3q", layer, 8 * 10))
         kernel = choose_kernel(taps, 1, filters, channels, groups, lanes)
-        found.append((compiled.layer(sizes, dtype, kernel, threads, integers), w_at, x_at))
+        found.append((compiled.layer(layer, dtype, kernel, threads, integers), w_at, x_at))
     return found

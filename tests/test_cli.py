@@ -22,6 +22,7 @@ import convmat as cm
 from convmat import native
 from convmat.cli import cli, run
 from convmat.layouts import from_batch
+from convmat.sizes import coverage
 from tests.tools import DIGIT, EDGES, SCENE, STROKES, shell
 
 pytestmark = pytest.mark.usefixtures("samples")
@@ -90,7 +91,7 @@ def test_unroll_json_has_stable_keys(facts: Any) -> None:
         "order": "hwc",
         "dtype": "uint8",
         "bytes": g.matrix_shape[0] * g.matrix_shape[1],
-        "repeats": g.coverage().mean,
+        "repeats": coverage(g).mean,
         "uncovered": 0,
         "rows": g.matrix_shape[0],
         "figure": None,

@@ -480,7 +480,7 @@ CASES = [
         rf"Invalid value for '--output-shape'.*{USAGE}",
     ),
     option("sizes of 0", "sizes 0 --k 3", r".*0.*"),
-    # Numbers without an end: of most of them see test_wholes.py
+    # Numbers without an end: of most of them see test_checks.py
     option(
         "stride of 10^18",
         f"unroll in.npy --k 3 --stride {10**18}",
@@ -1072,7 +1072,8 @@ def test_an_animation_asks_for_its_memory(
     np.save("x.npy", np.arange(30).reshape(5, 6))
     assert run(["unroll", "x.npy", "--k", "2", "--animate", "out.gif"]) == 2
     assert re.fullmatch(
-        r"convmat: --animate: needs \d+ bytes of memory, 16777216 are available; .*\n", capsys.readouterr().err
+        r"convmat: --animate: needs \d+ bytes of memory, 16777216 are available; .*\n",
+        capsys.readouterr().err,
     )
 
 

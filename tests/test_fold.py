@@ -23,6 +23,7 @@ import convmat as cm
 from convmat import patches, reference
 from convmat.cli import run
 from convmat.errors import ConvmatError, DTypeError, GeometryError, IntegerRangeError, ShapeError
+from convmat.sizes import coverage, uncovered_lines
 from tests.levels import at_each_level
 from tests.strategies import (
     DTYPES,
@@ -191,7 +192,7 @@ def test_a_mean_is_the_inverse_where_a_patch_covers(
     np.testing.assert_array_equal(back[seen], x[seen])
     assert not back[~seen].any()
     assert (
-        np.count_nonzero(~seen) == layer.shape[0] * layer.shape[-1] * geometry_of(layer).coverage().uncovered
+        np.count_nonzero(~seen) == layer.shape[0] * layer.shape[-1] * coverage(geometry_of(layer)).uncovered
     )
 
 
@@ -316,7 +317,7 @@ def test_beside_torch() -> None:
 @at_each_level
 @given(zero_padded)
 def test_uncovered_lines_are_those_that_no_patch_reaches(layer: Layer) -> None:
-    for axis, (runs, lines) in enumerate(zip(geometry_of(layer).uncovered_lines(), layer.lines, strict=True)):
+    for axis, (runs, lines) in enumerate(zip(uncovered_lines(geometry_of(layer)), layer.lines, strict=True)):
         seen = {pixel for patch in lines for pixel in patch}
         assert [p for run in runs for p in run] == [p for p in range(layer.shape[1 + axis]) if p not in seen]
         assert all(a.stop < b.start for a, b in itertools.pairwise(runs))

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from convmat.checks import INT64
 from convmat.errors import FileError
 from convmat.files.members import archive_names, listed_names, open_member
 from convmat.files.memory import check_memory
 from convmat.files.npy import NpyInput
 from convmat.files.outputs import check_ending, open_output
 from convmat.files.schema import Items, Mismatch, OneOf, Whole
-from convmat.wholes import INT64
 
 _FORMAT_BYTES = 4096  # of the member that says "csr"; a longer one says something else
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can tell: numpy.savez notes the present

@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from convmat.geometry import AXIS_NAMES, POSITION_NAMES, TAP_NAMES, ConvGeometry, Place
-from convmat.report.facts import Fact, Grid, absent, axes_text, columns_text, ends, pads_text, shape_fact
+from convmat.geometry import AXIS_NAMES, ConvGeometry, Place
+from convmat.report.facts import Grid, absent, ends
+from convmat.shown import Fact, shape_fact
+from convmat.words import (
+    POSITION_NAMES,
+    TAP_NAMES,
+    axes_text,
+    column_formula,
+    columns_text,
+    pads_text,
+    pixel_formula,
+    row_formula,
+)
 
 _MOST_LINES = 500  # of places; all of them are in the JSON
 _PADDED_WITH = {
@@ -27,17 +38,17 @@ def place_facts(
     unfold = [n, columns["chw"], in_image]
     held, where = _pixel_text(place, padding_mode), f"row {place.row}, column {place.column}"
     pixel_label, beside = f"pixel ({_listed(pixel_names)})", order == "chw"
-    formulas = [geometry.pixel_formula(place, axis) for axis in range(len(position))]
+    formulas = [pixel_formula(geometry, place, axis) for axis in range(len(position))]
     return [
         *_mapping_facts(geometry, padding_mode, order),
-        Fact("row", "row", place.row, geometry.row_formula(place.row)),
+        Fact("row", "row", place.row, row_formula(geometry, place.row)),
         Fact("patch", f"patch ({_listed(pixel_names[:-1])})", list(place.patch), _listed(place.patch)),
-        Fact("column", "column", place.column, geometry.column_formula(place.column, order)),
+        Fact("column", "column", place.column, column_formula(geometry, place.column, order)),
         Fact(
             "column_hwc",
             "column in hwc order" if beside else "",
             columns["hwc"],
-            geometry.column_formula(columns["hwc"]),
+            column_formula(geometry, columns["hwc"]),
         ),
         Fact("column_chw", "", columns["chw"], ""),
         Fact("unfold", "in PyTorch's unfold" if beside else "", unfold, f"[{_listed(unfold)}]"),
@@ -132,7 +143,7 @@ def places_grid(geometry: ConvGeometry, places: Sequence[Place], order: str) -> 
 def _mapping_facts(geometry: ConvGeometry, padding_mode: str, order: str) -> list[Fact]:
     return [
         shape_fact("input_shape", "input shape", geometry.input_shape, axes_text(geometry)),
-        Fact("padding", "", geometry.padding, ""),
+        Fact("padding", "", geometry.rule, ""),
         Fact("padding_mode", "", padding_mode, ""),
         Fact("pads", "padding", [list(p) for p in geometry.pads], pads_text(geometry, padding_mode)),
         shape_fact("output_size", "output size", geometry.output_size),

@@ -8,26 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.geometry import LINE_NAMES, TAP_NAMES, ConvGeometry
+from convmat.geometry import ConvGeometry
 from convmat.layouts import from_batch_shape, output_layout
 from convmat.report.facts import (
     AXIS_KEYS,
-    Fact,
     Grid,
     Seen,
     absent,
-    axes_text,
-    bytes_text,
-    columns_text,
     ends,
     geometry_facts,
-    pads_text,
-    percent,
+    kernel_size_facts,
     result_facts,
-    shape_fact,
-    sizes,
     values_text,
 )
+from convmat.shown import Fact, bytes_text, percent, shape_fact, sizes
+from convmat.sizes import coverage, uncovered_lines
+from convmat.words import LINE_NAMES, TAP_NAMES, axes_text, columns_text, pads_text, transpose_formula
 
 if TYPE_CHECKING:
     from convmat.engine import Plan
@@ -118,15 +114,13 @@ def transposed_facts(
     return [
         Fact("transpose", "transposed", True, "yes"),
         shape_fact("input_shape", "input shape", y_shape, axes_text(geometry).replace("C", "K")),
-        shape_fact("kernel_size", "kernel", geometry.kernel_size),
-        shape_fact("stride", "stride", geometry.stride),
-        shape_fact("dilation", "dilation", geometry.dilation),
-        Fact("padding", "", geometry.padding, ""),
+        *kernel_size_facts(geometry),
+        Fact("padding", "", geometry.rule, ""),
         Fact("padding_mode", "", "zeros", ""),
         Fact("pads", "padding", [list(p) for p in geometry.pads], pads_text(geometry)),
         *(
             Fact(
-                f"output_{name}", f"output {name}", size, geometry.transpose_formula(axis, y_shape[1 + axis])
+                f"output_{name}", f"output {name}", size, transpose_formula(geometry, axis, y_shape[1 + axis])
             )
             for axis, (name, size) in enumerate(zip(geometry.axis_names, geometry.input_size, strict=True))
         ),
@@ -157,8 +151,8 @@ def fold_facts(
     dtype: np.dtype[Any],
 ) -> list[Fact]:
     """X_col and the images it is folded into: how often elements meet, and which pixels none reaches."""
-    mean, uncovered, pixels = geometry.coverage()
-    runs = [[[r.start, r.stop - 1] for r in lines] for lines in geometry.uncovered_lines()]
+    mean, uncovered, pixels = coverage(geometry)
+    runs = [[[r.start, r.stop - 1] for r in lines] for lines in uncovered_lines(geometry)]
     which = f": {uncovered_text(geometry)}" if uncovered else ""
     return [
         shape_fact("matrix_shape", "X_col", x_shape),
@@ -185,7 +179,7 @@ _MOST_RUNS = 4  # along an axis, that a line of text can name
 def uncovered_text(geometry: ConvGeometry) -> str:
     """The lines that no patch reaches: rows 27, columns 13..14 and 27."""
     parts = []
-    for name, runs in zip(geometry.axis_names, geometry.uncovered_lines(), strict=True):
+    for name, runs in zip(geometry.axis_names, uncovered_lines(geometry), strict=True):
         shown = [f"{r.start}" if len(r) == 1 else f"{r.start}..{r.stop - 1}" for r in runs]
         if len(shown) > _MOST_RUNS:
             shown = [*shown[: _MOST_RUNS - 1], f"… {shown[-1]}"]
@@ -268,9 +262,10 @@ def _spectrum_facts(found: Spectrum | None) -> list[Fact]:
     ]
 
 
-def _laid_out(label: str, shape: tuple[int, ...], dtype: np.dtype[Any], layout: str) -> list[Fact]:
-    """A result, (N, *out, K), in the layout that it is written in."""
-    return result_facts("output_shape", label, from_batch_shape(shape, layout), dtype, output_layout(layout))
+_OF_A_PLAN = (
+    *("kernel", "level", "accumulators", "in_place", "band_shape", "box_shape", "scratch_bytes", "threads"),
+    *("flops", "bytes"),
+)
 
 
 def plan_facts(plans: Sequence[Plan]) -> list[Fact]:
@@ -279,34 +274,11 @@ def plan_facts(plans: Sequence[Plan]) -> list[Fact]:
     Without plans, where nobody asks, the keys alone.
     """
     if not plans:
-        keys = "kernel level accumulators in_place band_shape box_shape scratch_bytes threads flops bytes"
-        return absent(*keys.split())
-    plan = plans[-1]
-    box = None if plan.box is None else list(plan.box[:4])
-    summed = [str(part.arithmetic.accumulator) for part in plans]
-    in_box = "" if box is None else f", in boxes of {sizes(box)}"
-    return [
-        Fact("kernel", "kernel", plan.kernel, f"{plan.kernel}, {plan.level}"),
-        Fact("level", "", plan.level, ""),
-        Fact("accumulators", "summed in", summed, ", then ".join(summed)),
-        Fact(
-            "in_place",
-            "X",
-            plan.in_place,
-            "read where it lies" if plan.in_place else "copied, a band at a time",
-        ),
-        Fact(
-            "band_shape",
-            "outputs at a time",
-            list(plan.band),
-            f"{sizes(plan.band)} of (n, *positions){in_box}",
-        ),
-        Fact("box_shape", "", box, ""),
-        Fact("scratch_bytes", "scratch of a thread", plan.scratch, bytes_text(plan.scratch)),
-        Fact("threads", "threads", plan.threads, str(plan.threads)),
-        Fact("flops", "FLOPs", plan.flops, str(plan.flops)),
-        Fact("bytes", "bytes of X, W, Y", plan.bytes, bytes_text(plan.bytes)),
-    ]
+        return absent(*_OF_A_PLAN)
+    summed = [str(plan.arithmetic.accumulator) for plan in plans]
+    plain = {fact.key: fact for fact in plans[-1].facts()}
+    plain["accumulators"] = Fact("accumulators", "summed in", summed, ", then ".join(summed))
+    return [plain[key] for key in _OF_A_PLAN]
 
 
 def _in_groups(groups: int) -> str:

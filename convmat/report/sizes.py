@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from convmat.chains import ChainLayer
-from convmat.frameworks import EXPLICIT_PADS, FrameworkPads
 from convmat.geometry import ConvGeometry
-from convmat.report.facts import Fact, Grid, absent, shape_fact, sizes
-
-Rules = dict[str, ConvGeometry | None]
+from convmat.report.facts import Grid, absent, kernel_size_facts
+from convmat.shown import Fact, shape_fact, sizes
+from convmat.sizes import EXPLICIT_PADS, ChainLayer, FrameworkPads, Rules
+from convmat.words import output_formulas, transpose_formula
 
 
 def sizes_facts(full: ConvGeometry, rules: Rules) -> list[Fact]:
@@ -20,7 +19,7 @@ def sizes_facts(full: ConvGeometry, rules: Rules) -> list[Fact]:
     }
     return [
         shape_fact("input_size", "input size", full.input_size),
-        *_kernel_facts(full),
+        *kernel_size_facts(full),
         Fact("transpose", "", False, ""),
         *absent("output_padding", *_OF_CHAINS),
         Fact("rules", "paddings", values, str(len(values)), brief=_rules_text(values)),
@@ -34,7 +33,7 @@ def sizes_grid(rules: Rules) -> Grid:
         if geometry is None:
             rows.append((rule, "", "the kernel does not fit", ""))
             continue
-        formulas = [geometry.output_formula(axis) for axis in range(len(geometry.stride))]
+        formulas = output_formulas(geometry)
         rows.append((rule, _pairs(geometry), "\n".join(formulas), sizes(geometry.output_size)))
     return Grid("", ("padding", "before, after", "output size", "output"), rows)
 
@@ -47,7 +46,7 @@ def transpose_facts(size: Sequence[int], output_padding: Sequence[int], rules: R
     return [
         Fact("transpose", "transposed", True, "yes"),
         shape_fact("input_size", "input size", size),
-        *_kernel_facts(next(g for g in rules.values() if g)),
+        *kernel_size_facts(next(g for g in rules.values() if g)),
         shape_fact("output_padding", "output padding", output_padding),
         *absent("frameworks", *_OF_CHAINS),
         Fact("rules", "paddings", values, str(len(values)), brief=_rules_text(values)),
@@ -62,7 +61,7 @@ def transpose_grid(size: Sequence[int], rules: Rules) -> Grid:
             why = "takes no output padding" if rule.startswith("same") else "nothing comes out"
             rows.append((rule, "", why, ""))
             continue
-        formulas = [geometry.transpose_formula(axis, h) for axis, h in enumerate(size)]
+        formulas = [transpose_formula(geometry, axis, h) for axis, h in enumerate(size)]
         rows.append((rule, _pairs(geometry), "\n".join(formulas), sizes(geometry.input_size)))
     return Grid("", ("padding", "before, after", "output size", "output"), rows)
 
@@ -109,7 +108,7 @@ def chain_facts(input_size: Sequence[int], layers: Sequence[ChainLayer]) -> list
             "kernel_size": list(layer.geometry.kernel_size),
             "stride": list(layer.geometry.stride),
             "dilation": list(layer.geometry.dilation),
-            "padding": layer.geometry.padding,
+            "padding": layer.geometry.rule,
             "pads": _lists(layer.geometry.pads),
             "output_size": list(layer.geometry.output_size),
             "receptive_field": list(layer.receptive_field),
@@ -147,7 +146,7 @@ def chain_grid(layers: Sequence[ChainLayer]) -> Grid:
     rows = []
     for number, layer in enumerate(layers, 1):
         g = layer.geometry
-        formulas = [g.output_formula(axis) for axis in range(len(g.stride))]
+        formulas = output_formulas(g)
         rows.append(
             (
                 str(number),
@@ -164,14 +163,6 @@ def chain_grid(layers: Sequence[ChainLayer]) -> Grid:
         ("layer", "before, after", "output size", "output", "receptive field", "total stride", "first pixel"),
         rows,
     )
-
-
-def _kernel_facts(geometry: ConvGeometry) -> list[Fact]:
-    return [
-        shape_fact("kernel_size", "kernel", geometry.kernel_size),
-        shape_fact("stride", "stride", geometry.stride),
-        shape_fact("dilation", "dilation", geometry.dilation),
-    ]
 
 
 def _lists(pads: Sequence[tuple[int, int]]) -> list[list[int]]:

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from convmat.report.encodings import printable, readable
-from convmat.report.facts import Fact, Grid
+from convmat.report.facts import Grid
+from convmat.shown import Fact, cell, facts_table
 
 _PIPE_WIDTH = 100_000  # a pipe has no edge to wrap at
 _UNKNOWN_WIDTH = 80
@@ -46,7 +47,7 @@ def _shown_on(stream: TextIO, parts: Sequence[Sequence[Fact] | Grid]) -> Iterato
     """The parts in the signs that the stream has, so that what is measured is what is shown."""
 
     def shown(text: str) -> str:
-        return readable(text, stream.encoding)
+        return "\n".join(printable(line) for line in readable(text, stream.encoding).split("\n"))
 
     for part in parts:
         if isinstance(part, Grid):
@@ -77,26 +78,10 @@ def _plain(value: Any) -> Any:
     return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def facts_table(facts: Sequence[Fact]) -> Table:
-    """Facts that have a label, one a line."""
-    table = Table(box=box.ROUNDED, show_header=False)
-    table.add_column(style="cyan", overflow="fold")
-    table.add_column(overflow="fold")
-    for fact in (f for f in facts if f.label):
-        table.add_row(Text(fact.label), _cell(fact.text))
-    return table
-
-
 def _grid_table(grid: Grid) -> Table:
     table = Table(box=box.ROUNDED)
     for column in grid.columns:
         table.add_column(Text(column), overflow="fold")
     for row in grid.rows:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(cell(value) for value in row))
     return table
-
-
-def _cell(value: str) -> Text:
-    lines = [printable(line) for line in value.split("\n")]
-    style = {"equal": "green", "different": "bold red"}.get(value.split(":")[0], "")
-    return Text("\n".join(lines), style=style)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convmat.geometry import LINE_NAMES, POSITION_NAMES, TAP_NAMES, ConvGeometry
-from convmat.report.facts import Fact, Grid, absent, percent, shape_fact, sizes
+from convmat.geometry import ConvGeometry
+from convmat.report.facts import Grid, absent
+from convmat.shown import Fact, percent, shape_fact, sizes
 from convmat.verification import Report
 from convmat.verification.judging import HISTOGRAM, Explanation
 from convmat.verification.quantization import Requantize
+from convmat.words import LINE_NAMES, POSITION_NAMES, TAP_NAMES
 
 if TYPE_CHECKING:
     from convmat.verification.diagnosis import Findings

@@ -15,9 +15,9 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
+from convmat.checks import numbers
 from convmat.errors import ConvmatError
 from convmat.geometry import ConvGeometry, Padding, Sizes
-from convmat.patches import as_numbers
 from convmat.verification.computed import Array, Layer
 from convmat.verification.judging import FEW, Report, subnormal, verify, working_bytes
 from convmat.verification.mistakes import Mistake, known_mistakes
@@ -243,14 +243,14 @@ class _Problem:
         flip: bool,
         padding_mode: str,
     ) -> None:
-        x, filters = as_numbers("input", x), as_numbers("filters", filters)
-        bias = None if bias is None else as_numbers("bias", bias)
+        x, filters = numbers("input", x), numbers("filters", filters)
+        bias = None if bias is None else numbers("bias", bias)
         given = ConvGeometry(x.shape, filters.shape[1:-1], stride, padding, dilation, groups)
         if flip:
             filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
-        where = given.padding if given.padding is not None else given.pads
+        where = given.padding
         self.right = Layer(x, filters, given.stride, where, given.dilation, groups, bias, padding_mode)
-        result = as_numbers("expected", expected)
+        result = numbers("expected", expected)
         if result.dtype.kind == "u" and result.max(initial=0) > np.iinfo(np.int64).max:
             result = result.astype(np.float64)  # no sum is as large
         self.result, self.flat, self.judged = result, result.ravel(), judged

@@ -31,11 +31,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import reference
+from convmat.checks import finite, flag, got, numbers
 from convmat.engine import execute, filter_geometry, prepare
 from convmat.errors import DTypeError, SettingError
-from convmat.geometry import ConvGeometry, Padding, Sizes, told
-from convmat.patches import as_numbers, check_flag, is_finite
-from convmat.shown import Shown
+from convmat.geometry import ConvGeometry, Padding, Sizes
+from convmat.shown import Fact, Shown, shape_fact
 from convmat.verification.quantization import Requantize
 from convmat.watching import Watch, unwatched
 
@@ -99,6 +99,24 @@ class Report(Shown):
         """The smallest absolute tolerance, alone, that would pass; infinite where none would."""
         return self.max_abs_error
 
+    def facts(self) -> list[Fact]:
+        """What was compared, the largest error, and the verdict."""
+        shapes = [
+            shape_fact("result_shape", "result", self.shape),
+            shape_fact("definition_shape", "definition", self.expected_shape),
+            Fact("result_dtype", "result dtype", self.dtype, self.dtype),
+        ]
+        if self.shape != self.expected_shape:
+            return [*shapes, Fact("equal", "verdict", False, "different shapes")]
+        error, ratio = self.max_abs_error, self.error_over_bound
+        return [
+            *shapes,
+            Fact("outside", "elements outside", self.outside, f"{self.outside} of {self.elements}"),
+            Fact("max_abs_error", "max abs error", error, f"{error:{'.15g' if self.exact else '.3g'}}"),
+            Fact("error_over_bound", "" if self.exact else "largest error / bound", ratio, f"{ratio:.3g}"),
+            Fact("equal", "verdict", self.equal, "equal" if self else "different"),
+        ]
+
     def __bool__(self) -> bool:
         return self.equal
 
@@ -156,7 +174,7 @@ def verify(
         a tolerance below 0, or what makes no requantization.
     """
     if not callable(watch):
-        raise SettingError("watch", f"got {told(watch)}; give what hands on the steps of an iterable")
+        raise SettingError("watch", f"got {got(watch)}; give what hands on the steps of an iterable")
     rule = Rule.of(exact, atol, rtol)
     todo = prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode)
     x, filters = np.asarray(x), np.asarray(filters)
@@ -166,7 +184,7 @@ def verify(
         x.shape[1:-1], filters.shape[1:-1], geometry.stride, plain_padding(geometry), geometry.dilation
     )
     shape = (len(x), *size, len(filters))
-    result = None if expected is None else as_numbers("expected", expected)
+    result = None if expected is None else numbers("expected", expected)
     quantized = None
     if requantize is not None:
         quantized = Requantize.of(requantize).resolved(None if result is None else result.dtype)
@@ -250,7 +268,7 @@ def compare(
         DTypeError: no numbers. SettingError: `exact` and a tolerance, or a tolerance below 0.
     """
     rule = Rule.of(exact, atol, rtol)
-    result, wanted = as_numbers("result", result), as_numbers("expected", wanted)
+    result, wanted = numbers("result", result), numbers("expected", wanted)
     if result.shape != wanted.shape:
         return other_shape(result, wanted.shape)
     judge = Judge(result.dtype, rule=rule)
@@ -350,16 +368,16 @@ class Rule(NamedTuple):
     @classmethod
     def of(cls, exact: bool = False, atol: float | None = None, rtol: float | None = None) -> Rule:
         """The rule that the arguments of `verify` make."""
-        check_flag("exact", exact)
+        flag("exact", exact)
         for name, value in (("atol", atol), ("rtol", rtol)):
             if value is None:
                 continue
             if exact:
                 raise SettingError(
-                    name, f"got {told(value)}, and exact leaves no tolerance; give one of the two"
+                    name, f"got {got(value)}, and exact leaves no tolerance; give one of the two"
                 )
-            if not is_finite(value) or value < 0:
-                raise SettingError(name, f"got {told(value)}; give a finite number, at least 0")
+            if not finite(value) or value < 0:
+                raise SettingError(name, f"got {got(value)}; give a finite number, at least 0")
         given = atol is not None or rtol is not None
         return cls(exact, (float(atol or 0), float(rtol or 0)) if given else None)
 
@@ -375,7 +393,7 @@ def _check_integers(*arrays: NDArray[Any] | None) -> None:
 
 def plain_padding(geometry: ConvGeometry) -> Any:
     """The padding as given, in the only forms the reference reads; names are left for it to work out."""
-    return geometry.padding if geometry.padding is not None else geometry.pads
+    return geometry.padding
 
 
 def other_shape(result: NDArray[Any], shape: tuple[int, ...]) -> Report:

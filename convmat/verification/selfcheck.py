@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat import reference
+from convmat.axis import PADDING_MODES, PADDING_NAMES
+from convmat.checks import SEED_LIMIT, whole
 from convmat.engine import convolve, convolve_transpose, execute, kernels, multiply, prepare, stream
 from convmat.errors import DTypeError
-from convmat.geometry import PADDING_MODES, PADDING_NAMES, ConvGeometry, transpose_geometry, whole
+from convmat.geometry import ConvGeometry
 from convmat.layouts import from_batch, product_shape, to_batch, to_filters
 from convmat.matrix import layer_matrix
 from convmat.patches import flatten_filters, fold, fold_stream, unroll
+from convmat.transposed import transpose_geometry
 from convmat.verification.judging import Report, compare_exactly, verify
-from convmat.wholes import SEED_LIMIT
 
 MOST_CASES = 1_000_000  # of random geometries
 
