@@ -396,7 +396,6 @@ def make_plan(
 
     Args:
         stride, padding, dilation, groups: as `settled_where` makes them.
-        threads: to use at most; small work is done on one.
         steps: `steps_of` an x that has the accumulator's dtype, and can be read where it lies.
         compiled: the library that is to compute; None for NumPy.
         kernel: one of `kernels`; by default the one that suits.
