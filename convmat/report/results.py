@@ -11,19 +11,17 @@ from numpy.typing import NDArray
 from convmat.geometry import ConvGeometry
 from convmat.layouts import from_batch_shape, output_layout
 from convmat.report.facts import (
-    AXIS_KEYS,
     Grid,
     Seen,
     absent,
     ends,
     geometry_facts,
-    kernel_size_facts,
     result_facts,
     values_text,
 )
 from convmat.shown import Fact, bytes_text, percent, shape_fact, sizes
 from convmat.sizes import coverage, uncovered_lines
-from convmat.words import LINE_NAMES, TAP_NAMES, axes_text, columns_text, pads_text, transpose_formula
+from convmat.words import LINE_NAMES, TAP_NAMES, axes_text, columns_text, transpose_formula
 
 if TYPE_CHECKING:
     from convmat.engine import Plan
@@ -81,25 +79,13 @@ def values_grid(title: str, matrix: NDArray[Any]) -> Grid:
 def layer_facts(plan: Plan, flip: bool, layout: str) -> list[Fact]:
     """A convolution: its geometry and its matrices."""
     geometry = plan.geometry
-    depth = geometry.channels // geometry.groups
     return [
         Fact("transpose", "", False, ""),
         *geometry_facts(geometry, plan.padding_mode),
-        Fact(
-            "filters", "filters", plan.filters, f"{plan.filters} of {sizes((*geometry.kernel_size, depth))}"
-        ),
-        Fact("groups", "groups", geometry.groups, str(geometry.groups)),
-        Fact("flip", "filters flipped", flip, "yes" if flip else "no"),
+        *_filter_facts(geometry, plan.filters, flip),
         shape_fact("matrix_shape", "X_col", geometry.matrix_shape),
         shape_fact("weights_shape", "W_col", (geometry.terms, plan.filters)),
-        Fact("layout", "", layout, ""),
-        *result_facts(
-            "output_shape",
-            "Y",
-            from_batch_shape(plan.output_shape, layout),
-            plan.arithmetic.result,
-            output_layout(layout),
-        ),
+        *_image_facts("Y", plan.output_shape, layout, plan.arithmetic.result),
     ]
 
 
@@ -110,35 +96,43 @@ def transposed_facts(
 
     "Input" and "output" are those of the transposed convolution.
     """
-    filters, depth = y_shape[-1], geometry.channels // geometry.groups
+    axes = enumerate(zip(geometry.axis_names, y_shape[1:-1], geometry.input_size, strict=True))
+    changed = {
+        "input_shape": shape_fact("", "", y_shape, axes_text(geometry).replace("C", "K")),
+        "output_size": shape_fact("", "", geometry.input_size),
+    }
+    for axis, (name, size, made) in axes:
+        changed[f"output_{name}"] = Fact("", "", made, transpose_formula(geometry, axis, size))
     return [
         Fact("transpose", "transposed", True, "yes"),
-        shape_fact("input_shape", "input shape", y_shape, axes_text(geometry).replace("C", "K")),
-        *kernel_size_facts(geometry),
-        Fact("padding", "", geometry.rule, ""),
-        Fact("padding_mode", "", "zeros", ""),
-        Fact("pads", "padding", [list(p) for p in geometry.pads], pads_text(geometry)),
         *(
-            Fact(
-                f"output_{name}", f"output {name}", size, transpose_formula(geometry, axis, y_shape[1 + axis])
-            )
-            for axis, (name, size) in enumerate(zip(geometry.axis_names, geometry.input_size, strict=True))
+            fact._replace(value=changed[fact.key].value, text=changed[fact.key].text)
+            if fact.key in changed and fact.label
+            else fact
+            for fact in geometry_facts(geometry)
         ),
-        *absent(*AXIS_KEYS),
-        shape_fact("output_size", "output size", geometry.input_size),
-        Fact("filters", "filters", filters, f"{filters} of {sizes((*geometry.kernel_size, depth))}"),
+        *_filter_facts(geometry, y_shape[-1], flip),
+        Fact("matrix_shape", "", list(geometry.matrix_shape), ""),
+        shape_fact("weights_shape", "W_col", (geometry.terms, y_shape[-1])),
+        *_image_facts("folded", geometry.input_shape, layout, dtype),
+    ]
+
+
+def _filter_facts(geometry: ConvGeometry, filters: int, flip: bool) -> list[Fact]:
+    size = (*geometry.kernel_size, geometry.channels // geometry.groups)
+    return [
+        Fact("filters", "filters", filters, f"{filters} of {sizes(size)}"),
         Fact("groups", "groups", geometry.groups, str(geometry.groups)),
         Fact("flip", "filters flipped", flip, "yes" if flip else "no"),
-        Fact("matrix_shape", "", list(geometry.matrix_shape), ""),
-        shape_fact("weights_shape", "W_col", (geometry.terms, filters)),
+    ]
+
+
+def _image_facts(label: str, shape: tuple[int, ...], layout: str, dtype: np.dtype[Any]) -> list[Fact]:
+    """A result, (N, *out, K), in the layout that it is written in."""
+    written = from_batch_shape(shape, layout)
+    return [
         Fact("layout", "", layout, ""),
-        *result_facts(
-            "output_shape",
-            "folded",
-            from_batch_shape(geometry.input_shape, layout),
-            dtype,
-            output_layout(layout),
-        ),
+        *result_facts("output_shape", label, written, dtype, output_layout(layout)),
     ]
 
 
@@ -161,14 +155,7 @@ def fold_facts(
         Fact("repeats", "elements in a pixel", mean, f"{mean:.2f} on average"),
         Fact("uncovered", "pixels never covered", uncovered, f"{uncovered} of {pixels}{which}"),
         Fact("uncovered_lines", "", runs, ""),
-        Fact("layout", "", layout, ""),
-        *result_facts(
-            "output_shape",
-            "folded",
-            from_batch_shape(geometry.input_shape, layout),
-            dtype,
-            output_layout(layout),
-        ),
+        *_image_facts("folded", geometry.input_shape, layout, dtype),
     ]
 
 
