@@ -254,6 +254,11 @@ class ConvGeometry(Shown):
         """
         return _unravel("row", row, self.positions)
 
+    def patch_spans(self, position: Iterable[int]) -> list[range]:
+        """The lines that the patch at (y, x) spans along each spatial axis; some may lie in the padding."""
+        starts = (y * s - before for y, s, (before, _) in zip(position, self.stride, self.pads, strict=True))
+        return [range(start, start + reach) for start, reach in zip(starts, self.extent, strict=True)]
+
     def patch_row(self, position: Iterable[SupportsIndex]) -> int:
         """The row of X_col that holds the patch at `position`, (n, y, x).
 

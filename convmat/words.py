@@ -44,14 +44,16 @@ def output_formulas(geometry: ConvGeometry) -> list[str]:
     ]
 
 
-def transpose_formula(geometry: ConvGeometry, axis: int, size: int) -> str:
-    """The transposed convolution's output along one axis, (H − 1)·S − P + …; `size` is H, of its input."""
-    s, extent, pads = geometry.stride[axis], geometry.extent[axis], geometry.pads[axis]
-    made = geometry.input_size[axis]
-    return (
-        f"({size} - 1)*{s} - ({pads[0]} + {pads[1]}) + {_extent_text(geometry, axis)}"
-        f" + {made - transposed_length(size, pads, extent, s)} = {made}"
-    )
+def transpose_formulas(geometry: ConvGeometry, size: Sequence[int]) -> list[str]:
+    """The transposed convolution's output along each axis, (H − 1)·S − P + …; `size` is that of its input."""
+    formulas = []
+    for axis, (h, made, pads) in enumerate(zip(size, geometry.input_size, geometry.pads, strict=True)):
+        stride, extent = geometry.stride[axis], geometry.extent[axis]
+        formulas.append(
+            f"({h} - 1)*{stride} - ({pads[0]} + {pads[1]}) + {_extent_text(geometry, axis)}"
+            f" + {made - transposed_length(h, pads, extent, stride)} = {made}"
+        )
+    return formulas
 
 
 def row_formula(geometry: ConvGeometry, row: int) -> str:
@@ -66,12 +68,18 @@ def column_formula(geometry: ConvGeometry, column: int, order: str = "hwc") -> s
     return f"{_ravel_text(digits, geometry.column_sizes(order)[1:])} = {column}"
 
 
-def pixel_formula(geometry: ConvGeometry, place: Place, axis: int) -> str:
-    """Eq. 8 along one spatial axis, y·S + i·D − P."""
-    return (
-        f"{place.patch[1 + axis]}*{geometry.stride[axis]} + {place.tap[axis]}*{geometry.dilation[axis]}"
-        f" - {geometry.pads[axis][0]} = {place.position[axis]}"
+def pixel_formulas(geometry: ConvGeometry, place: Place) -> list[str]:
+    """Eq. 8 along each spatial axis, y·S + i·D − P."""
+    axes = zip(
+        place.patch[1:],
+        geometry.stride,
+        place.tap,
+        geometry.dilation,
+        geometry.pads,
+        place.position,
+        strict=True,
     )
+    return [f"{y}*{s} + {i}*{d} - {before} = {position}" for y, s, i, d, (before, _), position in axes]
 
 
 def _extent_text(geometry: ConvGeometry, axis: int) -> str:

@@ -22,7 +22,7 @@ from convmat.geometry import ConvGeometry
 from convmat.sizes import coverage, transpose_under_every_rule, uncovered_lines, under_every_rule
 from convmat.transposed import transpose_geometry
 from convmat.verification import stages
-from convmat.words import output_formulas, transpose_formula
+from convmat.words import output_formulas, transpose_formulas
 from tests.strategies import RULES, Layer, Rule, find_pads, layers, slide
 
 SYMMETRIC = [(p, p) for p in range(4)]
@@ -468,7 +468,7 @@ def test_what_makes_no_transpose(fault: dict[str, Any], message: str) -> None:
 )
 def test_transpose_formula(size: int, arguments: dict[str, Any], text: str) -> None:
     geometry = transpose_geometry((1, size, 1), 1, 3, **arguments)
-    assert transpose_formula(geometry, 0, size) == text
+    assert transpose_formulas(geometry, [size]) == [text]
     left, right = text.split(" = ")
     assert eval(left) == int(right) == geometry.input_size[0]
 

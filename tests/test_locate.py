@@ -15,7 +15,7 @@ from PIL import Image
 import convmat as cm
 from convmat.cli import run
 from convmat.errors import GeometryError, MappingIndexError
-from convmat.words import column_formula, pixel_formula, row_formula
+from convmat.words import column_formula, pixel_formulas, row_formula
 from tests.strategies import MODES, Layer, layers
 from tests.tools import DIGIT, SCENE, shell
 
@@ -56,7 +56,7 @@ def test_the_formulas_are_true(layer: Layer) -> None:
         for order in ("hwc", "chw"):
             place = g.place(row, col, order=order)
             formulas = [row_formula(g, row), column_formula(g, col, order)]
-            formulas += [pixel_formula(g, place, axis) for axis in range(len(place.tap))]
+            formulas += pixel_formulas(g, place)
             results = [row, col, *place.position]
             for formula, result in zip(formulas, results, strict=True):
                 left, right = formula.split(" = ")
@@ -69,8 +69,7 @@ def test_the_formulas_of_the_paper_s_example() -> None:
     assert row_formula(g, 21) == "(1*4 + 1)*4 + 1 = 21"
     assert column_formula(g, 40) == "(1*7 + 6)*3 + 1 = 40"
     assert column_formula(g, 40, "chw") == "(0*7 + 5)*7 + 5 = 40"
-    assert pixel_formula(g, place, 0) == "1*7 + 1*1 - 0 = 8"
-    assert pixel_formula(g, place, 1) == "1*7 + 6*1 - 1 = 12"
+    assert pixel_formulas(g, place) == ["1*7 + 1*1 - 0 = 8", "1*7 + 6*1 - 1 = 12"]
     assert place == (21, 40, (1, 1, 1), (1, 6), 1, (8, 12), (1, 8, 12, 1))
 
 

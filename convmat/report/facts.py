@@ -49,8 +49,8 @@ def absent(*keys: str) -> list[Fact]:
 
 def brief_text(facts: Sequence[Fact], output: str | None = None) -> str:
     """The facts in one line, with the file that they were written to."""
-    where = {None: "", "-": ", on standard output"}.get(output, f", in {output}")
-    return printable(", ".join(fact.brief for fact in facts if fact.brief) + where) + "\n"
+    file = {None: "", "-": ", on standard output"}.get(output, f", in {output}")
+    return printable(", ".join(fact.brief for fact in facts if fact.brief) + file) + "\n"
 
 
 def geometry_facts(geometry: ConvGeometry, padding_mode: str = "zeros") -> list[Fact]:
@@ -117,14 +117,9 @@ def rows_grid(geometry: ConvGeometry, title: str, matrix: NDArray[Any]) -> Grid:
             lines.append(("…", "", "", ""))
             continue
         n, *position = geometry.patch_position(row)
-        seen = ", ".join(
-            f"{y * s - before}..{y * s - before + reach - 1}"
-            for y, s, (before, _), reach in zip(
-                position, geometry.stride, geometry.pads, geometry.extent, strict=True
-            )
-        )
+        spans = ", ".join(f"{span.start}..{span.stop - 1}" for span in geometry.patch_spans(position))
         patch = ", ".join(map(str, (n, *position)))
-        lines.append((str(row), patch, seen, values_text(matrix[row])))
+        lines.append((str(row), patch, spans, values_text(matrix[row])))
     position_names = ", ".join(("n", *POSITION_NAMES[len(geometry.axis_names)]))
     line_names = ", ".join(LINE_NAMES[name] for name in geometry.axis_names)
     return Grid(title, ("row", f"patch ({position_names})", line_names, "values"), lines)

@@ -15,7 +15,7 @@ from convmat.words import (
     column_formula,
     columns_text,
     pads_text,
-    pixel_formula,
+    pixel_formulas,
     row_formula,
 )
 
@@ -32,13 +32,20 @@ def place_facts(
 ) -> list[Fact]:
     """One element of X_col: patch, tap and pixel, with Eq. 8 filled in; `value` is that of the pixel."""
     pixel_names, tap_names = _names(geometry)
-    n, *position = place.patch
-    in_image = place.row - n * geometry.patches
+    n = place.patch[0]
     columns = {key: geometry.column_of(place.tap, place.channel, key) for key in ("hwc", "chw")}
-    unfold = [n, columns["chw"], in_image]
-    held, where = _pixel_text(place, padding_mode), f"row {place.row}, column {place.column}"
+    unfold = [n, columns["chw"], place.row - n * geometry.patches]
+    held = _pixel_text(place, padding_mode)
+    brief = f"row {place.row}, column {place.column}: pixel {held}"
     pixel_label, beside = f"pixel ({_listed(pixel_names)})", order == "chw"
-    formulas = [pixel_formula(geometry, place, axis) for axis in range(len(position))]
+    positions = zip(
+        geometry.axis_names,
+        pixel_names[1:-1],
+        place.position,
+        geometry.input_size,
+        pixel_formulas(geometry, place),
+        strict=True,
+    )
     return [
         *_mapping_facts(geometry, padding_mode, order),
         Fact("row", "row", place.row, row_formula(geometry, place.row)),
@@ -56,17 +63,10 @@ def place_facts(
         Fact("channel", "channel", place.channel, str(place.channel)),
         *(
             Fact(f"position_{name}", f"pixel {letter}", at, formula + _outside(at, size))
-            for name, letter, at, size, formula in zip(
-                geometry.axis_names,
-                pixel_names[1:-1],
-                place.position,
-                geometry.input_size,
-                formulas,
-                strict=True,
-            )
+            for name, letter, at, size, formula in positions
         ),
         Fact("in_padding", "", place.in_padding, ""),
-        Fact("pixel", pixel_label, _plain(place.element), held, brief=f"{where}: pixel {held}"),
+        Fact("pixel", pixel_label, _plain(place.element), held, brief=brief),
         *absent(*_OF_A_PLACE, "count", "places"),
         _value_fact(place.element, value),
     ]
@@ -82,7 +82,7 @@ def pixel_facts(
 ) -> list[Fact]:
     """One pixel, and how often X_col holds it."""
     pixel_names, _ = _names(geometry)
-    found = [
+    values = [
         {
             "row": place.row,
             "column": place.column,
@@ -108,7 +108,7 @@ def pixel_facts(
             times if places else "0: no patch covers this pixel",
             brief=f"{times} times in X_col",
         ),
-        Fact("places", "", found, ""),
+        Fact("places", "", values, ""),
     ]
 
 

@@ -21,7 +21,7 @@ from convmat.report.facts import (
 )
 from convmat.shown import Fact, bytes_text, percent, shape_fact, sizes
 from convmat.sizes import coverage, uncovered_lines
-from convmat.words import LINE_NAMES, TAP_NAMES, axes_text, columns_text, transpose_formula
+from convmat.words import LINE_NAMES, TAP_NAMES, axes_text, columns_text, transpose_formulas
 
 if TYPE_CHECKING:
     from convmat.engine import Plan
@@ -96,13 +96,13 @@ def transposed_facts(
 
     "Input" and "output" are those of the transposed convolution.
     """
-    axes = enumerate(zip(geometry.axis_names, y_shape[1:-1], geometry.input_size, strict=True))
+    formulas = transpose_formulas(geometry, y_shape[1:-1])
     changed = {
         "input_shape": shape_fact("", "", y_shape, axes_text(geometry).replace("C", "K")),
         "output_size": shape_fact("", "", geometry.input_size),
     }
-    for axis, (name, size, made) in axes:
-        changed[f"output_{name}"] = Fact("", "", made, transpose_formula(geometry, axis, size))
+    for name, size, formula in zip(geometry.axis_names, geometry.input_size, formulas, strict=True):
+        changed[f"output_{name}"] = Fact("", "", size, formula)
     return [
         Fact("transpose", "transposed", True, "yes"),
         *(
@@ -212,40 +212,31 @@ def layer_matrix_facts(layer: LayerMap, known: MatrixFacts) -> list[Fact]:
     ]
 
 
-def _spectrum_facts(found: Spectrum | None) -> list[Fact]:
+def _spectrum_facts(spectrum: Spectrum | None) -> list[Fact]:
     """Singular values; None for those that are not known, with the reason."""
-    if found is None:
-        keys = (
-            "spectral_norm spectral_error method iterations converged smallest_singular_value rank condition"
-        )
-        return absent(*keys.split())
+    keys = ("spectral_norm", "spectral_error", "method", "iterations", "converged")
+    if spectrum is None:
+        return absent(*keys, "smallest_singular_value", "rank", "condition")
+    s = spectrum
     how = {
         "dense": "of a dense copy",
         "fourier": "exact, by Fourier transform: circular, stride 1",
-        "lanczos": f"{'' if found.converged else 'not converged '}to ±{found.error:.2g}, "
-        f"{found.iterations} Lanczos iterations",
-    }[found.method]
+        "lanczos": f"{'' if s.converged else 'not converged '}to ±{s.error:.2g}, "
+        f"{s.iterations} Lanczos iterations",
+    }[s.method]
     unknown = "unknown: M is too large for all singular values"
     smallest, rank, condition = (
         unknown if value is None else f"{value:.{digits}g}"
-        for value, digits in ((found.smallest, 10), (found.rank, 15), (found.condition, 6))
+        for value, digits in ((s.smallest, 10), (s.rank, 15), (s.condition, 6))
     )
-    largest = f"{found.largest:.10g}"
+    label, largest = "largest singular value", f"{s.largest:.10g}"
+    hidden = zip(keys[1:], (s.error, s.method, s.iterations, s.converged), strict=True)
     return [
-        Fact(
-            "spectral_norm",
-            "largest singular value",
-            found.largest,
-            f"{largest}  ({how})",
-            brief=f"largest singular value {largest}",
-        ),
-        Fact("spectral_error", "", found.error, ""),
-        Fact("method", "", found.method, ""),
-        Fact("iterations", "", found.iterations, ""),
-        Fact("converged", "", found.converged, ""),
-        Fact("smallest_singular_value", "smallest singular value", found.smallest, smallest),
-        Fact("rank", "rank", found.rank, rank),
-        Fact("condition", "condition", found.condition, condition),
+        Fact("spectral_norm", label, s.largest, f"{largest}  ({how})", brief=f"{label} {largest}"),
+        *(Fact(key, "", value, "") for key, value in hidden),
+        Fact("smallest_singular_value", "smallest singular value", s.smallest, smallest),
+        Fact("rank", "rank", s.rank, rank),
+        Fact("condition", "condition", s.condition, condition),
     ]
 
 

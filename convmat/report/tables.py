@@ -62,11 +62,11 @@ def json_text(facts: Sequence[Fact]) -> str:
     """The facts as one JSON object; one that is absent yields to one of its key that is not."""
     import json
 
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for fact in facts:
-        if found.get(fact.key) is None:
-            found[fact.key] = _plain(fact.value)
-    return json.dumps(found) + "\n"
+        if values.get(fact.key) is None:
+            values[fact.key] = _plain(fact.value)
+    return json.dumps(values) + "\n"
 
 
 def _plain(value: Any) -> Any:

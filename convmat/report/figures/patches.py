@@ -42,7 +42,7 @@ from convmat.words import (
     column_formula,
     columns_text,
     pads_text,
-    pixel_formula,
+    pixel_formulas,
     row_formula,
 )
 
@@ -615,10 +615,9 @@ def _patch_name(geometry: ConvGeometry, patch: Sequence[int]) -> Sequence[int]:
 
 def formulas(geometry: ConvGeometry, place: Place | None, row: int, order: str) -> list[str]:
     """Eq. 8 with the numbers of a place filled in, or of the first element of a row."""
-    axes = range(len(geometry.kernel_size))
     shown = geometry.place(row, 0) if place is None else geometry.place(place.row, place.column, order=order)
     lines = [f"row {row_formula(geometry, shown.row)}"]
-    pixel = ", ".join(pixel_formula(geometry, shown, axis) for axis in axes)
+    pixel = ", ".join(pixel_formulas(geometry, shown))
     if place is None:
         return [f"{lines[0]}: its patch begins at pixel {pixel}"]
     return [f"{lines[0]},  column {column_formula(geometry, shown.column, order)}", f"pixel {pixel}"]
