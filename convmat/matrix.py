@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Any, SupportsIndex
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import spectrum
@@ -24,23 +23,24 @@ from convmat.arithmetic import choose_arithmetic
 from convmat.axis import PADDING_MODES, padding_source
 from convmat.checks import STEP_LIMIT, choice, flag, got, numbers, several, whole
 from convmat.engine import convolve, filter_geometry
+from convmat.entries import (
+    BLOCK_ENTRIES,
+    Run,
+    check_padded,
+    csr_arrays,
+    met_together,
+    pixels_met,
+    runs_along,
+    taps_inside,
+)
 from convmat.errors import GeometryError, ShapeError
 from convmat.files.memory import check_memory
-from convmat.geometry import KERNEL_LIMIT, ConvGeometry, Padding, Sizes
+from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.shown import Fact, Shown, bytes_text, percent, shape_fact
 from convmat.spectrum import Spectrum
 from convmat.watching import Watch, unwatched
 
 LAYOUTS = ("nhwc", "nchw")
-
-# Entries handled at a time where a temporary array is needed: within a core's cache.
-_BLOCK_ENTRIES = 1 << 17
-# Outputs times taps along an axis that are looked at one by one, about a second's work.
-_MOST_LOOKED_AT = 20 * KERNEL_LIMIT
-_TAPS_OF_A_LOOK = 200  # that take as long as all that is done besides
-MOST_ITERATIONS = 1_000_000
-# Entries times weights in all of Lanczos' iterations, about a minute's work, unless more are asked for.
-_AFFORDABLE_PRODUCTS = 10**11
 
 
 def layer_matrix(
@@ -77,11 +77,11 @@ def layer_matrix(
             more padding than can be looked at. DTypeError: elements that are not
             numbers. IntegerRangeError: weights whose sums could pass 2^63.
     """
-    found = layer_map(
+    layer = layer_map(
         filters, input_shape, stride, padding, dilation, groups, flip, padding_mode, layout=layout
     )
-    check_memory("input_shape", found.nbytes, "its facts, of layer_map, need no memory for it")
-    return found.matrix()
+    check_memory("input_shape", layer.nbytes, "its facts, of layer_map, need no memory for it")
+    return layer.matrix()
 
 
 def layer_map(
@@ -119,7 +119,7 @@ def layer_map(
         (1, *shape[1 - filters.ndim :]), filters.shape, stride, padding, dilation, groups
     )
     if padding_mode != "zeros":  # of zeros all is known by formula
-        _check_padded(geometry)
+        check_padded(geometry)
     dtype = choose_arithmetic(geometry.terms, np.ones(1, bool), filters)
     kept = dtype.result if dtype.result.kind == "i" else dtype.accumulator
     if flip:
@@ -127,34 +127,6 @@ def layer_map(
     weights = np.array(filters, kept, order="C")
     weights.setflags(write=False)
     return LayerMap(geometry, weights, padding_mode, layout)
-
-
-@dataclass(frozen=True)
-class MatrixFacts:
-    """What is known of a layer's matrix."""
-
-    shape: tuple[int, int]
-    nnz: int
-    """Entries stored: one for each pixel that a patch holds and each filter that sees it."""
-    density: float
-    """nnz / (rows · columns)."""
-    weights: int
-    """Free weights, shared by all entries: kh·kw·C/groups·K."""
-    frobenius_norm: float
-    """√(Σ|entry|²); NaN or infinite where weights are."""
-    spectrum: Spectrum | None
-    """None where it was not asked for, or weights are not finite."""
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Consecutive outputs along one axis whose taps meet the input in the same way."""
-
-    outputs: range
-    taps: NDArray[np.intp]
-    """The taps that meet the input, ordered by pixel."""
-    starts: NDArray[np.intp]
-    """Where in `taps` each new pixel begins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,10 +157,10 @@ class LayerMap(Shown):
     def nnz(self) -> int:
         """Entries of M; counted per axis, since patches are boxes."""
         if self.padding_mode == "zeros":
-            met = math.prod(int(times.sum()) for times in self._taps_inside)
+            met = [int(times.sum()) for times in taps_inside(self.geometry)]
         else:
-            met = math.prod(map(_pixels_met, self._runs))
-        return int(self.filters.shape[-1] * len(self.filters) * met)
+            met = [pixels_met(runs) for runs in self._runs]
+        return int(self.filters.shape[-1] * len(self.filters) * math.prod(met))
 
     @property
     def density(self) -> float:
@@ -212,51 +184,14 @@ class LayerMap(Shown):
         return math.prod(self.shape) * self.filters.itemsize
 
     def matrix(self) -> LayerMatrix:
-        """The sparse matrix, written box by box of outputs that meet the input in the same way."""
-        _check_padded(self.geometry)
-        index, count = self.index_dtype, len(self.filters)
-        indptr = np.zeros(self.shape[0] + 1, index)
-        np.cumsum(self._row_lengths(), out=indptr[1:])
-        data = np.empty(int(indptr[-1]), self.filters.dtype)
-        indices = np.empty(len(data), index)
-        met = [_pixels_met(runs) for runs in self._runs]
-        groups, depth = self.geometry.groups, self.filters.shape[-1]
-        last = self.layout == "nhwc"
-        # A step to the next channel, and along each axis to the next pixel, in the input's vector.
-        size = self.geometry.input_size
-        channel_step = 1 if last else math.prod(size)
-        pixel_steps = [
-            math.prod(size[a + 1 :]) * (self.geometry.channels if last else 1) for a in range(len(size))
-        ]
-        group_columns = (np.arange(groups) * depth * channel_step).astype(index)
-        for box in self._boxes():
-            lengths = [len(run.starts) for run in box]
-            entries = math.prod(lengths) * depth
-            weights = _by_pixel(self.filters, box)
-            weights = weights if last else np.moveaxis(weights, -1, 1)
-            # Within a box all rows are equally long, so the entries lie at equal steps along every axis.
-            unit = depth * (count if last else 1)
-            steps = [unit * math.prod(lengths[: a + 1]) * math.prod(met[a + 1 :]) for a in range(len(box))]
-            filter_step = entries if last else depth * math.prod(met)
-            steps += [filter_step * (count // groups), filter_step, 1]
-            shape = (*(len(run.outputs) for run in box), groups, count // groups, entries)
-            first = self._row(tuple(run.outputs[0] for run in box))
-            begin = int(indptr[first])
-            _strided(data, begin, shape, steps)[...] = weights.reshape(shape[-3:])
-            target = _strided(indices, begin, shape, steps)
-            pixels = [self._pixels(axis, run) for axis, run in enumerate(box)]
-            rows = max(_BLOCK_ENTRIES // (math.prod(shape[1:-3]) * entries), 1)
-            for start in range(0, shape[0], rows):
-                part = [pixels[0][start : start + rows], *pixels[1:]]
-                columns = _columns(part, pixel_steps, depth, channel_step, last).astype(index)
-                np.add(
-                    columns[..., None, None, :],
-                    group_columns[:, None, None],
-                    out=target[start : start + rows],
-                )
-        for array in (data, indices, indptr):
+        """The sparse matrix."""
+        check_padded(self.geometry)
+        arrays = csr_arrays(
+            self.geometry, self.filters, self._runs, self.padding_mode, self.layout, self.index_dtype
+        )
+        for array in arrays:
             array.setflags(write=False)
-        return LayerMatrix(self, data, indices, indptr)
+        return LayerMatrix(self, *arrays)
 
     def apply(self, x: NDArray[Any]) -> NDArray[Any]:
         """M · vec(X), (P·K,), by the engine: for vectors (H·W·C,) in the map's layout, without the matrix."""
@@ -308,11 +243,11 @@ class LayerMap(Shown):
             return scale
         counted = weights
         if self.padding_mode == "zeros":
-            for axis, times in enumerate(self._taps_inside, 1):
+            for axis, times in enumerate(taps_inside(self.geometry), 1):
                 counted = np.moveaxis(np.moveaxis(counted, axis, -1) * times, -1, axis)
         else:
             for axis, runs in enumerate(self._runs, 1):
-                counted = _met_together(counted, axis, runs)
+                counted = met_together(counted, axis, runs)
         # Weighted by the taps that share their pixel, each product is counted as often as it occurs.
         return scale * math.sqrt(max(float(np.vdot(weights, counted).real), 0.0))
 
@@ -343,7 +278,7 @@ class LayerMap(Shown):
         would take minutes. All compute in float64. `watch` is handed the iterations.
         """
         if iterations is not None:
-            iterations = whole("iterations", iterations, 1, MOST_ITERATIONS)
+            iterations = whole("iterations", iterations, 1, spectrum.MOST_ITERATIONS)
         weights, scale = self._scaled()
         if not math.isfinite(scale):
             return None
@@ -351,20 +286,19 @@ class LayerMap(Shown):
         scaled = LayerMap(self.geometry, weights, self.padding_mode, self.layout)
         if self._is_circular():
             g = self.geometry
-            found = spectrum.fourier_spectrum(weights, g.input_size, g.dilation, g.groups)
+            values = spectrum.fourier_spectrum(weights, g.input_size, g.dilation, g.groups)
         elif math.prod(self.shape) <= spectrum.DENSE_ELEMENTS:
-            found = spectrum.dense_spectrum(scaled.matrix().toarray())
+            values = spectrum.dense_spectrum(scaled.matrix().toarray())
         else:
-            affordable = max(_AFFORDABLE_PRODUCTS // self.nnz, 1)
             if iterations is None:
-                iterations = min(spectrum.ITERATIONS, affordable)
-            found = spectrum.lanczos_spectrum(
+                iterations = min(spectrum.ITERATIONS, max(spectrum.AFFORDABLE_PRODUCTS // self.nnz, 1))
+            values = spectrum.lanczos_spectrum(
                 scaled._gram, min(self.shape), weights.dtype, tolerance, iterations, watch
             )
-        return found.scaled(scale)
+        return values.scaled(scale)
 
     def facts(self) -> list[Fact]:
-        """The layer, and what of its matrix costs nothing to know; `analyse` tells more."""
+        """The layer, and what of its matrix costs nothing to know."""
         weights, dtype = self.filters.size, str(self.filters.dtype)
         return [
             *(fact for fact in self.geometry.facts() if fact.key != "matrix_shape"),
@@ -375,64 +309,11 @@ class LayerMap(Shown):
             Fact("bytes", "bytes, sparse", self.nbytes, bytes_text(self.nbytes)),
         ]
 
-    def analyse(self, with_spectrum: bool = True, **limits: Any) -> MatrixFacts:
-        """All that is known of M, without making it; `limits` are those of `spectrum`."""
-        return MatrixFacts(
-            shape=self.shape,
-            nnz=self.nnz,
-            density=self.density,
-            weights=self.filters.size,
-            frobenius_norm=self.frobenius_norm(),
-            spectrum=self.spectrum(**limits) if with_spectrum else None,
-        )
-
-    @property
-    def _taps_inside(self) -> list[NDArray[np.int64]]:
-        """For each tap along each axis, the outputs of which it is inside the input, by Eq. 8."""
-        g, found = self.geometry, []
-        for k, s, d, (before, _), h, out in zip(
-            g.kernel_size, g.stride, g.dilation, g.pads, g.input_size, g.output_size, strict=True
-        ):
-            at = np.arange(k) * d - before
-            first, end = np.maximum(-(at // s), 0), np.minimum((h - 1 - at) // s + 1, out)
-            found.append((end - first).clip(0))
-        return found
-
     @cached_property
-    def _runs(self) -> list[list[_Run]]:
+    def _runs(self) -> list[list[Run]]:
         """The outputs along each axis."""
-        return [
-            _runs_along(self.geometry, axis, self.padding_mode) for axis in range(len(self.geometry.stride))
-        ]
-
-    def _boxes(self) -> Iterator[tuple[_Run, ...]]:
-        """Boxes of outputs that meet the input in the same way, and meet it at all."""
-        for box in itertools.product(*self._runs):
-            if all(len(run.starts) for run in box):
-                yield box
-
-    def _row_lengths(self) -> NDArray[np.int64]:
-        """Entries in each row of M."""
-        lengths = np.array(self.filters.shape[-1])
-        for runs in self._runs:
-            line = [np.full(len(run.outputs), len(run.starts)) for run in runs]
-            lengths = np.multiply.outer(lengths, np.concatenate(line))
-        count = len(self.filters)
-        flat = lengths.reshape(-1)
-        return flat.repeat(count) if self.layout == "nhwc" else np.tile(flat, count)
-
-    def _row(self, position: tuple[int, ...]) -> int:
-        """The row of M that is an output position's first."""
-        number = int(np.ravel_multi_index(position, self.geometry.output_size))
-        return number * len(self.filters) if self.layout == "nhwc" else number
-
-    def _pixels(self, axis: int, run: _Run) -> NDArray[np.intp]:
-        """The pixels that a run's outputs meet along one axis, (outputs, pixels), ascending."""
-        met = _positions(self.geometry, axis, np.asarray(run.outputs)[:, None], run.taps[run.starts])
-        if self.padding_mode == "zeros":
-            return met
-        pixels: NDArray[np.intp] = padding_source(met, self.geometry.input_size[axis], self.padding_mode)
-        return pixels
+        axes = range(len(self.geometry.stride))
+        return [runs_along(self.geometry, axis, self.padding_mode) for axis in axes]
 
     def _as_image(self, vector: NDArray[Any], size: tuple[int, ...], channels: int) -> NDArray[Any]:
         """A vector in the map's layout as (*size, channels)."""
@@ -516,10 +397,6 @@ class LayerMatrix(Shown):
         """Those of the layer."""
         return self.layer.facts()
 
-    def analyse(self, with_spectrum: bool = True, **limits: Any) -> MatrixFacts:
-        """All that is known of M; `limits` are the `tolerance` and `iterations` of `LayerMap.spectrum`."""
-        return self.layer.analyse(with_spectrum, **limits)
-
     def toarray(self) -> NDArray[Any]:
         """The dense matrix."""
         dense = np.zeros(self.shape, self.dtype)
@@ -533,18 +410,16 @@ class LayerMatrix(Shown):
         Raises:
             FileError: it cannot be written; nothing is left of it.
         """
-        from convmat.files.archives import write_archive
+        from convmat.files.archives import write_sparse
 
-        arrays = {"indices": self.indices, "indptr": self.indptr, "format": np.array(b"csr")}
-        arrays |= {"shape": np.array(self.shape), "data": self.data}
-        write_archive(os.fspath(path), arrays, compressed=True)
+        write_sparse(os.fspath(path), self.shape, self.data, self.indices, self.indptr)
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.intp]]]:
         """All entries in order, some at a time: which they are, and the row of each."""
         lengths = np.diff(self.indptr)
         start = 0
         while start < self.shape[0]:
-            end = int(np.searchsorted(self.indptr, self.indptr[start] + _BLOCK_ENTRIES, "right")) - 1
+            end = int(np.searchsorted(self.indptr, self.indptr[start] + BLOCK_ENTRIES, "right")) - 1
             end = max(end, start + 1)
             entries = slice(int(self.indptr[start]), int(self.indptr[end]))
             yield entries, np.arange(start, end).repeat(lengths[start:end])
@@ -569,107 +444,3 @@ class LayerMatrix(Shown):
                 products = data.astype(dtypes.accumulator) * x[source].astype(dtypes.accumulator)
                 np.add.at(total, target, products)
             return total.astype(dtypes.result, copy=False)
-
-
-def _positions(
-    geometry: ConvGeometry, axis: int, outputs: NDArray[np.intp], taps: NDArray[np.intp]
-) -> NDArray[np.intp]:
-    """Where outputs' taps lie along one axis (Eq. 8), below 0 and beyond the end in the padding."""
-    return np.asarray(
-        outputs * geometry.stride[axis] + taps * geometry.dilation[axis] - geometry.pads[axis][0], np.intp
-    )
-
-
-def _inside(geometry: ConvGeometry, axis: int) -> tuple[int, int]:
-    """The outputs along one axis that do not reach into the padding: the first, and the first after them."""
-    out, stride, before = geometry.output_size[axis], geometry.stride[axis], geometry.pads[axis][0]
-    first = min(-(-before // stride), out)
-    end = (geometry.input_size[axis] + before - geometry.extent[axis]) // stride + 1
-    return first, max(min(end, out), first)
-
-
-def _check_padded(geometry: ConvGeometry) -> None:
-    """Raise GeometryError where outputs that reach into the padding are too many to be looked at."""
-    for axis, name in enumerate(geometry.axis_names):
-        first, end = _inside(geometry, axis)
-        padded = first + geometry.output_size[axis] - end
-        most = _MOST_LOOKED_AT // (geometry.kernel_size[axis] + _TAPS_OF_A_LOOK)
-        if padded > most:
-            raise GeometryError(
-                "padding",
-                f"is met by {padded} outputs along {name}, which are looked at one by one; expected at most "
-                f"{most} under a kernel of {geometry.kernel_size[axis]}: give less padding",
-            )
-
-
-def _runs_along(geometry: ConvGeometry, axis: int, padding_mode: str) -> list[_Run]:
-    """The outputs along one axis as runs; one run holds all that do not reach into the padding."""
-    out, size = geometry.output_size[axis], geometry.input_size[axis]
-    every_tap = np.arange(geometry.kernel_size[axis])
-    first, end = _inside(geometry, axis)
-    runs: list[_Run] = []
-    for y in itertools.chain(range(first), [first] if end > first else [], range(end, out)):
-        outputs = range(first, end) if first <= y < end else range(y, y + 1)
-        positions = _positions(geometry, axis, np.array(y), every_tap)
-        if padding_mode == "zeros":
-            taps = np.flatnonzero((positions >= 0) & (positions < size))
-            starts = np.arange(len(taps))
-        else:
-            pixels = padding_source(positions, size, padding_mode)
-            taps = np.argsort(pixels, kind="stable")
-            starts = np.flatnonzero(np.diff(pixels[taps], prepend=-1))
-        if runs and np.array_equal(runs[-1].taps, taps) and np.array_equal(runs[-1].starts, starts):
-            runs[-1] = _Run(range(runs[-1].outputs.start, outputs.stop), taps, starts)
-        else:
-            runs.append(_Run(outputs, taps, starts))
-    return runs
-
-
-def _pixels_met(runs: list[_Run]) -> int:
-    """Pixels that all outputs along one axis meet, each counted as often as it is met."""
-    return sum(len(run.outputs) * len(run.starts) for run in runs)
-
-
-def _by_pixel(filters: NDArray[Any], box: tuple[_Run, ...]) -> NDArray[Any]:
-    """The weights (K, *kernel, C/groups) as a box's outputs see them, (K, *pixels, C/groups)."""
-    for axis, run in enumerate(box, 1):
-        filters = filters.take(run.taps, axis)
-        if len(run.starts) < len(run.taps):
-            with np.errstate(all="ignore"):
-                filters = np.add.reduceat(filters, run.starts, axis, dtype=filters.dtype)
-    return filters
-
-
-def _met_together(weights: NDArray[Any], axis: int, runs: list[_Run]) -> NDArray[Any]:
-    """For each tap along one axis, the weights of all taps that meet its pixel, summed over the outputs."""
-    total = np.zeros_like(weights)
-    lines, sums = np.moveaxis(weights, axis, 0), np.moveaxis(total, axis, 0)
-    for run in runs:
-        if len(run.starts):
-            merged = np.add.reduceat(lines[run.taps], run.starts, 0)
-            shared = np.diff(run.starts, append=len(run.taps))
-            sums[run.taps] += len(run.outputs) * merged.repeat(shared, axis=0)
-    return total
-
-
-def _columns(
-    pixels: list[NDArray[np.intp]], steps: list[int], depth: int, channel_step: int, channels_last: bool
-) -> NDArray[np.intp]:
-    """The columns of M that a box's outputs meet in their first group, (*outputs, entries), ascending."""
-    axes = len(pixels)
-    found = np.arange(depth) * channel_step
-    found = found.reshape(-1 if channels_last else (-1, *(1,) * axes))
-    for axis, (met, step) in enumerate(zip(pixels, steps, strict=True)):
-        shape = [1] * (2 * axes + 1)
-        shape[axis] = met.shape[0]
-        shape[axes + axis + (0 if channels_last else 1)] = met.shape[1]
-        found = found + met.reshape(shape) * step
-    return found.reshape(*found.shape[:axes], -1)
-
-
-def _strided(array: NDArray[Any], begin: int, shape: tuple[int, ...], steps: list[int]) -> NDArray[Any]:
-    """A writable view of elements at equal steps along each axis, checked to lie within the array."""
-    last = begin + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
-    if not 0 <= last < len(array):
-        raise GeometryError("input_shape", f"entry {last} of {len(array)} does not exist; this is a bug")
-    return as_strided(array[begin:], shape, [step * array.itemsize for step in steps])

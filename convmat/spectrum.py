@@ -25,6 +25,12 @@ TOLERANCE = 1e-6
 ITERATIONS = 500
 """Products with MᴴM that Lanczos' method may take."""
 
+MOST_ITERATIONS = 1_000_000
+"""So many may be asked for."""
+
+AFFORDABLE_PRODUCTS = 10**11
+"""Entries times weights in all of Lanczos' iterations, about a minute's work, unless more are asked for."""
+
 BASIS, KEPT = 48, 16  # vectors held by Lanczos' method, and those that a restart keeps
 BLOCK_BYTES = 1 << 24  # of Fourier blocks held at a time
 
@@ -81,9 +87,9 @@ def fourier_spectrum(
         grouped = blocks.reshape(len(blocks), groups, -1, filters.shape[-1])
         values.append(np.linalg.svd(grouped, compute_uv=False).reshape(len(blocks), -1))
         times.append(np.full(len(blocks), count))
-    found = np.concatenate(values)
+    singular = np.concatenate(values)
     largest_side = math.prod(size) * max(len(filters), filters.shape[-1] * groups)
-    return _of_all(np.repeat(found, np.concatenate(times), axis=0).reshape(-1), "fourier", largest_side)
+    return _of_all(np.repeat(singular, np.concatenate(times), axis=0).reshape(-1), "fourier", largest_side)
 
 
 def _fourier_blocks(

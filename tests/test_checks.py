@@ -164,7 +164,7 @@ G = cm.ConvGeometry((1, 5, 6, 1), 3)
         ),
         (lambda n: next(self_check(1, n)), r"^cases: must be 0 to 1000000, got a number of 5000 digits"),
         (
-            lambda n: cm.layer_matrix(np.ones((1, 3, 3, 1)), (9, 9, 1)).analyse(iterations=n),
+            lambda n: cm.layer_matrix(np.ones((1, 3, 3, 1)), (9, 9, 1)).layer.spectrum(iterations=n),
             r"^iterations: must be 1 to 1000000, got a number of 5000 digits",
         ),
         (

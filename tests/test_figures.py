@@ -16,12 +16,14 @@ from PIL import Image
 import convmat as cm
 from convmat.cli import run
 from convmat.errors import FileError, GeometryError
-from convmat.files.images import write_animation
+from convmat.figures.animation import animate
+from convmat.figures.canvas import ACCENTS, THEMES, Box, Sheet, label, plain, text_size
+from convmat.figures.painting import draw_patches
+from convmat.figures.panels import busiest
+from convmat.figures.patches import PatchPlan, plan_patches
+from convmat.figures.product import draw_product, plan_product, shades, x_col_values
+from convmat.files.pictures import write_animation
 from convmat.geometry import ConvGeometry
-from convmat.report.figures.animation import animate
-from convmat.report.figures.canvas import ACCENTS, THEMES, Box, Sheet, label, plain, text_size
-from convmat.report.figures.patches import PatchPlan, busiest, draw_patches, plan_patches
-from convmat.report.figures.product import draw_product, plan_product, shades, x_col_values
 from tests.strategies import Layer, layers
 from tests.tools import convmat, npy
 
@@ -44,6 +46,8 @@ CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "one pixel": ((1, 1, 1, 1), {"kernel_size": 1}),
     "1 x 1": ((1, 56, 56, 64), {"kernel_size": 1}),
     "tall": ((1, 300, 2, 1), {"kernel_size": 2}),
+    "wide steps": ((1, 5000, 5000, 1), {"kernel_size": 3, "stride": 190}),
+    "wide padding": ((1, 20, 20, 1), {"kernel_size": 3, "stride": 90, "padding": 500}),
 }
 
 
@@ -79,8 +83,7 @@ def within(outer: Box, inner: Box) -> bool:
 
 def boxes_of(plan: PatchPlan) -> list[Box]:
     """Everything written, apart from the tags, which lie on the image."""
-    lines = [line for mark in plan.rows for line in (mark.name, mark.patch) if line is not None]
-    return [line.box for line in (*plan.labels, *lines, *plan.groups)]
+    return [line.box for line in (*plan.labels, *plan.x_col.lines)]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -92,7 +95,7 @@ def test_plans_say_what_unroll_does(name: str, order: str) -> None:
     plan = plan_patches(geometry, order=order)
     assert plan.patches
     flat = plan.geometry
-    for mark in plan.rows:
+    for mark in plan.x_col.marks:
         wanted = unrolled_row(flat, mark.row, order)
         for cell in itertools.islice(plan.cells(mark), 60):
             element = cell.place.element
@@ -126,7 +129,7 @@ def test_shown_rows_are_those_of_x_col(layer: Layer) -> None:
     x_col = cm.unroll(x, layer.kernel, **layer.where)
     plan = plan_patches(geometry)
     flat = x.reshape(plan.geometry.input_shape)[: len(plan.panels)]  # no others are read
-    for mark in plan.rows:
+    for mark in plan.x_col.marks:
         for cell in plan.cells(mark):
             element = cell.place.element
             shown = 0 if element is None else flat[element]
@@ -142,9 +145,9 @@ def test_nothing_overlaps_or_is_cut_off(name: str, kind: str) -> None:
     plan = plan_patches(geometry, places=places, moving=kind == "moving")
     boxes = boxes_of(plan)
     sheet = Box(0, 0, *plan.size)
-    for box in [*boxes, *(mark.tag.box for mark in plan.patches), plan.matrix]:
+    for box in [*boxes, *(mark.tag.box for mark in plan.patches), plan.x_col.box]:
         assert within(sheet, box)
-    for a, b in itertools.combinations([*boxes, plan.matrix, *(p.box for p in plan.panels)], 2):
+    for a, b in itertools.combinations([*boxes, plan.x_col.box, *(p.box for p in plan.panels)], 2):
         assert a.overlap(b) == 0
     for a, b in itertools.combinations([mark.tag.box for mark in plan.patches], 2):
         assert a.overlap(b) == 0
@@ -156,7 +159,7 @@ def test_what_is_painted_is_what_was_planned(theme: str) -> None:
     x = (coded((1, 28, 28, 1)) % 251).astype(np.uint8)
     plan = plan_patches(ConvGeometry(x.shape, 7, 7))
     painted = draw_patches(plan, x, None, THEMES[theme]).pixels()
-    for mark in plan.rows:
+    for mark in plan.x_col.marks:
         for cell in plan.cells(mark):
             middle = painted[(cell.box.top + cell.box.bottom) // 2, (cell.box.left + cell.box.right) // 2]
             assert (middle == x[cell.place.element]).all()
@@ -175,7 +178,7 @@ def test_every_layer_can_be_drawn(layer: Layer, mode: str) -> None:
         x = coded(plan.geometry.input_shape)[: len(plan.panels)]
         pixels = (x % 256).astype(np.uint8)
         if moving:
-            assert len(list(animate(plan, pixels, x, THEMES["dark"]))) == len(plan.rows)
+            assert len(list(animate(plan, pixels, x, THEMES["dark"]))) == len(plan.x_col.marks)
         else:
             assert draw_patches(plan, pixels, x, THEMES["dark"]).image.size == plan.size
 
@@ -192,7 +195,7 @@ def test_places_show_every_row_that_holds_the_pixel() -> None:
     geometry = ConvGeometry((1, 28, 28, 1), 3)
     places = [geometry.place(*at) for at in geometry.matrix_indices(0, (9, 12), 0)]
     plan = plan_patches(geometry, places=places)
-    assert [(mark.row, p.column) for mark, p in zip(plan.rows, plan.marked, strict=True)] == [
+    assert [(mark.row, p.column) for mark, p in zip(plan.x_col.marks, plan.marked, strict=True)] == [
         (p.row, p.column) for p in places
     ]
     assert len(places) == 9
@@ -203,7 +206,7 @@ def test_places_show_every_row_that_holds_the_pixel() -> None:
 def test_a_padding_mode_shows_the_pixels_it_repeats() -> None:
     geometry = ConvGeometry((1, 5, 5, 1), 3, padding=1)
     plan = plan_patches(geometry, "reflect")
-    assert {cell.place.element for cell in plan.cells(plan.rows[0])} == {
+    assert {cell.place.element for cell in plan.cells(plan.x_col.marks[0])} == {
         (0, y, x, 0) for y in (0, 1) for x in (0, 1)
     }
 
@@ -251,6 +254,14 @@ def test_the_product_drawn_is_the_layer(layer: Layer) -> None:
         assert a.overlap(b) == 0
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_product_follows_a_patch_that_is_shown(name: str) -> None:
+    shape, arguments = CASES[name]
+    plan = plan_product(ConvGeometry(shape, **arguments), 2)
+    assert within(plan.image.box, plan.patch.box)
+    assert plan.row in dict(plan.y.rows)
+
+
 def test_a_layer_is_painted() -> None:
     x = coded((1, 5, 5, 1))
     filters = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]).reshape(1, 3, 3, 1)
@@ -275,7 +286,7 @@ def test_an_animation_has_a_frame_a_patch(tmp_path: Path) -> None:
     x = (coded((1, 7, 7, 1)) * 5).astype(np.uint8)
     plan = plan_patches(ConvGeometry(x.shape, 3, dilation=2), moving=True)
     frames = list(animate(plan, x, x, THEMES["light"]))
-    assert [frame.row for frame in plan.frames] == [mark.row for mark in plan.rows] == list(range(9))
+    assert [frame.row for frame in plan.frames] == [mark.row for mark in plan.x_col.marks] == list(range(9))
     assert len(frames) == 9
     for name, kind in (("a.gif", "GIF"), ("a.webp", "WEBP"), ("a.apng", "PNG")):
         count, nbytes = write_animation(str(tmp_path / name), frames)
@@ -285,8 +296,8 @@ def test_an_animation_has_a_frame_a_patch(tmp_path: Path) -> None:
         if kind == "GIF":
             assert nbytes < 100_000
     # Rows not yet reached are empty; the last frame has them all.
-    _, top, right, bottom = plan.matrix
-    last_row = np.s_[plan.rows[-1].top + 2 : bottom - 4, right - 30 : right - 4]
+    _, top, right, bottom = plan.x_col.box
+    last_row = np.s_[plan.x_col.marks[-1].top + 2 : bottom - 4, right - 30 : right - 4]
     assert (frames[0].picture[last_row] == 255).all()
     assert (frames[-1].picture[last_row] != 255).any()
     assert top < bottom

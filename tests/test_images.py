@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from convmat.errors import FileError, ShapeError
-from convmat.files.images import PIXEL_LIMIT, ImageInput, to_pixels, write_picture
-from convmat.files.outputs import PICTURE_FORMATS, is_picture
+from convmat.files.images import PIXEL_LIMIT, ImageInput
+from convmat.files.names import PICTURE_FORMATS, is_picture
+from convmat.files.pictures import to_pixels, write_picture
 
 pytestmark = pytest.mark.usefixtures("folder")
 

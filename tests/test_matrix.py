@@ -21,8 +21,8 @@ import convmat as cm
 from convmat import spectrum
 from convmat.cli import run
 from convmat.errors import FileError, GeometryError, IntegerRangeError
+from convmat.figures.pattern import sparsity_picture
 from convmat.matrix import layer_map, layer_matrix
-from convmat.report.figures.pattern import sparsity_picture
 from tests.strategies import Layer, layers, noise, probes
 from tests.tools import shell
 
@@ -154,9 +154,7 @@ def test_dtypes(dtype: str, kept: str) -> None:
 def test_large_matrices_take_wide_indices_and_are_described_without_being_made() -> None:
     big = layer_map(np.ones((64, 3, 3, 64)), (1, 400, 400, 64), padding="same")
     assert (big.index_dtype, big.nnz) == (np.int64, (3 * 400 - 2) ** 2 * 64 * 64)
-    facts = big.analyse(with_spectrum=False)
-    assert facts.frobenius_norm == pytest.approx(math.sqrt(big.nnz))
-    assert (facts.weights, facts.spectrum) == (64 * 64 * 9, None)
+    assert big.frobenius_norm() == pytest.approx(math.sqrt(big.nnz))
     assert f"{big.nnz} entries from 36864 weights" in repr(big)
 
 
@@ -226,10 +224,9 @@ def test_facts_are_those_of_the_dense_matrix(layer: Layer, dtype: str) -> None:
     m = cm.layer_matrix(filters, layer.shape, **options)
     dense = m.toarray()
     values = np.linalg.svd(dense, compute_uv=False)
-    facts = m.analyse()
-    found = facts.spectrum
+    found = m.layer.spectrum()
     assert found is not None
-    assert facts.frobenius_norm == pytest.approx(np.linalg.norm(dense), rel=1e-12)
+    assert m.layer.frobenius_norm() == pytest.approx(np.linalg.norm(dense), rel=1e-12)
     assert found.largest == pytest.approx(values.max(), rel=1e-10)
     assert found.smallest == pytest.approx(values.min(), rel=1e-10, abs=1e-12 * values.max())
     assert found.rank == np.linalg.matrix_rank(dense)
@@ -335,24 +332,26 @@ def test_lanczos_on_matrices_it_might_trip_over() -> None:
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
 def test_norms_neither_overflow_nor_vanish(scale: float) -> None:
     w = np.random.default_rng(8).standard_normal((2, 3, 3, 1))
-    small, scaled = (cm.layer_matrix(f, (6, 6, 1)).analyse() for f in (w, w * scale))
-    assert small.spectrum is not None
-    assert scaled.spectrum is not None
-    assert scaled.frobenius_norm == pytest.approx(small.frobenius_norm * scale)
-    assert scaled.spectrum.largest == pytest.approx(small.spectrum.largest * scale)
+    small, scaled = (layer_map(f, (6, 6, 1)) for f in (w, w * scale))
+    before, after = small.spectrum(), scaled.spectrum()
+    assert before is not None
+    assert after is not None
+    assert scaled.frobenius_norm() == pytest.approx(small.frobenius_norm() * scale)
+    assert after.largest == pytest.approx(before.largest * scale)
 
 
 def test_weights_that_are_zero_or_not_finite() -> None:
-    zero = cm.layer_matrix(np.zeros((1, 3, 3, 1)), (5, 5, 1)).analyse()
-    assert zero.spectrum is not None
-    assert (zero.frobenius_norm, zero.spectrum.largest, zero.spectrum.rank) == (0, 0, 0)
-    assert zero.spectrum.condition == math.inf
+    zero = layer_map(np.zeros((1, 3, 3, 1)), (5, 5, 1))
+    found = zero.spectrum()
+    assert found is not None
+    assert (zero.frobenius_norm(), found.largest, found.rank) == (0, 0, 0)
+    assert found.condition == math.inf
     w = np.ones((1, 3, 3, 1))
     for bad, holds in ((np.nan, math.isnan), (np.inf, math.isinf)):
         w[0, 0, 0, 0] = bad
-        facts = cm.layer_matrix(w, (5, 5, 1)).analyse()
-        assert facts.spectrum is None
-        assert holds(facts.frobenius_norm)
+        layer = layer_map(w, (5, 5, 1))
+        assert layer.spectrum() is None
+        assert holds(layer.frobenius_norm())
 
 
 # The picture

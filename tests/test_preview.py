@@ -11,8 +11,9 @@ import pytest
 
 import convmat as cm
 from convmat.cli import run
+from convmat.figures.preview import image_tiles, patch_tiles, preview_text
 from convmat.geometry import ConvGeometry
-from convmat.report.preview import image_tiles, patch_tiles, preview_text
+from convmat.report.tables import console_on
 from tests.tools import convmat
 
 ROOT = Path(__file__).parent.parent
@@ -64,11 +65,11 @@ def test_colours_where_the_terminal_has_them(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("NO_COLOR", raising=False)
     pixels = np.array([[[[10], [20]], [[30], [40]]]], np.uint8)
     geometry = ConvGeometry(pixels.shape, 1)
-    text = preview_text(geometry, "zeros", pixels, Terminal())
+    text = preview_text(geometry, "zeros", pixels, console_on(Terminal(), 80))
     assert "\x1b[38;2;10;10;10;48;2;30;30;30m▀" in text
     assert "\x1b[38;2;20;20;20;48;2;40;40;40m▀" in text
     monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b[38" not in preview_text(geometry, "zeros", pixels, Terminal())
+    assert "\x1b[38" not in preview_text(geometry, "zeros", pixels, console_on(Terminal(), 80))
 
 
 class Latin(Terminal):
@@ -93,7 +94,7 @@ def test_shades_where_half_blocks_would_be_one_rectangle(
     for name, value in (("COLORTERM", "truecolor"), ("TERM", "xterm-256color"), ("NO_COLOR", no_color)):
         monkeypatch.setenv(name, value)
     pixels = np.array([0, 60, 120, 180, 250], np.uint8).reshape(1, 1, 5, 1)
-    text = preview_text(ConvGeometry(pixels.shape, 1), "zeros", pixels, terminal())
+    text = preview_text(ConvGeometry(pixels.shape, 1), "zeros", pixels, console_on(terminal(), 80))
     assert "▀" not in text
     assert "".join(shade * 2 for shade in shades) in text
 
@@ -102,7 +103,7 @@ def test_half_blocks_in_an_old_encoding_that_has_them(monkeypatch: pytest.Monkey
     for name, value in (("COLORTERM", "truecolor"), ("TERM", "xterm-256color"), ("NO_COLOR", "")):
         monkeypatch.setenv(name, value)
     pixels = np.zeros((1, 2, 2, 1), np.uint8)
-    assert "▀" in preview_text(ConvGeometry(pixels.shape, 1), "zeros", pixels, OldTerminal())
+    assert "▀" in preview_text(ConvGeometry(pixels.shape, 1), "zeros", pixels, console_on(OldTerminal(), 80))
 
 
 @pytest.mark.parametrize("columns", ["0", "1", "2"])
@@ -111,7 +112,7 @@ def test_terminals_of_no_width(columns: str, no_color: str, monkeypatch: pytest.
     for name, value in (("COLUMNS", columns), ("TERM", "xterm-256color"), ("NO_COLOR", no_color)):
         monkeypatch.setenv(name, value)
     pixels = np.zeros((1, 9, 9, 1), np.uint8)
-    text = preview_text(ConvGeometry(pixels.shape, 3), "zeros", pixels, Terminal())
+    text = preview_text(ConvGeometry(pixels.shape, 3), "zeros", pixels, console_on(Terminal(), 80))
     assert ("image 9 × 9\n" in text.replace("\x1b[0m", "").replace("\x1b[2m", "")) == (columns == "0")
 
 

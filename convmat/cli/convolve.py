@@ -133,7 +133,8 @@ def _convolved(
     ran: dict[str, Plan] = {}  # the first of each accumulator, which integers choose by their values
     chunks: Iterable[Any] = batch.chunks()
     if figure is not None:
-        from convmat.cli.figures import Kept, as_pixels, check_drawable, check_finite, kept_bytes, write_layer
+        from convmat.cli.figures import Kept, kept_bytes
+        from convmat.figures.writing import as_pixels, check_drawable, check_finite, write_layer
 
         check_drawable(plan.geometry, figure)
         check_finite(arguments["filters"], arguments["bias"])

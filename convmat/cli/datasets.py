@@ -14,8 +14,9 @@ from convmat.cli.inputs import Batch, open_batch
 from convmat.errors import FileError, ShapeError
 from convmat.files.idx import IdxInput
 from convmat.files.members import archive_names
+from convmat.files.names import PICTURE_FORMATS
 from convmat.files.npy import NpyInput
-from convmat.files.outputs import PICTURE_FORMATS, reading
+from convmat.files.outputs import reading
 
 # The names under which MNIST is offered; in a folder, either spelling, plain or .gz.
 _IDX = tuple(

@@ -106,7 +106,8 @@ def command(
     if figure is None:
         value = batch.element(element)
     else:
-        from convmat.cli.figures import Kept, check_drawable, kept_bytes, write_patches
+        from convmat.cli.figures import Kept, kept_bytes
+        from convmat.figures.writing import check_drawable, write_patches
 
         check_drawable(geometry, figure)
         if not places:

@@ -63,8 +63,8 @@ def command(
     from convmat.cli.layers import open_linear_layer
     from convmat.cli.output import report, wait, warn
     from convmat.files.memory import check_memory
+    from convmat.files.names import check_ending
     from convmat.files.npy import write_npy
-    from convmat.files.outputs import check_ending
     from convmat.layouts import output_layout
     from convmat.matrix import layer_map
     from convmat.report.facts import geometry_facts
@@ -77,8 +77,8 @@ def command(
     if not (no_spectrum or quiet):
         check_memory("input_shape", found.spectrum_bytes, "add --no-spectrum")
     if figure is not None:
-        from convmat.files.images import write_picture
-        from convmat.report.figures.pattern import sparsity_picture
+        from convmat.figures.pattern import sparsity_picture
+        from convmat.files.pictures import write_picture
 
     if output is not None or figure is not None:
         needed = found.nbytes + (found.dense_bytes if dense else _WRITTEN)
@@ -93,12 +93,10 @@ def command(
             write_picture(figure, sparsity_picture(matrix), keep=True)
     if quiet:
         return
-    known = wait(
-        lambda watch: found.analyse(not no_spectrum, iterations=iterations, watch=watch), "singular values"
-    )
+    spectrum = None
+    if not no_spectrum:
+        spectrum = wait(lambda watch: found.spectrum(iterations=iterations, watch=watch), "singular values")
     facts = [*batch.facts(), *geometry_facts(found.geometry, found.padding_mode)]
-    report([*facts, *layer_matrix_facts(found, known)], output=output, as_json=as_json)
-    if known.spectrum is not None and not known.spectrum.converged:
-        warn(
-            f"the norm had not converged after {known.spectrum.iterations} iterations; give more --iterations"
-        )
+    report([*facts, *layer_matrix_facts(found, spectrum)], output=output, as_json=as_json)
+    if spectrum is not None and not spectrum.converged:
+        warn(f"the norm had not converged after {spectrum.iterations} iterations; give more --iterations")

@@ -13,7 +13,8 @@ from click.core import ParameterSource
 from convmat.checks import got, read_whole
 from convmat.cli.output import BRIEF, is_brief, outputs_together, shown_help
 from convmat.errors import ConvmatError, FileError, MappingIndexError, SettingError
-from convmat.files.outputs import check_apart, check_ending, check_output
+from convmat.files.names import check_ending
+from convmat.files.outputs import check_apart, check_output
 from convmat.files.schema import Kind, Mismatch, Whole, shown
 from convmat.words import POSITION_NAMES
 

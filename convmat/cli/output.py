@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import click
 
 from convmat.cli.signals import beside
+from convmat.encodings import readable
 from convmat.files.outputs import together
-from convmat.report.encodings import readable
 from convmat.trouble import say
 
 if TYPE_CHECKING:
@@ -228,15 +228,15 @@ def write_images(
     Returns what is to be told of a picture; `keep` is that of `write_picture`. What makes no picture is
     refused before any of the rows is computed.
     """
+    from convmat.files.names import is_picture
     from convmat.files.npy import write_npy
-    from convmat.files.outputs import is_picture
     from convmat.layouts import from_batch, output_layout
     from convmat.shown import Fact
 
     if output is None:
         drain(rows)
     elif is_picture(output):
-        from convmat.files.images import check_picture, picture_bytes, write_picture
+        from convmat.files.pictures import check_picture, picture_bytes, write_picture
 
         check_picture(shape)
         note = write_picture(output, collect(rows, shape, dtype, picture_bytes(shape)), keep)

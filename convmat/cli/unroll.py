@@ -94,9 +94,11 @@ def command(
     chunks: Iterable[Any] = batch.chunks()
     pictures: list[Fact] = []
     if drawn or preview:
-        from convmat.cli.figures import Kept, as_pixels, check_drawable, kept_bytes, write_patches
-        from convmat.report.figures.patches import IMAGES
-        from convmat.report.preview import check_preview, preview_text
+        from convmat.cli.figures import Kept, kept_bytes
+        from convmat.figures.panels import IMAGES
+        from convmat.figures.preview import check_preview, preview_text
+        from convmat.figures.writing import as_pixels, check_drawable, write_patches
+        from convmat.report.tables import console_on
 
         if dry_run:
             raise click.UsageError("--figure, --animate and --preview go without --dry-run")
@@ -144,7 +146,7 @@ def command(
     facts += [seen.rows_fact(output, "locate --row N shows one", computed=not dry_run), *pictures]
     report(facts, grids, output=output, as_json=as_json, quiet=quiet, written=not dry_run)
     if preview:
-        show(lambda stream: preview_text(geometry, padding_mode, pixels, stream), output)
+        show(lambda stream: preview_text(geometry, padding_mode, pixels, console_on(stream, 80)), output)
     uncovered = coverage(geometry).uncovered
     if uncovered:
         warn(

@@ -100,11 +100,11 @@ def draw_digits(count: int, seed: int | list[int], watch: Watch = unwatched) -> 
     for digit, styles in enumerate(_STYLES):
         chosen = rng.integers(0, len(styles), count)
         for number, style in enumerate(styles):
-            where = np.flatnonzero((digits == digit) & (chosen == number))
-            hand = _Hand(style, len(where), rng)
-            for start in range(0, len(where), _WRITTEN):
+            which = np.flatnonzero((digits == digit) & (chosen == number))
+            hand = _Hand(style, len(which), rng)
+            for start in range(0, len(which), _WRITTEN):
                 part = slice(start, start + _WRITTEN)
-                lines[where[part]] = _write(style, hand, part)
+                lines[which[part]] = _write(style, hand, part)
     thickness = rng.normal(1.15, 0.28, count).clip(0.6, 1.9)
     images = np.empty((count, SIZE * SIZE), np.uint8)
     for start in watch(range(0, count, _CHUNK), -(-count // _CHUNK)):

@@ -155,10 +155,10 @@ class Experiment:
     @property
     def digest(self) -> int:
         """A checksum of the images, in their order: a run goes on with the same."""
-        found = 0
+        checksum = 0
         for images in (self.train, self.validation, self.new):
-            found = zlib.crc32(images.pixels.data, found)
-        return found
+            checksum = zlib.crc32(images.pixels.data, checksum)
+        return checksum
 
     def _random(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, *purpose])
@@ -222,9 +222,9 @@ class Experiment:
             run.updates[name].step([layer.gradient for layer in network.layers.values()])
         if self.settings.probe_divergence:
             step = run.epoch * self.batches + run.batch + 1
-            found = list(measure(step, run.networks, run.updates))
-            self._check_finite(run, "weights", (value for d in found for value in d[2:]))
-            run.divergence += found
+            rows = list(measure(step, run.networks, run.updates))
+            self._check_finite(run, "weights", (value for row in rows for value in row[2:]))
+            run.divergence += rows
         run.batch, run.sums = run.batch + 1, sums
 
     def _check_finite(self, run: Run, what: str, values: Iterable[float]) -> None:
@@ -305,21 +305,21 @@ class Experiment:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Initial weights, each run's weights and its optimizer's state, by name: `adam_cnn_dense_v`."""
-        found = {f"initial_{layer}": weights for layer, weights in self.initial.items()}
+        arrays = {f"initial_{layer}": weights for layer, weights in self.initial.items()}
         for run in self.runs.values():
-            found |= self._arrays(run)
-        return found
+            arrays |= self._arrays(run)
+        return arrays
 
     def _arrays(self, run: Run) -> dict[str, NDArray[Any]]:
-        found = {}
+        arrays = {}
         for name, network in run.networks.items():
             update = run.updates[name]
             for number, (layer, part) in enumerate(network.layers.items()):
                 key = f"{run.optimizer}_{name}_{layer}"
-                found[key] = part.weights
+                arrays[key] = part.weights
                 if isinstance(update, Adam):
-                    found |= {f"{key}_m": update.m[number], f"{key}_v": update.v[number]}
-        return found
+                    arrays |= {f"{key}_m": update.m[number], f"{key}_v": update.v[number]}
+        return arrays
 
     def record(self) -> dict[str, Any]:
         """Settings, and how far each run has come; with `arrays`, all that `resume` needs. JSON keeps it.
@@ -329,25 +329,16 @@ class Experiment:
         """
         for run in self.runs.values():
             self._check_weights(run)
-        runs = {
-            name: {
-                "epoch": run.epoch,
-                "batch": run.batch,
-                "sums": run.sums,
-                "history": run.history,
-                "divergence": run.divergence,
-            }
-            for name, run in self.runs.items()
-        }
-        found = {
+        kept = ("epoch", "batch", "sums", "history", "divergence")
+        record = {
             "settings": asdict(self.settings),
             "data": self.data,
             "image_shape": self.image_shape,
             "digest": self.digest,
-            "runs": runs,
+            "runs": {name: {key: getattr(run, key) for key in kept} for name, run in self.runs.items()},
         }
-        RECORD.check(found)
-        return found
+        RECORD.check(record)
+        return record
 
     def resume(self, record: dict[str, Any], array: Callable[[str], NDArray[Any]]) -> None:
         """Go on from what `record` and `arrays` told of an experiment with the same settings and images.
@@ -367,9 +358,9 @@ class Experiment:
             raise Mismatch("digest", f"must be {self.digest}, got {record['digest']}")
         kinds = array_kinds(self.settings, self.image_shape)
         for key, values in self.arrays().items():
-            found = array(key)
-            kinds[key].check(found, key)
-            values[...] = found
+            kept = array(key)
+            kinds[key].check(kept, key)
+            values[...] = kept
         for name, done in record["runs"].items():
             run = self.runs[name]
             run.epoch, run.batch, run.sums = done["epoch"], done["batch"], dict(done["sums"])

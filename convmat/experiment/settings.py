@@ -158,10 +158,6 @@ class Settings:
         itemsize = {"float32": 4, "float64": 8}[self.dtype]
         return {name: number * itemsize for name, number in numbers.items()}
 
-    def nbytes(self, image_shape: Sequence[int]) -> int:
-        """Memory that an experiment on images (H, W, C) takes."""
-        return sum(self.memory(image_shape).values())
-
 
 def _plain(value: Any) -> Any:
     """NumPy's numbers as Python's, lists as tuples: what JSON keeps, and a frozen value can hold."""

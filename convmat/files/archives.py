@@ -16,8 +16,9 @@ from convmat.checks import INT64
 from convmat.errors import FileError
 from convmat.files.members import archive_names, listed_names, open_member
 from convmat.files.memory import check_memory
+from convmat.files.names import check_ending
 from convmat.files.npy import NpyInput
-from convmat.files.outputs import check_ending, open_output
+from convmat.files.outputs import open_output
 from convmat.files.schema import Items, Mismatch, OneOf, Whole
 
 _FORMAT_BYTES = 4096  # of the member that says "csr"; a longer one says something else
@@ -40,6 +41,14 @@ def write_archive(name: str, arrays: Mapping[str, NDArray[Any]], compressed: boo
             entry.compress_type = kind
             with archive.open(entry, "w", force_zip64=True) as member:
                 npy_format.write_array(member, np.asarray(array), allow_pickle=False)
+
+
+def write_sparse(
+    name: str, shape: tuple[int, int], data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any]
+) -> None:
+    """Write a matrix in compressed rows as scipy.sparse.load_npz reads it; see `write_archive`."""
+    arrays = {"indices": indices, "indptr": indptr, "format": np.array(b"csr")}
+    write_archive(name, arrays | {"shape": np.array(shape), "data": data}, compressed=True)
 
 
 def read_sparse(name: str, check_shape: Callable[[tuple[int, ...]], None]) -> NDArray[Any]:

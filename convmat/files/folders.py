@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from convmat.errors import FileError
-from convmat.files.outputs import check_ending, new_output, together, undone_by, writing
+from convmat.files.names import check_ending
+from convmat.files.outputs import new_output, together, undone_by, writing
 
 
 @contextmanager
@@ -59,11 +60,11 @@ def _remove_empty(folders: list[str]) -> None:
 
 def _missing(name: str) -> list[str]:
     """The folder, and those it is in, that are not there yet, the innermost first."""
-    found, folder = [], os.path.realpath(name)
+    missing, folder = [], os.path.realpath(name)
     while not os.path.lexists(folder):
-        found.append(folder)
+        missing.append(folder)
         folder = os.path.dirname(folder)
-    return found
+    return missing
 
 
 def check_new_folder(name: str) -> None:

@@ -7,21 +7,22 @@ number of axes, the size of each as four bytes, big-endian; then the elements in
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convmat.errors import FileError
 from convmat.files.outputs import reading
+from convmat.files.streams import take
 
 _HEADER = 16  # bytes
-_CHUNK = 1 << 20  # bytes unpacked at a time
 _BLOCK = 1 << 24  # bytes
+_ROOM = 1 << 20  # bytes that are made room for, whatever a header says
 
 
 class IdxInput:
@@ -61,7 +62,7 @@ class IdxInput:
             stream.read(_HEADER)
             got = 0
             for start in range(0, n, step):
-                data = _take(stream, min(step, n - start) * h * w)
+                data = take(stream, min(step, n - start) * h * w, self.name, _ROOM)
                 got += len(data)
                 if got < min(start + step, n) * h * w:
                     raise self._another_size("truncated", got)
@@ -77,13 +78,13 @@ class IdxInput:
         )
 
     @contextmanager
-    def _open(self) -> Iterator[BinaryIO]:
+    def _open(self) -> Iterator[io.BufferedIOBase]:
         try:
             with (
                 reading(self.name),
                 gzip.open(self.name) if self.name.endswith(".gz") else open(self.name, "rb") as stream,
             ):
-                yield cast(BinaryIO, stream)
+                yield stream
         except FileError as error:
             if isinstance(error.__cause__, gzip.BadGzipFile):
                 raise FileError(self.name, f"is a damaged .gz file: {error.__cause__}") from None
@@ -101,11 +102,3 @@ def read_idx_images(name: str) -> NDArray[np.uint8]:
     source = IdxInput(name)
     blocks = list(source.blocks(_BLOCK))
     return np.concatenate(blocks) if blocks else np.empty(source.shape, np.uint8)
-
-
-def _take(stream: BinaryIO, count: int) -> bytearray:
-    """Up to `count` bytes, taken in as they come: what a header claims allocates nothing."""
-    data = bytearray()
-    while len(data) < count and (more := stream.read(min(_CHUNK, count - len(data)))):
-        data += more
-    return data

@@ -1,4 +1,4 @@
-"""Images as arrays and back; Pillow stays in here.
+"""Images as arrays, by Pillow.
 
 | image | array (H, W, C) |
 |---|---|
@@ -21,32 +21,24 @@ import io
 import logging
 import math
 import os
-import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import reduce
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from convmat.errors import ConvmatError, FileError, ShapeError
-from convmat.files import jpeg
+from convmat.errors import ConvmatError, FileError
+from convmat.files import jpeg, tiff
 from convmat.files.foreign import KNOWN_BYTES, foreign
 from convmat.files.memory import check_memory
-from convmat.files.outputs import (
-    ANIMATION_FORMATS,
-    PICTURE_FORMATS,
-    check_ending,
-    ending,
-    open_output,
-    reading,
-)
+from convmat.files.outputs import reading
 from convmat.files.schema import shown
-from convmat.files.streams import Pipe
+from convmat.files.streams import Pipe, take
 
 # Pillow logs what it also raises, which would be a second line on standard error.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -56,8 +48,6 @@ PIXEL_LIMIT = 89_478_485
 
 MOST_FRAMES = 4096
 """Frames, or pages, of an image that can be chosen from; to come to one, all before it are gone through."""
-
-_PAGES_COUNTED = 100_000
 
 PIPE_BYTES = 1 << 28
 """Size of the largest image that is taken from a pipe, which might never end."""
@@ -81,9 +71,8 @@ _MODES = {
 # Pillow reads many more, some by running other programs on the file.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 # How files in them begin, which is looked at before anything else of them.
-_TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAGICS = (
-    *(b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF", *_TIFF_MAGICS),
+    *(b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF", *tiff.MAGICS),
     *(b"P%d" % number for number in range(1, 8)),
 )
 _TURNS = {
@@ -98,14 +87,9 @@ _TURNS = {
 _ROTATED = range(5, 9)  # EXIF orientations that exchange height and width
 _ORIENTATION = 0x0112
 _WITH_ALPHA = (2, 4)  # channels
-_BY_TIFFFILE = (
-    'which would be misread; save it as .npy, in Python: numpy.save("x.npy", tifffile.imread("x.tif"))'
-)
 _BAND_PIXELS = 1 << 18  # of an image that are converted at a time
-_PIECES: dict[str, Any] = {"flags": ["external_loop", "buffered", "zerosize_ok"], "buffersize": _BAND_PIXELS}
 _NEITHER = "is neither an image nor an .npy array"
 _EMPTY = "is empty; expected an image or an .npy array"
-_GIF_COLOURS = 128  # of 256: Pillow needs a free one for what has not changed, and fewer pack better
 
 
 class ImageInput:
@@ -157,12 +141,13 @@ class ImageInput:
             mode, dtype, channels = self._kind(image)
             key = _colour_key(image)
             expected = self._longer_sum() if image.format in ("JPEG", "MPO") else None
-            with _complaints(self.name, image.format == "TIFF"):
+            is_tiff = image.format == "TIFF"
+            with tiff.complaints(self.name) if is_tiff else nullcontext():
                 image.load()
-            # TIFF is turned by Pillow as it is decoded.
-            orientation = 1 if image.format == "TIFF" else _orientation(image)
+            orientation = 1 if is_tiff else _orientation(image)  # TIFF is turned by Pillow as it is decoded
             turned = orientation in _ROTATED
-            found = np.empty((*(self.shape[1::-1] if turned else self.shape[:2]), self.shape[2]), self.dtype)
+            size = self.shape[1::-1] if turned else self.shape[:2]
+            values = np.empty((*size, self.shape[2]), self.dtype)
             decoded = 0
             for top, band in _bands(image):
                 if expected is not None:
@@ -172,11 +157,11 @@ class ImageInput:
                     pixels = _with_alpha(pixels.astype(dtype, copy=False), key)
                 if self._alpha != "keep" and channels in _WITH_ALPHA:
                     pixels = _without_alpha(pixels, self._alpha)
-                rows = found[top : top + len(pixels)]
+                rows = values[top : top + len(pixels)]
                 rows[...] = pixels.astype(dtype, copy=False).reshape(rows.shape)
             if expected not in (None, decoded):
                 raise ValueError("its data end before the picture does")
-            return _upright(found, orientation)
+            return _upright(values, orientation)
 
     def _longer_sum(self) -> int | None:
         """The checksum of a JPEG's pixels were its scans longer; None where that tells nothing."""
@@ -185,7 +170,7 @@ class ImageInput:
         if longer is None:
             return None
         with Image.open(io.BytesIO(longer), formats=("JPEG",)) as image:
-            return reduce(lambda found, part: zlib.crc32(part[1].tobytes(), found), _bands(image), 0)
+            return reduce(lambda before, part: zlib.crc32(part[1].tobytes(), before), _bands(image), 0)
 
     @contextmanager
     def _open(self) -> Iterator[Image.Image]:
@@ -220,9 +205,9 @@ class ImageInput:
     def _what_else(self) -> str:
         """What this is that Pillow takes for no image, as the rest of a sentence."""
         with self._stream() as stream:
-            tiff = stream.read(4) in _TIFF_MAGICS
+            is_tiff = stream.read(4) in tiff.MAGICS
             stream.seek(0)
-            return (_unread_tiff(stream) if tiff else None) or _NEITHER
+            return (tiff.unread(stream) if is_tiff else None) or _NEITHER
 
     def _nbytes(self) -> int:
         return os.path.getsize(self.name) if self._data is None else len(self._data)
@@ -272,7 +257,7 @@ class ImageInput:
             return 1
         if image.format == "TIFF":  # of which Pillow reads all tags, page by page
             with self._stream() as stream:
-                return _count_pages(stream)
+                return tiff.count_pages(stream)
         return getattr(image, "n_frames", 1)
 
     def _check_samples(self, image: Image.Image) -> None:
@@ -288,16 +273,8 @@ class ImageInput:
                     "save it as .npy",
                 )
         tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
-        if tags is None:
-            return
-        # TIFF 6.0: BitsPerSample 258, PhotometricInterpretation 262, Orientation 274, SampleFormat 339.
-        if tags.get(274) in _ROTATED:  # Pillow 13 mixes up the rows of these
-            raise FileError(self.name, "is a TIFF turned by a quarter, which may be misread; save it upright")
-        bits, kind, kind_name = _samples(tags)
-        right = (bits, kind) in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (32, 2), (32, 3), (64, 3))
-        if not right or (bits > 8 and tags.get(262) == 0):
-            white = " of which 0 is white" if tags.get(262) == 0 else ""
-            raise FileError(self.name, f"has {bits}-bit {kind_name} samples{white}, {_BY_TIFFFILE}")
+        if tags is not None and (problem := tiff.misread(tags)) is not None:
+            raise FileError(self.name, problem)
 
 
 def _decoder_bytes(image: Image.Image) -> int:
@@ -332,13 +309,11 @@ def _taken_in(pipe: Pipe) -> bytes:
     """
     with reading(pipe.name), pipe:
         _check_start(pipe.name, pipe.peek(KNOWN_BYTES))
-        data = bytearray()
-        while more := pipe.read1(1 << 20):
-            data += more
-            if len(data) > PIPE_BYTES:
-                raise FileError(
-                    pipe.name, f"goes on after {PIPE_BYTES} bytes, more than an image has; save it to a file"
-                )
+        data = take(pipe, PIPE_BYTES + 1, pipe.name)
+    if len(data) > PIPE_BYTES:
+        raise FileError(
+            pipe.name, f"goes on after {PIPE_BYTES} bytes, more than an image has; save it to a file"
+        )
     return bytes(data)
 
 
@@ -353,71 +328,6 @@ def _check_start(name: str, start: bytes) -> None:
             formats = ", ".join(_FORMATS)
             problem = f"is in {image.format} format; expected one of {formats}; save it as .png"
     raise FileError(name, problem)
-
-
-def _count_pages(stream: IO[bytes]) -> int:
-    """Pages of a TIFF, by the offsets that lead from each image file directory to the next (TIFF 6.0, 2).
-
-    An offset that leads back to a page is the end, and `_PAGES_COUNTED` is far enough.
-    """
-    header = stream.read(16)
-    order: Literal["little", "big"] = "little" if header.startswith(b"II") else "big"
-    # In BigTIFF all is wider: offsets, the number of tags, and each tag.
-    offset, count, tag = (8, 8, 20) if b"+" in header[2:4] else (4, 2, 12)
-    page, seen = int.from_bytes(header[8:16] if offset == 8 else header[4:8], order), set[int]()
-    while page and page not in seen and len(seen) < _PAGES_COUNTED:
-        seen.add(page)
-        stream.seek(page)
-        stream.seek(page + count + tag * int.from_bytes(stream.read(count), order))
-        page = int.from_bytes(stream.read(offset), order)
-    return len(seen)
-
-
-def _samples(tags: Any) -> tuple[int, int, str]:
-    """Bits, SampleFormat, and its name, of what a TIFF's tags describe."""
-    bits, kind = max(tags.get(258, (1,))), max(tags.get(339, (1,)))
-    return bits, kind, {1: "unsigned", 2: "signed", 3: "float"}.get(kind, "other")
-
-
-def _unread_tiff(stream: IO[bytes]) -> str | None:
-    """What a TIFF holds that Pillow does not know, as the rest of a sentence; None if there is more to it."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-    with suppress(Exception), warnings.catch_warnings():  # a damaged one may raise anything
-        warnings.simplefilter("ignore")
-        tags = ImageFileDirectory_v2(stream.read(8))
-        stream.seek(tags.next)
-        tags.load(stream)
-        bits, _, kind_name = _samples(tags)
-        colours = "gray" if tags.get(277, 1) == 1 else "colour"
-        if bits > 8:
-            return f"has {bits}-bit {kind_name} samples in {colours}, {_BY_TIFFFILE}"
-    return None
-
-
-@contextmanager
-def _complaints(name: str, listen: bool) -> Iterator[None]:
-    """Refuse what libtiff complains of: it writes to standard error itself, and may then carry on."""
-    if not listen:
-        yield
-        return
-    # A pipe needs no disk; more than it takes is not needed.
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    stderr = os.dup(2)
-    try:
-        os.dup2(told, 2)
-        os.close(told)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-    finally:
-        os.close(stderr)
-        with open(heard, "rb") as stream:
-            said = stream.read(200).decode("utf-8", "replace").strip()
-    if said:
-        raise FileError(name, f"is a damaged image: {said.splitlines()[0]}")
 
 
 def _colour_key(image: Image.Image) -> tuple[int, ...] | None:
@@ -464,136 +374,3 @@ def _orientation(image: Image.Image) -> int:
 
 def _too_large(size: str) -> str:
     return f"is too large{size and f': {size}'}; expected at most {PIXEL_LIMIT} pixels, or an .npy array"
-
-
-def to_pixels(values: NDArray[Any], keep: bool) -> tuple[NDArray[np.uint8], str]:
-    """Numbers as 8-bit pixels, and a sentence that says how.
-
-    With `keep`, for results in the scale of the 8-bit image they came from, values that all round to
-    0..255 are kept so. All others are stretched: the smallest becomes 0, the largest 255.
-
-    Raises:
-        ShapeError: complex, NaN or infinite values.
-    """
-    if values.dtype.type is np.longdouble:
-        with np.errstate(all="ignore"):
-            values = values.astype(np.float64)  # infinite beyond its range
-    if values.dtype.kind == "c" or not all(np.isfinite(part).all() for part in np.nditer(values, **_PIECES)):
-        raise ShapeError("output", "complex, NaN or infinite values have no pixels; write .npy instead")
-    low, high = float(values.min()), float(values.max())
-    # Judged as rounded: a mean of 255s may come out a last bit above 255.
-    if keep and round(low) >= 0 and round(high) <= 255:
-        return _changed(values, np.rint), "values kept, rounded to 0..255"
-    if low == high:
-        return _changed(values, lambda part: np.clip(np.rint(part), 0, 255)), f"all values are {low:.6g}"
-    # Halved, so that the span of the largest floats is still a number.
-    half = 2 if high - low == np.inf else 1
-    start, span = low / half, high / half - low / half
-
-    def stretched(part: NDArray[Any]) -> NDArray[Any]:
-        return np.rint((part.astype(np.float64) / half - start) / span * 255)
-
-    return _changed(values, stretched), f"values {low:.6g} .. {high:.6g} stretched to 0..255"
-
-
-def _changed(values: NDArray[Any], change: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[np.uint8]:
-    """All values, a piece at a time, as what a change makes of them."""
-    pixels = np.empty(values.shape, np.uint8)
-    with np.nditer([values, pixels], op_flags=[["readonly"], ["writeonly"]], **_PIECES) as pieces:
-        for part, made in pieces:
-            made[...] = change(part)
-    return pixels
-
-
-def check_picture(shape: tuple[int, ...]) -> None:
-    """Raise ShapeError unless a result of this shape, (N, *out, K), is one gray or RGB picture."""
-    if len(shape) != 4 or shape[0] != 1 or shape[-1] not in (1, 3):
-        raise ShapeError(
-            "output", f"has shape {shape}, a picture shows (1, H, W, 1) or (1, H, W, 3); write .npy instead"
-        )
-
-
-def picture_bytes(shape: tuple[int, ...]) -> int:
-    """Memory that `write_picture` takes: pixels, Pillow's, and the file's bytes."""
-    count, channels = math.prod(shape[:-1]), shape[-1]
-    return count * (2 * channels + (1 if channels == 1 else 4))
-
-
-def write_animation(name: str, frames: Iterable[tuple[NDArray[np.uint8], int]]) -> tuple[int, int]:
-    """Write pictures, each (H, W, 3) with its milliseconds, as one that moves and begins again.
-
-    The name's suffix says the format. Returns the number of pictures and of bytes. All are held in memory.
-
-    Raises:
-        FileError: the output cannot be written; nothing is left of it.
-    """
-    check_ending(name, "animation")
-    kind = ANIMATION_FORMATS[ending(name)]
-    pictures, times = [], []
-    for pixels, milliseconds in frames:
-        pictures.append(Image.fromarray(pixels))
-        times.append(milliseconds)
-    if kind == "GIF":
-        pictures = _with_one_palette(pictures)
-    encoded = io.BytesIO()
-    # A GIF's later frames are what changes; its palette is the same for all.
-    options: dict[str, Any] = {"GIF": {"optimize": True}, "WEBP": {"lossless": True}}.get(kind, {})
-    pictures[0].save(
-        encoded, kind, save_all=True, append_images=pictures[1:], duration=times, loop=0, **options
-    )
-    with open_output(name, encoded.tell()) as stream:
-        stream.write(encoded.getbuffer())
-    return len(pictures), encoded.tell()
-
-
-def animation_bytes(name: str, size: tuple[int, int], count: int) -> int:
-    """Memory that `write_animation` takes for so many pictures of a size.
-
-    Pillow's have 4 bytes a pixel; a GIF's are held with palettes, too, an .apng's as what changes.
-    """
-    return (4 + {".gif": 1, ".apng": 4}.get(ending(name), 0)) * math.prod(size) * count
-
-
-def _with_one_palette(pictures: list[Image.Image]) -> list[Image.Image]:
-    """The pictures in few colours, the same ones in all: those of the first, the middle and the last."""
-    chosen = [pictures[0], pictures[len(pictures) // 2], pictures[-1]]
-    width, height = chosen[0].size
-    together = Image.new("RGB", (width, 3 * height))
-    for index, picture in enumerate(chosen):
-        together.paste(picture, (0, index * height))
-    palette = together.quantize(_GIF_COLOURS, Image.Quantize.MEDIANCUT)
-    return [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-
-
-def write_picture(name: str, y: NDArray[Any], keep: bool) -> str:
-    """Write one image's result, (1, H_out, W_out, K) with K = 1 (gray) or 3 (RGB), as a picture.
-
-    The name's suffix says the format. Returns how `to_pixels` made numbers into pixels.
-
-    Raises:
-        ShapeError: more images, other numbers of filters or axes. FileError: the output cannot be written;
-            nothing is left of it.
-    """
-    check_ending(name, "picture")
-    check_picture(y.shape)
-    pixels, how = to_pixels(y[0], keep)
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    kind = PICTURE_FORMATS[ending(name)]
-    # Encoded in memory: straight to a file, Pillow may overlook that the disk is full.
-    encoded = io.BytesIO()
-    try:
-        picture.save(encoded, format=kind)
-    except (
-        OSError,
-        ValueError,
-        OverflowError,
-        struct.error,
-        SystemError,
-    ) as error:  # too large for the format
-        size = f"{picture.width} × {picture.height}"
-        raise FileError(name, f"cannot hold {size} pixels as {kind}: {error}; name it .png") from None
-    with open_output(name, encoded.tell()) as stream:
-        stream.write(encoded.getbuffer())
-    if kind in ("JPEG", "WEBP", "GIF"):
-        how += f" (as {kind} holds them: nearly)"
-    return how

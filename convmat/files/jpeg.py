@@ -34,8 +34,8 @@ def with_longer_scans(data: bytes) -> bytes | None:
     """
     parts, done, at, least, scanned = list[bytes](), 0, 2, 0, 0
     missing, progressive = set[tuple[int, int]](), False
-    while found := _MARKER.search(data, at):
-        code, at = data[found.end() - 1], found.end()
+    while marker := _MARKER.search(data, at):
+        code, at = data[marker.end() - 1], marker.end()
         if code == _END:
             break
         if code in _ALONE:
@@ -51,11 +51,11 @@ def with_longer_scans(data: bytes) -> bytes | None:
         if code == _SCAN:
             missing -= _last_of(segment, progressive)
             start = at
-            for count, found in enumerate(_MARKER.finditer(data, start)):
-                at = found.start()
+            for count, marker in enumerate(_MARKER.finditer(data, start)):
+                at = marker.start()
                 parts += [data[done:at], _MORE]
                 done = at
-                if found[0][-1] not in _RESTARTS:
+                if marker[0][-1] not in _RESTARTS:
                     parts += [bytes((0xFF, _RESTARTS[(count + i) % 8])) + _MORE for i in range(8)]
                     break
             else:

@@ -60,10 +60,10 @@ def open_zip(name: str) -> zipfile.ZipFile:
     with open(name, "rb") as stream:
         stream.seek(max(stream.seek(0, os.SEEK_END) - (1 << 17), 0))
         tail = stream.read()
-    before, found, end = tail.rpartition(b"PK\5\6")
+    before, mark, end = tail.rpartition(b"PK\5\6")
     wide = before[-76:]
     length = wide[40:48] if wide.startswith(b"PK\6\6") else end[8:12]
-    listed = int.from_bytes(length, "little") if found else 0
+    listed = int.from_bytes(length, "little") if mark else 0
     if listed > _DIRECTORY_LIMIT:
         raise zipfile.BadZipFile(f"it lists members in {listed} bytes, expected at most {_DIRECTORY_LIMIT}")
     return zipfile.ZipFile(name)

@@ -18,17 +18,16 @@ from numpy.typing import NDArray
 from convmat.errors import FileError
 from convmat.files.foreign import KNOWN_BYTES, foreign
 from convmat.files.members import ZIP_MAGIC, open_member, open_only_member, split_member
-from convmat.files.memory import check_memory
+from convmat.files.names import check_ending
 from convmat.files.numbers import is_text, read_numbers
-from convmat.files.outputs import check_ending, open_output, reading
-from convmat.files.streams import Pipe, is_pipe, open_file, shown_name
+from convmat.files.outputs import open_output, reading
+from convmat.files.streams import CHUNK, Pipe, is_pipe, open_file, shown_name, take
 
 MAGIC = b"\x93NUMPY"
 _HEADER_LIMIT = 10_000  # NumPy's own limit on what it parses
 MAPPED_FROM = 1 << 28  # bytes; a file that shrinks under its map ends the process, so not without need
 _PIECES: Any = ["external_loop", "buffered", "zerosize_ok"]
 _PIECE = 1 << 18  # elements that are written at a time, and brought in order where they are not
-_CHUNK = 1 << 24  # a pipe's data is taken in as it comes, so that a header's lies allocate nothing
 
 
 class NpyInput:
@@ -82,7 +81,7 @@ class NpyInput:
         """Do without the data; what a pipe still brings is taken in, so that who writes it is not cut off."""
         if isinstance(self._pipe, Pipe):
             got = 0
-            while more := len(self._take(self._pipe, min(_CHUNK, self.nbytes - got))):
+            while more := len(take(self._pipe, min(CHUNK, self.nbytes - got), self.name)):
                 got += more
             self._check_end(self._pipe, got)
         elif self._pipe is not None:
@@ -102,7 +101,7 @@ class NpyInput:
                     # Checked once more, since a map of a file that shrank would end the process.
                     self._check_size(os.fstat(stream.fileno()).st_size - self._offset)
                     return np.asarray(np.memmap(stream, self.dtype, "r", self._offset, self.shape, order))
-            data = self._take(stream, self.nbytes)
+            data = take(stream, self.nbytes, self.name)
             self._check_end(stream, len(data))
         return np.frombuffer(data, self.dtype).reshape(self.shape, order=order)
 
@@ -129,7 +128,7 @@ class NpyInput:
             got = 0
             for start in range(0, shape[0], step):
                 rows = min(step, shape[0] - start)
-                data = self._take(stream, rows * row_bytes)
+                data = take(stream, rows * row_bytes, self.name)
                 got += len(data)
                 if len(data) != rows * row_bytes:
                     self._check_size(got)
@@ -143,23 +142,6 @@ class NpyInput:
         stream = open_file(self.name)
         stream.seek(self._offset)
         return stream
-
-    def _take(self, stream: io.BufferedIOBase, count: int) -> bytearray:
-        """Up to `count` bytes, taken in as they come, so that what a header promises allocates nothing."""
-        data, got = bytearray(min(count, _CHUNK)), 0
-        with reading(self.name):
-            while got < count:
-                if got == len(data):
-                    check_memory(self.name, count - got, "give a smaller array")
-                    data += bytes(min(count - got, got))
-                # One system call at a time: between two that wait for data, a signal would go unheard.
-                with memoryview(data) as room:
-                    more = stream.readinto1(room[got:])
-                if not more:
-                    break
-                got += more
-        del data[got:]
-        return data
 
     def _check_end(self, stream: io.BufferedIOBase, got: int) -> None:
         with reading(self.name):
@@ -203,8 +185,8 @@ def _open(name: str) -> io.BufferedIOBase:
     """The bytes of an array: a BufferedReader where it is a regular .npy file, which can be read again."""
     if is_pipe(name):
         return Pipe(name)
-    if (found := split_member(name)) is not None:
-        return open_member(*found, name)
+    if (member := split_member(name)) is not None:
+        return open_member(*member, name)
     if is_text(name):
         return _as_npy(read_numbers(name))
     stream = open_file(name)

@@ -22,88 +22,6 @@ from typing import IO
 
 from convmat.errors import FileError
 
-PICTURE_FORMATS = {
-    ".bmp": "BMP",
-    ".gif": "GIF",
-    ".jpeg": "JPEG",
-    ".jpg": "JPEG",
-    ".pgm": "PPM",
-    ".png": "PNG",
-    ".ppm": "PPM",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WEBP",
-}
-"""The outputs that are pictures, by suffix, and Pillow's names of their formats."""
-
-ANIMATION_FORMATS = {".apng": "PNG", ".gif": "GIF", ".png": "PNG", ".webp": "WEBP"}
-"""The outputs that can move, by suffix, and Pillow's names of their formats."""
-
-# What a name that ends so says it is.
-_NAMED = {
-    f".{suffix}": what
-    for what, suffixes in {
-        "a data file": "arrow feather fits h5 hdf hdf5 mat mtx nc npyz nrrd parquet pickle pkl rda rds zarr",
-        "a database": "db sqlite sqlite3",
-        "a document": "doc docx eps odt pdf ps rtf tex",
-        "a film": "avi m4v mkv mov mp4 mpeg mpg webm wmv",
-        "a network": "ckpt gguf joblib keras mlmodel onnx pb pt pth safetensors tflite",
-        "a packed file": "7z bz2 gz lz4 rar tar tbz tgz txz xz zip zst",
-        "a picture": "avif dng exr hdr heic heif ico jp2 jxl pam pbm pfm pnm psd svg svgz tga",
-        "a program": "c cc cpp cu cxx h hpp ipynb js mem py rs sh sv",
-        "a sound": "aac flac m4a mp3 ogg wav",
-        "a spreadsheet": "ods xls xlsx",
-        "a text file": "csv hex htm html ini json jsonl log md rst toml tsv txt xml yaml yml",
-        "an animation": "apng",
-        "an .npy array": "npy",
-        "an .npz archive": "npz",
-    }.items()
-    for suffix in suffixes.split()
-} | dict.fromkeys(PICTURE_FORMATS, "a picture")
-
-# How each kind of output may end; those that may end in anything unknown are named by the first.
-_ENDINGS = {
-    "npy": (".npy",),
-    "npz": (".npz",),
-    "picture": tuple(PICTURE_FORMATS),
-    "animation": tuple(ANIMATION_FORMATS),
-    "folder": (),
-}
-
-
-def ending(name: str) -> str:
-    """The suffix of a name, in small letters."""
-    return os.path.splitext(name)[1].lower()
-
-
-def is_picture(name: str) -> bool:
-    """Whether an output of this name is to be a picture."""
-    return ending(name) in PICTURE_FORMATS
-
-
-def check_ending(name: str, *kinds: str) -> None:
-    """Refuse a name whose ending says another format than what is written under it.
-
-    `kinds` are what may be written, of npy, npz, picture, animation, folder. Pictures and animations must
-    have an ending of theirs; all others may have one that says nothing, or none.
-
-    Raises:
-        FileError: another ending, or "-" for what is no .npy array.
-    """
-    if name == "-" and "npz" in kinds and "npy" not in kinds:
-        raise FileError("standard output", "carries .npy bytes, and this is an .npz archive; name a file")
-    fitting = [suffix for kind in kinds for suffix in _ENDINGS[kind]]
-    if ending(name) in fitting:
-        return
-    for kind in kinds:
-        if kind in ("picture", "animation") and len(kinds) == 1:
-            raise FileError(name or "''", f"is no {kind}'s name; end it in one of {', '.join(fitting)}")
-    if ending(name) in _NAMED:
-        what = {"npy": ".npy", "npz": ".npz", "picture": "a picture", "folder": "a folder"}
-        written = " or ".join(what[kind] for kind in kinds)
-        remedy = f"name it {fitting[0]}" if fitting else "leave the ending out"
-        raise FileError(name, f"is {_NAMED[ending(name)]}'s name, and this is written as {written}; {remedy}")
-
 
 def check_apart(outputs: Iterable[str], inputs: Iterable[str]) -> None:
     """Refuse outputs that would be written over an input, or two to one file, under whatever names.
@@ -118,30 +36,30 @@ def check_apart(outputs: Iterable[str], inputs: Iterable[str]) -> None:
     read = {_identity(_archive(name), 0) for name in inputs} - {None}
     written: dict[tuple[object, ...], str] = {}
     for name in outputs:
-        found, shown = _identity(name, 1), "standard output" if name == "-" else name
-        if found is None:
+        file, shown = _identity(name, 1), "standard output" if name == "-" else name
+        if file is None:
             continue
-        if found in read:
+        if file in read:
             raise FileError(shown, "is an input, and those are never written over; name another")
-        if found in written:
-            raise FileError(shown, f"is the same file as {written[found]}, an output, too; name another")
-        written[found] = shown
+        if file in written:
+            raise FileError(shown, f"is the same file as {written[file]}, an output, too; name another")
+        written[file] = shown
 
 
 def _identity(name: str, standard: int) -> tuple[object, ...] | None:
     """What all names of a file have in common; None for what can be shared, or cannot be found."""
     try:
-        found = os.fstat(standard) if name == "-" else os.stat(name)
+        there = os.fstat(standard) if name == "-" else os.stat(name)
     except FileNotFoundError:
         with suppress(OSError):  # the current folder may be gone
             folder, base = os.path.split(os.path.realpath(name))
-            there = os.stat(folder)
-            return there.st_dev, there.st_ino, base
+            inside = os.stat(folder)
+            return inside.st_dev, inside.st_ino, base
         return None
     except OSError:  # told where it is opened
         return None
-    shared = stat.S_ISCHR(found.st_mode) or stat.S_ISSOCK(found.st_mode)
-    return None if shared else (found.st_dev, found.st_ino)
+    shared = stat.S_ISCHR(there.st_mode) or stat.S_ISSOCK(there.st_mode)
+    return None if shared else (there.st_dev, there.st_ino)
 
 
 def _archive(name: str) -> str:
@@ -247,10 +165,10 @@ def _hidden(target: str, ending: str = "tmp") -> str:
 @cache
 def _processes() -> str:
     """What tells apart the systems, from one start to the next, and their parts that number processes."""
-    found = os.uname().nodename
+    system = os.uname().nodename
     with suppress(OSError), open("/proc/sys/kernel/random/boot_id") as stream:
-        found += stream.read() + os.readlink("/proc/self/ns/pid")
-    return f"{zlib.crc32(found.encode()):08x}"
+        system += stream.read() + os.readlink("/proc/self/ns/pid")
+    return f"{zlib.crc32(system.encode()):08x}"
 
 
 @cache  # once for each folder is enough
@@ -259,8 +177,8 @@ def _sweep(folder: str) -> None:
     left = re.compile(rf"\.convmat-{_processes()}-(\d+)-[0-9a-f]{{16}}\.tmp")
     with suppress(OSError):
         for name in os.listdir(folder):
-            found = left.fullmatch(name)
-            if found and not _is_running(int(found[1])):
+            match = left.fullmatch(name)
+            if match and not _is_running(int(match[1])):
                 _remove(os.path.join(folder, name))
 
 

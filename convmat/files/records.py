@@ -68,11 +68,11 @@ class RecordFile:
         Raises:
             Mismatch: it is not of its kind, or not what was written.
         """
-        found = self._read(key, self._kinds[key])
-        self._kinds[key].check(found, key)
-        if _checksum(found) != self._sums[key]:
+        values = self._read(key, self._kinds[key])
+        self._kinds[key].check(values, key)
+        if _checksum(values) != self._sums[key]:
             raise Mismatch(key, "must have the numbers that were written, got others")
-        return found
+        return values
 
     def _open(self, key: str, kind: Array | None) -> NpyInput:
         try:

@@ -9,10 +9,15 @@ import sys
 from typing import TYPE_CHECKING, TextIO, cast
 
 from convmat.errors import FileError
+from convmat.files.memory import check_memory
 from convmat.files.outputs import reading
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
+
+
+CHUNK = 1 << 24
+"""Bytes that are taken in at a time, where there are many."""
 
 
 def shown_name(name: str) -> str:
@@ -47,7 +52,7 @@ class Pipe(io.BufferedIOBase):
 
     def __init__(self, name: str) -> None:
         self.name = shown_name(name)
-        self._seen = b""
+        self._peeked = b""
         if name == "-":
             if sys.stdin is None:
                 raise FileError(self.name, "is closed; pipe an image or .npy bytes into it, or name a file")
@@ -60,39 +65,63 @@ class Pipe(io.BufferedIOBase):
     def peek(self, count: int) -> bytes:
         """The first `count` bytes that are still to be read, or all where there are fewer."""
         with reading(self.name):
-            while len(self._seen) < count and (more := self._stream.read1(count - len(self._seen))):
-                self._seen += more
-        return self._seen[:count]
+            while len(self._peeked) < count and (more := self._stream.read1(count - len(self._peeked))):
+                self._peeked += more
+        return self._peeked[:count]
 
     def read(self, size: int | None = -1, /) -> bytes:
         """As any stream's; it waits for all that is asked for."""
-        found, self._seen = self._split(-1 if size is None else size)
-        rest = -1 if size is None or size < 0 else size - len(found)
-        return found + self._stream.read(rest) if rest else found
+        start = self._from_peeked(-1 if size is None else size)
+        rest = -1 if size is None or size < 0 else size - len(start)
+        return start + self._stream.read(rest) if rest else start
 
     def read1(self, size: int = -1, /) -> bytes:
         """What there is, up to `size` bytes, after one system call at most."""
-        if not self._seen:
-            return self._stream.read1(size)
-        found, self._seen = self._split(size)
-        return found
+        return self._from_peeked(size) if self._peeked else self._stream.read1(size)
 
     def readinto1(self, buffer: WriteableBuffer, /) -> int:
         """`read1` into a buffer."""
-        if not self._seen:
+        if not self._peeked:
             return self._stream.readinto1(buffer)
         with memoryview(buffer) as room:
-            found, self._seen = self._split(len(room))
-            room[: len(found)] = found
-        return len(found)
+            data = self._from_peeked(len(room))
+            room[: len(data)] = data
+        return len(data)
 
-    def _split(self, size: int) -> tuple[bytes, bytes]:
-        return (self._seen, b"") if size < 0 else (self._seen[:size], self._seen[size:])
+    def _from_peeked(self, size: int) -> bytes:
+        """The first of the bytes that were looked at, which count as read then; all where `size` < 0."""
+        end = len(self._peeked) if size < 0 else size
+        data, self._peeked = self._peeked[:end], self._peeked[end:]
+        return data
 
     def close(self) -> None:
         """Close what is read from."""
         self._stream.close()
         super().close()
+
+
+def take(stream: io.BufferedIOBase, count: int, name: str, room: int = CHUNK) -> bytearray:
+    """Up to `count` bytes, taken in as they come, so that what a header promises allocates nothing.
+
+    `room` is made for so many at first.
+
+    Raises:
+        FileError: they cannot be read. MemoryLimitError: there are more than memory has room for.
+    """
+    data, got = bytearray(min(count, room)), 0
+    with reading(name):
+        while got < count:
+            if got == len(data):
+                check_memory(name, count - got, "give a smaller array")
+                data += bytes(min(count - got, got))
+            # One system call at a time: between two that wait for data, a signal would go unheard.
+            with memoryview(data) as view:
+                more = stream.readinto1(view[got:])
+            if not more:
+                break
+            got += more
+    del data[got:]
+    return data
 
 
 def patient(stream: TextIO | None) -> TextIO | None:

@@ -25,7 +25,7 @@ from convmat.words import LINE_NAMES, TAP_NAMES, axes_text, columns_text, transp
 
 if TYPE_CHECKING:
     from convmat.engine import Plan
-    from convmat.matrix import LayerMap, MatrixFacts
+    from convmat.matrix import LayerMap
     from convmat.spectrum import Spectrum
 
 
@@ -175,19 +175,21 @@ def uncovered_text(geometry: ConvGeometry) -> str:
     return "; ".join(parts)
 
 
-def layer_matrix_facts(layer: LayerMap, known: MatrixFacts) -> list[Fact]:
+def layer_matrix_facts(layer: LayerMap, spectrum: Spectrum | None) -> list[Fact]:
     """A layer's matrix: its size and entries, what they share, its norms and singular values."""
     geometry, filters = layer.geometry, len(layer.filters)
-    rows, columns = known.shape
+    rows, columns = layer.shape
+    nnz, density, weights = layer.nnz, layer.density, layer.filters.size
+    norm = layer.frobenius_norm()
     outputs, inputs = ((*geometry.output_size, filters), (*geometry.input_size, geometry.channels))
     if layer.layout == "nchw":
         outputs, inputs = ((n[-1], *n[:-1]) for n in (outputs, inputs))
-    patches, weights = f"I_{geometry.patches}", "W_colᵀ"
-    repeated = f"{patches} ⊗ {weights}" if layer.layout == "nhwc" else f"{weights} ⊗ {patches}"
+    factors = (f"I_{geometry.patches}", "W_colᵀ")
+    repeated = " ⊗ ".join(factors if layer.layout == "nhwc" else factors[::-1])
     unrolled = geometry.patches * geometry.matrix_shape[1]
-    shared = f"{known.weights}, each {known.nnz / known.weights:.6g} times on average"
-    text = f"{known.nnz}, {percent(known.density)} of {rows * columns}"
-    matrix, kind = result_facts("matrix_shape", "M", known.shape, layer.filters.dtype, "vec Y × vec X")
+    shared = f"{weights}, each {nnz / weights:.6g} times on average"
+    text = f"{nnz}, {percent(density)} of {rows * columns}"
+    matrix, kind = result_facts("matrix_shape", "M", layer.shape, layer.filters.dtype, "vec Y × vec X")
     return [
         Fact("filters", "filters", filters, f"{filters} of {sizes(layer.filters.shape[1:])}"),
         Fact("groups", "groups", geometry.groups, str(geometry.groups)),
@@ -195,9 +197,9 @@ def layer_matrix_facts(layer: LayerMap, known: MatrixFacts) -> list[Fact]:
         matrix,
         shape_fact("row_axes", "rows over", outputs, layer.layout),
         shape_fact("column_axes", "columns over", inputs, layer.layout),
-        Fact("nnz", "entries stored", known.nnz, text, brief=f"{known.nnz} entries"),
-        Fact("density", "", known.density, ""),
-        Fact("weights", "free weights", known.weights, shared),
+        Fact("nnz", "entries stored", nnz, text, brief=f"{nnz} entries"),
+        Fact("density", "", density, ""),
+        Fact("weights", "free weights", weights, shared),
         Fact(
             "unroll_shape",
             "as FC on patches",
@@ -207,8 +209,8 @@ def layer_matrix_facts(layer: LayerMap, known: MatrixFacts) -> list[Fact]:
         kind,
         Fact("bytes", "bytes, sparse", layer.nbytes, bytes_text(layer.nbytes)),
         Fact("dense_bytes", "bytes, dense", layer.dense_bytes, bytes_text(layer.dense_bytes)),
-        Fact("frobenius_norm", "Frobenius norm", known.frobenius_norm, f"{known.frobenius_norm:.10g}"),
-        *_spectrum_facts(known.spectrum),
+        Fact("frobenius_norm", "Frobenius norm", norm, f"{norm:.10g}"),
+        *_spectrum_facts(spectrum),
     ]
 
 

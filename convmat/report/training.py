@@ -20,8 +20,8 @@ def experiment_facts(experiment: Experiment, data: str) -> list[Fact]:
     """What was trained on what."""
     s, g = experiment.settings, experiment.geometry
     counts = [len(images.pixels) for images in (experiment.train, experiment.validation, experiment.new)]
-    seen = "" if experiment.new is not experiment.validation else " (those of validation)"
-    text = f"{counts[0]} to train on, {counts[1]} to validate on, {counts[2]} new{seen}"
+    same = " (those of validation)" if experiment.new is experiment.validation else ""
+    text = f"{counts[0]} to train on, {counts[1]} to validate on, {counts[2]} new{same}"
     rates = {name: s.learning_rate(name) for name in s.optimizers}
     named = ", ".join(f"{name} with learning rate {rate:g}" for name, rate in rates.items())
     return [
@@ -69,15 +69,15 @@ def networks_grid(experiment: Experiment) -> Grid:
 
 def run_facts(experiment: Experiment, run: Run) -> list[Fact]:
     """What came of one optimizer's run."""
-    found = experiment.compare(run)
+    comparison = experiment.compare(run)
     first, last = run.history[0], run.history[-1]
     apart = largest_differences(run.history)
     best = {name: getattr(last, f"{name}_validation") for name in run.networks}
     change = f"{first.cnn_validation:.5g} → {last.cnn_validation:.5g}"
     units = len(experiment.train.target[0])
-    dead = ", ".join(f"{found.dead[name]} of {units} in the {name.upper()}" for name in run.networks)
-    ours = f"{found.weights_difference:.3g} of {found.weights_norm:.4g}"
-    outputs = f"{found.outputs_difference:.3g} of {found.outputs_norm:.4g}"
+    dead = ", ".join(f"{comparison.dead[name]} of {units} in the {name.upper()}" for name in run.networks)
+    ours = f"{comparison.weights_difference:.3g} of {comparison.weights_norm:.4g}"
+    outputs = f"{comparison.outputs_difference:.3g} of {comparison.outputs_norm:.4g}"
     facts = [
         Fact("optimizer", "optimizer", run.optimizer, run.optimizer),
         Fact("epochs_done", "epochs done", last.epoch, f"{last.epoch}"),
@@ -90,26 +90,26 @@ def run_facts(experiment: Experiment, run: Run) -> list[Fact]:
             apart,
             f"{apart['training']:.2g} (training), {apart['validation']:.2g} (validation), relative",
         ),
-        Fact("weights_difference", "first weights apart by", found.weights_difference, ours),
-        Fact("weights_norm", "", found.weights_norm, ""),
-        Fact("outputs_difference", "first outputs apart by", found.outputs_difference, outputs),
-        Fact("outputs_norm", "", found.outputs_norm, ""),
-        Fact("dead_units", "output units dead", found.dead, dead),
-        Fact("dead_lit_units", "", found.dead_lit, ""),
+        Fact("weights_difference", "first weights apart by", comparison.weights_difference, ours),
+        Fact("weights_norm", "", comparison.weights_norm, ""),
+        Fact("outputs_difference", "first outputs apart by", comparison.outputs_difference, outputs),
+        Fact("outputs_norm", "", comparison.outputs_norm, ""),
+        Fact("dead_units", "output units dead", comparison.dead, dead),
+        Fact("dead_lit_units", "", comparison.dead_lit, ""),
     ]
-    if sum(found.dead_lit.values()):
-        lit = ", ".join(f"{found.dead_lit[name]} in the {name.upper()}" for name in run.networks)
+    if sum(comparison.dead_lit.values()):
+        lit = ", ".join(f"{comparison.dead_lit[name]} in the {name.upper()}" for name in run.networks)
         facts.append(Fact("", "dead where digits are", None, f"{lit}: these pixels can no longer be learned"))
     return facts + divergence_facts(run)
 
 
 def _run_text(facts: Sequence[Fact]) -> str:
     """What came of a run in one line."""
-    found = {fact.key: fact.value for fact in facts}
-    losses = ", ".join(f"{name.upper()} {loss:.5g}" for name, loss in found["validation_loss"].items())
-    epochs = f"{found['epochs_done']} epoch{'s' if found['epochs_done'] != 1 else ''}"
-    apart = max(found["largest_loss_difference"].values())
-    return f"{found['optimizer']}, {epochs}: validation loss {losses}, losses apart by at most {apart:.2g}"
+    values = {fact.key: fact.value for fact in facts}
+    losses = ", ".join(f"{name.upper()} {loss:.5g}" for name, loss in values["validation_loss"].items())
+    epochs = f"{values['epochs_done']} epoch{'s' if values['epochs_done'] != 1 else ''}"
+    apart = max(values["largest_loss_difference"].values())
+    return f"{values['optimizer']}, {epochs}: validation loss {losses}, losses apart by at most {apart:.2g}"
 
 
 def largest_differences(history: Sequence[Epoch]) -> dict[str, float]:
@@ -118,7 +118,12 @@ def largest_differences(history: Sequence[Epoch]) -> dict[str, float]:
         "training": [(e.cnn_training, e.fc_training) for e in history],
         "validation": [(e.cnn_validation, e.fc_validation) for e in history],
     }
-    return {name: max(abs(a - b) / max(a, b, 1e-300) for a, b in both) for name, both in pairs.items()}
+    return {name: max(_apart(a, b) for a, b in both) for name, both in pairs.items()}
+
+
+def _apart(a: float, b: float) -> float:
+    """The relative difference of two losses."""
+    return abs(a - b) / max(a, b, 1e-300)
 
 
 def divergence_facts(run: Run) -> list[Fact]:
@@ -174,8 +179,7 @@ def losses_grid(run: Run) -> Grid:
             continue
         e = run.history[number]
         values = (f"{v:.7f}" for v in e[1:])
-        apart = abs(e.cnn_validation - e.fc_validation) / max(e.cnn_validation, e.fc_validation, 1e-300)
-        rows.append((str(e.epoch), *values, f"{apart:.1e}"))
+        rows.append((str(e.epoch), *values, f"{_apart(e.cnn_validation, e.fc_validation):.1e}"))
     columns = ("epoch", "CNN training", "CNN validation", "FC training", "FC validation", "apart")
     return Grid(f"Mean squared error, {run.optimizer}", columns, rows)
 

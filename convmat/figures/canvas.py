@@ -95,10 +95,10 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     Raises:
         ConvmatError: a Pillow without FreeType has none.
     """
-    found = ImageFont.load_default(size)
-    if not isinstance(found, ImageFont.FreeTypeFont):
+    own = ImageFont.load_default(size)
+    if not isinstance(own, ImageFont.FreeTypeFont):
         raise ConvmatError("figure", "needs a Pillow built with FreeType; install Pillow from its wheel")
-    return found
+    return own
 
 
 # Signs the font has no glyph for, and what is written instead.
@@ -135,6 +135,23 @@ def contrast(colour: Sequence[int] | NDArray[np.uint8]) -> Colour:
     return (0, 0, 0) if 299 * red + 587 * green + 114 * blue > 125_000 else (255, 255, 255)
 
 
+def as_colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels (h, w, C) as (h, w, 3): three or four channels as RGB, of others the first as gray."""
+    if pixels.shape[-1] in (3, 4):
+        return pixels[..., :3]
+    return pixels[..., :1].repeat(3, -1)
+
+
+def faded(colours: NDArray[np.uint8], theme: Theme) -> NDArray[np.uint8]:
+    """Colours half way to those of padding."""
+    return ((colours.astype(np.uint16) + np.array(theme.padding, np.uint16)) // 2).astype(np.uint8)
+
+
+def number_text(value: Any) -> str:
+    """A number in a cell: integers exact, floats to three digits."""
+    return str(int(value)) if np.asarray(value).dtype.kind in "biu" else f"{float(value):.3g}"
+
+
 class Sheet:
     """A picture being drawn."""
 
@@ -169,6 +186,12 @@ class Sheet:
         """Write text on a plate of colour, which is the label's box."""
         self.fill(line.box, colour)
         self.write(centred(line.box, line.text, line.size, contrast(colour)))
+
+    def numbers(self, cells: Sequence[tuple[Box, str, Colour]], room: int) -> None:
+        """Write a number into each cell, in its colour, if cells of so many pixels have room for all."""
+        if max((text_size(text, SMALL)[0] for _, text, _ in cells), default=0) <= room - 4:
+            for box, text, colour in cells:
+                self.write(centred(box, text, SMALL, colour))
 
     def cells(self, box: Box, colours: NDArray[np.uint8]) -> None:
         """Colours, (h, w, 3), as cells that fill a box, all as large as each other."""
@@ -217,8 +240,3 @@ class Sheet:
 def _inner(box: Box) -> tuple[int, int, int, int]:
     """A box as Pillow takes it, right and bottom included."""
     return box.left, box.top, box.right - 1, box.bottom - 1
-
-
-def number_text(value: Any) -> str:
-    """A number in a cell: integers exact, floats to three digits."""
-    return str(int(value)) if np.asarray(value).dtype.kind in "biu" else f"{float(value):.3g}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.report.figures.canvas import HEAD, MARGIN, THEMES, Box, Label, Sheet, label
+from convmat.figures.canvas import HEAD, MARGIN, THEMES, Box, Label, Sheet, label
 from convmat.shown import percent, sizes
 
 if TYPE_CHECKING:

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.color import Color
+from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from convmat.encodings import can_show
 from convmat.errors import ShapeError
+from convmat.figures.canvas import as_colours
+from convmat.figures.captions import image as image_text
+from convmat.figures.captions import patch, patch_names
 from convmat.geometry import ConvGeometry
-from convmat.report.encodings import can_show
-from convmat.report.facts import ends
-from convmat.report.figures.patches import as_colours
-from convmat.report.tables import console_on
-from convmat.shown import sizes
-from convmat.words import POSITION_NAMES
 
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
 _HALF_BLOCK = "▀"
 _PADDING = (104, 60, 104)  # a colour that no gray has
-_WIDTH = 80  # characters of a line, where there is no terminal to ask
-_ALL = 16  # patches that are all shown
+_ALL, _FIRST, _LAST = 16, 4, 3  # patches that are all shown; else the first and the last of them
 _PATCH_PIXELS = 16  # of a patch's longer side, shown one by one
 
 
@@ -54,10 +52,8 @@ def image_tiles(geometry: ConvGeometry, pixels: NDArray[np.uint8], columns: int)
         colours = as_colours(image if image.ndim == 3 else image[None])
         step = max(-(-colours.shape[1] // columns), -(-colours.shape[0] // columns))
         colours = colours[::step, ::step]
-        of = f"{n} of {geometry.batch}, " if geometry.batch > 1 else ""
         reduced = f", every {step}th pixel" if step > 1 else ""
-        name = f"image {of}{sizes(geometry.input_size)}{reduced}"
-        tiles.append(Tile(name, colours, np.zeros(colours.shape[:2], bool)))
+        tiles.append(Tile(image_text(geometry, n) + reduced, colours, np.zeros(colours.shape[:2], bool)))
     return tiles
 
 
@@ -67,7 +63,8 @@ def patch_tiles(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.ui
     step = max(-(-max(kernel) // _PATCH_PIXELS), 1)
     tiles: list[Tile | None] = []
     total = len(pixels) * geometry.patches
-    for row in range(total) if total <= _ALL else ends(total):
+    chosen = range(total) if total <= _ALL else (*range(_FIRST), None, *range(total - _LAST, total))
+    for row in chosen:
         if row is None:
             tiles.append(None)
             continue
@@ -83,26 +80,26 @@ def patch_tiles(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.ui
             else:
                 colours[at] = as_colours(pixels[element[:-1]][None, None])[0, 0]
         n, *position = geometry.patch_position(row)
-        where = (n, *position) if geometry.batch > 1 else position
-        name = f"{row} ({', '.join(map(str, where))})"
+        name = f"{row} ({patch(geometry, (n, *position))})"
         tiles.append(Tile(name, colours[::step, ::step], padding[::step, ::step]))
     return tiles
 
 
-def preview_text(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.uint8], stream: TextIO) -> str:
-    """Images and their patches, as they are to be on `stream`.
+def preview_text(
+    geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.uint8], console: Console
+) -> str:
+    """Images and their patches, as they are to be on a console.
 
     Args:
         geometry: of one or two spatial axes, one that `check_preview` lets pass.
         padding_mode: as in `unroll`.
         pixels: (n, *spatial, C), the first n images.
-        stream: whose colours, width and encoding decide how.
+        console: its colours, width and encoding decide how.
     """
-    console = console_on(stream, _WIDTH)
     # Half blocks without their colours would be one solid rectangle.
     coloured = console.color_system is not None and not console.no_color
-    plain = not (coloured and can_show(_HALF_BLOCK, stream.encoding))
-    shades = _SHADES if can_show(_SHADES + "·", stream.encoding) else _ASCII_SHADES
+    plain = not (coloured and can_show(_HALF_BLOCK, console.encoding))
+    shades = _SHADES if can_show(_SHADES + "·", console.encoding) else _ASCII_SHADES
     wide = 2 if plain else 1  # characters of a pixel, so that it is about a square
 
     def drawn(tile: Tile) -> list[Text]:
@@ -117,13 +114,8 @@ def preview_text(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.u
     shown = sum(tile is not None for tile in patches)
     padded = any(tile is not None and tile.padding.any() for tile in patches)
     mark = ("dots" if shades == _SHADES else "dashes") if plain else "violet"
-    names = (*(("n",) if geometry.batch > 1 else ()), *POSITION_NAMES[len(geometry.kernel_size)])
-    lines.append(
-        Text(
-            f"{shown} of {total} patches: row of X_col ({', '.join(names)})"
-            + (f"; {mark}: padding" if padded else "")
-        )
-    )
+    note = f"; {mark}: padding" if padded else ""
+    lines.append(Text(f"{shown} of {total} patches: row of X_col ({patch_names(geometry)}){note}"))
     lines += _in_rows([None if tile is None else drawn(tile) for tile in patches], console.width)
     with console.capture() as captured:
         for line in lines:

@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.report.figures.canvas import SMALL, Box, Label, Theme, label, text_size
-from convmat.report.figures.patches import PatchPlan, draw_images, draw_outline, draw_row, formulas
+from convmat.figures.canvas import SMALL, Box, Label, Theme, label, text_size
+from convmat.figures.captions import formulas
+from convmat.figures.outlines import draw_outline
+from convmat.figures.painting import draw_images, draw_row
+from convmat.figures.patches import PatchPlan
 
 _WHOLE = 8000  # milliseconds that an animation takes, about
 _FASTEST, _SLOWEST, _REST = 120, 700, 2000  # of a frame, and of the last
@@ -32,16 +35,15 @@ def animate(
     """
     sheet = draw_images(plan, pixels, values, theme)
     duration = min(max(_WHOLE // len(plan.frames), _FASTEST), _SLOWEST)
-    sheet.outline(plan.matrix.grown(1), theme.line)
-    for index, (patch, mark) in enumerate(zip(plan.frames, plan.rows, strict=True)):
+    matrix = plan.x_col.box
+    sheet.outline(matrix.grown(1), theme.line)
+    for index, (patch, mark) in enumerate(zip(plan.frames, plan.x_col.marks, strict=True)):
         draw_row(sheet, plan, mark, pixels, values)
         moment = sheet.copy()
-        draw_outline(moment, plan.geometry, patch)
-        moment.outline(
-            Box(plan.matrix.left, mark.top, plan.matrix.right, mark.bottom).grown(1), patch.colour, 2
-        )
+        draw_outline(moment, patch)
+        moment.outline(Box(matrix.left, mark.top, matrix.right, mark.bottom).grown(1), patch.colour, 2)
         width, height = text_size(str(mark.row), SMALL)
-        top, left = (mark.top + mark.bottom - height) // 2, plan.matrix.left - width - 14
+        top, left = (mark.top + mark.bottom - height) // 2, matrix.left - width - 14
         plate = Box(left, top, left + width + 8, top + height)
         moment.tag(Label(plate, str(mark.row), SMALL), patch.colour)
         note = formulas(plan.geometry, None, mark.row, plan.order)[0]

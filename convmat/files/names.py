@@ -1,0 +1,89 @@
+"""What the name of an output says by its ending: the format of a picture, or what else it is."""
+
+from __future__ import annotations
+
+import os
+
+from convmat.errors import FileError
+
+PICTURE_FORMATS = {
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".pgm": "PPM",
+    ".png": "PNG",
+    ".ppm": "PPM",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+}
+"""The outputs that are pictures, by suffix, and Pillow's names of their formats."""
+
+ANIMATION_FORMATS = {".apng": "PNG", ".gif": "GIF", ".png": "PNG", ".webp": "WEBP"}
+"""The outputs that can move, by suffix, and Pillow's names of their formats."""
+
+# What a name that ends so says it is.
+_NAMED = {
+    f".{suffix}": what
+    for what, suffixes in {
+        "a data file": "arrow feather fits h5 hdf hdf5 mat mtx nc npyz nrrd parquet pickle pkl rda rds zarr",
+        "a database": "db sqlite sqlite3",
+        "a document": "doc docx eps odt pdf ps rtf tex",
+        "a film": "avi m4v mkv mov mp4 mpeg mpg webm wmv",
+        "a network": "ckpt gguf joblib keras mlmodel onnx pb pt pth safetensors tflite",
+        "a packed file": "7z bz2 gz lz4 rar tar tbz tgz txz xz zip zst",
+        "a picture": "avif dng exr hdr heic heif ico jp2 jxl pam pbm pfm pnm psd svg svgz tga",
+        "a program": "c cc cpp cu cxx h hpp ipynb js mem py rs sh sv",
+        "a sound": "aac flac m4a mp3 ogg wav",
+        "a spreadsheet": "ods xls xlsx",
+        "a text file": "csv hex htm html ini json jsonl log md rst toml tsv txt xml yaml yml",
+        "an animation": "apng",
+        "an .npy array": "npy",
+        "an .npz archive": "npz",
+    }.items()
+    for suffix in suffixes.split()
+} | dict.fromkeys(PICTURE_FORMATS, "a picture")
+
+# How each kind of output may end; those that may end in anything unknown are named by the first.
+_ENDINGS = {
+    "npy": (".npy",),
+    "npz": (".npz",),
+    "picture": tuple(PICTURE_FORMATS),
+    "animation": tuple(ANIMATION_FORMATS),
+    "folder": (),
+}
+
+
+def ending(name: str) -> str:
+    """The suffix of a name, in small letters."""
+    return os.path.splitext(name)[1].lower()
+
+
+def is_picture(name: str) -> bool:
+    """Whether an output of this name is to be a picture."""
+    return ending(name) in PICTURE_FORMATS
+
+
+def check_ending(name: str, *kinds: str) -> None:
+    """Refuse a name whose ending says another format than what is written under it.
+
+    `kinds` are what may be written, of npy, npz, picture, animation, folder. Pictures and animations must
+    have an ending of theirs; all others may have one that says nothing, or none.
+
+    Raises:
+        FileError: another ending, or "-" for what is no .npy array.
+    """
+    if name == "-" and "npz" in kinds and "npy" not in kinds:
+        raise FileError("standard output", "carries .npy bytes, and this is an .npz archive; name a file")
+    fitting = [suffix for kind in kinds for suffix in _ENDINGS[kind]]
+    if ending(name) in fitting:
+        return
+    for kind in kinds:
+        if kind in ("picture", "animation") and len(kinds) == 1:
+            raise FileError(name or "''", f"is no {kind}'s name; end it in one of {', '.join(fitting)}")
+    if ending(name) in _NAMED:
+        what = {"npy": ".npy", "npz": ".npz", "picture": "a picture", "folder": "a folder"}
+        written = " or ".join(what[kind] for kind in kinds)
+        remedy = f"name it {fitting[0]}" if fitting else "leave the ending out"
+        raise FileError(name, f"is {_NAMED[ending(name)]}'s name, and this is written as {written}; {remedy}")
