@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+
+class Fact(NamedTuple):
+    """One finding."""
+
+    key: str
+    """In JSON; stable."""
+    label: str
+    """In the table."""
+    value: Any
+    """In JSON: numbers, strings, lists and dicts of them."""
+    text: str
+    """In the table, which leaves out facts without a label: other facts' texts hold them."""
+    brief: str = ""
+    """In the one line of `--brief`, which leaves out facts without it."""
 
 
 class Shown:
@@ -21,3 +37,18 @@ class Shown:
         from convmat.report.shown import as_html
 
         return as_html(self)
+
+
+def sizes(numbers: Iterable[int]) -> str:
+    """Numbers as a shape is spoken: 16 × 49."""
+    return " × ".join(map(str, numbers))
+
+
+def shape_fact(key: str, label: str, shape: Sequence[int], axes: str = "") -> Fact:
+    """A shape, with what its axes are."""
+    return Fact(key, label, list(shape), sizes(shape) + (axes and f"  ({axes})"))
+
+
+def percent(share: float) -> str:
+    """A share of 1 in percent, to three digits."""
+    return f"{100 * share:.3g} %"

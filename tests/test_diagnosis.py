@@ -695,3 +695,9 @@ def test_a_probe_names_pairs_and_exceptions(
         assert run([*command, "--case", "bias"] if len(place) == 4 else command) == 1
         found = json.loads(capsys.readouterr().out)["diagnosis"]
         assert [one["exceptions"] for one in found] == [[place]]
+
+
+def test_a_diagnosis_in_a_few_words() -> None:
+    assert Diagnosis(("kernel-transposed",), ("with kh and kw swapped",)).brief == "kh and kw swapped"
+    two = Diagnosis(("a", "b"), ("without the bias", "with the stride ignored"), ((0, 1), (2, 3)))
+    assert two.brief == "without the bias and the stride ignored, except 2"

@@ -12,13 +12,13 @@ import pytest
 
 import convmat as cm
 from convmat.geometry import PADDING_NAMES
-from convmat.verification import judging, selfcheck
+from convmat.verification import families, layer, selfcheck
 
 
 def failures() -> set[str]:
     """Families of the self-check that found something; none may raise."""
     checks = list(selfcheck.self_check())
-    assert [check.family for check in checks] == list(selfcheck.FAMILIES)
+    assert [check.family for check in checks] == list(families.FAMILIES)
     assert all(bool(check) == (not check.differences) for check in checks)
     assert all(case.trouble for check in checks for case in check.differences)
     return {check.family for check in checks if not check}
@@ -161,7 +161,7 @@ def sign_lost(fold: Any) -> Any:
 def test_the_self_check_finds(
     monkeypatch: pytest.MonkeyPatch, name: str, breaking: Callable[[Any], Any], found: set[str]
 ) -> None:
-    for module in (selfcheck, judging):
+    for module in (families, layer):
         if hasattr(module, name):
             monkeypatch.setattr(module, name, breaking(getattr(module, name)))
     assert failures() == found
@@ -171,9 +171,9 @@ def test_the_gradients_are_those_of_the_definition(monkeypatch: pytest.MonkeyPat
     """By hand: Y = [w0·x0 + w1·x1, w0·x1 + w1·x2], dY = [1, 10]."""
     x, w = np.array([[[2.0], [3.0], [5.0]]]), np.array([[[7.0], [11.0]]])
     dy = np.array([[[1.0], [10.0]]])
-    slopes = selfcheck._weight_slopes(x, w, dy, {})
+    slopes = families._weight_slopes(x, w, dy, {})
     np.testing.assert_array_equal(slopes.ravel(), [2 * 1 + 3 * 10, 3 * 1 + 5 * 10])
-    slopes = selfcheck._pixel_slopes(x, w, dy, {})
+    slopes = families._pixel_slopes(x, w, dy, {})
     np.testing.assert_array_equal(slopes.ravel(), [7 * 1, 11 * 1 + 7 * 10, 11 * 10])
 
 
@@ -182,7 +182,7 @@ def test_the_self_check_says_which_case_and_how(monkeypatch: pytest.MonkeyPatch)
         found = {check.family: check for check in selfcheck.self_check()}
         return {(case.family, case.name): case for check in found.values() for case in check.differences}
 
-    monkeypatch.setattr(selfcheck, "unroll", rows_swapped(cm.unroll))
+    monkeypatch.setattr(families, "unroll", rows_swapped(cm.unroll))
     differing = cases()
     case = differing["unroll", "same, stride 2"]
     assert case.trouble.startswith("different: ")
@@ -190,14 +190,14 @@ def test_the_self_check_says_which_case_and_how(monkeypatch: pytest.MonkeyPatch)
     assert case.options == {"padding": "same", "stride": 2}
     assert ("X_col · W_col", "same, stride 2") in differing
     assert ("mapping, locate", "same, stride 2") not in differing
-    monkeypatch.setattr(selfcheck, "unroll", raising(None))
+    monkeypatch.setattr(families, "unroll", raising(None))
     assert cases()["unroll", "same, stride 2"].trouble == "RuntimeError: broken"
     check = next(check for check in selfcheck.self_check() if check.family == "unroll")
     assert (len(check.differences), check.max_abs_error) == (check.cases, math.inf)
 
 
 def test_wrong_sizes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selfcheck, "ConvGeometry", stride_forgotten(cm.ConvGeometry))
+    monkeypatch.setattr(families, "ConvGeometry", stride_forgotten(cm.ConvGeometry))
     sizes = next(selfcheck.self_check())
     assert sizes.family == "output sizes"
     assert "different: " in sizes.differences[0].trouble

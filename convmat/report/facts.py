@@ -11,26 +11,15 @@ from numpy.typing import NDArray
 
 from convmat.geometry import AXIS_NAMES, LINE_NAMES, POSITION_NAMES, SIDE_NAMES, TAP_NAMES, ConvGeometry
 from convmat.report.encodings import printable
+from convmat.shown import Fact as Fact
+from convmat.shown import percent as percent
+from convmat.shown import shape_fact as shape_fact
+from convmat.shown import sizes as sizes
 
 AXIS_KEYS = tuple(f"output_{name}" for name in AXIS_NAMES[3])
 
 PREVIEW_ELEMENTS = 20_000
 """Matrices of at most so many elements have rows of theirs shown."""
-
-
-class Fact(NamedTuple):
-    """One finding."""
-
-    key: str
-    """In JSON; stable."""
-    label: str
-    """In the table."""
-    value: Any
-    """In JSON: numbers, strings, lists and dicts of them."""
-    text: str
-    """In the table, which leaves out facts without a label: other facts' texts hold them."""
-    brief: str = ""
-    """In the one line of `--brief`, which leaves out facts without it."""
 
 
 class Grid(NamedTuple):
@@ -39,16 +28,6 @@ class Grid(NamedTuple):
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
-
-
-def sizes(numbers: Sequence[int]) -> str:
-    """Numbers as a shape is spoken: 16 × 49."""
-    return " × ".join(map(str, numbers))
-
-
-def shape_fact(key: str, label: str, shape: Sequence[int], axes: str = "") -> Fact:
-    """A shape, with what its axes are."""
-    return Fact(key, label, list(shape), sizes(shape) + (axes and f"  ({axes})"))
 
 
 def result_facts(key: str, label: str, shape: Sequence[int], dtype: Any, axes: str = "") -> list[Fact]:
@@ -65,7 +44,13 @@ def absent(*keys: str) -> list[Fact]:
 def brief_text(facts: Sequence[Fact], output: str | None = None) -> str:
     """The facts in one line, with the file that they were written to."""
     where = {None: "", "-": ", on standard output"}.get(output, f", in {output}")
-    return printable(", ".join(fact.brief for fact in facts if fact.brief) + where) + "\n"
+    return printable(headline(facts) + where) + "\n"
+
+
+def headline(facts: Sequence[Fact]) -> str:
+    """The facts in one line, a verdict first."""
+    briefs = sorted((fact for fact in facts if fact.brief), key=lambda fact: fact.key != "equal")
+    return ", ".join(fact.brief for fact in briefs)
 
 
 def bytes_text(count: int) -> str:
@@ -74,11 +59,6 @@ def bytes_text(count: int) -> str:
     if unit == 0:
         return f"{count}"
     return f"{count} ({count / 1024**unit:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[unit - 1]})"
-
-
-def percent(share: float) -> str:
-    """A share of 1 in percent, to three digits."""
-    return f"{100 * share:.3g} %"
 
 
 def axes_text(geometry: ConvGeometry) -> str:

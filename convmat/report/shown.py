@@ -13,8 +13,7 @@ from convmat.matrix import LayerMap, LayerMatrix
 from convmat.report.facts import Fact, bytes_text, geometry_facts, percent, shape_fact
 from convmat.report.results import layer_facts, plan_facts
 from convmat.report.tables import facts_table
-from convmat.report.verdicts import verification_facts
-from convmat.verification.judging import Report
+from convmat.verification import Report
 
 
 def facts_of(value: Any) -> list[Fact]:
@@ -29,7 +28,7 @@ def facts_of(value: Any) -> list[Fact]:
         case Plan():
             return [*layer_facts(value, False, "nhwc"), *plan_facts([value])]
         case Report():
-            return verification_facts(value)
+            return value.facts()
         case LayerMatrix():
             return facts_of(value.layer)
         case LayerMap():
