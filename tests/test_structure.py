@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "verification": (*_LIBRARY, "shown", "reference", "verification"),
     "experiment": (*_LIBRARY, "experiment", "files"),
     "files": ("errors", "wholes", "files"),
-    "report": (*_LIBRARY, "frameworks", "chains", "verification", "experiment", "report"),
+    "report": (*_LIBRARY, "shown", "frameworks", "chains", "verification", "experiment", "report"),
     "cli": (
         *_LIBRARY,
         "frameworks",

@@ -214,7 +214,7 @@ def test_a_verdict_of_json_carries_what_the_table_says(said: Any) -> None:
         ),
         (
             "verify x-int64.npy --kernel w-int64.npy --expected y-cut-int64.npy",
-            "different: shape 1 × 4 × 3 × 2, expected 1 × 4 × 3 × 3, without the last column",
+            "different: shape 1 × 4 × 3 × 2, expected 1 × 4 × 3 × 3",
             1,
         ),
     ],

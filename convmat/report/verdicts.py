@@ -34,17 +34,16 @@ def verification_facts(
     which the second stands for the definition.
     """
     facts = [_of_arrays(fact) if stage is None else _of_stage(fact, stage) for fact in report.facts()]
-    as_it_is = layout == "nhwc" and report.shape == tuple(given or ())
-    if given and stage in _IMAGES and report.shape != report.expected_shape and not as_it_is:
-        verdict = f"{report} (the file has {sizes(given)}, read as {layout})"
-        facts[-1] = facts[-1]._replace(text=verdict, brief=verdict)
+    read = _read_fact(read_as)
+    if given and stage in _IMAGES and report.shape != report.expected_shape:
+        read = read._replace(label="read as", text=f"{layout}: the file has {sizes(given)}")
     quantized = []
     if requantized is not None:
         quantized = [Fact("requantize", "requantized", requantized._asdict(), str(requantized))]
     return [
         Fact("stage", "", stage, ""),
         *facts[:2],
-        _read_fact(read_as),
+        read,
         *facts[2:5],
         *absent(*_OF_SOME),
         *quantized,
