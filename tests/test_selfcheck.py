@@ -196,6 +196,20 @@ def test_the_self_check_says_which_case_and_how(monkeypatch: pytest.MonkeyPatch)
     assert (len(check.differences), check.max_abs_error) == (check.cases, math.inf)
 
 
+def test_each_family_is_in_the_table_by_the_name_of_its_functions() -> None:
+    assert len(families.FAMILIES) == 16
+    for entry in families.TABLE:
+        assert entry.family in families.FAMILIES
+        assert issubclass(entry.of, families.Subject)
+    layer = families.SmallLayer("small", (1, 4, 3, 2), (2, 2, 2, 2), {}, np.random.default_rng(0))
+    by_name = {entry.compare.__name__: entry for entry in families.TABLE}
+    assert by_name["_folded"].family == "fold"
+    assert families._folded(layer)
+    assert families._multiplied(layer)
+    layer.flip = True
+    assert families._multiplied(layer) is None
+
+
 def test_wrong_sizes_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(families, "ConvGeometry", stride_forgotten(cm.ConvGeometry))
     sizes = next(selfcheck.self_check())

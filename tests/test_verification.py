@@ -891,3 +891,43 @@ def test_tolerances_of_complex_numbers_are_of_their_moduli(dtype: str) -> None:
     assert report.max_abs_error == pytest.approx(5e-3, rel=1e-3)
     assert cm.verify(x, filters, expected=off, atol=report.smallest_atol)
     assert not cm.verify(x, filters, expected=off, atol=report.smallest_atol * 0.999)
+
+
+# The three judges.
+
+
+@pytest.mark.parametrize(
+    "judging, outside",
+    [
+        (judge.Exactly(), [False, True, True, False]),
+        (judge.WithinTolerance(0.1, 0, None), [False, False, True, False]),
+        (judge.WithinTolerance(0, 0.3, None), [False, False, False, False]),
+    ],
+)
+def test_a_judge_says_which_elements_are_outside(judging: Any, outside: list[bool]) -> None:
+    result, wanted = np.array([1, 2.0625, 4.25, np.nan]), np.array([1, 2, 4, np.nan])
+    judged = judging(result, wanted, None, None)
+    assert judged.error.tolist() == [0, 0.0625, 0.25, 0]
+    assert judged.outside.tolist() == outside
+    assert judged.exactly.all() == isinstance(judging, judge.Exactly)
+
+
+def test_the_bound_is_of_each_element() -> None:
+    """γ_1·A of float32, with the γ_1 of the float64 definition; 0 where a sum is exact."""
+    x = np.array([1.5, 3.0], np.float32)
+    bound = judge.WithinBound(np.dtype(np.float32), [x], 1, False)
+    sizes = np.array([1.5, 3.0])
+    judged = bound(x, sizes, sizes, None)
+    gammas = sum(u / (1 - u) for u in (2.0**-24, 2.0**-53))
+    assert judged.allowed == pytest.approx(gammas * sizes, rel=1e-12)
+    whole = judge.WithinBound(np.dtype(np.float32), [np.float32([1, 3])], 1, False)
+    judged = whole(x, sizes, sizes, None)
+    assert judged.exactly.all()
+    assert judged.allowed.tolist() == [0, 0]
+
+
+def test_a_report_tells_its_facts() -> None:
+    facts = {fact.key: fact for fact in cm.verify(np.ones((1, 3, 3, 1)), np.ones((1, 2, 2, 1))).facts()}
+    assert facts["equal"].text == "equal: 4 elements, exactly"
+    assert facts["result_shape"].value == [1, 2, 2, 1]
+    assert facts["elements"].label == ""

@@ -63,7 +63,7 @@ class Change(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class Computation:
     """What was computed: a convolution, as `convolve` takes it, and what became of its result."""
 
     x: Array
@@ -166,7 +166,7 @@ class Layer:
         """The convolution's result, before anything became of it, by the engine."""
         return convolve(**self.arguments)
 
-    def positive(self) -> Layer:
+    def positive(self) -> Computation:
         """Of the magnitudes of all numbers, whose sums say how far rounding errors go."""
 
         def size(a: Array) -> Array:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from convmat.errors import ConvmatError
 from convmat.geometry import ConvGeometry, Padding, Sizes
-from convmat.verification.computed import Array, Layer
+from convmat.verification.computed import Array, Computation
 from convmat.verification.judge import working_bytes
 from convmat.verification.mistakes import Mistake, known_mistakes
 from convmat.verification.problem import Place, Problem
@@ -217,7 +217,7 @@ class _Search:
         return Diagnosis(tuple(m.key for m in chain), tuple(m.phrase for m in chain), tuple(exceptions))
 
 
-def _made(mistake: Mistake, layer: Layer) -> Iterator[Layer]:
+def _made(mistake: Mistake, layer: Computation) -> Iterator[Computation]:
     """What the mistake makes of a layer, where it can be made."""
     try:
         yield from mistake.made(layer)

@@ -31,15 +31,11 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Subject:
-    """What is compared, and how a case of it is told."""
+    """What is compared, and how a case of it is told; by itself all small sizes."""
 
     name = ""
     shapes: Shapes = ((), ())
     options: dict[str, Any] = {}  # noqa: RUF012  # never changed
-
-
-class Sizes(Subject):
-    """All small sizes."""
 
 
 class SmallLayer(Subject):
@@ -145,8 +141,8 @@ def _same(results: Sequence[Array], wanted: Sequence[Array], dtype: Any = None) 
     return compare_exactly(*(side if dtype is None else side.astype(dtype) for side in sides))
 
 
-@family("output sizes", Sizes, "every size to 7, kernel to 3")
-def _sizes(_: Sizes) -> Report:
+@family("output sizes", Subject, "every size to 7, kernel to 3")
+def _sizes(_: Subject) -> Report:
     """Under every padding rule, against sliding the kernel."""
     ranges = (range(1, 8), range(1, 4), range(1, 4), range(1, 3), PADDING_NAMES)
     wrong = 0
@@ -157,8 +153,8 @@ def _sizes(_: Sizes) -> Report:
     return compare_exactly(np.array([wrong]), np.array([0]))
 
 
-@family("output sizes", Sizes, "transposed, every size to 5")
-def _transposed_sizes(_: Sizes) -> Report:
+@family("output sizes", Subject, "transposed, every size to 5")
+def _transposed_sizes(_: Subject) -> Report:
     """Of transposed convolutions under every padding rule, against laying kernels side by side."""
     ranges = (range(1, 6), range(1, 4), range(1, 4), range(1, 3), (0, 1), PADDING_NAMES)
     wrong = 0

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from convmat.errors import ConvmatError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.patches import as_numbers
-from convmat.verification.computed import Array, Layer
+from convmat.verification.computed import Array, Computation
 from convmat.verification.judge import subnormal
 from convmat.verification.layer import verify
 from convmat.verification.quantization import Requantize
@@ -48,7 +48,7 @@ class Problem:
         if flip:
             filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
         rule = given.padding if given.padding is not None else given.pads
-        self.right = Layer(x, filters, given.stride, rule, given.dilation, groups, bias, padding_mode)
+        self.right = Computation(x, filters, given.stride, rule, given.dilation, groups, bias, padding_mode)
         result = as_numbers("expected", expected)
         if result.dtype.kind == "u" and result.max(initial=0) > np.iinfo(np.int64).max:
             result = result.astype(np.float64)  # no sum is as large
@@ -123,7 +123,7 @@ class Problem:
             (np.union1d(anywhere[_FIRST:], [0, size - 1]), self.allowed),
         ]
 
-    def exceptions(self, layer: Layer) -> tuple[Place, ...] | None:
+    def exceptions(self, layer: Computation) -> tuple[Place, ...] | None:
         """The elements of the result that a mistaken layer leaves unexplained; None if they are too many."""
         try:
             with np.errstate(all="ignore"):
@@ -137,7 +137,7 @@ class Problem:
             return None
         return tuple(tuple(at) for at in np.argwhere(unexplained.reshape(self.result.shape)).tolist())
 
-    def _may_explain(self, layer: Layer) -> bool:
+    def _may_explain(self, layer: Computation) -> bool:
         """Whether a layer's result has the shape, and agrees in samples of its elements."""
         shape = layer.convolved_shape
         if min(shape) < 1 or not _merges(layer.shapes[-1], self.result.shape):
@@ -148,7 +148,7 @@ class Problem:
                 return False
         return True
 
-    def _missed(self, layer: Layer, positions: Array) -> Array:
+    def _missed(self, layer: Computation, positions: Array) -> Array:
         """Which elements of the result are surely not the layer's."""
         self.cost += len(positions) * math.prod(layer.filters.shape[1:]) + _ATTEMPT
         got = self.flat[positions]
@@ -156,7 +156,7 @@ class Problem:
         missed = self.misses(layer, got, *layer.sums(at, self.dtype))
         return np.asarray(np.where(inside, missed, got != 0))
 
-    def misses(self, layer: Layer, got: Array, sums: Array, magnitude: Array) -> Array:
+    def misses(self, layer: Computation, got: Array, sums: Array, magnitude: Array) -> Array:
         """Where `got` is not what the layer makes of `sums`, by more than `verify` allows.
 
         The tolerance is no bound, but larger than all that `verify` may judge by.
@@ -177,7 +177,7 @@ class Problem:
             tolerance = np.where(finite, tolerance, np.inf)
         return np.asarray(np.isfinite(wanted) & (got != wanted) & ~(np.abs(got - wanted) <= tolerance))
 
-    def _unexplained(self, layer: Layer) -> Array | None:
+    def _unexplained(self, layer: Computation) -> Array | None:
         """All elements of the result that are not the layer's; None if the name would be wrong."""
         self.cost += self.flat.size * math.prod(layer.filters.shape[1:]) // 8  # they take less time together
         parts = np.array_split(
@@ -192,7 +192,7 @@ class Problem:
             inside.append(there)
         return self._judged(layer, np.concatenate(source), np.concatenate(inside))
 
-    def _judged(self, layer: Layer, source: Array, inside: Array) -> Array | None:
+    def _judged(self, layer: Computation, source: Array, inside: Array) -> Array | None:
         """As `_unexplained`, of a layer whose result is moved: the elements `inside` come from `source`.
 
         What became of the values is undone first: where an element is what a value became, `verify` judges
@@ -226,7 +226,7 @@ class Problem:
         made[inside] = after
         return unexplained if self._differs(made, unexplained) else None
 
-    def _stays(self, layer: Layer, got: Array, dtype: np.dtype[Any]) -> Array:
+    def _stays(self, layer: Computation, got: Array, dtype: np.dtype[Any]) -> Array:
         """Where elements of the result are such that what became of the values leaves them as they are."""
         if self.quantized is not None:
             return np.zeros(got.shape, bool)
@@ -234,7 +234,7 @@ class Problem:
         kept = layer.change(wide)
         return np.asarray((kept == wide) | (np.isnan(kept) & np.isnan(wide)))
 
-    def _judged_dtype(self, layer: Layer, values: Array) -> np.dtype[Any]:
+    def _judged_dtype(self, layer: Computation, values: Array) -> np.dtype[Any]:
         """That of the result where it can hold the values, since `verify` judges by the dtype, too."""
         if any(change.name == "round" for change in layer.changes):
             return np.dtype(np.float16)
@@ -251,7 +251,7 @@ class Problem:
         made = made.astype(self.flat.dtype)
         return bool(self._surely_wrong(made).any()) or not self.verify(self.right, made)
 
-    def verify(self, layer: Layer, result: Array) -> Report:
+    def verify(self, layer: Computation, result: Array) -> Report:
         """Whether the result of a layer's convolution, in its order, is right."""
         return verify(expected=result.reshape(layer.convolved_shape), **layer.arguments, **self.judged)
 
