@@ -129,10 +129,9 @@ class Definition:
             comparison.add(values, sizes, flushed)
         return comparison.report()
 
-    def _judge(self, dtype: np.dtype[Any], rule: Rule) -> Exactly | WithinTolerance | WithinBound:
-        integers = all(kind in "biu" for kind in (dtype.kind, *(a.dtype.kind for a in self.inputs)))
-        bound = None
-        if self.inputs and not integers and not rule.exact:
+    def _judge(self, dtype: np.dtype[Any], rule: Rule) -> Judge:
+        bound, dtypes = None, [dtype, *(a.dtype for a in self.inputs)]
+        if self.inputs and not rule.exact and any(d.kind in "fc" for d in dtypes):
             bound = WithinBound(dtype, self.inputs, self.terms, self.divided)
         if rule.tolerances is not None:
             return WithinTolerance(*rule.tolerances, bound)
@@ -265,10 +264,13 @@ class WithinBound:
         return np.where(sizes < self.exact_below, 0.0, bound)
 
 
+Judge = Exactly | WithinTolerance | WithinBound
+
+
 class _Comparison:
     """Counts what a judge says of a result, part by part, and keeps the worst."""
 
-    def __init__(self, result: Array, judge: Exactly | WithinTolerance | WithinBound) -> None:
+    def __init__(self, result: Array, judge: Judge) -> None:
         self.result, self.judge = result, judge
         self.elements = self.outside = self.exact_sums = 0
         self.outside_at: list[tuple[int, ...]] = []
@@ -325,10 +327,9 @@ class _Comparison:
 
     def _ulps(self) -> float | None:
         """The worst element's error, in units in the last place that the right value has in the dtype."""
-        if self.result.dtype.kind not in "fc":
-            return None
-        if self.worst_values is None:
-            return 0.0
+        floating = self.result.dtype.kind in "fc"
+        if not floating or self.worst_values is None:
+            return 0.0 if floating else None
         right = np.abs(np.asarray(self.worst_values[1])).astype(np.zeros(0, self.result.dtype).real.dtype)
         return float(self.furthest[1] / np.spacing(right))
 
