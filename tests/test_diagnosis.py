@@ -343,17 +343,17 @@ def test_sentences() -> None:
 VALUES = [m for m in known_mistakes(2) if m.part == "value"]
 
 
-def value_layers() -> Iterator[computed.Layer]:
+def value_layers() -> Iterator[computed.Computation]:
     """Of integers of two sizes, and of floats."""
     rng = np.random.default_rng(15)
     for scale, dtype in ((40, "i2"), (40000, "i4"), (1, "f4")):
         x, filters, bias = (
             (rng.standard_normal(shape) * scale).astype(dtype) for shape in ((1, 8, 9, 3), (6, 3, 3, 3), (6,))
         )
-        yield computed.Layer(x, filters, (1, 1), "same", (1, 1), 1, bias, "zeros")
+        yield computed.Computation(x, filters, (1, 1), "same", (1, 1), 1, bias, "zeros")
 
 
-def plain_result(layer: computed.Layer) -> np.ndarray:
+def plain_result(layer: computed.Computation) -> np.ndarray:
     """What was computed, by the plain reference; sums in float16 by the search's own."""
     arguments = layer.arguments
     if layer.half_sums is None:
@@ -367,7 +367,7 @@ def plain_result(layer: computed.Layer) -> np.ndarray:
     return np.where(inside, y[at], y.dtype.type(0)).reshape(shape)
 
 
-def diagnosed(right: computed.Layer, wrong: np.ndarray, **options: Any) -> Findings:
+def diagnosed(right: computed.Computation, wrong: np.ndarray, **options: Any) -> Findings:
     named = ("x", "filters", "stride", "padding", "dilation", "groups", "bias", "padding_mode")
     return diagnose(expected=wrong, **{name: getattr(right, name) for name in named}, **options)
 
@@ -563,7 +563,7 @@ def test_the_command_says_the_same(
     rng = np.random.default_rng(axes)
     x, filters, bias = (np.rint(rng.standard_normal(s) * 30).astype("i2") for s in (*SHAPES[axes], 5))
     stride = tuple([1, 2, 1][:axes])
-    right = computed.Layer(x, filters, stride, "same", (1,) * axes, 1, bias, "zeros")
+    right = computed.Computation(x, filters, stride, "same", (1,) * axes, 1, bias, "zeros")
     y = plain_result(right)
     for name, array in (("nhwc", x), ("nchw", from_batch(x, "nchw")), ("k", filters), ("b", bias)):
         np.save(f"{name}.npy", array)
@@ -593,7 +593,7 @@ def test_the_command_says_the_same(
                 assert [one["mistakes"] for one in told(wrong, layout)] == wanted, (mistake.key, layout)
     assert tried > 25
     turned = np.flip(filters, axes)
-    wrong = plain_result(computed.Layer(x, turned, stride, "same", (1,) * axes, 1, None, "zeros"))
+    wrong = plain_result(computed.Computation(x, turned, stride, "same", (1,) * axes, 1, None, "zeros"))
     for more, judged in (((), {}), (("--exact",), {"exact": True}), (("--atol", "0.5"), {"atol": 0.5})):
         wanted = [list(d.mistakes) for d in diagnosed(right, wrong, judged=judged)]
         assert ["flipped-left-right", "bias-missing"] in wanted
@@ -695,3 +695,9 @@ def test_a_probe_names_pairs_and_exceptions(
         assert run([*command, "--case", "bias"] if len(place) == 4 else command) == 1
         found = json.loads(capsys.readouterr().out)["diagnosis"]
         assert [one["exceptions"] for one in found] == [[place]]
+
+
+def test_a_diagnosis_in_a_few_words() -> None:
+    assert Diagnosis(("kernel-transposed",), ("with kh and kw swapped",)).brief == "kh and kw swapped"
+    two = Diagnosis(("a", "b"), ("without the bias", "with the stride ignored"), ((0, 1), (2, 3)))
+    assert two.brief == "without the bias and the stride ignored, except 2"

@@ -422,10 +422,10 @@ def test_forms_of_a_result(verify: Any, capsys: pytest.CaptureFixture[str]) -> N
     assert run(["verify", "--probe", "p", "--expected", "mine.npy", "-q"]) == 1
     assert capsys.readouterr() == ("", "")
     assert run(["verify", "--probe", "p", "--expected", "mine.npy"]) == 1
-    assert "different: 1 of 1 cases" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("different: 1 of 1 case")
     np.save("mine.npy", np.zeros(5))
     assert run(["verify", "--probe", "p", "--expected", "mine.npy"]) == 1
-    assert "different shapes: " in capsys.readouterr().out
+    assert "different: shape " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stage, key", [("unroll", "x_col"), ("flatten-filters", "w_col"), ("convolve", "y")])
@@ -633,7 +633,7 @@ def test_it_is_said_what_was_not_judged(verify: Any, capsys: pytest.CaptureFixtu
     assert run(["verify", "--probe", "p", "--expected", "p/bias/y.npy"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"not judged +│ integers, one-hot, coordinates ", out)
-    assert "equal: 1 of 1 cases" in out
+    assert out.startswith("equal: 1 case\n")
 
 
 def test_x_col_of_each_image(verify: Any) -> None:

@@ -104,7 +104,7 @@ def test_another_layout_of_yours(layout: str, verify: Any) -> None:
     verify(*layer, "--expected", "y.npy")
     np.save("y.npy", np.load("y.npy")[:, 1:])
     _, text = verify(*layer, "--expected", "y.npy", "--no-diagnose", status=1)
-    assert f"read as {layout}" in text
+    assert re.search(rf"read as +│ {layout}: the file has ", text)
 
 
 def test_explain_shows_the_sum_of_the_worst_element(verify: Any) -> None:
@@ -167,6 +167,7 @@ def test_the_diagnosis_is_told(verify: Any, monkeypatch: pytest.MonkeyPatch) -> 
             "exceptions": [[0, 1, 2, 1]],
         },
     ]
+    assert text.startswith("different: 1 of 32 elements, flip\n")
     assert re.search(rf"diagnosis +│ {sentence} flip +│\n│ +│ {sentence} swap and bias, except 1", text)
     assert len(asked) == 2  # not with -q
     assert asked[0]["judged"] == {"exact": False, "atol": 0.5, "rtol": None, "requantize": None}
@@ -299,7 +300,7 @@ def test_two_arrays(verify: Any) -> None:
     verify("a.npy", "wrong.npy", "--rtol", "0.05")
     verify("a.npy", "wrong.npy", "--rtol", "0.01", status=1)
     np.save("b.npy", a.T)
-    assert "different shapes" in verify("a.npy", "b.npy", status=1)[1]
+    assert verify("a.npy", "b.npy", status=1)[1].startswith("different: shape ")
     np.save("complex.npy", a + 1j)
     assert verify("a.npy", "complex.npy", status=1)[0]["worst_definition"] == "1j"
 
@@ -780,3 +781,33 @@ def test_entries_at_one_place_are_added(form: Any, capsys: pytest.CaptureFixture
         arrays |= {"indices": twice, "indptr": np.array([0, 18], np.int16)}
     np.savez("m.npz", **arrays, **{} if form is None else {"format": np.array(form)})
     assert run(line) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong, line",
+    [
+        (lambda y, turned: y, "equal: 48 elements, exactly"),
+        (lambda y, turned: turned, r"different: \d+ of 48 elements, the filter flipped left-right"),
+        (
+            lambda y, turned: turned[:, 1:],
+            "different: shape 1 × 3 × 4 × 3, expected 1 × 4 × 4 × 3.+",
+        ),
+        (lambda y, turned: y + np.arange(48).reshape(y.shape) % 7, r"different: \d+ of 48 elements"),
+        (lambda y, turned: y[..., 0], "different: shape 1 × 1 × 4 × 4, expected 1 × 4 × 4 × 3"),
+    ],
+)
+def test_the_first_line_is_the_verdict_which_brief_prints_alone(
+    wrong: Any, line: str, verify: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = np.random.default_rng(0)
+    x, w = random.integers(-99, 100, (1, 6, 6, 2)), random.integers(-9, 10, (3, 3, 3, 2))
+    np.save("x.npy", x)
+    np.save("w.npy", w)
+    np.save("y.npy", wrong(cm.convolve(x, w), cm.convolve(x, w[:, :, ::-1])))
+    status = 0 if line.startswith("equal") else 1
+    told, text = verify("x.npy", "--kernel", "w.npy", "--expected", "y.npy", status=status)
+    assert re.fullmatch(line, text.splitlines()[0])
+    assert text.splitlines()[1].startswith("╭")
+    assert "verdict" not in told
+    assert run(["verify", "x.npy", "--kernel", "w.npy", "--expected", "y.npy", "--brief"]) == status
+    assert capsys.readouterr().out == f"{text.splitlines()[0]}\n"

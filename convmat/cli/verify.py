@@ -148,7 +148,7 @@ def _two_arrays(names: tuple[str, ...], judged: dict[str, Any]) -> _Found:
     from convmat.files.memory import check_memory
     from convmat.report.facts import input_fact
     from convmat.verification import compare
-    from convmat.verification.judging import working_bytes
+    from convmat.verification.judge import working_bytes
 
     _check_one_pipe(*names)
     first, second = (_open(name) for name in names)
@@ -183,8 +183,8 @@ def _convolution(
     from convmat.report.verdicts import diagnosis_facts, explained_facts, terms_grid
     from convmat.verification import verify
     from convmat.verification.diagnosis import diagnosis_bytes, may_be_explained
-    from convmat.verification.judging import explain as explained
-    from convmat.verification.judging import working_bytes
+    from convmat.verification.judge import working_bytes
+    from convmat.verification.layer import explain as explained
     from convmat.verification.quantization import Requantize
 
     batch, arguments = open_layer(inputs, layout=layout, expected=expected, **layer)
@@ -270,7 +270,7 @@ def _unrolled(
     from convmat.files.memory import check_memory
     from convmat.geometry import ConvGeometry
     from convmat.report.facts import geometry_facts
-    from convmat.verification.judging import working_bytes
+    from convmat.verification.judge import working_bytes
     from convmat.verification.stages import verify_unroll
 
     if (kernel is None) == (kernel_size is None):
@@ -314,7 +314,7 @@ def _flattened(
     from convmat.files.memory import check_memory
     from convmat.report.facts import input_fact
     from convmat.shown import Fact, shape_fact
-    from convmat.verification.judging import working_bytes
+    from convmat.verification.judge import working_bytes
     from convmat.verification.stages import verify_flatten_filters
 
     if kernel is None:
