@@ -422,6 +422,7 @@ def subnormal(a: Array, tiny: float) -> NDArray[np.float64]:
     return np.asarray(sum(np.where(size < least, size, 0.0) for size in sizes), np.float64)
 
 
+@np.errstate(all="ignore")
 def _ratio(error: Array, allowed: Array) -> Array:
     return np.where(error == 0, 0.0, error / allowed)
 
