@@ -679,8 +679,8 @@ def _phases(
     """The convolutions that a transposed one is, and where they begin in W and X."""
     found = []
     lanes, filters, channels, groups = compiled.lanes(dtype), y_shape[-1], x_shape[-1], where[-1]
-    for layer, w_at, x_at in native.phases(where, y_shape, w_shape, x_shape):
-        taps = math.prod(struct.unpack_from("3q", layer, 8 * 10))
+    for packed, w_at, x_at in native.phases(where, y_shape, w_shape, x_shape):
+        taps = math.prod(struct.unpack_from("3q", packed, 8 * 10))
         kernel = choose_kernel(taps, 1, filters, channels, groups, lanes)
-        found.append((compiled.layer(layer, dtype, kernel, threads, integers), w_at, x_at))
+        found.append((compiled.layer(packed, dtype, kernel, threads, integers), w_at, x_at))
     return found

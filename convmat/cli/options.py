@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import click
 from click.core import ParameterSource
 
-from convmat.checks import got, read_whole
+from convmat.checks import read_whole
 from convmat.cli.output import BRIEF, is_brief, outputs_together, shown_help
 from convmat.errors import ConvmatError, FileError, MappingIndexError, SettingError
 from convmat.files.names import check_ending
 from convmat.files.outputs import check_apart, check_output
 from convmat.files.schema import Kind, Mismatch, Whole, shown
-from convmat.words import POSITION_NAMES
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -620,6 +619,9 @@ def pixel_of(pixel: tuple[int, ...], dims: int) -> tuple[int, ...]:
         MappingIndexError: another number of numbers.
     """
     if len(pixel) not in (dims + 1, dims + 2):
+        from convmat.checks import got
+        from convmat.words import POSITION_NAMES
+
         names = ",".join((*POSITION_NAMES[dims], "c"))
         raise MappingIndexError("pixel", f"got {len(pixel)} numbers {got(pixel)}; give {names} or n,{names}")
     return pixel if len(pixel) == dims + 2 else (0, *pixel)
