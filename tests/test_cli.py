@@ -22,6 +22,7 @@ from PIL import Image
 import convmat as cm
 from convmat import native
 from convmat.cli import cli, run
+from convmat.cli.manual import contexts
 from convmat.layouts import from_batch
 
 SAMPLES = Path(__file__).parent.parent / "sample_images"
@@ -31,7 +32,8 @@ DIGIT, SCENE, STROKES, EDGES = (
     "sample_images/strokes_2x7x7x1.npy",
     "sample_images/edges_8x3x3x3.npy",
 )
-COMMANDS = list(cli.list_commands(click.Context(cli)))
+CONTEXTS = [ctx for ctx in contexts() if not isinstance(ctx.command, click.Group)]
+COMMANDS = [ctx.command_path.partition(" ")[2] for ctx in CONTEXTS]
 
 
 @pytest.fixture(autouse=True)
@@ -431,7 +433,7 @@ def test_trouble_is_one_line_and_status_2(line: str, told: str, capsys: pytest.C
 def test_what_must_not_happen_is_told_in_a_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("convmat.verification.selfcheck.self_check", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("convmat.cli.stages.self_check", lambda *_, **__: 1 / 0)
     assert run(["verify"]) == 2
     assert capsys.readouterr().err.startswith("convmat: internal error: ZeroDivisionError: ")
     for debug in (["--debug", "verify"], ["verify", "--debug"]):
@@ -446,28 +448,52 @@ def test_what_must_not_happen_is_told_in_a_line(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "train")) for name in COMMANDS]
 )
 def test_help_opens_with_examples_that_work(name: str, ok: Any) -> None:
-    text = ok(name, "--help")
-    examples = re.findall(r"^ +convmat (.*)$", text.split("Options:")[0], re.MULTILINE)
+    text = ok(*name.split(), "--help")
+    examples = re.findall(r"^ +convmat (.*)$", text.split("Example:")[1].split("\n\n")[0], re.MULTILINE)
     assert examples
     assert text.index("Example:") < text.index(f"convmat {examples[0]}") < 400
     for example in examples:
         assert run(example.split()) == 0
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_has_help(name: str) -> None:
-    command = cli.get_command(click.Context(cli), name)
-    assert command
-    for parameter in command.params:
+@pytest.mark.parametrize("ctx", CONTEXTS, ids=COMMANDS)
+def test_every_option_has_help(ctx: click.Context) -> None:
+    for parameter in ctx.command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter.name
 
 
 def test_group_help_lists_commands(ok: Any) -> None:
     text = ok("--help")
-    for name in COMMANDS:
+    for name in cli.list_commands(click.Context(cli)):
         assert f"\n  {name} " in text
+    sections = re.findall(r"^(\w[\w ]+):$", text, re.MULTILINE)
+    assert sections == ["Options", "The equivalence", "Check", "Look", "Learn"]
+    assert ok("probe", "--help").count("\n  write ") == 1
     assert ok("--version") == f"convmat {cm.__version__} ({native.status()})\n"
+
+
+@pytest.mark.parametrize("ctx", CONTEXTS, ids=COMMANDS)
+def test_help_is_in_sections(ctx: click.Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option once, those of a layer and of what comes out under their headings; two screens at most."""
+    monkeypatch.setenv("COLUMNS", "80")
+    text = click.Context(ctx.command, ctx.parent, ctx.info_name).get_help()
+    known = ["Options", "The layer", "Arrays and images", "Output"]
+    sections = re.findall(r"^(\w[\w ]+):$", text, re.MULTILINE)
+    assert sections == [title for title in known if title in sections]
+    part = dict(re.findall(r"^(\w[\w ]+):\n(.*?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL))
+    homes = {"--stride": "The layer", "--layout": "Arrays and images", "--json": "Output", "--help": "Output"}
+    names = [name for option in ctx.command.get_params(ctx) for name in option.opts if name[:2] == "--"]
+    for name in names:
+        holding = [
+            title
+            for title, lines in part.items()
+            if re.search(rf"^  (-\w, )?{name}(?![\w-])", lines, re.MULTILINE)
+        ]
+        assert holding == [homes[name]] if name in homes else len(holding) == 1, name
+    assert "[INPUT]" not in "".join(part.values())
+    assert text.count("\n") < 100
+    assert max(len(line) for line in text.split("\n") if "convmat " not in line) <= 80
 
 
 # real processes

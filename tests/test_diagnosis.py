@@ -677,13 +677,13 @@ def test_a_probe_names_pairs_and_exceptions(
 ) -> None:
     """The bias is missing in one case of four, where it is: still both mistakes are named."""
     monkeypatch.chdir(tmp_path)
-    assert run(["verify", "--write-probe", "p", "--k", "3", "--layout", layout, "-q"]) == 0
+    assert run(["probe", "write", "p", "--k", "3", "--layout", layout, "-q"]) == 0
     Path("mine").mkdir()
     for case in ("integers", "one-hot", "coordinates", "bias"):
         x, kernel = np.load(f"p/{case}/x.npy"), np.load(f"p/{case}/kernel.npy")
         y = cm.convolve(np.moveaxis(x, 1, -1) if layout == "nchw" else x, kernel[:, :, ::-1])
         np.save(f"mine/{case}.npy", from_batch(y, layout))
-    assert run(["verify", "--probe", "p", "--expected", "mine", "--json"]) == 1
+    assert run(["probe", "judge", "p", "mine", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)["diagnosis"]
     assert [one["mistakes"] for one in found] == [["flipped-left-right", "bias-missing"]]
     shutil.copy("mine/bias.npy", "bias.npy")
@@ -691,7 +691,7 @@ def test_a_probe_names_pairs_and_exceptions(
     array[0, 1, 2, 3] += 1
     np.save("mine/bias.npy", array)
     for expected, place in (("mine", ["bias", 0, 1, 2, 3]), ("mine/bias.npy", [0, 1, 2, 3])):
-        command = ["verify", "--probe", "p", "--expected", expected, "--json"]
+        command = ["probe", "judge", "p", expected, "--json"]
         assert run([*command, "--case", "bias"] if len(place) == 4 else command) == 1
         found = json.loads(capsys.readouterr().out)["diagnosis"]
         assert [one["exceptions"] for one in found] == [[place]]

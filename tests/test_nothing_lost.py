@@ -19,8 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convmat.cli import cli, run
-from convmat.cli.options import INPUT_NAMES, File, OutputName
+from convmat.cli import run
+from convmat.cli.command import INPUT_NAMES
+from convmat.cli.manual import contexts
+from convmat.cli.types import File, OutputName
 from convmat.report.encodings import READABLE, readable
 
 X = np.arange(98.0).reshape(2, 7, 7, 1)
@@ -194,10 +196,8 @@ def test_devices_and_pipes_may_be_shared() -> None:
 def test_every_parameter_that_names_a_file_is_known() -> None:
     """As an input or an output: what is neither is not kept apart from the others."""
     names = set()
-    for name in cli.list_commands(click.Context(cli)):
-        command = cli.get_command(click.Context(cli), name)
-        assert command
-        for parameter in command.params:
+    for ctx in contexts():
+        for parameter in ctx.command.params:
             if isinstance(parameter, click.Argument):
                 file = isinstance(parameter.type, (click.types.StringParamType, File))
             else:
@@ -205,7 +205,7 @@ def test_every_parameter_that_names_a_file_is_known() -> None:
             if file and parameter.name != "resume":  # goes on in its own folder
                 names.add(parameter.name)
                 known = isinstance(parameter.type, OutputName) + (parameter.name in INPUT_NAMES)
-                assert known == 1, f"{name} {parameter.name}"
+                assert known == 1, f"{ctx.command_path} {parameter.name}"
     assert {"inputs", "output", "figure", "kernel"} <= names
 
 
@@ -237,7 +237,7 @@ def test_an_array_is_not_named_like_another_format(ending: str, told: Callable[[
 def test_archives_and_folders_neither(ending: str, told: Callable[[str], str]) -> None:
     write_inputs()
     assert "; name it .npz" in told(f"matrix one.npy --kernel k.npy -o out.{ending}")
-    for line in ("train -o", "verify --k 3 --write-probe"):
+    for line in ("train -o", "probe write --k 3"):
         assert "written as a folder; leave the ending out" in told(f"{line} out.{ending}")
     if ending not in ("png", "apng"):
         assert "is no picture's name; end it in one of .bmp" in told(
@@ -333,7 +333,7 @@ SEVERAL = {
     "convolve": ("convolve x.npy --kernel k.npy -q -o there/old.npy --figure n.png", "there/old.npy n.png"),
     "matrix": ("matrix one.npy --kernel k.npy -q -o new.npz --figure old.png", "new.npz old.png"),
     "picture": ("convolve one.npy --kernel k.npy -q -o old.png --figure new.png", "old.png new.png"),
-    "probe": ("verify --write-probe new --k 3 -q", "new"),
+    "probe": ("probe write new --k 3 -q", "new"),
     "train": ("train --filters 2 --train-size 8 --val-size 8 --epochs 1 -q -o old", "old/weights.npz"),
 }  # fmt: skip
 CALLS = ["open", "write", "link", "rename", "replace", "fsync", "fchmod", "mkdir"]
@@ -520,9 +520,9 @@ LINES = {
     "matrix one.npy --kernel k.npy -o m.npz --figure f.png": "m.npz f.png",
     "matrix one.npy --kernel k.npy --dense -o -": "",
     "verify x.npy --kernel k.npy": "",
-    "verify x.npy one.npy": "",
+    "compare x.npy one.npy": "",
     "verify x.npy --kernel k.npy --explain --expected -": "",
-    "verify --write-probe p --k 3": "p",
+    "probe write p --k 3": "p",
     "sizes 9 --k 3": "",
     "train --filters 2 --train-size 8 --val-size 8 --epochs 1 -o run": "run",
     "unroll none.npy --k 3": "",
@@ -633,7 +633,7 @@ def test_every_command_in_every_encoding(encoding: str) -> None:
     """All that is said is there, in letters where the encoding lacks signs, and none as a number."""
     write_inputs()
     lines = [line for line in LINES if "-o" not in line and "p --k" not in line and " - " not in line]
-    lines += [f"{name} --help" for name in cli.list_commands(click.Context(cli))]
+    lines += [" ".join([*ctx.command_path.split()[1:], "--help"]) for ctx in contexts()]
     lines.append(f"{TRAIN} --epochs 2 --probe-divergence")
     lines.append("verify x.npy --kernel k.npy --expected nan.npy --explain")
     for line in lines:

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
-from click.core import ParameterSource
 from numpy.typing import NDArray
 
-from convmat.cli.options import refuse
+from convmat.cli.command import is_default, refuse
+from convmat.cli.options import LayerOptions
 from convmat.cli.output import warn
 from convmat.doubts import likelier_layout
 from convmat.errors import GeometryError, ShapeError
@@ -135,8 +134,7 @@ def open_batch(
     Raises:
         FileError: one that cannot be read. ShapeError: one that does not fit `dims` or the others.
     """
-    if names.count("-") > 1:
-        raise ShapeError("standard input", "is named twice; it can be read once")
+    check_one_pipe(*names)
     sources = [_open(name, frame, alpha) for name in names]
     shapes = []
     for source in sources:
@@ -166,6 +164,12 @@ def open_batch(
     return Batch((sum(s[0] for s in shapes), *usual[0]), usual[1], sources, dims, layout)
 
 
+def check_one_pipe(*names: str | None) -> None:
+    """Refuse more than one input that is standard input."""
+    if names.count("-") > 1:
+        raise ShapeError("standard input", "is named twice; it can be read once")
+
+
 def refuse_image_options() -> None:
     """Refuse what is asked of images, where none is read."""
     refuse(("frame", "alpha"), "is for images, and there is none")
@@ -193,24 +197,16 @@ def shape_batch(shape: tuple[int, ...], dims: int, layout: str) -> Batch:
 
 
 def folded_geometry(
-    x_shape: tuple[int, ...],
-    input_shape: tuple[int, ...],
-    dims: int,
-    layout: str,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
+    x_shape: tuple[int, ...], input_shape: tuple[int, ...], layer: LayerOptions
 ) -> ConvGeometry:
     """The geometry that an X_col of this shape was unrolled with; N, where not said, is found from its rows.
 
     Raises:
         ShapeError: an X_col that is not of this geometry. GeometryError: as `ConvGeometry`.
     """
-    geometry = ConvGeometry(
-        input_batch_shape(input_shape, dims, layout), kernel_size, stride, padding, dilation
-    )
-    if not said_axes(input_shape, dims, layout)[0]:
+    shape = input_batch_shape(input_shape, layer.axes, layer.layout)
+    geometry = ConvGeometry(shape, layer.kernel_size, **layer.steps)
+    if not said_axes(input_shape, layer.axes, layer.layout)[0]:
         rows = math.prod(x_shape[:-1])
         images, rest = divmod(rows, geometry.patches)
         geometry = geometry if rest else geometry.for_batch(images)
@@ -228,17 +224,6 @@ def input_batch_shape(shape: tuple[int, ...], dims: int, layout: str) -> tuple[i
     return found
 
 
-def is_default(option: str) -> bool:
-    """Whether an option of the command that runs was left at its default; what was said is not doubted."""
-    ctx = click.get_current_context(silent=True)
-    return ctx is not None and ctx.get_parameter_source(option) is ParameterSource.DEFAULT
-
-
-def warn_of_doubt(text: str) -> None:
-    """Print a warning on standard error, unless the command that runs is to be quiet."""
-    warn(text, bool(click.get_current_context().params.get("quiet")))
-
-
 def warn_of_layout(subject: str, shape: tuple[int, ...], dims: int) -> None:
     """Warn of an array that is hardly meant as `--layout`, where that was not said, has it read."""
     likelier = likelier_layout(shape, dims) if is_default("layout") else None
@@ -246,7 +231,7 @@ def warn_of_layout(subject: str, shape: tuple[int, ...], dims: int) -> None:
         return
     n, *size, c = to_batch_shape(shape, dims)
     other_n, *other_size, other_c = to_batch_shape(shape, dims, likelier)
-    warn_of_doubt(
+    warn(
         f"{subject}: {shape} is read as {_images(n, size, c)}; for {_images(other_n, other_size, other_c)} "
         f"give --layout {likelier}, or else --layout nhwc"
     )

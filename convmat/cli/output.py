@@ -30,14 +30,16 @@ T = TypeVar("T")
 STREAM_BYTES = 3 << 22
 """Memory that a stream works in: a block of what it reads, as it computes with it, and of its result."""
 
-BRIEF = "convmat.brief"
-"""Under this key a context's meta says whether one line is asked for: no command has to hand it on."""
+
+def note(ctx: click.Context, parameter: click.Parameter, said: bool) -> None:
+    """Note, for the command that runs, whether a flag was given."""
+    ctx.meta[f"convmat.{parameter.name}"] = said
 
 
-def is_brief() -> bool:
-    """Whether the command that runs was asked for one line."""
+def asked(name: str) -> bool:
+    """Whether the command that runs was asked for `as_json`, `brief` or `quiet`."""
     ctx = click.get_current_context(silent=True)
-    return ctx is not None and bool(ctx.meta.get(BRIEF))
+    return ctx is not None and bool(ctx.meta.get(f"convmat.{name}"))
 
 
 class Unread(BrokenPipeError):
@@ -62,8 +64,6 @@ def report(
     grids: Sequence[Grid | Sequence[Fact]] = (),
     *,
     output: str | None = None,
-    as_json: bool = False,
-    quiet: bool = False,
     facts_last: bool = False,
     written: bool = True,
 ) -> None:
@@ -71,7 +71,7 @@ def report(
 
     Beside data, and with --brief, that is one line: what came out, and the `output`, if it was written.
     """
-    if quiet:
+    if asked("quiet"):
         return
     from convmat.report.facts import brief_text
     from convmat.report.tables import json_text, tables_text
@@ -79,9 +79,9 @@ def report(
     parts = [*grids, facts] if facts_last else [facts, *grids]
 
     def text_for(stream: TextIO) -> str:
-        if as_json:
+        if asked("as_json"):
             return json_text(facts)
-        if output == "-" or is_brief():
+        if output == "-" or asked("brief"):
             return brief_text(facts, output if written else None)
         return tables_text(parts, stream)
 
@@ -112,9 +112,9 @@ def _print(text: str, stream: TextIO) -> None:
     stream.flush()
 
 
-def warn(text: str, quiet: bool = False) -> None:
-    """Print a warning on standard error."""
-    if not quiet:
+def warn(text: str) -> None:
+    """Print a warning on standard error, unless the command that runs is to be quiet."""
+    if not asked("quiet"):
         say(f"convmat: warning: {text}")
 
 
@@ -126,7 +126,6 @@ def shown_help(text: str) -> str:
 def progress(
     blocks: Iterable[T],
     total: int,
-    quiet: bool = False,
     *,
     unit: str = "row",
     size: Callable[[T], int] = len,  # type: ignore[assignment]  # of what has a length, which most have
@@ -136,7 +135,7 @@ def progress(
 
     `total` of their sizes, in `unit`; `note` says what the bar is to tell of a block.
     """
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
+    if asked("quiet") or sys.stderr is None or not sys.stderr.isatty():
         yield from blocks
         return
     from tqdm import tqdm
@@ -149,9 +148,9 @@ def progress(
             bar.update(size(block))
 
 
-def watching(quiet: bool, unit: str = "step") -> Watch:
+def watching(unit: str = "step") -> Watch:
     """A bar for the steps of a work that the library hands on."""
-    return lambda steps, total: progress(steps, total, quiet, unit=unit, size=lambda _: 1)
+    return lambda steps, total: progress(steps, total, unit=unit, size=lambda _: 1)
 
 
 def wait(work: Callable[[Watch], T], what: str) -> T:

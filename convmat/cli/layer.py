@@ -1,53 +1,61 @@
-"""What the options of a layer mean: kernels by file or name, groups, and the arguments of `convolve`."""
+"""What the options of a layer mean: its input, kernels by file or name, and the arguments of the library."""
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.cli.inputs import Batch, input_batch_shape, is_default, open_batch, shape_batch, warn_of_doubt
-from convmat.cli.options import axes_of, pads_of
-from convmat.cli.output import drain
+from convmat.cli.command import is_default
+from convmat.cli.inputs import Batch, check_one_pipe, input_batch_shape, open_batch, shape_batch
+from convmat.cli.options import LayerOptions
+from convmat.cli.output import drain, warn
 from convmat.doubts import likelier_kernel_layout
 from convmat.engine import check_bias, filter_geometry
 from convmat.errors import FileError, GeometryError, ShapeError
 from convmat.files.npy import NpyInput
 from convmat.files.numbers import is_text, is_typed, parse_numbers
 from convmat.files.streams import is_pipe
-from convmat.geometry import ConvGeometry, transpose_geometry
+from convmat.geometry import ConvGeometry, told, transpose_geometry
 from convmat.kernels import NAMES, is_kernel_name, named_kernel
-from convmat.layouts import KERNEL_LAYOUTS, output_layout, said_axes, to_batch, to_filters
+from convmat.layouts import KERNEL_LAYOUTS, said_axes, to_filters
 from convmat.patches import check_filter_groups
 
-if TYPE_CHECKING:
-    from convmat.verification import Report
+
+def open_images(inputs: tuple[str, ...], layer: LayerOptions) -> Batch:
+    """The headers of a layer's input."""
+    return open_batch(inputs, layer.axes, layer.layout, layer.frame, layer.alpha)
+
+
+def open_input(inputs: tuple[str, ...], layer: LayerOptions, input_shape: tuple[int, ...] | None) -> Batch:
+    """A layer's input, or what an array of `input_shape` would be, where that is given."""
+    if input_shape is None:
+        return open_images(inputs, layer)
+    return shape_batch(input_shape, layer.axes, layer.layout)
+
+
+def patch_geometry(shape: tuple[int, ...], layer: LayerOptions, kernel_size: Any = None) -> ConvGeometry:
+    """The geometry of a layer of which only the patches are known."""
+    size = layer.kernel_size if kernel_size is None else kernel_size
+    return ConvGeometry(shape, size, **layer.steps)
+
+
+def geometry_of(shape: tuple[int, ...], arguments: dict[str, Any]) -> ConvGeometry:
+    """The geometry of a convolution with these arguments."""
+    steps = (arguments[key] for key in ("stride", "padding", "dilation", "groups"))
+    return filter_geometry(shape, arguments["filters"].shape, *steps)
 
 
 def open_layer(
     inputs: tuple[str, ...],
-    *,
-    kernel: str | None,
-    bias: str | None,
-    stride: Any,
-    padding: Any,
-    padding_mode: str,
-    dilation: Any,
-    groups: int,
-    depthwise: bool,
-    flip: bool,
-    layout: str,
-    frame: int | None,
-    alpha: str,
-    kernel_layout: str,
-    dims: int | None,
-    expected: str | None = None,
+    layer: LayerOptions,
     input_shape: tuple[int, ...] | None = None,
+    *,
+    expected: str | None = None,
     transpose: bool = False,
 ) -> tuple[Batch, dict[str, Any]]:
     """What the options of a layer mean: its input, and the other arguments of `convmat.convolve`.
@@ -55,100 +63,93 @@ def open_layer(
     With `input_shape` there are no inputs, and the input is what an array of that shape would be. With
     `transpose` the input is the layer's Y.
     """
-    if kernel is None:
+    if layer.kernel is None:
         names = ", ".join(NAMES)
         raise click.UsageError(
             f"Missing option '--kernel'; give an .npy file or one of {names}, or numbers: '1 0 -1; 2 0 -2'"
         )
-    if (*inputs, kernel, bias, expected).count("-") > 1:
-        raise ShapeError("standard input", "is named twice; it can be read once")
-    axes = axes_of(dims, stride, dilation)
-    if input_shape is None:
-        batch = open_batch(inputs, axes, layout, frame, alpha)
-    else:
-        batch = shape_batch(input_shape, axes, layout)
-    kernels = _open_kernels(kernel, axes)
+    check_one_pipe(*inputs, layer.kernel, layer.bias, expected)
+    batch = open_input(inputs, layer, input_shape)
+    kernels = _open_kernels(layer.kernel, layer.axes)
     if transpose:  # else the input's channels show what kernels are for it
-        _warn_of_kernels(kernel, kernels.outline.shape, axes)
-    fit = fit_to_outputs if transpose else fit_to_channels
-    asked = groups
-
-    def fitted(array: NDArray[Any]) -> tuple[NDArray[Any], int]:
-        return fit(to_filters(array, axes, kernel_layout), batch.shape[-1], asked, depthwise)
-
-    filters = to_filters(kernels.outline, axes, kernel_layout)
-    try:
-        filters, groups = fitted(kernels.outline)
-    except ShapeError as error:
-        if not (batch.alpha and filters.shape[-1] * groups == batch.shape[-1] - 1):
-            raise
-        raise ShapeError("filters", f"{error.problem}; or leave transparency out by --alpha drop") from None
-    if (
-        not transpose
-        and filters.shape[-1] * groups != batch.shape[-1]
-        and groups > 0
-        and batch.shape[-1] % groups == 0
-    ):
-        raise ShapeError(
-            "filters",
-            f"made for {filters.shape[-1]} channels in each of {groups} groups, the input has "
-            f"{batch.shape[-1]} in all{_what_would_fit(kernels.outline, batch, groups)}",
-        )
-    pads = pads_of(padding, axes)
+        _warn_of_kernels(layer.kernel, kernels.outline.shape, layer.axes)
+    filters, groups = _fitted(kernels.outline, batch, layer, transpose)
     if not transpose:
-        filter_geometry(batch.shape, filters.shape, stride, pads, dilation, groups)
+        _check_channels(filters, groups, batch, kernels.outline)
+        filter_geometry(batch.shape, filters.shape, **layer.steps, groups=groups)
+    bias = None if layer.bias is None else _open_bias(layer.bias)
     if bias is not None:
-        of_bias = _open_bias(bias)
         count, what = (filters.shape[-1] * groups, "channels") if transpose else (len(filters), "filters")
-        check_bias(of_bias.outline, count, what)
+        check_bias(bias.outline, count, what)
     return batch, {
-        "filters": fitted(kernels.read())[0],
-        "stride": stride,
-        "padding": pads,
-        "dilation": dilation,
+        "filters": _fitted(kernels.read(), batch, layer, transpose)[0],
+        **layer.steps,
         "groups": groups,
-        "bias": None if bias is None else of_bias.read(),
-        "flip": flip,
-        "padding_mode": padding_mode,
+        "bias": None if bias is None else bias.read(),
+        "flip": layer.flip,
+        "padding_mode": layer.padding_mode,
     }
 
 
+def _fitted(
+    kernels: NDArray[Any], batch: Batch, layer: LayerOptions, transpose: bool
+) -> tuple[NDArray[Any], int]:
+    """The filters and the groups that kernels, as their file has them, are for this input."""
+    filters, fit = (
+        to_filters(kernels, layer.axes, layer.kernel_layout),
+        fit_to_outputs if transpose else fit_to_channels,
+    )
+    try:
+        return fit(filters, batch.shape[-1], layer.groups, layer.depthwise)
+    except ShapeError as error:
+        if not (batch.alpha and filters.shape[-1] * layer.groups == batch.shape[-1] - 1):
+            raise
+        raise ShapeError("filters", f"{error.problem}; or leave transparency out by --alpha drop") from None
+
+
+def _check_channels(filters: NDArray[Any], groups: int, batch: Batch, kernels: NDArray[Any]) -> None:
+    """Refuse filters for other channels than the input's, and say what would fit."""
+    depth, channels = filters.shape[-1], batch.shape[-1]
+    if depth * groups != channels and groups > 0 and channels % groups == 0:
+        raise ShapeError(
+            "filters",
+            f"made for {depth} channels in each of {groups} groups, the input has "
+            f"{channels} in all{_what_would_fit(kernels, batch, groups)}",
+        )
+
+
 def open_linear_layer(
-    source: str | None, input_shape: tuple[int, ...] | None, *, layout: str, **layer: Any
+    inputs: tuple[str, ...],
+    layer: LayerOptions,
+    input_shape: tuple[int, ...] | None,
+    expected: str | None = None,
 ) -> tuple[Batch, dict[str, Any]]:
     """The input, of which only the shape matters, and the arguments of a layer without bias.
 
-    It is an array of `input_shape`, or the input `source`, of which a pipe is read to its end.
+    It is an array of `input_shape`, or the one of `inputs`, of which a pipe is read to its end.
     """
-    if (source is None) == (input_shape is None):
+    if bool(inputs) == (input_shape is not None):
         raise click.UsageError("Give either INPUT or --input-shape, to say how large the layer's input is")
-    inputs = () if source is None else (source,)
-    batch, arguments = open_layer(inputs, bias=None, layout=layout, input_shape=input_shape, **layer)
-    if source is not None and is_pipe(source):
+    batch, arguments = open_layer(inputs, layer, input_shape, expected=expected)
+    if any(map(is_pipe, inputs)):
         drain(batch.chunks())  # whoever writes to us should not be cut off
     del arguments["bias"]
     return batch, arguments
 
 
 def open_transposed_layer(
-    inputs: tuple[str, ...],
-    output_padding: Any,
-    input_shape: tuple[int, ...] | None,
-    *,
-    padding_mode: str,
-    layout: str,
-    **layer: Any,
+    inputs: tuple[str, ...], layer: LayerOptions, output_padding: Any, input_shape: tuple[int, ...] | None
 ) -> tuple[Batch, ConvGeometry, dict[str, Any]]:
     """What the options of a transposed layer mean: its input, which is the layer's Y, the layer's geometry,
     and the other arguments of `convmat.convolve_transpose`, of which there is no `input_shape`.
     """
-    if padding_mode != "zeros":
+    if layer.padding_mode != "zeros":
         raise GeometryError(
             "padding_mode",
-            f"got {padding_mode}; a transposed convolution drops what falls into the padding, so it has "
-            "zeros alone: leave it out",
+            f"got {layer.padding_mode}; a transposed convolution drops what falls into the padding, so it "
+            "has zeros alone: leave it out",
         )
-    batch, arguments = open_layer(inputs, padding_mode=padding_mode, layout=layout, transpose=True, **layer)
+    batch, arguments = open_layer(inputs, layer, transpose=True)
     del arguments["padding_mode"]
     filters, groups = arguments["filters"], arguments["groups"]
     check_filter_groups(len(filters), groups)
@@ -157,66 +158,19 @@ def open_transposed_layer(
     arguments |= {"filters": filters, "output_padding": output_padding}
     channels = filters.shape[-1] * groups
     if input_shape is not None:
-        n, *size, c = input_batch_shape(input_shape, batch.dims, layout)
-        said_n, said_c = said_axes(input_shape, batch.dims, layout)
+        n, *size, c = input_batch_shape(input_shape, batch.dims, layer.layout)
+        said_n, said_c = said_axes(input_shape, batch.dims, layer.layout)
         input_shape = (n if said_n else batch.shape[0], *size, c if said_c else channels)
     geometry = transpose_geometry(
         batch.shape,
         channels,
         filters.shape[1:-1],
-        arguments["stride"],
-        arguments["padding"],
-        arguments["dilation"],
-        groups,
-        output_padding,
-        input_shape,
+        **layer.steps,
+        groups=groups,
+        output_padding=output_padding,
+        input_shape=input_shape,
     )
     return batch, geometry, arguments
-
-
-def results(array: NDArray[Any], shape: tuple[int, ...], layout: str) -> dict[str, NDArray[Any]]:
-    """A result to judge, (N, *out, K), of an array as its file has it: each reading that fits, by name.
-
-    What was said comes first: Y in `layout`, in any form that an input has. "rows" is X_col · W_col,
-    (N·P, K), or (N, P, K) as matmul makes it of unroll --per-image; with one axis, channels first and
-    K = L_out both may fit. Where neither does there is Y as it was said, as far as it can be read so.
-    """
-    said = as_images(array, len(shape) - 2, layout)
-    found = {layout: said} if said.shape == shape else {}
-    rows = math.prod(shape[1:-1])
-    same = found and output_layout(layout) == "nhwc"  # whose elements are in the order of the rows
-    if array.shape in ((shape[0] * rows, shape[-1]), (shape[0], rows, shape[-1])) and not same:
-        found["rows"] = array.reshape(shape)
-    return found or {layout: said}
-
-
-def first_equal(
-    readings: dict[str, NDArray[Any]], judge: Callable[[NDArray[Any]], Report]
-) -> tuple[str, Report]:
-    """The name and the verdict of the first reading that is equal, else of the first."""
-    found = {}
-    for name, result in readings.items():
-        found[name] = judge(result)
-        if found[name]:
-            return name, found[name]
-    return next(iter(found.items()))
-
-
-def as_images(array: NDArray[Any], dims: int, layout: str) -> NDArray[Any]:
-    """Images, (N, *spatial, C), of an array in `layout`; one that cannot be read so is left as it is."""
-    return to_batch(array, dims, layout) if dims <= array.ndim <= dims + 2 else array
-
-
-def places_in(
-    array: NDArray[Any], read: Callable[[NDArray[Any]], NDArray[Any]]
-) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
-    """From an index of what `read` makes of an array, a view, to that of the same element in the array."""
-
-    def place(at: tuple[int, ...]) -> tuple[int, ...]:
-        number = read(np.arange(array.size).reshape(array.shape))[at]
-        return tuple(int(i) for i in np.unravel_index(number, array.shape))
-
-    return place
 
 
 def _what_would_fit(kernels: NDArray[Any], batch: Batch, groups: int) -> str:
@@ -299,12 +253,12 @@ def _warn_of_kernels(name: str, shape: tuple[int, ...], dims: int) -> None:
     size = " × ".join(map(str, shape[1 : dims + 1]))
     read = f"{name}: {shape} is read as {shape[0]} filters of {size}"
     if likelier == "hwc":
-        warn_of_doubt(
+        warn(
             f"{read} with 1 channel; for one filter of several channels save it as (1, *kernel, C), as "
             "array[None] is if they come last, or else give --kernel-layout ohwi"
         )
     else:
-        warn_of_doubt(
+        warn(
             f"{read} with {shape[-1]} channel{'s' if shape[-1] != 1 else ''}; did you mean --kernel-layout "
             f"{likelier}? Else give --kernel-layout ohwi"
         )
@@ -321,6 +275,15 @@ def _open_bias(name: str) -> _Source:
 def _repeated(filters: NDArray[Any], count: int) -> NDArray[Any]:
     """One filter as so many; a view."""
     return np.broadcast_to(filters, (count, *filters.shape[1:]))
+
+
+def depthwise_groups(groups: int, channels: int) -> int:
+    """The groups that `--depthwise` means, which --groups may say, too."""
+    if groups not in (1, channels):
+        raise GeometryError(
+            "groups", f"--depthwise means {channels} groups here, got {told(groups)}; leave it out"
+        )
+    return channels
 
 
 def fit_to_channels(
@@ -342,15 +305,14 @@ def fit_to_channels(
                 f"({', '.join(map(str, ('K', *kernel, channels)))})",
             )
         return filters, groups
-    if groups not in (1, channels):
-        raise GeometryError("groups", f"--depthwise means {channels} groups here, got {groups}; leave it out")
+    groups = depthwise_groups(groups, channels)
     if depth != 1 or (count != 1 and count % channels):
         raise ShapeError(
             "filters",
             f"{count} filters of {depth} channels cannot filter {channels} channels each alone; "
             f"give one single-channel filter, or a multiple of {channels}",
         )
-    return _repeated(filters, channels) if count == 1 else filters, channels
+    return _repeated(filters, groups) if count == 1 else filters, groups
 
 
 def fit_to_outputs(
@@ -362,8 +324,8 @@ def fit_to_outputs(
         ShapeError: another number of filters than outputs; with `depthwise` one will do for all.
     """
     count = len(filters)
-    if depthwise and groups not in (1, outputs):
-        raise GeometryError("groups", f"--depthwise means {outputs} groups here, got {groups}; leave it out")
+    if depthwise:
+        groups = depthwise_groups(groups, outputs)
     if depthwise and count == 1:
         filters = _repeated(filters, outputs)
     elif count != outputs:
@@ -374,4 +336,4 @@ def fit_to_outputs(
             f"give {outputs} filters, of shape {('K', *filters.shape[1:-1], 'C/groups')}".replace("'", "")
             + hint,
         )
-    return filters, outputs if depthwise else groups
+    return filters, groups

@@ -1,0 +1,299 @@
+"""The stages that `verify` judges: what each takes, and the verdict on its result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+import click
+from numpy.typing import NDArray
+
+from convmat.arithmetic import arithmetic_of
+from convmat.cli.command import refuse
+from convmat.cli.inputs import Batch, check_one_pipe, folded_geometry
+from convmat.cli.judged import Judged, as_images, first_equal, judged, places_in, read_result, results
+from convmat.cli.layer import (
+    geometry_of,
+    open_images,
+    open_kernels,
+    open_layer,
+    open_linear_layer,
+    patch_geometry,
+)
+from convmat.cli.options import LayerOptions
+from convmat.cli.output import asked, progress, watching
+from convmat.files.archives import read_sparse
+from convmat.files.memory import check_memory
+from convmat.files.npy import NpyInput
+from convmat.geometry import ConvGeometry
+from convmat.layouts import output_layout
+from convmat.patches import BLOCK_BYTES
+from convmat.report.checks import checks_facts, checks_grids
+from convmat.report.facts import Fact, Grid, geometry_facts, input_fact, shape_fact
+from convmat.report.verdicts import diagnosis_facts, explained_facts, terms_grid
+from convmat.verification import verify
+from convmat.verification.diagnosis import diagnose as diagnosed
+from convmat.verification.diagnosis import diagnosis_bytes, may_be_explained
+from convmat.verification.judging import explain as explained
+from convmat.verification.judging import working_bytes
+from convmat.verification.quantization import Requantize
+from convmat.verification.selfcheck import self_check
+from convmat.verification.stages import (
+    check_dense,
+    fold_bytes,
+    matrix_bytes,
+    verify_flatten_filters,
+    verify_fold,
+    verify_matrix,
+    verify_unroll,
+)
+
+_FEWER = "verify a few images of it at a time"
+
+
+def stage_of(name: str, inputs: tuple[str, ...], given: Mapping[str, str]) -> Callable[..., Judged]:
+    """What judges a stage; without inputs, where it needs some, the self-check.
+
+    Raises:
+        UsageError: an option of those `given` means nothing to it.
+    """
+    needs_none = name == "flatten-filters" or (name == "matrix" and "input_shape" in given)
+    stage = _STAGES[name] if inputs or needs_none else _SELF_CHECK
+    for parameter, option in given.items():
+        if parameter in stage.takes or parameter in ("as_json", "brief", "quiet"):
+            continue
+        if stage is _SELF_CHECK:
+            raise click.UsageError(f"Missing argument 'INPUT'; name the image or array {option} is for")
+        names = " or ".join(other for other, one in _STAGES.items() if parameter in one.takes)
+        raise click.UsageError(f"{option} goes {f'with --stage {names}' if names else 'without INPUT'}")
+    return stage.judge
+
+
+def _check_itself(_: tuple[str, ...], *, seed: int, cases: int, **__: Any) -> Judged:
+    def watch(groups: Any, total: int) -> Any:
+        return progress(groups, total, unit="group", size=lambda _: 1)
+
+    checks = list(self_check(seed, cases, watch=watch))
+    return Judged(all(checks), checks_facts(checks, seed), checks_grids(checks))
+
+
+def _convolve(
+    inputs: tuple[str, ...],
+    *,
+    layer: LayerOptions,
+    expected: str | None,
+    tolerance: dict[str, Any],
+    requantize: tuple[Any, ...] | None,
+    explain: bool,
+    diagnose: bool,
+    **_: Any,
+) -> Judged:
+    if len(inputs) == 2 and layer.kernel is None:
+        raise click.UsageError("Missing option '--kernel'; two arrays are compared by 'convmat compare A B'")
+    if expected is None and diagnose:
+        refuse(["diagnose"], "goes with --expected")
+    batch, arguments = open_layer(inputs, layer, expected=expected)
+    geometry, count = geometry_of(batch.shape, arguments), len(arguments["filters"])
+    shape = (batch.shape[0], *geometry.output_size, count)
+    source = None if expected is None else NpyInput(expected)
+    _check_room(batch, arguments["filters"], shape, source, geometry)
+    raw, diagnosable = None, False
+    if source is not None:
+        diagnosable = diagnose and not asked("quiet") and may_be_explained(source.shape, geometry, count)
+        readings = results(source.outline, shape, layer.layout).values()
+        raw = read_result(source, diagnosable or any(reading.shape == shape for reading in readings))
+    x, rules = batch.read(), tolerance | {"requantize": requantize}
+    forms: dict[str, Any] = {layer.layout: None} if raw is None else results(raw, shape, layer.layout)
+    read_as, verdict = first_equal(
+        forms, lambda y: verify(x, expected=y, **arguments, **rules, watch=watching("part"))
+    )
+    result = forms.pop(read_as)
+    more: list[Fact] = []
+    grids: list[Grid] = []
+    if explain and verdict.worst is not None and not asked("quiet"):
+        terms = explained(x, at=verdict.worst, **arguments)
+        more, grids = explained_facts(geometry, terms), [terms_grid(terms)]
+    if diagnosable and raw is not None and not verdict:
+        check_memory("expected", diagnosis_bytes(geometry, count, raw), "add --no-diagnose")
+        mistakes = diagnosed(x, expected=result, judged=rules, **arguments, watch=watching("mistake"))
+        places = places_in(raw, lambda array: results(array, shape, layer.layout)[read_as])
+        more += diagnosis_facts(mistakes.with_places(places))
+    return judged(
+        verdict,
+        [*batch.facts(), *geometry_facts(geometry, layer.padding_mode)],
+        more,
+        grids,
+        always=explain,
+        given=None if raw is None else raw.shape,
+        layout=layer.layout,
+        read_as=[] if raw is None else [read_as, *([] if read_as == layer.layout else forms)],
+        requantized=requantize and Requantize(*requantize).resolved(None if result is None else result.dtype),
+    )
+
+
+def _check_room(
+    batch: Batch,
+    filters: NDArray[Any],
+    shape: tuple[int, ...],
+    source: NpyInput | None,
+    geometry: ConvGeometry,
+) -> None:
+    """Refuse a convolution that there is no memory to judge."""
+    dtype = arithmetic_of(geometry.terms, (batch.dtype, filters.dtype))
+    itemsize = dtype.result.itemsize if dtype else 8
+    result_bytes = itemsize * math.prod(shape) + BLOCK_BYTES if source is None else source.nbytes
+    working = working_bytes(math.prod(shape), batch.dtype, filters.dtype)
+    check_memory("input", batch.nbytes + result_bytes + working, _FEWER)
+
+
+def _unroll(
+    inputs: tuple[str, ...], *, layer: LayerOptions, expected: str | None, tolerance: dict[str, Any], **_: Any
+) -> Judged:
+    if (layer.kernel is None) == (layer.kernel_size is None):
+        raise click.UsageError("Give either --kernel or --k, to say how large the patches are")
+    check_one_pipe(*inputs, layer.kernel, expected)
+    kernel_size = layer.kernel_size
+    if layer.kernel is None:
+        refuse(["kernel_layout"], "goes with --kernel")
+    else:
+        kernel_size = open_kernels(layer.kernel, layer.axes, layer.kernel_layout).outline.shape[1:-1]
+    batch = open_images(inputs, layer)
+    geometry = patch_geometry(batch.shape, layer, kernel_size)
+    rows, columns = geometry.matrix_shape
+    source = None if expected is None else NpyInput(expected)
+    x_col_bytes = rows * columns * batch.dtype.itemsize if source is None else source.nbytes
+    working = working_bytes(rows * columns, batch.dtype)
+    check_memory("input", batch.nbytes + x_col_bytes + working, _FEWER)
+    shapes = ((rows, columns), (geometry.batch, geometry.patches, columns))
+    verdict = verify_unroll(
+        batch.read(),
+        kernel_size,
+        None if source is None else read_result(source, source.shape in shapes),
+        **layer.steps,
+        padding_mode=layer.padding_mode,
+        order=layer.order,
+        watch=watching("tap"),
+        **tolerance,
+    )
+    facts = [*batch.facts(), *geometry_facts(geometry, layer.padding_mode)]
+    return judged(verdict, facts, stage="unroll")
+
+
+def _flatten_filters(
+    inputs: tuple[str, ...], *, layer: LayerOptions, expected: str | None, tolerance: dict[str, Any], **_: Any
+) -> Judged:
+    if layer.kernel is None:
+        raise click.UsageError("Missing option '--kernel'; --stage flatten-filters judges the W_col of one")
+    if inputs:
+        raise click.UsageError("--stage flatten-filters takes no INPUT: W_col is of the kernels alone")
+    check_one_pipe(layer.kernel, expected)
+    kernels = open_kernels(layer.kernel, layer.dims or 2, layer.kernel_layout)
+    outline = kernels.outline
+    source = None if expected is None else NpyInput(expected)
+    w_col_bytes = 0 if source is None else source.nbytes
+    needed = 3 * outline.nbytes + w_col_bytes + working_bytes(outline.size, outline.dtype)
+    check_memory("filters", needed, "verify a few of them at a time")
+    shape = (math.prod(outline.shape[1:]), len(outline))
+    result = None if source is None else read_result(source, source.shape == shape)
+    verdict = verify_flatten_filters(
+        kernels.read(), result, order=layer.order, watch=watching("row"), **tolerance
+    )
+    facts = [
+        input_fact([layer.kernel])._replace(key="kernels", label="kernels"),
+        shape_fact("filters_shape", "filters", outline.shape, "K × kernel × C/groups"),
+        Fact("order", "order", layer.order, layer.order),
+    ]
+    return judged(verdict, facts, stage="flatten-filters")
+
+
+def _fold(
+    inputs: tuple[str, ...],
+    *,
+    layer: LayerOptions,
+    input_shape: tuple[int, ...] | None,
+    expected: str | None,
+    overlap: str,
+    tolerance: dict[str, Any],
+    **_: Any,
+) -> Judged:
+    if len(inputs) != 1 or layer.kernel_size is None or input_shape is None:
+        raise click.UsageError("--stage fold takes one INPUT, which is X_col, and --k and --input-shape")
+    check_one_pipe(*inputs, expected)
+    x_col = NpyInput(inputs[0])
+    geometry = folded_geometry(x_col.shape, input_shape, layer)
+    source = None if expected is None else NpyInput(expected)
+    result_bytes = 8 * math.prod(geometry.input_shape) if source is None else source.nbytes
+    check_memory("input", x_col.nbytes + result_bytes + fold_bytes(geometry), _FEWER)
+    result = raw = None
+    if source is not None:
+        fits = as_images(source.outline, layer.axes, layer.layout).shape == geometry.input_shape
+        raw = read_result(source, fits)
+        result = as_images(raw, layer.axes, layer.layout)
+    verdict = verify_fold(
+        x_col.read(),
+        geometry.input_shape,
+        layer.kernel_size,
+        result,
+        **layer.steps,
+        overlap=overlap,
+        order=layer.order,
+        watch=watching("patch"),
+        **tolerance,
+    )
+    facts, given = [input_fact(inputs), *geometry_facts(geometry)], None if raw is None else raw.shape
+    return judged(verdict, facts, stage="fold", given=given, layout=layer.layout)
+
+
+def _matrix(
+    inputs: tuple[str, ...],
+    *,
+    layer: LayerOptions,
+    input_shape: tuple[int, ...] | None,
+    expected: str | None,
+    tolerance: dict[str, Any],
+    **_: Any,
+) -> Judged:
+    if len(inputs) > 1:
+        raise click.UsageError("--stage matrix takes one INPUT: the matrix is that of one image")
+    batch, arguments = open_linear_layer(inputs, layer, input_shape, expected)
+    geometry = geometry_of((1, *batch.shape[1:]), arguments)
+    filters = arguments["filters"]
+    shape = geometry.patches * len(filters), math.prod(batch.shape[1:])
+    check_dense(shape)
+    needed = matrix_bytes(shape, filters.dtype, layer.padding_mode)
+    check_memory("matrix", needed, "give a smaller input of the same layer")
+    result: Any = None
+    if expected is not None and expected.endswith(".npz"):
+        result = read_sparse(expected, check_dense)
+    elif expected is not None:
+        dense = NpyInput(expected)
+        result = read_result(dense, dense.shape == shape)
+    layout, watch = output_layout(layer.layout), watching("column")
+    verdict = verify_matrix(
+        input_shape=batch.shape, expected=result, layout=layout, **arguments, watch=watch, **tolerance
+    )
+    facts = [*batch.facts(), *geometry_facts(geometry, layer.padding_mode)]
+    return judged(verdict, facts, stage="matrix")
+
+
+class _Stage(NamedTuple):
+    """What judges the result of a stage, and the options that mean something to it."""
+
+    judge: Callable[..., Judged]
+    takes: Collection[str]
+
+
+_JUDGED = ("stage", "expected", "exact", "atol", "rtol")
+_PATCHES = (*_JUDGED, "stride", "padding", "dilation", "dims", "layout")
+_KERNELS = ("kernel", "kernel_layout")
+_IMAGES = (*_PATCHES, *_KERNELS, "padding_mode", "frame", "alpha")
+_LINEAR = (*_IMAGES, "groups", "depthwise", "flip")
+_STAGES = {
+    "unroll": _Stage(_unroll, (*_IMAGES, "kernel_size", "order")),
+    "flatten-filters": _Stage(_flatten_filters, (*_JUDGED, *_KERNELS, "dims", "order")),
+    "convolve": _Stage(_convolve, (*_LINEAR, "bias", "requantize", "explain", "diagnose")),
+    "fold": _Stage(_fold, (*_PATCHES, "kernel_size", "input_shape", "order", "overlap")),
+    "matrix": _Stage(_matrix, (*_LINEAR, "input_shape")),
+}
+_SELF_CHECK = _Stage(_check_itself, ("seed", "cases"))
