@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import inspect
 import io
 import json
 import os
@@ -21,7 +24,7 @@ from PIL import Image
 
 import convmat as cm
 from convmat import native
-from convmat.cli import cli, run
+from convmat.cli import cli, options, run
 from convmat.cli.manual import contexts
 from convmat.layouts import from_batch
 
@@ -494,6 +497,33 @@ def test_help_is_in_sections(ctx: click.Context, monkeypatch: pytest.MonkeyPatch
     assert "[INPUT]" not in "".join(part.values())
     assert text.count("\n") < 100
     assert max(len(line) for line in text.split("\n") if "convmat " not in line) <= 80
+
+
+@pytest.mark.parametrize("ctx", CONTEXTS, ids=COMMANDS)
+def test_a_command_is_a_call_that_works_and_one_that_writes(ctx: click.Context) -> None:
+    [function] = ast.parse(inspect.getsource(inspect.unwrap(ctx.command.callback))).body  # type: ignore[arg-type]
+    docstring, *body = function.body  # type: ignore[attr-defined]
+    assert body[-1].end_lineno - docstring.end_lineno <= 30
+
+
+def test_the_options_of_a_layer_are_one_value() -> None:
+    """What a command does not ask for is at its default, and nothing else of a layer reaches it."""
+    asked: list[Any] = []
+
+    @click.command("some")
+    @options.layer_of(options.k_option(), options.step_options)
+    @click.option("--more")
+    def some(layer: options.LayerOptions, more: str | None) -> None:
+        asked.append((layer, more))
+
+    some.main(["--k", "3", "-p", "1,2,0,1", "--more", "x"], standalone_mode=False)
+    [(layer, more)] = asked
+    assert (layer, more) == (options.LayerOptions(kernel_size=3, padding=(1, 2, 0, 1)), "x")
+    assert (layer.axes, layer.steps) == (2, {"stride": 1, "padding": ((1, 2), (0, 1)), "dilation": 1})
+    names = {parameter.name for ctx in CONTEXTS for parameter in ctx.command.params}
+    assert {field.name for field in dataclasses.fields(layer)} <= names
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        layer.stride = 2
 
 
 # real processes

@@ -31,7 +31,7 @@ _SECTIONS = {
     "Check": {
         "verify": "does the FC form equal the definition? does your result?",
         "compare": "are two arrays equal?",
-        "probe": "layers whose right answer is exact, and the verdict on yours",
+        "probe": "layers whose right answer is exact; the verdict on yours",
     },
     "Look": {
         "locate": "which pixel is at a row and column, and where a pixel went",
@@ -50,11 +50,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.command(
-    cls=Group,
-    sections=_SECTIONS,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+@click.command(cls=Group, sections=_SECTIONS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
     is_flag=True,

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from convmat.cli.output import outputs_together, shown_help
-from convmat.cli.types import OutputName, Sizes
+from convmat.cli.types import File, OutputName, Sizes
 from convmat.errors import ConvmatError, FileError
 from convmat.files.outputs import check_apart, check_output
 
@@ -29,12 +29,6 @@ _OPTION_OF = {
     "x_col": ("X", "[INPUT]..."),
     "w_col": ("W",),
 }
-
-INPUT_NAMES = (
-    *("inputs", "source", "kernel", "kernels", "bias", "expected", "x_col", "w_col", "data", "probe"),
-    *("result", "first", "second"),
-)
-"""The parameters, of any command, that name what is read; those of what is written are `OutputName`s."""
 
 _NAMES_WIDTH = 24  # of options in a help text, at most; longer ones have a line of their own
 
@@ -164,16 +158,18 @@ class Command(click.Command):
 
     def _check_outputs(self, ctx: click.Context) -> None:
         """Refuse, before anything is read, outputs that cannot be written, or that overwrite one another."""
-        written = {p.name: p.type for p in self.params if isinstance(p.type, OutputName)}
-        outputs = {name: ctx.params[name] for name in written if ctx.params[name] is not None}
         inputs: list[str] = []
-        for name in INPUT_NAMES:
-            given = ctx.params.get(name) or ()
-            inputs += [given] if isinstance(given, str) else given
-        check_apart(outputs.values(), inputs)
-        for name, file in outputs.items():
-            if written[name].kinds != ("folder",):
-                check_output(file)
+        outputs: list[tuple[str, OutputName]] = []
+        for parameter in self.params:
+            kind, given = parameter.type, ctx.params.get(parameter.name or "")
+            if isinstance(kind, OutputName):
+                outputs += [] if given is None else [(given, kind)]
+            elif isinstance(kind, File) and not kind.is_folder:
+                inputs += [given] if isinstance(given, str) else given or ()
+        check_apart([name for name, _ in outputs], inputs)
+        for name, kind in outputs:
+            if not kind.is_folder:
+                check_output(name)
 
     def _invoke(self, ctx: click.Context) -> Any:
         try:

@@ -30,7 +30,7 @@ def command(first: str, second: str, **tolerance: Any) -> None:
     Exit status: 0 equal, 1 different, 2 trouble.
     """
     from convmat.cli.inputs import check_one_pipe
-    from convmat.cli.judged import judged, read_result
+    from convmat.cli.judged import judged, read_if
     from convmat.files.memory import check_memory
     from convmat.files.npy import NpyInput
     from convmat.report.facts import input_fact
@@ -43,5 +43,5 @@ def command(first: str, second: str, **tolerance: Any) -> None:
     if same:
         working = working_bytes(math.prod(a.shape), a.dtype, b.dtype)
         check_memory("arrays", a.nbytes + b.nbytes + working, "compare a part at a time")
-    verdict = compare(read_result(a, same), read_result(b, same), **tolerance)
+    verdict = compare(read_if(a, same), read_if(b, same), **tolerance)
     judged(verdict, [input_fact([first, second])], stage=None).tell()

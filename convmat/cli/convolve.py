@@ -14,7 +14,6 @@ from convmat.cli.command import Command
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from convmat.cli.options import LayerOptions
     from convmat.cli.work import Work
 
 _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
@@ -81,7 +80,7 @@ def command(
 
 def _convolved(
     inputs: tuple[str, ...],
-    layer: LayerOptions,
+    layer: options.LayerOptions,
     threads: int | None,
     shows_plan: bool,
     figure: str | None,
@@ -131,7 +130,7 @@ def _convolved(
 
 def _transposed(
     inputs: tuple[str, ...],
-    layer: LayerOptions,
+    layer: options.LayerOptions,
     threads: int | None,
     output_padding: Any,
     input_shape: tuple[int, ...] | None,

@@ -15,7 +15,6 @@ from convmat.cli.types import File
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from convmat.cli.options import LayerOptions
     from convmat.cli.work import Work
 
 
@@ -49,11 +48,11 @@ def command(output: str | None, **asked: Any) -> None:
     """
     from convmat.cli.work import write
 
-    write(_work(**asked), output)
+    write(_folded(**asked), output)
 
 
-def _work(
-    x_col: str, input_shape: tuple[int, ...], layer: LayerOptions, overlap: str, threads: int | None
+def _folded(
+    x_col: str, input_shape: tuple[int, ...], layer: options.LayerOptions, overlap: str, threads: int | None
 ) -> Work:
     from convmat.cli.inputs import folded_geometry
     from convmat.cli.work import Work

@@ -104,7 +104,7 @@ class Batch:
 
     def element(self, index: tuple[int, ...] | None) -> Any:
         """The value at (n, *pixel, c), or None; a pipe is read to its end, of files only the one it is in."""
-        found, stop = None, 0
+        value, stop = None, 0
         for source in self.sources:
             start, stop = (
                 stop,
@@ -118,9 +118,9 @@ class Batch:
                 continue
             for x in chunks:
                 if index is not None and start <= index[0] < start + len(x):
-                    found = x[index[0] - start, *index[1:]]
+                    value = x[index[0] - start, *index[1:]]
                 start += len(x)
-        return found
+        return value
 
     def _whole(self, source: NpyInput | ImageInput) -> NDArray[Any]:
         return to_batch(source.read(), self.dims, _layout(source, self.layout))
@@ -184,16 +184,9 @@ def shape_batch(shape: tuple[int, ...], dims: int, layout: str) -> Batch:
     refuse_image_options()
     if min(shape) < 1:
         raise GeometryError("input_shape", f"got {told(shape)}; sizes and channels must be at least 1")
-    try:
-        seen = to_batch(np.broadcast_to(np.zeros(()), shape), dims, layout)
-    except ShapeError as error:
-        raise ShapeError("input_shape", f"{error.problem}; see --dims and --layout") from None
-    except ValueError:  # NumPy's own limit on how much a shape may hold
-        raise GeometryError(
-            "input_shape", f"{told(shape)} is more than any array can hold; give less"
-        ) from None
-    warn_of_layout("--input-shape", shape, dims)
-    return Batch(seen.shape, seen.dtype, [], dims, layout)
+    if math.prod(shape) * 8 > np.iinfo(np.intp).max:
+        raise GeometryError("input_shape", f"{told(shape)} is more than any array can hold; give less")
+    return Batch(input_batch_shape(shape, dims, layout), np.dtype(float), [], dims, layout)
 
 
 def folded_geometry(
@@ -217,11 +210,11 @@ def folded_geometry(
 def input_batch_shape(shape: tuple[int, ...], dims: int, layout: str) -> tuple[int, ...]:
     """What `--input-shape` says as (N, *spatial, C); where it leaves them out N and C are 1."""
     try:
-        found = to_batch_shape(shape, dims, layout)
+        batch_shape = to_batch_shape(shape, dims, layout)
     except ShapeError as error:
         raise ShapeError("input_shape", f"{error.problem}; see --dims and --layout") from None
     warn_of_layout("--input-shape", shape, dims)
-    return found
+    return batch_shape
 
 
 def warn_of_layout(subject: str, shape: tuple[int, ...], dims: int) -> None:

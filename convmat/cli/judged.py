@@ -40,16 +40,31 @@ def judged(
     grids: list[Grid] | None = None,
     *,
     always: bool = False,
-    **told: Any,
+    **how: Any,
 ) -> Judged:
     """A verdict, which ends its facts; with errors by size where something is different, or `always`."""
-    *verdicts, last = verification_facts(verdict, **told)
+    *verdicts, last = verification_facts(verdict, **how)
     shown = (always or not verdict) and verdict.histogram and verdict.elements
     sizes = [histogram_grid(verdict)] if shown else []
     return Judged(bool(verdict), [*facts, *verdicts, *(more or []), last], [*sizes, *(grids or [])])
 
 
-def read_result(source: NpyInput, matters: bool) -> NDArray[Any]:
+class Result:
+    """A result of one's own, an .npy file whose header has been read; or none, where convmat's is judged."""
+
+    def __init__(self, name: str | None) -> None:
+        self.source = None if name is None else NpyInput(name)
+
+    def nbytes(self, otherwise: int) -> int:
+        """Memory that it takes, or that convmat's own takes `otherwise`."""
+        return otherwise if self.source is None else self.source.nbytes
+
+    def read(self, fits: Callable[[NDArray[Any]], bool]) -> NDArray[Any] | None:
+        """The array, if there is one; where it does not fit, one of its shape, of which nothing is held."""
+        return None if self.source is None else read_if(self.source, fits(self.source.outline))
+
+
+def read_if(source: NpyInput, matters: bool) -> NDArray[Any]:
     """An array; where its shape alone decides, one of that shape, of which nothing is held."""
     if matters:
         return source.read()
@@ -65,24 +80,24 @@ def results(array: NDArray[Any], shape: tuple[int, ...], layout: str) -> dict[st
     K = L_out both may fit. Where neither does there is Y as it was said, as far as it can be read so.
     """
     said = as_images(array, len(shape) - 2, layout)
-    found = {layout: said} if said.shape == shape else {}
+    readings = {layout: said} if said.shape == shape else {}
     rows = math.prod(shape[1:-1])
-    same = found and output_layout(layout) == "nhwc"  # whose elements are in the order of the rows
+    same = readings and output_layout(layout) == "nhwc"  # whose elements are in the order of the rows
     if array.shape in ((shape[0] * rows, shape[-1]), (shape[0], rows, shape[-1])) and not same:
-        found["rows"] = array.reshape(shape)
-    return found or {layout: said}
+        readings["rows"] = array.reshape(shape)
+    return readings or {layout: said}
 
 
 def first_equal(
     readings: dict[str, NDArray[Any]], judge: Callable[[NDArray[Any]], Report]
 ) -> tuple[str, Report]:
     """The name and the verdict of the first reading that is equal, else of the first."""
-    found = {}
+    verdicts = {}
     for name, result in readings.items():
-        found[name] = judge(result)
-        if found[name]:
-            return name, found[name]
-    return next(iter(found.items()))
+        verdicts[name] = judge(result)
+        if verdicts[name]:
+            return name, verdicts[name]
+    return next(iter(verdicts.items()))
 
 
 def as_images(array: NDArray[Any], dims: int, layout: str) -> NDArray[Any]:

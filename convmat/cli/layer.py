@@ -176,22 +176,22 @@ def open_transposed_layer(
 def _what_would_fit(kernels: NDArray[Any], batch: Batch, groups: int) -> str:
     """Other layouts or groups in which these kernels would fit this input, for an error."""
     dims, channels = batch.dims, batch.shape[-1]
-    found = []
+    ways = []
     if kernels.ndim == dims + 2:
         for layout in KERNEL_LAYOUTS:
             if to_filters(kernels, dims, layout).shape[-1] * groups == channels:
-                found.append(f"--kernel-layout {layout}")
+                ways.append(f"--kernel-layout {layout}")
     filters, depth = len(kernels), kernels.shape[-1]
     share = channels // max(depth, 1)
     if share and share * depth == channels and filters % share == 0 and groups == 1:
-        found.append(f"--groups {share}")
+        ways.append(f"--groups {share}")
     if batch.alpha and depth * groups == channels - 1:
-        found.append("--alpha drop")
+        ways.append("--alpha drop")
     other = "nchw" if batch.layout != "nchw" else "nhwc"
     if batch.channels_as(other) == depth * groups:
-        found.append(f"--layout {other}")
-    if found:
-        return f"; {' or '.join(found)} would fit"
+        ways.append(f"--layout {other}")
+    if ways:
+        return f"; {' or '.join(ways)} would fit"
     return f"; give filters of {channels // groups} channels"
 
 

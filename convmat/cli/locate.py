@@ -12,7 +12,6 @@ from convmat.cli.types import Pixel
 
 if TYPE_CHECKING:
     from convmat.cli.inputs import Batch
-    from convmat.cli.options import LayerOptions
     from convmat.geometry import ConvGeometry, Place
     from convmat.report.facts import Fact
 
@@ -32,7 +31,7 @@ _MOST_PLACES = 20_000
 def command(
     inputs: tuple[str, ...],
     input_shape: tuple[int, ...] | None,
-    layer: LayerOptions,
+    layer: options.LayerOptions,
     row: int | None,
     col: int | None,
     pixel: tuple[int, ...] | None,
@@ -68,7 +67,9 @@ def command(
     report([*facts, *drawn], grids)
 
 
-def _batch(inputs: tuple[str, ...], input_shape: tuple[int, ...] | None, layer: LayerOptions) -> Batch:
+def _batch(
+    inputs: tuple[str, ...], input_shape: tuple[int, ...] | None, layer: options.LayerOptions
+) -> Batch:
     """The input, or one of a shape alone, of which there may be no images."""
     import numpy as np
 
@@ -86,7 +87,7 @@ def _batch(inputs: tuple[str, ...], input_shape: tuple[int, ...] | None, layer: 
 
 def _places(
     geometry: ConvGeometry,
-    layer: LayerOptions,
+    layer: options.LayerOptions,
     row: int | None,
     col: int | None,
     pixel: tuple[int, ...] | None,
@@ -96,25 +97,25 @@ def _places(
 
     if (row is None or col is None) if pixel is None else (row is not None or col is not None):
         raise click.UsageError("Give --row and --col, or --pixel alone")
-    where: dict[str, Any] = {"padding_mode": layer.padding_mode, "order": layer.order}
+    mode: dict[str, Any] = {"padding_mode": layer.padding_mode, "order": layer.order}
     if pixel is None:
-        place = geometry.place(row or 0, col or 0, **where)
+        place = geometry.place(row or 0, col or 0, **mode)
         return place.element, [place]
     element = options.pixel_of(pixel, layer.axes)
-    indices = geometry.matrix_indices(element[0], element[1:-1], element[-1], **where)
+    indices = geometry.matrix_indices(element[0], element[1:-1], element[-1], **mode)
     if len(indices) > _MOST_PLACES:
         raise MappingIndexError(
             "pixel",
             f"is at {len(indices)} places of X_col, expected at most {_MOST_PLACES} to show; "
             "give a smaller kernel, or a larger stride",
         )
-    return element, [geometry.place(*pair, **where) for pair in indices]
+    return element, [geometry.place(*pair, **mode) for pair in indices]
 
 
 def _value(
     batch: Batch,
     geometry: ConvGeometry,
-    layer: LayerOptions,
+    layer: options.LayerOptions,
     element: tuple[int, ...] | None,
     places: list[Place],
     figure: str | None,

@@ -11,7 +11,6 @@ from convmat.cli.command import Command
 from convmat.cli.types import File, OutputShape
 
 if TYPE_CHECKING:
-    from convmat.cli.options import LayerOptions
     from convmat.cli.work import Work
 
 
@@ -40,10 +39,10 @@ def command(output: str | None, **asked: Any) -> None:
     """
     from convmat.cli.work import write
 
-    write(_work(**asked), output)
+    write(_product(**asked), output)
 
 
-def _work(x_col: str, w_col: str, output_shape: Any, layer: LayerOptions) -> Work:
+def _product(x_col: str, w_col: str, output_shape: Any, layer: options.LayerOptions) -> Work:
     from convmat.cli.work import Work
     from convmat.engine import check_product, multiply, result_dtype
     from convmat.files.npy import NpyInput

@@ -10,14 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from convmat.cli.output import note
-from convmat.cli.types import (
-    File,
-    InputShape,
-    NumberType,
-    OutputName,
-    PaddingType,
-    Sizes,
-)
+from convmat.cli.types import File, InputShape, NumberType, OutputName, PaddingType, Sizes
 from convmat.errors import MappingIndexError
 from convmat.files.schema import Kind, Whole
 from convmat.geometry import POSITION_NAMES, told
@@ -203,9 +196,7 @@ order_option = choice(
     "Order within a patch: kernel row, column, channel; or chw as in PyTorch's unfold.",
 )
 dims_option = number(
-    "--dims",
-    kind=Whole(1, 3),
-    help="Spatial axes of arrays.  [default: as many as the sizes given, or 2]",
+    "--dims", kind=Whole(1, 3), help="Spatial axes of arrays.  [default: as many as the sizes given, or 2]"
 )
 frame_option = number("--frame", help="Frame of an animation or page of an image, from 0.")
 alpha_option = choice(

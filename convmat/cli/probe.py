@@ -16,7 +16,7 @@ command = Group(
     """,
     sections={
         "Commands": {
-            "write": "inputs and kernels, and all that they give, as .npy, a C header or hex",
+            "write": "inputs and kernels, and what they give, as .npy, C or hex",
             "judge": "is your result of a probe equal?",
         }
     },

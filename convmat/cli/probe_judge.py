@@ -24,7 +24,7 @@ _ARRAY_OF = {"convolve": "y", "unroll": "x_col", "flatten-filters": "w_col"}
 
 
 @click.command("judge", cls=Command)
-@click.argument("probe", metavar="DIR", type=File("dir"))
+@click.argument("probe", metavar="DIR", type=File(is_folder=True))
 @click.argument("result", metavar="RESULT", type=File())
 @click.option(
     "--case",

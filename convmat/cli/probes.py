@@ -81,8 +81,8 @@ def write_probe(
         }
         for name, inputs in watch(probe.inputs(seed), len(CASES))
     }
-    told = [_case(name, arrays) for name, arrays in cases.items()]
-    record = _record(probe, layouts, seed) | {"cases": told}
+    facts = [_case(name, arrays) for name, arrays in cases.items()]
+    record = _record(probe, layouts, seed) | {"cases": facts}
     with new_folder(folder) as made:
         for name, arrays in cases.items():
             os.mkdir(os.path.join(made, name))
@@ -96,7 +96,7 @@ def write_probe(
             flat = {"_".join(names): array for names, array in named.items()}
             _write_lines(os.path.join(made, "probe.h"), c_header("PROBE_H_", _macros(probe), flat))
         _write_lines(os.path.join(made, _RECORD), [json.dumps(record, indent=1)])
-    return told
+    return facts
 
 
 def _write_lines(name: str, lines: Iterable[str]) -> None:

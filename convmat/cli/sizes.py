@@ -105,5 +105,5 @@ def _chain(shape: tuple[int, ...], layers: tuple[dict[str, Any], ...]) -> tuple[
     from convmat.report import sizes
 
     axes = len(shape) - 2
-    found = chain(shape, [layer | {"padding": options.pads_of(layer["padding"], axes)} for layer in layers])
-    return sizes.chain_facts(shape[1:-1], found), [sizes.chain_grid(found)]
+    stages = chain(shape, [layer | {"padding": options.pads_of(layer["padding"], axes)} for layer in layers])
+    return sizes.chain_facts(shape[1:-1], stages), [sizes.chain_grid(stages)]

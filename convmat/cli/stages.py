@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from convmat.arithmetic import arithmetic_of
 from convmat.cli.command import refuse
 from convmat.cli.inputs import Batch, check_one_pipe, folded_geometry
-from convmat.cli.judged import Judged, as_images, first_equal, judged, places_in, read_result, results
+from convmat.cli.judged import Judged, Result, as_images, first_equal, judged, places_in, results
 from convmat.cli.layer import (
     geometry_of,
     open_images,
@@ -96,13 +96,17 @@ def _convolve(
     batch, arguments = open_layer(inputs, layer, expected=expected)
     geometry, count = geometry_of(batch.shape, arguments), len(arguments["filters"])
     shape = (batch.shape[0], *geometry.output_size, count)
-    source = None if expected is None else NpyInput(expected)
-    _check_room(batch, arguments["filters"], shape, source, geometry)
-    raw, diagnosable = None, False
-    if source is not None:
-        diagnosable = diagnose and not asked("quiet") and may_be_explained(source.shape, geometry, count)
-        readings = results(source.outline, shape, layer.layout).values()
-        raw = read_result(source, diagnosable or any(reading.shape == shape for reading in readings))
+    mine = Result(expected)
+    _check_room(batch, arguments["filters"], shape, mine, geometry)
+
+    def diagnosable(array: NDArray[Any]) -> bool:
+        return diagnose and not asked("quiet") and may_be_explained(array.shape, geometry, count)
+
+    def fits(array: NDArray[Any]) -> bool:
+        readings = results(array, shape, layer.layout).values()
+        return diagnosable(array) or any(reading.shape == shape for reading in readings)
+
+    raw = mine.read(fits)
     x, rules = batch.read(), tolerance | {"requantize": requantize}
     forms: dict[str, Any] = {layer.layout: None} if raw is None else results(raw, shape, layer.layout)
     read_as, verdict = first_equal(
@@ -114,7 +118,7 @@ def _convolve(
     if explain and verdict.worst is not None and not asked("quiet"):
         terms = explained(x, at=verdict.worst, **arguments)
         more, grids = explained_facts(geometry, terms), [terms_grid(terms)]
-    if diagnosable and raw is not None and not verdict:
+    if raw is not None and not verdict and diagnosable(raw):
         check_memory("expected", diagnosis_bytes(geometry, count, raw), "add --no-diagnose")
         mistakes = diagnosed(x, expected=result, judged=rules, **arguments, watch=watching("mistake"))
         places = places_in(raw, lambda array: results(array, shape, layer.layout)[read_as])
@@ -133,16 +137,11 @@ def _convolve(
 
 
 def _check_room(
-    batch: Batch,
-    filters: NDArray[Any],
-    shape: tuple[int, ...],
-    source: NpyInput | None,
-    geometry: ConvGeometry,
+    batch: Batch, filters: NDArray[Any], shape: tuple[int, ...], mine: Result, geometry: ConvGeometry
 ) -> None:
     """Refuse a convolution that there is no memory to judge."""
     dtype = arithmetic_of(geometry.terms, (batch.dtype, filters.dtype))
-    itemsize = dtype.result.itemsize if dtype else 8
-    result_bytes = itemsize * math.prod(shape) + BLOCK_BYTES if source is None else source.nbytes
+    result_bytes = mine.nbytes((dtype.result.itemsize if dtype else 8) * math.prod(shape) + BLOCK_BYTES)
     working = working_bytes(math.prod(shape), batch.dtype, filters.dtype)
     check_memory("input", batch.nbytes + result_bytes + working, _FEWER)
 
@@ -161,15 +160,15 @@ def _unroll(
     batch = open_images(inputs, layer)
     geometry = patch_geometry(batch.shape, layer, kernel_size)
     rows, columns = geometry.matrix_shape
-    source = None if expected is None else NpyInput(expected)
-    x_col_bytes = rows * columns * batch.dtype.itemsize if source is None else source.nbytes
+    mine = Result(expected)
+    result_bytes = mine.nbytes(rows * columns * batch.dtype.itemsize)
     working = working_bytes(rows * columns, batch.dtype)
-    check_memory("input", batch.nbytes + x_col_bytes + working, _FEWER)
+    check_memory("input", batch.nbytes + result_bytes + working, _FEWER)
     shapes = ((rows, columns), (geometry.batch, geometry.patches, columns))
     verdict = verify_unroll(
         batch.read(),
         kernel_size,
-        None if source is None else read_result(source, source.shape in shapes),
+        mine.read(lambda array: array.shape in shapes),
         **layer.steps,
         padding_mode=layer.padding_mode,
         order=layer.order,
@@ -190,12 +189,11 @@ def _flatten_filters(
     check_one_pipe(layer.kernel, expected)
     kernels = open_kernels(layer.kernel, layer.dims or 2, layer.kernel_layout)
     outline = kernels.outline
-    source = None if expected is None else NpyInput(expected)
-    w_col_bytes = 0 if source is None else source.nbytes
-    needed = 3 * outline.nbytes + w_col_bytes + working_bytes(outline.size, outline.dtype)
+    mine = Result(expected)
+    needed = 3 * outline.nbytes + mine.nbytes(0) + working_bytes(outline.size, outline.dtype)
     check_memory("filters", needed, "verify a few of them at a time")
     shape = (math.prod(outline.shape[1:]), len(outline))
-    result = None if source is None else read_result(source, source.shape == shape)
+    result = mine.read(lambda array: array.shape == shape)
     verdict = verify_flatten_filters(
         kernels.read(), result, order=layer.order, watch=watching("row"), **tolerance
     )
@@ -222,19 +220,15 @@ def _fold(
     check_one_pipe(*inputs, expected)
     x_col = NpyInput(inputs[0])
     geometry = folded_geometry(x_col.shape, input_shape, layer)
-    source = None if expected is None else NpyInput(expected)
-    result_bytes = 8 * math.prod(geometry.input_shape) if source is None else source.nbytes
+    mine, shape = Result(expected), geometry.input_shape
+    result_bytes = mine.nbytes(8 * math.prod(shape))
     check_memory("input", x_col.nbytes + result_bytes + fold_bytes(geometry), _FEWER)
-    result = raw = None
-    if source is not None:
-        fits = as_images(source.outline, layer.axes, layer.layout).shape == geometry.input_shape
-        raw = read_result(source, fits)
-        result = as_images(raw, layer.axes, layer.layout)
+    raw = mine.read(lambda array: as_images(array, layer.axes, layer.layout).shape == shape)
     verdict = verify_fold(
         x_col.read(),
-        geometry.input_shape,
+        shape,
         layer.kernel_size,
-        result,
+        None if raw is None else as_images(raw, layer.axes, layer.layout),
         **layer.steps,
         overlap=overlap,
         order=layer.order,
@@ -266,9 +260,8 @@ def _matrix(
     result: Any = None
     if expected is not None and expected.endswith(".npz"):
         result = read_sparse(expected, check_dense)
-    elif expected is not None:
-        dense = NpyInput(expected)
-        result = read_result(dense, dense.shape == shape)
+    else:
+        result = Result(expected).read(lambda array: array.shape == shape)
     layout, watch = output_layout(layer.layout), watching("column")
     verdict = verify_matrix(
         input_shape=batch.shape, expected=result, layout=layout, **arguments, watch=watch, **tolerance

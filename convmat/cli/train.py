@@ -74,16 +74,13 @@ def _losses_text(run: Run) -> str:
 )
 @options.output_option("folder", metavar="DIR", help="Write history, summary, weights and figures here.")
 @click.option(
-    "--resume", metavar="DIR", type=File("dir"), help="Go on with the run in DIR, to --epochs in all."
+    "--resume",
+    metavar="DIR",
+    type=File(is_folder=True),
+    help="Go on with the run in DIR, to --epochs in all.",
 )
 @options.report_options
-def command(
-    paper: bool,
-    data: str | None,
-    output: str | None,
-    resume: str | None,
-    **chosen: Any,
-) -> None:
+def command(paper: bool, data: str | None, output: str | None, resume: str | None, **chosen: Any) -> None:
     """Train a CNN and the FC network it equals side by side, as in Section 5 of the paper.
 
     \b
@@ -178,11 +175,7 @@ def _train(experiment: Experiment, folder: str | None, signals: Deferred) -> flo
             yield block
 
     steps = progress(
-        experiment.steps(),
-        experiment.steps_left,
-        unit="batch",
-        size=lambda _: 1,
-        note=_losses_text,
+        experiment.steps(), experiment.steps_left, unit="batch", size=lambda _: 1, note=_losses_text
     )
     began = saved = time.monotonic()
     pause: float = _SAVE_EVERY
@@ -205,8 +198,8 @@ def _grids(experiment: Experiment, runs: dict[str, list[Fact]]) -> list[Any]:
     from convmat.report.training import divergence_grid, losses_grid, losses_plot, networks_grid
 
     grids: list[Any] = [networks_grid(experiment)]
-    for name, found in runs.items():
+    for name, facts in runs.items():
         run = experiment.runs[name]
         grids += [grid for grid in (losses_grid(run), losses_plot(run), divergence_grid(run)) if grid.rows]
-        grids.append(found)
+        grids.append(facts)
     return grids

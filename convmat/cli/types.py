@@ -37,8 +37,8 @@ class File(Type):
 
     name = "file"
 
-    def __init__(self, kind: str = "file", kernels: bool = False) -> None:
-        self._kind, self._kernels = kind, kernels
+    def __init__(self, is_folder: bool = False, kernels: bool = False) -> None:
+        self.is_folder, self._kernels = is_folder, kernels
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -49,7 +49,7 @@ class File(Type):
         if colon:
             return _items(_arrays(f"{archive}.npz"), incomplete)
         kernels = _items(_kernel_names(), incomplete) if self._kernels else []
-        return [CompletionItem(incomplete, type=self._kind), *kernels]
+        return [CompletionItem(incomplete, type="dir" if self.is_folder else "file"), *kernels]
 
 
 class OutputName(File):
@@ -58,11 +58,11 @@ class OutputName(File):
     name = "output"
 
     def __init__(self, *kinds: str) -> None:
-        super().__init__("dir" if "folder" in kinds else "file")
-        self.kinds = kinds
+        super().__init__(is_folder="folder" in kinds)
+        self._kinds = kinds
 
     def read(self, text: str) -> str:
-        check_ending(text, *self.kinds)
+        check_ending(text, *self._kinds)
         return text
 
 

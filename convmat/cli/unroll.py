@@ -12,7 +12,6 @@ from convmat.cli.command import Command
 from convmat.cli.types import OutputName
 
 if TYPE_CHECKING:
-    from convmat.cli.options import LayerOptions
     from convmat.cli.work import Work
     from convmat.report.facts import Fact
 
@@ -58,12 +57,12 @@ def command(dry_run: bool, output: str | None, **asked: Any) -> None:
     """
     from convmat.cli.work import write
 
-    write(_work(**asked), output, computed=not dry_run)
+    write(_unrolled(**asked), output, computed=not dry_run)
 
 
-def _work(
+def _unrolled(
     inputs: tuple[str, ...],
-    layer: LayerOptions,
+    layer: options.LayerOptions,
     per_image: bool,
     figure: str | None,
     animate: str | None,

@@ -50,12 +50,7 @@ _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix")
 )
 @options.report_options
 def command(
-    inputs: tuple[str, ...],
-    stage: str,
-    exact: bool,
-    atol: float | None,
-    rtol: float | None,
-    **named: Any,
+    inputs: tuple[str, ...], stage: str, exact: bool, atol: float | None, rtol: float | None, **named: Any
 ) -> None:
     """Prove that the FC form equals the definition of convolution, or that your result does.
 

@@ -48,19 +48,19 @@ class Work:
 def write(work: Work, output: str | None, *, computed: bool = True) -> None:
     """Compute a work and write it, unless it is not to be `computed`; then tell of it."""
     rows, columns = math.prod(work.shape[:-1]), work.shape[-1]
-    seen = Seen(work.blocks, (rows, columns), extremes=work.skip is None)
+    shown = Seen(work.blocks, (rows, columns), extremes=work.skip is None)
     notes: list[Fact] = []
-    if computed and work.skip is not None and output is None and not seen.kept:
+    if computed and work.skip is not None and output is None and not shown.kept:
         work.skip()
     elif computed:
-        blocks = progress(seen, rows)
+        blocks = progress(shown, rows)
         notes = write_images(output, blocks, work.shape, work.dtype, layout=work.layout, keep=work.from_8_bit)
     facts = [*work.facts, *work.later_facts()]
-    facts += [seen.fact()] if work.skip is None else []
+    facts += [shown.fact()] if work.skip is None else []
     facts += notes
     if work.grid is not None:
-        facts.append(seen.rows_fact(output, work.rows_elsewhere, computed))
-    grids = [work.grid(seen.whole)] if work.grid is not None and seen.whole is not None else []
+        facts.append(shown.rows_fact(output, work.rows_elsewhere, computed))
+    grids = [work.grid(shown.whole)] if work.grid is not None and shown.whole is not None else []
     report([*facts, *work.draw()], grids, output=output, written=computed)
     if work.text is not None:
         show(work.text, output)
