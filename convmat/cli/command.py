@@ -33,19 +33,13 @@ _OPTION_OF = {
 _NAMES_WIDTH = 24  # of options in a help text, at most; longer ones have a line of their own
 
 # The sections of a command's help, after "Options", with the parameters that each shows, in order.
-_SECTIONS: dict[str, tuple[str, ...]] = {
-    "The layer": (
-        *("kernel", "bias", "kernel_size", "stride", "padding", "padding_mode", "dilation", "groups"),
-        *("depthwise", "flip", "transpose", "output_padding", "filters", "layers"),
-    ),
-    "Arrays and images": (
-        *("input_shape", "output_shape", "layout", "kernel_layout", "order", "overlap", "dims", "dtype"),
-        *("frame", "alpha", "per_image"),
-    ),
-    "Output": (
-        *("output", "formats", "dense", "figure", "animate", "theme", "preview", "dry_run", "plan"),
-        *("as_json", "brief", "quiet", "help", "_click_default_help"),
-    ),
+_SECTIONS = {
+    "The layer": "kernel bias kernel_size stride padding padding_mode dilation groups depthwise flip "
+    "transpose output_padding filters layers",
+    "Arrays and images": "input_shape output_shape layout kernel_layout order overlap dims dtype frame alpha "
+    "per_image",
+    "Output": "output formats dense figure animate theme preview dry_run plan threads as_json brief quiet "
+    "help _click_default_help",
 }
 
 
@@ -129,7 +123,7 @@ class Command(click.Command):
             for parameter in self.get_params(ctx)
             if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx))
         }
-        sections = {title: [n for n in names if n in records] for title, names in _SECTIONS.items()}
+        sections = {title: [n for n in names.split() if n in records] for title, names in _SECTIONS.items()}
         elsewhere = {name for names in sections.values() for name in names}
         sections = {"Options": [name for name in records if name not in elsewhere], **sections}
         for title, names in sections.items():

@@ -26,16 +26,13 @@ from convmat.layouts import KERNEL_LAYOUTS, said_axes, to_filters
 from convmat.patches import check_filter_groups
 
 
-def open_images(inputs: tuple[str, ...], layer: LayerOptions) -> Batch:
-    """The headers of a layer's input."""
+def open_input(
+    inputs: tuple[str, ...], layer: LayerOptions, input_shape: tuple[int, ...] | None = None
+) -> Batch:
+    """The headers of a layer's input, or what an array of `input_shape` would be, where that is given."""
+    if input_shape is not None:
+        return shape_batch(input_shape, layer.axes, layer.layout)
     return open_batch(inputs, layer.axes, layer.layout, layer.frame, layer.alpha)
-
-
-def open_input(inputs: tuple[str, ...], layer: LayerOptions, input_shape: tuple[int, ...] | None) -> Batch:
-    """A layer's input, or what an array of `input_shape` would be, where that is given."""
-    if input_shape is None:
-        return open_images(inputs, layer)
-    return shape_batch(input_shape, layer.axes, layer.layout)
 
 
 def patch_geometry(shape: tuple[int, ...], layer: LayerOptions, kernel_size: Any = None) -> ConvGeometry:

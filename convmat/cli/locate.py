@@ -50,11 +50,13 @@ def command(
     (x,c with --dims 1; z,y,x,c with --dims 3), whatever the --layout. With --order chw, columns are those of
     unroll --order chw, the rows of PyTorch's unfold, and the column of the hwc order is shown beside.
     """
-    from convmat.cli.layer import patch_geometry
+    from convmat.cli.layer import open_input, patch_geometry
     from convmat.cli.output import report
     from convmat.report.places import pixel_facts, place_facts, places_grid
 
-    batch = _batch(inputs, input_shape, layer)
+    if bool(inputs) == (input_shape is not None):
+        raise click.UsageError("Give INPUT, or --input-shape alone")
+    batch = open_input(inputs, layer, input_shape)
     geometry = patch_geometry(batch.shape, layer)
     element, places = _places(geometry, layer, row, col, pixel)
     value, drawn = _value(batch, geometry, layer, element, places, figure, theme)
@@ -65,24 +67,6 @@ def command(
         facts += pixel_facts(geometry, element, places, layer.padding_mode, layer.order, value)
         grids = [places_grid(geometry, places, layer.order)] if places else []
     report([*facts, *drawn], grids)
-
-
-def _batch(
-    inputs: tuple[str, ...], input_shape: tuple[int, ...] | None, layer: options.LayerOptions
-) -> Batch:
-    """The input, or one of a shape alone, of which there may be no images."""
-    import numpy as np
-
-    from convmat.cli.inputs import Batch, input_batch_shape, refuse_image_options
-    from convmat.cli.layer import open_images
-
-    if bool(inputs) == (input_shape is not None):
-        raise click.UsageError("Give INPUT, or --input-shape alone")
-    if input_shape is None:
-        return open_images(inputs, layer)
-    refuse_image_options()
-    shape = input_batch_shape(input_shape, layer.axes, layer.layout)
-    return Batch(shape, np.dtype(np.uint8), [], layer.axes, layer.layout)
 
 
 def _places(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 import select
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import click
 
@@ -19,9 +18,6 @@ from convmat.report.encodings import readable
 from convmat.trouble import say
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from convmat.report.facts import Fact, Grid
     from convmat.watching import Watch
 
@@ -191,60 +187,6 @@ class _Steps:
 def drain(blocks: Iterable[object]) -> None:
     """Do the work of a stream whose data nobody asked for."""
     deque(blocks, maxlen=0)
-
-
-def collect(
-    blocks: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any], more: int = 0
-) -> NDArray[Any]:
-    """A stream's rows, (..., C) at a time, as one array; `more` bytes will be needed with it afterwards."""
-    import numpy as np
-
-    from convmat.files.memory import check_memory
-
-    needed = math.prod(shape) * dtype.itemsize + max(more, STREAM_BYTES)
-    check_memory("output", needed, "write .npy with --layout nhwc, in blocks")
-    whole = np.empty((math.prod(shape[:-1]), shape[-1]), dtype)
-    start = 0
-    for block in blocks:
-        rows = block.reshape(-1, shape[-1])
-        whole[start : start + len(rows)] = rows
-        start += len(rows)
-    return whole.reshape(shape)
-
-
-def write_images(
-    output: str | None,
-    rows: Iterable[NDArray[Any]],
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    *,
-    layout: str,
-    keep: bool,
-) -> list[Fact]:
-    """Write images, (N, *spatial, C), that come as rows of channels: .npy, a picture, or nothing.
-
-    Returns what is to be told of a picture; `keep` is that of `write_picture`. What makes no picture is
-    refused before any of the rows is computed.
-    """
-    from convmat.files.npy import write_npy
-    from convmat.files.outputs import is_picture
-    from convmat.layouts import from_batch, output_layout
-    from convmat.report.facts import Fact
-
-    if output is None:
-        drain(rows)
-    elif is_picture(output):
-        from convmat.files.images import check_picture, picture_bytes, write_picture
-
-        check_picture(shape)
-        note = write_picture(output, collect(rows, shape, dtype, picture_bytes(shape)), keep)
-        return [Fact("picture", "picture", note, note)]
-    elif output_layout(layout) == "nhwc":
-        write_npy(output, shape, dtype, rows)
-    else:
-        images = from_batch(collect(rows, shape, dtype), layout)
-        write_npy(output, images.shape, dtype, images)
-    return []
 
 
 def _stop_if_unread() -> None:

@@ -15,7 +15,7 @@ from convmat.cli.inputs import Batch, check_one_pipe, folded_geometry
 from convmat.cli.judged import Judged, Result, as_images, first_equal, judged, places_in, results
 from convmat.cli.layer import (
     geometry_of,
-    open_images,
+    open_input,
     open_kernels,
     open_layer,
     open_linear_layer,
@@ -157,7 +157,7 @@ def _unroll(
         refuse(["kernel_layout"], "goes with --kernel")
     else:
         kernel_size = open_kernels(layer.kernel, layer.axes, layer.kernel_layout).outline.shape[1:-1]
-    batch = open_images(inputs, layer)
+    batch = open_input(inputs, layer)
     geometry = patch_geometry(batch.shape, layer, kernel_size)
     rows, columns = geometry.matrix_shape
     mine = Result(expected)

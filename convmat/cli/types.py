@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class Type(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """A grammar: `read` takes a text, or raises `click.BadParameter`."""
 
+    name = "value"
     metavar: str | None = None
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str | None:
@@ -34,8 +35,6 @@ class Type(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4
 
 class File(Type):
     """A file's name, or a folder's. Shells complete it; after `file.npz:` by the names of its arrays."""
-
-    name = "file"
 
     def __init__(self, is_folder: bool = False, kernels: bool = False) -> None:
         self.is_folder, self._kernels = is_folder, kernels
@@ -54,8 +53,6 @@ class File(Type):
 
 class OutputName(File):
     """The name of what is to be written, one of these kinds: see `check_ending`."""
-
-    name = "output"
 
     def __init__(self, *kinds: str) -> None:
         super().__init__(is_folder="folder" in kinds)
@@ -92,7 +89,7 @@ class NumberType(Type):
     Where no kind is given, what takes the number knows its range.
     """
 
-    name, metavar = "number", "N"
+    metavar = "N"
 
     def __init__(self, kind: Kind | None = None, read: Callable[[str], float] = read_whole) -> None:
         self._kind, self._read = kind, read
@@ -115,7 +112,7 @@ class NumberType(Type):
 class Sizes(Type):
     """`7`, or one number for each axis: `3,5` or `3x5`."""
 
-    name, metavar = "sizes", "N[,N]"
+    metavar = "N[,N]"
     example = "7, or one for each axis: 3,5 or 3x5"
     most = 3  # spatial axes
 
@@ -133,7 +130,6 @@ class Sizes(Type):
 class OutputShape(Sizes):
     """The output's size, and N before it if need be."""
 
-    name = "output shape"
     example = "4,4 or 4x4; or with N before: 2,4,4"
     most = 4
 
@@ -141,7 +137,6 @@ class OutputShape(Sizes):
 class InputShape(Sizes):
     """The shape of an array of images."""
 
-    name = "input shape"
     example = "28,28 or 28x28; or with channels and N: N,28,28,1"
     most = 5  # N, spatial axes, C
 
@@ -153,14 +148,13 @@ class InputShape(Sizes):
 class Pixel(InputShape):
     """A pixel and a channel: y,x,c, and n before them if need be."""
 
-    name, metavar = "pixel", "[n,]y,x,c"
+    metavar = "[n,]y,x,c"
     example = "y,x,c or n,y,x,c: 9,12,0"
 
 
 class Pads(Sizes):
     """Padding in pixels."""
 
-    name = "pixels"
     example = "1, or 1,2 or 1x2 for the axes, or 1,2,0,1 for the sides"
     most = 6  # sides
 
@@ -168,7 +162,7 @@ class Pads(Sizes):
 class PaddingType(Pads):
     """A rule's name, or numbers."""
 
-    name, metavar = "padding", "RULE|N[,N]"
+    metavar = "RULE|N[,N]"
 
     def read(self, text: str) -> Any:
         from convmat.geometry import PADDING_NAMES
@@ -194,7 +188,7 @@ class PaddingType(Pads):
 class LayerType(Type):
     """One layer of a chain, as in k=7,s=2,p=3; numbers for each axis are joined by x."""
 
-    name, metavar = "layer", "k=N[,s=N][,p=RULE|N][,d=N]"
+    metavar = "k=N[,s=N][,p=RULE|N][,d=N]"
     keys: ClassVar = {"k": "kernel_size", "s": "stride", "p": "padding", "d": "dilation"}
 
     def read(self, text: str) -> dict[str, Any]:
@@ -217,7 +211,7 @@ class LayerType(Type):
 class RequantizeType(Type):
     """Scale, zero point, rounding, and a dtype if need be: 0.0037,-3,half-even,int8."""
 
-    name, metavar = "requantization", "SCALE,ZERO,ROUNDING[,DTYPE]"
+    metavar = "SCALE,ZERO,ROUNDING[,DTYPE]"
 
     def read(self, text: str) -> tuple[float, int, str, str | None]:
         try:
@@ -233,7 +227,7 @@ class RequantizeType(Type):
 class Formats(Type):
     """Formats of a probe, joined by commas."""
 
-    name, metavar = "formats", "npy|c|hex[,…]"
+    metavar = "npy|c|hex[,…]"
     known = ("npy", "c", "hex")
 
     def read(self, text: str) -> tuple[str, ...]:

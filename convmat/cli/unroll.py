@@ -70,14 +70,14 @@ def _unrolled(
     preview: bool,
     threads: int | None,
 ) -> Work:
-    from convmat.cli.layer import open_images, patch_geometry
+    from convmat.cli.layer import open_input, patch_geometry
     from convmat.cli.output import drain
     from convmat.cli.work import Work
     from convmat.files.streams import is_pipe
     from convmat.patches import unroll_stream
     from convmat.report.facts import absent, geometry_facts, matrix_facts, rows_grid
 
-    batch = open_images(inputs, layer)
+    batch = open_input(inputs, layer)
     geometry = patch_geometry(batch.shape, layer)
     chunks: Iterable[Any] = batch.chunks()
     pictures: list[Fact] = []

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-from convmat.cli.output import progress, report, show, warn, write_images
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat.cli.output import STREAM_BYTES, drain, progress, report, show, warn
+from convmat.files.memory import check_memory
+from convmat.files.npy import write_npy
+from convmat.files.outputs import is_picture
+from convmat.layouts import from_batch, output_layout
 from convmat.report.facts import Fact, Grid, Seen
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 @dataclass
@@ -47,14 +50,12 @@ class Work:
 
 def write(work: Work, output: str | None, *, computed: bool = True) -> None:
     """Compute a work and write it, unless it is not to be `computed`; then tell of it."""
-    rows, columns = math.prod(work.shape[:-1]), work.shape[-1]
-    shown = Seen(work.blocks, (rows, columns), extremes=work.skip is None)
+    shown = Seen(work.blocks, (math.prod(work.shape[:-1]), work.shape[-1]), extremes=work.skip is None)
     notes: list[Fact] = []
     if computed and work.skip is not None and output is None and not shown.kept:
         work.skip()
     elif computed:
-        blocks = progress(shown, rows)
-        notes = write_images(output, blocks, work.shape, work.dtype, layout=work.layout, keep=work.from_8_bit)
+        notes = _write_rows(progress(shown, math.prod(work.shape[:-1])), work, output)
     facts = [*work.facts, *work.later_facts()]
     facts += [shown.fact()] if work.skip is None else []
     facts += notes
@@ -66,3 +67,35 @@ def write(work: Work, output: str | None, *, computed: bool = True) -> None:
         show(work.text, output)
     for text in work.warnings:
         warn(text)
+
+
+def _write_rows(rows: Iterable[NDArray[Any]], work: Work, output: str | None) -> list[Fact]:
+    """Write the rows of a work, as they come: .npy, a picture, or nothing; what is to be told of a picture.
+
+    What makes no picture is refused before any of the rows is computed.
+    """
+    if output is None:
+        drain(rows)
+    elif is_picture(output):
+        from convmat.files.images import check_picture, picture_bytes, write_picture
+
+        check_picture(work.shape)
+        note = write_picture(output, _collected(rows, work, picture_bytes(work.shape)), work.from_8_bit)
+        return [Fact("picture", "picture", note, note)]
+    elif output_layout(work.layout) == "nhwc":
+        write_npy(output, work.shape, work.dtype, rows)
+    else:
+        images = from_batch(_collected(rows, work), work.layout)
+        write_npy(output, images.shape, work.dtype, images)
+    return []
+
+
+def _collected(rows: Iterable[NDArray[Any]], work: Work, more: int = 0) -> NDArray[Any]:
+    """The rows of a work as one array; `more` bytes will be needed with it afterwards."""
+    needed = math.prod(work.shape) * work.dtype.itemsize + max(more, STREAM_BYTES)
+    check_memory("output", needed, "write .npy with --layout nhwc, in blocks")
+    whole, start = np.empty((math.prod(work.shape[:-1]), work.shape[-1]), work.dtype), 0
+    for block in rows:
+        whole[start : start + len(block)] = block
+        start += len(block)
+    return whole.reshape(work.shape)
