@@ -54,7 +54,7 @@ def command(output: str | None, **asked: Any) -> None:
 def _folded(
     x_col: str, input_shape: tuple[int, ...], layer: options.LayerOptions, overlap: str, threads: int | None
 ) -> Work:
-    from convmat.cli.inputs import folded_geometry
+    from convmat.cli.layer import folded_geometry
     from convmat.cli.work import Work
     from convmat.files.npy import NpyInput
     from convmat.patches import fold_dtype, fold_stream

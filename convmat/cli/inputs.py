@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.cli.command import is_default, refuse
-from convmat.cli.options import LayerOptions
 from convmat.cli.output import warn
 from convmat.doubts import likelier_layout
 from convmat.errors import GeometryError, ShapeError
 from convmat.files.npy import MAGIC, NpyInput, is_npy
 from convmat.files.streams import Pipe, is_pipe
-from convmat.geometry import ConvGeometry, told
-from convmat.layouts import said_axes, to_batch, to_batch_shape
-from convmat.patches import allocate, check_x_col
+from convmat.geometry import told
+from convmat.layouts import to_batch, to_batch_shape
+from convmat.patches import allocate
 from convmat.report.facts import Fact, input_fact, turned_fact
 
 if TYPE_CHECKING:
@@ -62,11 +61,7 @@ class Batch:
         """The data, whole."""
         if len(self.sources) == 1:
             return self._whole(self.sources[0])
-        images, start = allocate(self.shape, self.dtype), 0
-        for x in self.chunks():
-            images[start : start + len(x)] = x
-            start += len(x)
-        return images
+        return joined(self.chunks(), self.shape, self.dtype)
 
     def channels_as(self, layout: str) -> int | None:
         """C if the array were in another layout; None for images, whose layout is their own."""
@@ -124,6 +119,15 @@ class Batch:
 
     def _whole(self, source: NpyInput | ImageInput) -> NDArray[Any]:
         return to_batch(source.read(), self.dims, _layout(source, self.layout))
+
+
+def joined(blocks: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Blocks, one after another along their first axis, as one array."""
+    array, start = allocate(shape, dtype), 0
+    for block in blocks:
+        array[start : start + len(block)] = block
+        start += len(block)
+    return array
 
 
 def open_batch(
@@ -187,24 +191,6 @@ def shape_batch(shape: tuple[int, ...], dims: int, layout: str) -> Batch:
     if math.prod(shape) * 8 > np.iinfo(np.intp).max:
         raise GeometryError("input_shape", f"{told(shape)} is more than any array can hold; give less")
     return Batch(input_batch_shape(shape, dims, layout), np.dtype(float), [], dims, layout)
-
-
-def folded_geometry(
-    x_shape: tuple[int, ...], input_shape: tuple[int, ...], layer: LayerOptions
-) -> ConvGeometry:
-    """The geometry that an X_col of this shape was unrolled with; N, where not said, is found from its rows.
-
-    Raises:
-        ShapeError: an X_col that is not of this geometry. GeometryError: as `ConvGeometry`.
-    """
-    shape = input_batch_shape(input_shape, layer.axes, layer.layout)
-    geometry = ConvGeometry(shape, layer.kernel_size, **layer.steps)
-    if not said_axes(input_shape, layer.axes, layer.layout)[0]:
-        rows = math.prod(x_shape[:-1])
-        images, rest = divmod(rows, geometry.patches)
-        geometry = geometry if rest else geometry.for_batch(images)
-    check_x_col(x_shape, geometry)
-    return geometry
 
 
 def input_batch_shape(shape: tuple[int, ...], dims: int, layout: str) -> tuple[int, ...]:

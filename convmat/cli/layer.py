@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from convmat.files.streams import is_pipe
 from convmat.geometry import ConvGeometry, told, transpose_geometry
 from convmat.kernels import NAMES, is_kernel_name, named_kernel
 from convmat.layouts import KERNEL_LAYOUTS, said_axes, to_filters
-from convmat.patches import check_filter_groups
+from convmat.patches import check_filter_groups, check_x_col
 
 
 def open_input(
@@ -39,6 +40,24 @@ def patch_geometry(shape: tuple[int, ...], layer: LayerOptions, kernel_size: Any
     """The geometry of a layer of which only the patches are known."""
     size = layer.kernel_size if kernel_size is None else kernel_size
     return ConvGeometry(shape, size, **layer.steps)
+
+
+def folded_geometry(
+    x_shape: tuple[int, ...], input_shape: tuple[int, ...], layer: LayerOptions
+) -> ConvGeometry:
+    """The geometry that an X_col of this shape was unrolled with; N, where not said, is found from its rows.
+
+    Raises:
+        ShapeError: an X_col that is not of this geometry. GeometryError: as `ConvGeometry`.
+    """
+    shape = input_batch_shape(input_shape, layer.axes, layer.layout)
+    geometry = ConvGeometry(shape, layer.kernel_size, **layer.steps)
+    if not said_axes(input_shape, layer.axes, layer.layout)[0]:
+        rows = math.prod(x_shape[:-1])
+        images, rest = divmod(rows, geometry.patches)
+        geometry = geometry if rest else geometry.for_batch(images)
+    check_x_col(x_shape, geometry)
+    return geometry
 
 
 def geometry_of(shape: tuple[int, ...], arguments: dict[str, Any]) -> ConvGeometry:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from convmat.arithmetic import arithmetic_of
 from convmat.cli.command import refuse
-from convmat.cli.inputs import Batch, check_one_pipe, folded_geometry
+from convmat.cli.inputs import Batch, check_one_pipe
 from convmat.cli.judged import Judged, Result, as_images, first_equal, judged, places_in, results
 from convmat.cli.layer import (
+    folded_geometry,
     geometry_of,
     open_input,
     open_kernels,

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.cli.inputs import joined
 from convmat.cli.output import STREAM_BYTES, drain, progress, report, show, warn
 from convmat.files.memory import check_memory
 from convmat.files.npy import write_npy
@@ -94,8 +95,4 @@ def _collected(rows: Iterable[NDArray[Any]], work: Work, more: int = 0) -> NDArr
     """The rows of a work as one array; `more` bytes will be needed with it afterwards."""
     needed = math.prod(work.shape) * work.dtype.itemsize + max(more, STREAM_BYTES)
     check_memory("output", needed, "write .npy with --layout nhwc, in blocks")
-    whole, start = np.empty((math.prod(work.shape[:-1]), work.shape[-1]), work.dtype), 0
-    for block in rows:
-        whole[start : start + len(block)] = block
-        start += len(block)
-    return whole.reshape(work.shape)
+    return joined(rows, (math.prod(work.shape[:-1]), work.shape[-1]), work.dtype).reshape(work.shape)
