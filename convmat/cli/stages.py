@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import click
@@ -53,6 +54,29 @@ from convmat.verification.stages import (
 _FEWER = "verify a few images of it at a time"
 
 
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What the command line of `verify` says beside its inputs and the stage."""
+
+    layer: LayerOptions
+    input_shape: tuple[int, ...] | None
+    expected: str | None
+    overlap: str
+    exact: bool
+    atol: float | None
+    rtol: float | None
+    requantize: tuple[Any, ...] | None
+    explain: bool
+    diagnose: bool
+    seed: int
+    cases: int
+
+    @property
+    def tolerance(self) -> dict[str, Any]:
+        """How the library is to judge."""
+        return {"exact": self.exact, "atol": self.atol, "rtol": self.rtol}
+
+
 def stage_of(name: str, inputs: tuple[str, ...], given: Mapping[str, str]) -> Callable[..., Judged]:
     """What judges a stage; without inputs, where it needs some, the self-check.
 
@@ -71,52 +95,44 @@ def stage_of(name: str, inputs: tuple[str, ...], given: Mapping[str, str]) -> Ca
     return stage.judge
 
 
-def _check_itself(_: tuple[str, ...], *, seed: int, cases: int, **__: Any) -> Judged:
+def _check_itself(_: tuple[str, ...], asks: VerifyOptions) -> Judged:
     def watch(groups: Any, total: int) -> Any:
         return progress(groups, total, unit="group", size=lambda _: 1)
 
-    checks = list(self_check(seed, cases, watch=watch))
-    return Judged(all(checks), checks_facts(checks, seed), checks_grids(checks))
+    checks = list(self_check(asks.seed, asks.cases, watch=watch))
+    return Judged(all(checks), checks_facts(checks, asks.seed), checks_grids(checks))
 
 
-def _convolve(
-    inputs: tuple[str, ...],
-    *,
-    layer: LayerOptions,
-    expected: str | None,
-    tolerance: dict[str, Any],
-    requantize: tuple[Any, ...] | None,
-    explain: bool,
-    diagnose: bool,
-    **_: Any,
-) -> Judged:
+def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
+    layer = asks.layer
     if len(inputs) == 2 and layer.kernel is None:
         raise click.UsageError("Missing option '--kernel'; two arrays are compared by 'convmat compare A B'")
-    if expected is None and diagnose:
+    if asks.expected is None and asks.diagnose:
         refuse(["diagnose"], "goes with --expected")
-    batch, arguments = open_layer(inputs, layer, expected=expected)
+    batch, arguments = open_layer(inputs, layer, expected=asks.expected)
     geometry, count = geometry_of(batch.shape, arguments), len(arguments["filters"])
     shape = (batch.shape[0], *geometry.output_size, count)
-    mine = Result(expected)
+    mine = Result(asks.expected)
     _check_room(batch, arguments["filters"], shape, mine, geometry)
 
     def diagnosable(array: NDArray[Any]) -> bool:
-        return diagnose and not asked("quiet") and may_be_explained(array.shape, geometry, count)
+        return asks.diagnose and not asked("quiet") and may_be_explained(array.shape, geometry, count)
 
     def fits(array: NDArray[Any]) -> bool:
         readings = results(array, shape, layer.layout).values()
         return diagnosable(array) or any(reading.shape == shape for reading in readings)
 
     raw = mine.read(fits)
-    x, rules = batch.read(), tolerance | {"requantize": requantize}
+    x, rules = batch.read(), asks.tolerance | {"requantize": asks.requantize}
     forms: dict[str, Any] = {layer.layout: None} if raw is None else results(raw, shape, layer.layout)
     read_as, verdict = first_equal(
         forms, lambda y: verify(x, expected=y, **arguments, **rules, watch=watching("part"))
     )
     result = forms.pop(read_as)
+    rule = asks.requantize and Requantize(*asks.requantize).resolved(None if result is None else result.dtype)
     more: list[Fact] = []
     grids: list[Grid] = []
-    if explain and verdict.worst is not None and not asked("quiet"):
+    if asks.explain and verdict.worst is not None and not asked("quiet"):
         terms = explained(x, at=verdict.worst, **arguments)
         more, grids = explained_facts(geometry, terms), [terms_grid(terms)]
     if raw is not None and not verdict and diagnosable(raw):
@@ -129,11 +145,11 @@ def _convolve(
         [*batch.facts(), *geometry_facts(geometry, layer.padding_mode)],
         more,
         grids,
-        always=explain,
+        always=asks.explain,
         given=None if raw is None else raw.shape,
         layout=layer.layout,
         read_as=[] if raw is None else [read_as, *([] if read_as == layer.layout else forms)],
-        requantized=requantize and Requantize(*requantize).resolved(None if result is None else result.dtype),
+        requantized=rule,
     )
 
 
@@ -147,12 +163,11 @@ def _check_room(
     check_memory("input", batch.nbytes + result_bytes + working, _FEWER)
 
 
-def _unroll(
-    inputs: tuple[str, ...], *, layer: LayerOptions, expected: str | None, tolerance: dict[str, Any], **_: Any
-) -> Judged:
+def _unroll(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
+    layer = asks.layer
     if (layer.kernel is None) == (layer.kernel_size is None):
         raise click.UsageError("Give either --kernel or --k, to say how large the patches are")
-    check_one_pipe(*inputs, layer.kernel, expected)
+    check_one_pipe(*inputs, layer.kernel, asks.expected)
     kernel_size = layer.kernel_size
     if layer.kernel is None:
         refuse(["kernel_layout"], "goes with --kernel")
@@ -161,7 +176,7 @@ def _unroll(
     batch = open_input(inputs, layer)
     geometry = patch_geometry(batch.shape, layer, kernel_size)
     rows, columns = geometry.matrix_shape
-    mine = Result(expected)
+    mine = Result(asks.expected)
     result_bytes = mine.nbytes(rows * columns * batch.dtype.itemsize)
     working = working_bytes(rows * columns, batch.dtype)
     check_memory("input", batch.nbytes + result_bytes + working, _FEWER)
@@ -174,29 +189,28 @@ def _unroll(
         padding_mode=layer.padding_mode,
         order=layer.order,
         watch=watching("tap"),
-        **tolerance,
+        **asks.tolerance,
     )
     facts = [*batch.facts(), *geometry_facts(geometry, layer.padding_mode)]
     return judged(verdict, facts, stage="unroll")
 
 
-def _flatten_filters(
-    inputs: tuple[str, ...], *, layer: LayerOptions, expected: str | None, tolerance: dict[str, Any], **_: Any
-) -> Judged:
+def _flatten_filters(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
+    layer = asks.layer
     if layer.kernel is None:
         raise click.UsageError("Missing option '--kernel'; --stage flatten-filters judges the W_col of one")
     if inputs:
         raise click.UsageError("--stage flatten-filters takes no INPUT: W_col is of the kernels alone")
-    check_one_pipe(layer.kernel, expected)
+    check_one_pipe(layer.kernel, asks.expected)
     kernels = open_kernels(layer.kernel, layer.dims or 2, layer.kernel_layout)
     outline = kernels.outline
-    mine = Result(expected)
+    mine = Result(asks.expected)
     needed = 3 * outline.nbytes + mine.nbytes(0) + working_bytes(outline.size, outline.dtype)
     check_memory("filters", needed, "verify a few of them at a time")
     shape = (math.prod(outline.shape[1:]), len(outline))
     result = mine.read(lambda array: array.shape == shape)
     verdict = verify_flatten_filters(
-        kernels.read(), result, order=layer.order, watch=watching("row"), **tolerance
+        kernels.read(), result, order=layer.order, watch=watching("row"), **asks.tolerance
     )
     facts = [
         input_fact([layer.kernel])._replace(key="kernels", label="kernels"),
@@ -206,22 +220,14 @@ def _flatten_filters(
     return judged(verdict, facts, stage="flatten-filters")
 
 
-def _fold(
-    inputs: tuple[str, ...],
-    *,
-    layer: LayerOptions,
-    input_shape: tuple[int, ...] | None,
-    expected: str | None,
-    overlap: str,
-    tolerance: dict[str, Any],
-    **_: Any,
-) -> Judged:
-    if len(inputs) != 1 or layer.kernel_size is None or input_shape is None:
+def _fold(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
+    layer = asks.layer
+    if len(inputs) != 1 or layer.kernel_size is None or asks.input_shape is None:
         raise click.UsageError("--stage fold takes one INPUT, which is X_col, and --k and --input-shape")
-    check_one_pipe(*inputs, expected)
+    check_one_pipe(*inputs, asks.expected)
     x_col = NpyInput(inputs[0])
-    geometry = folded_geometry(x_col.shape, input_shape, layer)
-    mine, shape = Result(expected), geometry.input_shape
+    geometry = folded_geometry(x_col.shape, asks.input_shape, layer)
+    mine, shape = Result(asks.expected), geometry.input_shape
     result_bytes = mine.nbytes(8 * math.prod(shape))
     check_memory("input", x_col.nbytes + result_bytes + fold_bytes(geometry), _FEWER)
     raw = mine.read(lambda array: as_images(array, layer.axes, layer.layout).shape == shape)
@@ -231,27 +237,20 @@ def _fold(
         layer.kernel_size,
         None if raw is None else as_images(raw, layer.axes, layer.layout),
         **layer.steps,
-        overlap=overlap,
+        overlap=asks.overlap,
         order=layer.order,
         watch=watching("patch"),
-        **tolerance,
+        **asks.tolerance,
     )
     facts, given = [input_fact(inputs), *geometry_facts(geometry)], None if raw is None else raw.shape
     return judged(verdict, facts, stage="fold", given=given, layout=layer.layout)
 
 
-def _matrix(
-    inputs: tuple[str, ...],
-    *,
-    layer: LayerOptions,
-    input_shape: tuple[int, ...] | None,
-    expected: str | None,
-    tolerance: dict[str, Any],
-    **_: Any,
-) -> Judged:
+def _matrix(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
+    layer = asks.layer
     if len(inputs) > 1:
         raise click.UsageError("--stage matrix takes one INPUT: the matrix is that of one image")
-    batch, arguments = open_linear_layer(inputs, layer, input_shape, expected)
+    batch, arguments = open_linear_layer(inputs, layer, asks.input_shape, asks.expected)
     geometry = geometry_of((1, *batch.shape[1:]), arguments)
     filters = arguments["filters"]
     shape = geometry.patches * len(filters), math.prod(batch.shape[1:])
@@ -259,13 +258,13 @@ def _matrix(
     needed = matrix_bytes(shape, filters.dtype, layer.padding_mode)
     check_memory("matrix", needed, "give a smaller input of the same layer")
     result: Any = None
-    if expected is not None and expected.endswith(".npz"):
-        result = read_sparse(expected, check_dense)
+    if asks.expected is not None and asks.expected.endswith(".npz"):
+        result = read_sparse(asks.expected, check_dense)
     else:
-        result = Result(expected).read(lambda array: array.shape == shape)
+        result = Result(asks.expected).read(lambda array: array.shape == shape)
     layout, watch = output_layout(layer.layout), watching("column")
     verdict = verify_matrix(
-        input_shape=batch.shape, expected=result, layout=layout, **arguments, watch=watch, **tolerance
+        input_shape=batch.shape, expected=result, layout=layout, **arguments, watch=watch, **asks.tolerance
     )
     facts = [*batch.facts(), *geometry_facts(geometry, layer.padding_mode)]
     return judged(verdict, facts, stage="matrix")

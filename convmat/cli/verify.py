@@ -49,9 +49,7 @@ _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix")
     help="Random geometries to add to the self-check, to soak it.",
 )
 @options.report_options
-def command(
-    inputs: tuple[str, ...], stage: str, exact: bool, atol: float | None, rtol: float | None, **named: Any
-) -> None:
+def command(inputs: tuple[str, ...], stage: str, **asks: Any) -> None:
     """Prove that the FC form equals the definition of convolution, or that your result does.
 
     \b
@@ -70,7 +68,7 @@ def command(
 
     Exit status: 0 equal, 1 different, 2 trouble.
     """
-    from convmat.cli.stages import stage_of
+    from convmat.cli.stages import VerifyOptions, stage_of
 
     judge = stage_of(stage, inputs, given_options())
-    judge(inputs, tolerance={"exact": exact, "atol": atol, "rtol": rtol}, **named).tell()
+    judge(inputs, VerifyOptions(**asks)).tell()
