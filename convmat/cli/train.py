@@ -105,7 +105,7 @@ def command(paper: bool, data: str | None, output: str | None, resume: str | Non
         if name == "":
             raise FileError("''", "is no folder's name; name a folder")
     folder = resume if output is None else output
-    experiment = _experiment(_settings(chosen, paper), data, output, resume)
+    experiment = _experiment(chosen, paper, data, output, resume)
     with nullcontext() if folder is None else made_folder(folder), Deferred() as signals:
         _tell(experiment, folder, _train(experiment, folder, signals))
     if signals.number is not None:
@@ -115,9 +115,13 @@ def command(paper: bool, data: str | None, output: str | None, resume: str | Non
         click.get_current_context().exit(128 + signals.number)
 
 
-def _settings(chosen: dict[str, Any], paper: bool) -> tuple[dict[str, Any], set[str]]:
-    """All settings, and the names of those that the command line says."""
-    from convmat.experiment.settings import PAPER
+def _experiment(
+    chosen: dict[str, Any], paper: bool, data: str | None, output: str | None, resume: str | None
+) -> Experiment:
+    """The experiment that is begun with the settings that were chosen, or gone on with those named anew."""
+    from convmat.cli import experiments
+    from convmat.cli.output import watching
+    from convmat.experiment.settings import PAPER, Settings
 
     named = chosen.keys() & given_options().keys()
     chosen["padding"] = options.pads_of(chosen["padding"], 2)
@@ -126,18 +130,6 @@ def _settings(chosen: dict[str, Any], paper: bool) -> tuple[dict[str, Any], set[
             raise click.UsageError("--paper says --optimizer and --epochs, which are given; leave it out")
         chosen |= {key: value for key, value in PAPER.items() if key not in named}
         named |= set(PAPER)
-    return chosen, named
-
-
-def _experiment(
-    settings: tuple[dict[str, Any], set[str]], data: str | None, output: str | None, resume: str | None
-) -> Experiment:
-    """The experiment that is begun, or gone on with."""
-    from convmat.cli import experiments
-    from convmat.cli.output import watching
-    from convmat.experiment.settings import Settings
-
-    chosen, named = settings
     watch = watching("chunk of images")
     if resume is None:
         return experiments.begin(Settings(**chosen), data, output, watch)
