@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from convmat.cli.command import unknown_option
 from convmat.cli.output import shown_help
 from convmat.trouble import say
-
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
 
 
 class Group(click.Group):
@@ -70,16 +67,6 @@ class Group(click.Group):
         if near is None and ctx.parent is None and os.path.exists(name):
             hint = f"; it is a file, and a command comes before it: 'convmat unroll {name}'"
         return click.UsageError(f"No such command {name!r}{hint}", ctx)
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        from click.shell_completion import CompletionItem
-
-        names = [
-            CompletionItem(name, help=summary)
-            for name, summary in self._summaries.items()
-            if name.startswith(incomplete)
-        ]
-        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self._summaries))

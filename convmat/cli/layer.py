@@ -110,17 +110,27 @@ def open_layer(
 def _fitted(
     kernels: NDArray[Any], batch: Batch, layer: LayerOptions, transpose: bool
 ) -> tuple[NDArray[Any], int]:
-    """The filters and the groups that kernels, as their file has them, are for this input."""
-    filters, fit = (
+    """The filters and the groups that kernels, as their file has them, are for this input.
+
+    Raises:
+        ShapeError: filters for other channels, or, with `transpose`, another number of filters than Y has.
+    """
+    filters, channels, groups = (
         to_filters(kernels, layer.axes, layer.kernel_layout),
-        fit_to_outputs if transpose else fit_to_channels,
+        batch.shape[-1],
+        layer.groups,
     )
+    if layer.depthwise:
+        groups = depthwise_groups(groups, channels)
     try:
-        return fit(filters, batch.shape[-1], layer.groups, layer.depthwise)
+        (_check_outputs if transpose else _check_inputs)(filters, channels, groups, layer.depthwise)
     except ShapeError as error:
-        if not (batch.alpha and filters.shape[-1] * layer.groups == batch.shape[-1] - 1):
+        if not (batch.alpha and filters.shape[-1] * layer.groups == channels - 1):
             raise
         raise ShapeError("filters", f"{error.problem}; or leave transparency out by --alpha drop") from None
+    if layer.depthwise and len(filters) == 1:
+        filters = np.broadcast_to(filters, (channels, *filters.shape[1:]))
+    return filters, groups
 
 
 def _check_channels(filters: NDArray[Any], groups: int, batch: Batch, kernels: NDArray[Any]) -> None:
@@ -288,11 +298,6 @@ def _open_bias(name: str) -> _Source:
     return bias.as_read(lambda array: array.reshape(-1)) if 1 in bias.outline.shape else bias
 
 
-def _repeated(filters: NDArray[Any], count: int) -> NDArray[Any]:
-    """One filter as so many; a view."""
-    return np.broadcast_to(filters, (count, *filters.shape[1:]))
-
-
 def depthwise_groups(groups: int, channels: int) -> int:
     """The groups that `--depthwise` means, which --groups may say, too."""
     if groups not in (1, channels):
@@ -302,54 +307,32 @@ def depthwise_groups(groups: int, channels: int) -> int:
     return channels
 
 
-def fit_to_channels(
-    filters: NDArray[Any], channels: int, groups: int, depthwise: bool
-) -> tuple[NDArray[Any], int]:
-    """The filters and groups that `--depthwise`, or its absence, means for an input of `channels`.
-
-    Raises:
-        ShapeError: single-channel filters for more channels, without `depthwise`, or filters that cannot be
-            shared out over the channels with it.
-    """
+def _check_inputs(filters: NDArray[Any], channels: int, groups: int, depthwise: bool) -> None:
+    """Refuse single-channel filters for more channels, and those that they cannot share, each alone."""
     count, kernel, depth = len(filters), filters.shape[1:-1], filters.shape[-1]
-    if not depthwise:
-        if depth == 1 and channels > 1 and (groups == 1 or (count == 1 and groups > 1)):
-            raise ShapeError(
-                "filters",
-                f"a single-channel kernel of {' × '.join(map(str, kernel))} cannot filter {channels} "
-                f"channels; add --depthwise to filter each alone, or give kernels of shape "
-                f"({', '.join(map(str, ('K', *kernel, channels)))})",
-            )
-        return filters, groups
-    groups = depthwise_groups(groups, channels)
-    if depth != 1 or (count != 1 and count % channels):
+    if depthwise and (depth != 1 or (count != 1 and count % channels)):
         raise ShapeError(
             "filters",
             f"{count} filters of {depth} channels cannot filter {channels} channels each alone; "
             f"give one single-channel filter, or a multiple of {channels}",
         )
-    return _repeated(filters, groups) if count == 1 else filters, groups
+    if not depthwise and depth == 1 and channels > 1 and (groups == 1 or (count == 1 and groups > 1)):
+        raise ShapeError(
+            "filters",
+            f"a single-channel kernel of {' × '.join(map(str, kernel))} cannot filter {channels} channels; "
+            "add --depthwise to filter each alone, or give kernels of shape "
+            f"({', '.join(map(str, ('K', *kernel, channels)))})",
+        )
 
 
-def fit_to_outputs(
-    filters: NDArray[Any], outputs: int, groups: int, depthwise: bool
-) -> tuple[NDArray[Any], int]:
-    """The filters and groups that `--depthwise`, or its absence, means for a layer with these `outputs`.
-
-    Raises:
-        ShapeError: another number of filters than outputs; with `depthwise` one will do for all.
-    """
+def _check_outputs(filters: NDArray[Any], outputs: int, _: int, depthwise: bool) -> None:
+    """Refuse another number of filters than Y has channels; with `depthwise` one will do for all."""
     count = len(filters)
-    if depthwise:
-        groups = depthwise_groups(groups, outputs)
-    if depthwise and count == 1:
-        filters = _repeated(filters, outputs)
-    elif count != outputs:
-        hint = "; or add --depthwise for this one on each" if count == 1 and not depthwise else ""
+    if count != outputs and not (depthwise and count == 1):
+        hint = "; or add --depthwise for this one on each" if count == 1 else ""
+        shape = ", ".join(map(str, ("K", *filters.shape[1:-1], "C/groups")))
         raise ShapeError(
             "filters",
             f"are {count}, so the Y that is transposed has {count} channels, and the input has {outputs}; "
-            f"give {outputs} filters, of shape {('K', *filters.shape[1:-1], 'C/groups')}".replace("'", "")
-            + hint,
+            f"give {outputs} filters, of shape ({shape}){hint}",
         )
-    return filters, groups
