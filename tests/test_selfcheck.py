@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import convmat as cm
-from convmat.geometry import PADDING_NAMES
+from convmat.axis import PADDING_NAMES
 from convmat.verification import families, layer, selfcheck
 
 

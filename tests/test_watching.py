@@ -21,8 +21,9 @@ import convmat as cm
 from convmat.cli import output, signals
 from convmat.experiment.digits import draw_digits
 from convmat.matrix import layer_map
-from convmat.verification import stages, verify
+from convmat.verification import stages
 from convmat.verification.diagnosis import diagnose
+from convmat.verification.layer import verify
 
 pytestmark = pytest.mark.usefixtures("folder")
 

@@ -87,7 +87,13 @@ def _case_value(case: Case) -> dict[str, Any]:
 
 
 def probe_facts(
-    probe: Probe, folder: str, layout: str, kernel_layout: str, formats: Sequence[str], seed: int
+    probe: Probe,
+    folder: str,
+    layout: str,
+    kernel_layout: str,
+    formats: Sequence[str],
+    seed: int,
+    cases: Sequence[dict[str, Any]],
 ) -> list[Fact]:
     """A probe that was written."""
     geometry, written = probe.geometry, [name for name in ("npy", "c", "hex") if name in {"npy", *formats}]
@@ -106,6 +112,7 @@ def probe_facts(
         Fact("dtype", "dtype", str(probe.dtype), dtypes),
         Fact("formats", "formats", written, ", ".join(written)),
         Fact("seed", "seed", seed, str(seed)),
+        Fact("cases", "", cases, ""),
     ]
 
 
