@@ -131,10 +131,7 @@ def unroll(
     """Algorithm 1: each patch of each image, flattened, is the next row."""
     size, channels = x.shape[1:-1], x.shape[-1]
     along = _axes(size, kernel_size, stride, padding, dilation)
-    taps = list(itertools.product(*map(range, kernel_size)))
-    columns = [(tap, c) for tap in taps for c in range(channels)]
-    if order == "chw":
-        columns = [(tap, c) for c in range(channels) for tap in taps]
+    columns = _columns(kernel_size, channels, order)
     rows = []
     for n in range(len(x)):
         for position in itertools.product(*(range(len(starts)) for starts, _ in along)):
@@ -200,7 +197,7 @@ def terms(
     n, *position, k = at
     along = _axes(size, kernel, stride, padding, dilation)
     first = (k // (len(filters) // groups)) * filters.shape[-1]
-    found = []
+    summed = []
     for tap in itertools.product(*map(range, kernel)):
         place = tuple(_place(along, position, tap))
         inside = [_walk(p, h, padding_mode) for p, h in zip(place, size, strict=True)]
@@ -208,8 +205,8 @@ def terms(
         for c, weight in enumerate(weights.tolist()):
             pixel = None if None in inside else (n, *(p or 0 for p in inside), first + c)
             value = 0 if pixel is None else x[pixel].item()
-            found.append(Term(tap, c, place, pixel, value, weight))
-    return found
+            summed.append(Term(tap, c, place, pixel, value, weight))
+    return summed
 
 
 def fold(
@@ -229,10 +226,7 @@ def fold(
     """
     size, channels = input_shape[1:-1], input_shape[-1]
     along = _axes(size, kernel_size, stride, padding, dilation)
-    taps = list(itertools.product(*map(range, kernel_size)))
-    columns = [(tap, c) for tap in taps for c in range(channels)]
-    if order == "chw":
-        columns = [(tap, c) for c in range(channels) for tap in taps]
+    columns = _columns(kernel_size, channels, order)
     met: dict[tuple[int, ...], list[Any]] = {}
     patches = itertools.product(range(input_shape[0]), *(range(len(starts)) for starts, _ in along))
     for row, (n, *position) in zip(x_col, watch(patches, len(x_col)), strict=True):
@@ -302,15 +296,20 @@ def transposed_size(
 def flatten_filters(filters: NDArray[Any], order: str = "hwc", watch: Watch = _unwatched) -> NDArray[Any]:
     """Each filter, flattened, is the next column."""
     *kernel, channels = filters.shape[1:]
-    taps = list(itertools.product(*map(range, kernel)))
-    lines = [(*tap, c) for tap in taps for c in range(channels)]
-    if order == "chw":
-        lines = [(*tap, c) for c in range(channels) for tap in taps]
-    w_col = np.zeros((len(lines), len(filters)), filters.dtype)
-    for row, line in enumerate(watch(lines, len(lines))):
+    columns = _columns(kernel, channels, order)
+    w_col = np.zeros((len(columns), len(filters)), filters.dtype)
+    for row, (tap, c) in enumerate(watch(columns, len(columns))):
         for k in range(len(filters)):
-            w_col[row, k] = filters[(k, *line)]
+            w_col[row, k] = filters[(k, *tap, c)]
     return w_col
+
+
+def _columns(kernel: Sequence[int], channels: int, order: str) -> list[tuple[tuple[int, ...], int]]:
+    """The tap and the channel of each column of X_col."""
+    taps = list(itertools.product(*map(range, kernel)))
+    if order == "chw":
+        return [(tap, c) for c in range(channels) for tap in taps]
+    return [(tap, c) for tap in taps for c in range(channels)]
 
 
 def _seen_by(tap: Sequence[int], along: list[Axis], x: NDArray[Any], padding_mode: str) -> NDArray[Any]:
@@ -336,18 +335,8 @@ def _banded(x: NDArray[Any], along: list[Axis], band: Sequence[slice]) -> tuple[
 
 
 def _axes(size: Sequence[int], kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> list[Axis]:
-    axes = len(size)
-    return [
-        _slide(h, k, s, p, d)
-        for h, k, s, p, d in zip(
-            size,
-            kernel,
-            _each(stride, axes),
-            _each(padding, axes),
-            _each(dilation, axes),
-            strict=True,
-        )
-    ]
+    steps = (_each(value, len(size)) for value in (stride, padding, dilation))
+    return [_slide(*of_axis) for of_axis in zip(size, kernel, *steps, strict=True)]
 
 
 def _lay(
@@ -355,16 +344,8 @@ def _lay(
 ) -> tuple[list[Axis], list[int]]:
     """Where a transposed convolution lays its kernels, and how far they reach once the padding is cut off."""
     along, reached = [], []
-    axes = len(size)
-    for count, k, s, rule, d, more in zip(
-        size,
-        kernel,
-        _each(stride, axes),
-        _each(padding, axes),
-        _each(dilation, axes),
-        _each(output_padding, axes),
-        strict=True,
-    ):
+    steps = (_each(value, len(size)) for value in (stride, padding, dilation, output_padding))
+    for count, k, s, rule, d, more in zip(size, kernel, *steps, strict=True):
         taps, starts = [i * d for i in range(k)], [i * s for i in range(count)]
         if rule in ("same", "same-lower"):  # promises stride pixels for each of Y's
             enlarged = sum(s for _ in starts)
@@ -386,11 +367,11 @@ def _slide(size: int, k: int, stride: int, padding: Any, dilation: int) -> Axis:
     taps = [i * dilation for i in range(k)]
 
     def starts(before: int, after: int) -> list[int]:
-        found, start = [], -before
+        passed, start = [], -before
         while start + taps[-1] < size + after:
-            found.append(start)
+            passed.append(start)
             start += stride
-        return found
+        return passed
 
     return starts(*_pads(padding, size, taps, stride, starts)), taps
 

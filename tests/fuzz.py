@@ -38,7 +38,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.cli import cli, options, run
+from convmat.cli import run, types
+from convmat.cli.manual import contexts
 from convmat.encodings import READABLE
 from convmat.files.records import packed
 from tests.damaged import archive, arrays, damaged, idx, images, nasty, saved, swapped, texts
@@ -95,8 +96,8 @@ verify x.npy --kernel k1.npy --bias @2
 verify x.npy --kernel k1.npy --expected @1,3,3,2
 verify x.npy --kernel k1.npy --expected @9,2 --explain
 verify i.npy --kernel sobel-x --requantize 0.1,3,half-even --expected @1,3,3,1
-verify @3,3 y.npy
-verify @3,3 @3,3
+compare @3,3 y.npy
+compare @3,3 @3,3
 verify x.npy --k 3 --stage unroll --expected @9,9
 verify --stage flatten-filters --kernel @2,3,3 --expected w.npy
 verify --stage flatten-filters --kernel k1.npy --expected @9,2
@@ -104,10 +105,10 @@ verify x_col.npy --k 3 --stage fold --input-shape 5,5 --expected @5,5
 verify @9,9 --k 3 --stage fold --input-shape 5,5 --expected x.npy
 verify --stage matrix --kernel sobel-x --input-shape 5,5 --expected @9,25
 verify --stage matrix --kernel sobel-x --input-shape 5,5 --expected @sparse
-verify --probe @probe --expected probe/integers/y.npy
-verify --probe @probe --expected results
-verify --probe probe --expected @1,10,12,4
-verify --write-probe new --k 3
+probe judge @probe probe/integers/y.npy
+probe judge @probe results
+probe judge probe @1,10,12,4
+probe write new --k 3
 fold @9,9 --k 3 --input-shape 5,5 -o out.npy
 fold @9,9 --k 3 --input-shape 5,5 --overlap mean --layout nchw -o out.png
 matmul @9,9 w.npy -o out.npy
@@ -185,13 +186,13 @@ def _values(parameter: click.Parameter) -> list[str]:
     kind = parameter.type
     if isinstance(kind, click.Choice):
         return [*map(str, kind.choices)] * 3 + [str(kind.choices[0]).upper(), "x", ""]
-    if isinstance(kind, options.OutputName):
+    if isinstance(kind, types.OutputName):
         return _WRITTEN
-    if isinstance(kind, options.File):
+    if isinstance(kind, types.File):
         return _READ
-    if isinstance(kind, options.PaddingType):
+    if isinstance(kind, types.PaddingType):
         return ["valid", "same", "same-lower", "half", "full"] * 2 + _GOOD + _BAD
-    if isinstance(kind, options.Sizes):
+    if isinstance(kind, types.Sizes):
         return _GOOD * 3 + _BAD
     return _FLOATS if parameter.name in ("atol", "rtol", "lr") else _INTEGERS
 
@@ -204,20 +205,26 @@ def _word(parameter: click.Parameter, chance: random.Random) -> list[str]:
     return chance.choices(_values(parameter), k=chance.choice((0, 1, 1, 2)) if parameter.nargs < 0 else 1)
 
 
+_COMMANDS = {
+    ctx.command_path.partition(" ")[2]: ctx.command
+    for ctx in contexts()
+    if not isinstance(ctx.command, click.Group)
+}
+
+
 def made(seed: int, number: int) -> Input:
     """The input of this number: always the same."""
     chance = random.Random(f"{seed}:{number}")
     files: dict[str, bytes] = {}
     stdin = chance.choice((b"", b"x", arrays()[0][1]))
     if chance.random() < 0.1:
-        words = [chance.choice(cli.list_commands(click.Context(cli)))]  # with all else by chance
+        words = chance.choice([*_COMMANDS]).split()  # with all else by chance
         if words == ["train"]:
             words = _TRAIN.split()  # by itself it takes a minute
         more = 3
     else:
         words, more = chance.choice(LINES).split(), chance.choice((0, 0, 1, 1, 2, 3))
-    command = cli.get_command(click.Context(cli), words[0])
-    assert command is not None
+    command = _COMMANDS[words[0] if words[0] in _COMMANDS else " ".join(words[:2])]
     for place, word in enumerate(words):
         if word.startswith("@"):
             name = _file(word[1:], files, chance)
@@ -348,7 +355,7 @@ def world() -> dict[str, bytes]:
             World.put(found)
             for line in (
                 "matrix --input-shape 5,5 --kernel sobel-x -o s.npz -q",
-                "verify --write-probe probe --k 3 -q",
+                "probe write probe --k 3 -q",
                 f"{_TRAIN} --data data -o run -q",
                 f"{_TRAIN} --data data --optimizer both --probe-divergence -o adam -q",
             ):
@@ -509,7 +516,7 @@ def _reset_peak() -> int:
     return _memory("VmHWM")
 
 
-_OUTPUTS = ("-o", "--figure", "--animate", "--write-probe")
+_OUTPUTS = ("-o", "--figure", "--animate", "write")
 _WARNING, _REFUSAL = r"convmat: warning: [^\n]+", r"convmat: (?!warning: |internal error)[^\n]+"
 
 
@@ -527,7 +534,7 @@ def _judge(given: Input, end: End, changed: set[str]) -> None:
     if end.peak > MEMORY + 1.2 * end.asked:
         raise Offence(f"took {end.peak >> 20} MiB, asked for {end.asked >> 20}")
     lines = end.err.splitlines()
-    if end.status not in ((0, 1, 2) if given.words[0] == "verify" else (0, 2)):
+    if end.status not in ((0, 1, 2) if given.words[0] in ("verify", "compare", "probe") else (0, 2)):
         raise Offence(f"exit status {end.status}: {end.err}")
     if end.status == 2:
         if end.out and "-" not in outputs:

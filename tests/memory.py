@@ -65,7 +65,7 @@ COMMANDS = {
     "verify --stage flatten-filters": "verify --kernel many.npy --stage flatten-filters",
     "verify --stage fold": "verify --stage fold few.npy --k 2 --input-shape {third},{third}",
     "verify --stage matrix": "verify --stage matrix --input-shape {root},{root} --kernel box:3",
-    "two arrays": "verify y.npy wrong.npy",
+    "two arrays": "compare y.npy wrong.npy",
     "flatten-filters": "flatten-filters many.npy -o flat.npy",
     "matmul --layout nchw": "matmul rows.npy w_col.npy --output-shape {side},{side} --layout nchw -o p.npy",
     "convolve -o y.png": "convolve x.npy --kernel w3.npy -o y.png",

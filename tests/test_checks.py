@@ -231,16 +231,16 @@ NUMBERS = [
         "verify IN --kernel box:3 --requantize 1,#,half-up",
         r"--requantize: the zero point # is no int8; give .*",
     ),
-    ("verify --write-probe p --k 3 --filters #", r"--filters: must be 1 to 21845 in a probe, got #"),
+    ("probe write p --k 3 --filters #", r"--filters: must be 1 to 21845 in a probe, got #"),
     (
-        "verify --write-probe p --k 3 --groups #",
+        "probe write p --k 3 --groups #",
         r"--groups: must be 1 to 1048576, got #; give a number between",
     ),
     (
-        "verify --write-probe p --k 3 --input-shape #,8",
+        "probe write p --k 3 --input-shape #,8",
         r"--input-shape: \(#, 8\) is more than any array can .*",
     ),
-    ("verify --write-probe p --k 3 --seed #", r"--seed: must be 0 to 18446744073709551615, got #"),
+    ("probe write p --k 3 --seed #", r"--seed: must be 0 to 18446744073709551615, got #"),
 ]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import inspect
 import io
 import json
 import re
@@ -20,14 +23,16 @@ from PIL import Image
 
 import convmat as cm
 from convmat import native
-from convmat.cli import cli, run
+from convmat.cli import cli, options, run
+from convmat.cli.manual import contexts
 from convmat.layouts import from_batch
 from convmat.sizes import coverage
 from tests.tools import DIGIT, EDGES, SCENE, STROKES, shell
 
 pytestmark = pytest.mark.usefixtures("samples")
 
-COMMANDS = list(cli.list_commands(click.Context(cli)))
+CONTEXTS = [ctx for ctx in contexts() if not isinstance(ctx.command, click.Group)]
+COMMANDS = [ctx.command_path.partition(" ")[2] for ctx in CONTEXTS]
 
 
 @pytest.fixture
@@ -413,7 +418,7 @@ def test_trouble_is_one_line_and_status_2(line: str, told: str, capsys: pytest.C
 def test_what_must_not_happen_is_told_in_a_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("convmat.verification.selfcheck.self_check", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("convmat.cli.stages.self_check", lambda *_, **__: 1 / 0)
     assert run(["verify"]) == 2
     assert capsys.readouterr().err.startswith("convmat: internal error: ZeroDivisionError: ")
     for debug in (["--debug", "verify"], ["verify", "--debug"]):
@@ -428,28 +433,79 @@ def test_what_must_not_happen_is_told_in_a_line(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "train")) for name in COMMANDS]
 )
 def test_help_opens_with_examples_that_work(name: str, ok: Any) -> None:
-    text = ok(name, "--help")
-    examples = re.findall(r"^ +convmat (.*)$", text.split("Options:")[0], re.MULTILINE)
+    text = ok(*name.split(), "--help")
+    examples = re.findall(r"^ +convmat (.*)$", text.split("Example:")[1].split("\n\n")[0], re.MULTILINE)
     assert examples
     assert text.index("Example:") < text.index(f"convmat {examples[0]}") < 400
     for example in examples:
         assert run(example.split()) == 0
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_has_help(name: str) -> None:
-    command = cli.get_command(click.Context(cli), name)
-    assert command
-    for parameter in command.params:
+@pytest.mark.parametrize("ctx", CONTEXTS, ids=COMMANDS)
+def test_every_option_has_help(ctx: click.Context) -> None:
+    for parameter in ctx.command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter.name
 
 
 def test_group_help_lists_commands(ok: Any) -> None:
     text = ok("--help")
-    for name in COMMANDS:
+    for name in cli.list_commands(click.Context(cli)):
         assert f"\n  {name} " in text
+    sections = re.findall(r"^(\w[\w ]+):$", text, re.MULTILINE)
+    assert sections == ["Options", "The equivalence", "Check", "Look", "Learn"]
+    assert ok("probe", "--help").count("\n  write ") == 1
     assert ok("--version") == f"convmat {cm.__version__} ({native.status()})\n"
+
+
+@pytest.mark.parametrize("ctx", CONTEXTS, ids=COMMANDS)
+def test_help_is_in_sections(ctx: click.Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option once, those of a layer and of what comes out under their headings; two screens at most."""
+    monkeypatch.setenv("COLUMNS", "80")
+    text = click.Context(ctx.command, ctx.parent, ctx.info_name).get_help()
+    known = ["Options", "The layer", "Arrays and images", "Output"]
+    sections = re.findall(r"^(\w[\w ]+):$", text, re.MULTILINE)
+    assert sections == [title for title in known if title in sections]
+    part = dict(re.findall(r"^(\w[\w ]+):\n(.*?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL))
+    homes = {"--stride": "The layer", "--layout": "Arrays and images", "--json": "Output", "--help": "Output"}
+    names = [name for option in ctx.command.get_params(ctx) for name in option.opts if name[:2] == "--"]
+    for name in names:
+        holding = [
+            title
+            for title, lines in part.items()
+            if re.search(rf"^  (-\w, )?{name}(?![\w-])", lines, re.MULTILINE)
+        ]
+        assert holding == [homes[name]] if name in homes else len(holding) == 1, name
+    assert "[INPUT]" not in "".join(part.values())
+    assert text.count("\n") < 100
+    assert max(len(line) for line in text.split("\n") if "convmat " not in line) <= 80
+
+
+@pytest.mark.parametrize("ctx", CONTEXTS, ids=COMMANDS)
+def test_a_command_is_a_call_that_works_and_one_that_writes(ctx: click.Context) -> None:
+    [function] = ast.parse(inspect.getsource(inspect.unwrap(ctx.command.callback))).body  # type: ignore[arg-type]
+    docstring, *body = function.body  # type: ignore[attr-defined]
+    assert body[-1].end_lineno - docstring.end_lineno <= 30
+
+
+def test_the_options_of_a_layer_are_one_value() -> None:
+    """What a command does not ask for is at its default, and nothing else of a layer reaches it."""
+    asked: list[Any] = []
+
+    @click.command("some")
+    @options.layer_of(options.k_option(), options.step_options)
+    @click.option("--more")
+    def some(layer: options.LayerOptions, more: str | None) -> None:
+        asked.append((layer, more))
+
+    some.main(["--k", "3", "-p", "1,2,0,1", "--more", "x"], standalone_mode=False)
+    [(layer, more)] = asked
+    assert (layer, more) == (options.LayerOptions(kernel_size=3, padding=(1, 2, 0, 1)), "x")
+    assert (layer.axes, layer.steps) == (2, {"stride": 1, "padding": ((1, 2), (0, 1)), "dilation": 1})
+    names = {parameter.name for ctx in CONTEXTS for parameter in ctx.command.params}
+    assert {field.name for field in dataclasses.fields(layer)} <= names
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        layer.stride = 2
 
 
 # real processes

@@ -343,17 +343,17 @@ def test_sentences() -> None:
 VALUES = [m for m in known_mistakes(2) if m.part == "value"]
 
 
-def value_layers() -> Iterator[computed.Layer]:
+def value_layers() -> Iterator[computed.Computation]:
     """Of integers of two sizes, and of floats."""
     rng = np.random.default_rng(15)
     for scale, dtype in ((40, "i2"), (40000, "i4"), (1, "f4")):
         x, filters, bias = (
             (rng.standard_normal(shape) * scale).astype(dtype) for shape in ((1, 8, 9, 3), (6, 3, 3, 3), (6,))
         )
-        yield computed.Layer(x, filters, (1, 1), "same", (1, 1), 1, bias, "zeros")
+        yield computed.Computation(x, filters, (1, 1), "same", (1, 1), 1, bias, "zeros")
 
 
-def plain_result(layer: computed.Layer) -> np.ndarray:
+def plain_result(layer: computed.Computation) -> np.ndarray:
     """What was computed, by the plain reference; sums in float16 by the search's own."""
     arguments = layer.arguments
     if layer.half_sums is None:
@@ -367,7 +367,7 @@ def plain_result(layer: computed.Layer) -> np.ndarray:
     return np.where(inside, y[at], y.dtype.type(0)).reshape(shape)
 
 
-def diagnosed(right: computed.Layer, wrong: np.ndarray, **options: Any) -> Findings:
+def diagnosed(right: computed.Computation, wrong: np.ndarray, **options: Any) -> Findings:
     named = ("x", "filters", "stride", "padding", "dilation", "groups", "bias", "padding_mode")
     return diagnose(expected=wrong, **{name: getattr(right, name) for name in named}, **options)
 
@@ -563,12 +563,12 @@ def test_the_command_says_the_same(
     rng = np.random.default_rng(axes)
     x, filters, bias = (np.rint(rng.standard_normal(s) * 30).astype("i2") for s in (*SHAPES[axes], 5))
     stride = tuple([1, 2, 1][:axes])
-    right = computed.Layer(x, filters, stride, "same", (1,) * axes, 1, bias, "zeros")
+    right = computed.Computation(x, filters, stride, "same", (1,) * axes, 1, bias, "zeros")
     y = plain_result(right)
     for name, array in (("nhwc", x), ("nchw", from_batch(x, "nchw")), ("k", filters), ("b", bias)):
         np.save(f"{name}.npy", array)
 
-    def told(wrong: np.ndarray, layout: str, *more: str) -> list[dict[str, Any]]:
+    def got(wrong: np.ndarray, layout: str, *more: str) -> list[dict[str, Any]]:
         np.save("wrong.npy", from_batch(wrong, layout))
         command = ["verify", f"{layout}.npy", "--kernel", "k.npy", "--bias", "b.npy", "-p", "same"]
         command += ["--stride", ",".join(map(str, stride)), "--dims", str(axes), "--layout", layout]
@@ -590,14 +590,14 @@ def test_the_command_says_the_same(
             if axes == 1 and layout == "nchw" and mistake.key == "output-nchw":
                 continue  # (N, W_out, K) are also the rows of X_col · W_col for each image, and so right
             if axes == 2 or layout == "nchw" or mistake.part in ("value", "result"):
-                assert [one["mistakes"] for one in told(wrong, layout)] == wanted, (mistake.key, layout)
+                assert [one["mistakes"] for one in got(wrong, layout)] == wanted, (mistake.key, layout)
     assert tried > 25
     turned = np.flip(filters, axes)
-    wrong = plain_result(computed.Layer(x, turned, stride, "same", (1,) * axes, 1, None, "zeros"))
+    wrong = plain_result(computed.Computation(x, turned, stride, "same", (1,) * axes, 1, None, "zeros"))
     for more, judged in (((), {}), (("--exact",), {"exact": True}), (("--atol", "0.5"), {"atol": 0.5})):
         wanted = [list(d.mistakes) for d in diagnosed(right, wrong, judged=judged)]
         assert ["flipped-left-right", "bias-missing"] in wanted
-        assert [one["mistakes"] for one in told(wrong, "nchw", *more)] == wanted
+        assert [one["mistakes"] for one in got(wrong, "nchw", *more)] == wanted
 
 
 @pytest.mark.parametrize("axes", mostly_slow([2, 1, 3]))
@@ -677,13 +677,13 @@ def test_a_probe_names_pairs_and_exceptions(
 ) -> None:
     """The bias is missing in one case of four, where it is: still both mistakes are named."""
     monkeypatch.chdir(tmp_path)
-    assert run(["verify", "--write-probe", "p", "--k", "3", "--layout", layout, "-q"]) == 0
+    assert run(["probe", "write", "p", "--k", "3", "--layout", layout, "-q"]) == 0
     Path("mine").mkdir()
     for case in ("integers", "one-hot", "coordinates", "bias"):
         x, kernel = np.load(f"p/{case}/x.npy"), np.load(f"p/{case}/kernel.npy")
         y = cm.convolve(np.moveaxis(x, 1, -1) if layout == "nchw" else x, kernel[:, :, ::-1])
         np.save(f"mine/{case}.npy", from_batch(y, layout))
-    assert run(["verify", "--probe", "p", "--expected", "mine", "--json"]) == 1
+    assert run(["probe", "judge", "p", "mine", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)["diagnosis"]
     assert [one["mistakes"] for one in found] == [["flipped-left-right", "bias-missing"]]
     shutil.copy("mine/bias.npy", "bias.npy")
@@ -691,7 +691,13 @@ def test_a_probe_names_pairs_and_exceptions(
     array[0, 1, 2, 3] += 1
     np.save("mine/bias.npy", array)
     for expected, place in (("mine", ["bias", 0, 1, 2, 3]), ("mine/bias.npy", [0, 1, 2, 3])):
-        command = ["verify", "--probe", "p", "--expected", expected, "--json"]
+        command = ["probe", "judge", "p", expected, "--json"]
         assert run([*command, "--case", "bias"] if len(place) == 4 else command) == 1
         found = json.loads(capsys.readouterr().out)["diagnosis"]
         assert [one["exceptions"] for one in found] == [[place]]
+
+
+def test_a_diagnosis_in_a_few_words() -> None:
+    assert Diagnosis(("kernel-transposed",), ("with kh and kw swapped",)).brief == "kh and kw swapped"
+    two = Diagnosis(("a", "b"), ("without the bias", "with the stride ignored"), ((0, 1), (2, 3)))
+    assert two.brief == "without the bias and the stride ignored, except 2"

@@ -687,13 +687,13 @@ CASES = [
     Case(
         "a probe in a folder that is gone",
         {},
-        "mkdir d; cd d; rmdir ../d; convmat verify --write-probe p --k 3",
+        "mkdir d; cd d; rmdir ../d; convmat probe write p --k 3",
         r"p: cannot be written: No such file or directory",
     ),
     Case(
         "full disk, probe",
         {},
-        "ulimit -f 2; convmat verify --write-probe p --k 5",
+        "ulimit -f 2; convmat probe write p --k 5",
         r"p/integers/x_col\.npy: cannot be written: File too large",
     ),
     # Trouble while telling trouble
@@ -1032,9 +1032,9 @@ ENDS = {
     "unroll longer.npy --k 2 --preview": NO_SHADE,
     "locate longer.npy --k 2 --row 1 --col 1 --figure out.png": NO_SHADE,
     "unroll longer.npy --k 2 --animate out.gif": NO_SHADE,
-    "verify long.npy long.npy --json": "",
-    "verify least.npy long.npy": "different",
-    "verify long.npy least.npy --json": "different",
+    "compare long.npy long.npy --json": "",
+    "compare least.npy long.npy": "different",
+    "compare long.npy least.npy --json": "different",
     "verify int64.npy --stage fold --k 3 --input-shape 5,5 --expected long.npy": "int64 ends at",
     "unroll torn.tif --k 1": "is neither an image nor an .npy array|is a damaged image",
 }

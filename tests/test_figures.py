@@ -364,7 +364,7 @@ def test_commands_draw(tmp_path: Path) -> None:
     [
         (("unroll", "a.npy", "-k", "2", "--figure", "f.txt"), "f.txt: is no picture's name"),
         (("unroll", "a.npy", "-k", "2", "--animate", "f.jpg"), "f.jpg: is no animation's name"),
-        (("unroll", "a.npy", "-k", "2", "--figure", "f.png", "--dry-run"), "go without --dry-run"),
+        (("unroll", "a.npy", "-k", "2", "--figure", "f.png", "--dry-run"), "--figure goes without --dry-run"),
         (
             ("unroll", "v.npy", "-k", "2", "--dims", "3", "--figure", "f.png"),
             "--figure: shows images, of 1 or 2",

@@ -646,10 +646,10 @@ def test_nhw_elsewhere(called: Any) -> None:
         "nhw",
     )
     assert json.loads(called(*args, "--json")[1])["output_shape"] == [2, 6, 6, 1]
-    probe = ("--write-probe", "p", "--k", "3", "--input-shape", "2,8,8", "--layout", "nhw", "-q")
-    assert called("verify", *probe) == (0, "", "")
+    probe = ("write", "p", "--k", "3", "--input-shape", "2,8,8", "--layout", "nhw", "-q")
+    assert called("probe", *probe) == (0, "", "")
     assert np.load("p/integers/x.npy").shape == (2, 8, 8, 1)
-    assert called("verify", "--probe", "p", "--expected", "p/integers/y.npy", "-q")[0] == 0
+    assert called("probe", "judge", "p", "p/integers/y.npy", "-q")[0] == 0
 
 
 def test_nhw_of_other_numbers_of_axes_is_told(called: Any) -> None:
@@ -728,9 +728,11 @@ def test_shapes_that_differ_by_axes_of_1(
 ) -> None:
     np.save("a.npy", np.ones(first))
     np.save("b.npy", np.ones(second))
-    status, out, _ = called("verify", "a.npy", "b.npy")
+    status, out, _ = called("compare", "a.npy", "b.npy")
     assert status == 1
-    assert f"different shapes{said} │" in out
+    verdict = out.splitlines()[0]
+    assert verdict.startswith("different: shape ")
+    assert verdict.partition(", but")[1:] == said.partition(", but")[1:]
 
 
 # Pictures that are turned

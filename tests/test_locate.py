@@ -292,8 +292,14 @@ def test_a_truncated_pipe_is_told() -> None:
         (f"{DIGIT} --row 0 --col 0", "Missing option '--k'"),
         (f"{DIGIT} -k 30 --row 0 --col 0", "--k: the kernel spans 30 pixels"),
         ("--input-shape 28 -k 3 --row 0 --col 0", r"--input-shape: .* with 2 spatial axes it is"),
-        ("--input-shape 28,0 -k 3 --row 0 --col 0", r"--input-shape: \(1, 28, 0, 1\) is empty"),
-        ("--input-shape 28,-1 -k 3 --row 0 --col 0", r"--input-shape: \(1, 28, -1, 1\) is empty"),
+        (
+            "--input-shape 28,0 -k 3 --row 0 --col 0",
+            r"--input-shape: got \(28, 0\); sizes and channels",
+        ),
+        (
+            "--input-shape 28,-1 -k 3 --row 0 --col 0",
+            r"--input-shape: got \(28, -1\); sizes and channels must be",
+        ),
         ("--input-shape 1,2,3,4,5,6 -k 3 --row 0 --col 0", "'1,2,3,4,5,6' has 6 numbers; give at most 5"),
         ("--input-shape 28,28,1 -k 3 -p 1,2,3 --row 0 --col 0", "--padding: got 3 numbers"),
         ("none.npy -k 3 --row 0 --col 0", "none.npy: cannot be read"),

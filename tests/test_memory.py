@@ -19,7 +19,7 @@ from convmat.cli import run
 from convmat.errors import FileError
 from convmat.files.images import ImageInput
 from convmat.files.npy import NpyInput
-from convmat.verification import judging, stages
+from convmat.verification import judge, stages
 from tests import memory
 from tests.strategies import DTYPES, Layer, layers, probes
 
@@ -44,7 +44,7 @@ def test_a_verdict_is_the_same_in_any_parts(layer: Layer, dtype: str, elements: 
     y = cm.convolve(x, filters, **options)
     y.reshape(-1)[::3] += y.dtype.type(1)
     whole = cm.verify(x, filters, y, **options)
-    with mock.patch.object(judging, "_BAND", elements):
+    with mock.patch.object(judge, "_BAND", elements):
         assert cm.verify(x, filters, y, **options) == whole
 
 

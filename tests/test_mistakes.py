@@ -11,11 +11,11 @@ import pytest
 
 from convmat import reference
 from convmat.verification import mistakes
-from convmat.verification.computed import Change, Layer
+from convmat.verification.computed import Change, Computation
 from convmat.verification.mistakes import known_mistakes
 
 
-def layer(**changed: Any) -> Layer:
+def layer(**changed: Any) -> Computation:
     """One image of two channels, whose pixels and taps count on; 3 filters of 2 × 3."""
     given: dict[str, Any] = {
         "x": np.arange(40).reshape(1, 4, 5, 2),
@@ -27,7 +27,7 @@ def layer(**changed: Any) -> Layer:
         "bias": np.array([1, 2, 3]),
         "padding_mode": "zeros",
     }
-    return Layer(**given | changed)
+    return Computation(**given | changed)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])

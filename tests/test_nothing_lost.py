@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convmat.cli import cli, run
-from convmat.cli.options import INPUT_NAMES, File, OutputName
+from convmat.cli import run
+from convmat.cli.manual import contexts
+from convmat.cli.types import File
 from convmat.encodings import READABLE, readable
 from tests.tools import mostly_slow, shell
 
@@ -29,7 +30,7 @@ X = np.arange(98.0).reshape(2, 7, 7, 1)
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+def got(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
     """Run a command line that is refused in one line, with nothing printed; the line."""
 
     def refuse(line: str) -> str:
@@ -109,7 +110,7 @@ def test_an_input_is_never_written_over(name: str, told: Callable[[str], str]) -
     for line, file in WRITERS:
         suffix = line.rpartition("{}")[2]
         other = others[file + suffix]
-        assert told(line.format(other.removesuffix(suffix))) == (
+        assert got(line.format(other.removesuffix(suffix))) == (
             f"{other}: is an input, and those are never written over; name another"
         )
 
@@ -160,7 +161,7 @@ def test_no_two_outputs_to_one_file(
     if there:
         for name in ("a", "a.png"):
             Path(name).write_bytes(b"old")
-    found = told(line)
+    found = got(line)
     wanted = "{}: is the same file as {}, an output, too; name another"
     assert found in (wanted.format(second, first), wanted.format(first, second))
 
@@ -185,18 +186,15 @@ def test_devices_and_pipes_may_be_shared() -> None:
 def test_every_parameter_that_names_a_file_is_known() -> None:
     """As an input or an output: what is neither is not kept apart from the others."""
     names = set()
-    for name in cli.list_commands(click.Context(cli)):
-        command = cli.get_command(click.Context(cli), name)
-        assert command
-        for parameter in command.params:
+    for ctx in contexts():
+        for parameter in ctx.command.params:
             if isinstance(parameter, click.Argument):
                 file = isinstance(parameter.type, (click.types.StringParamType, File))
             else:
                 file = any(word in (parameter.metavar or "") for word in ("FILE", "DIR", "PATH"))
-            if file and parameter.name != "resume":  # goes on in its own folder
+            if file:
                 names.add(parameter.name)
-                known = isinstance(parameter.type, OutputName) + (parameter.name in INPUT_NAMES)
-                assert known == 1, f"{name} {parameter.name}"
+                assert isinstance(parameter.type, File), f"{ctx.command_path} {parameter.name}"
     assert {"inputs", "output", "figure", "kernel"} <= names
 
 
@@ -218,7 +216,7 @@ def test_an_array_is_not_named_like_another_format(ending: str, told: Callable[[
         *([] if picture else ["fold x_col.npy --input-shape 7,7 --k 3"]),
         "matrix one.npy --kernel k.npy --dense",
     ):
-        found = told(f"{line} -o out.{ending}")
+        found = got(f"{line} -o out.{ending}")
         assert found.startswith(f"out.{ending}: is a"), found
         assert "'s name, and this is written as .np" in found
         assert "; name it .np" in found
@@ -227,11 +225,11 @@ def test_an_array_is_not_named_like_another_format(ending: str, told: Callable[[
 @pytest.mark.parametrize("ending", [*(e for e in ENDINGS if e != "npz"), "npy", "png"])
 def test_archives_and_folders_neither(ending: str, told: Callable[[str], str]) -> None:
     write_inputs()
-    assert "; name it .npz" in told(f"matrix one.npy --kernel k.npy -o out.{ending}")
-    for line in ("train -o", "verify --k 3 --write-probe"):
-        assert "written as a folder; leave the ending out" in told(f"{line} out.{ending}")
+    assert "; name it .npz" in got(f"matrix one.npy --kernel k.npy -o out.{ending}")
+    for line in ("train -o", "probe write --k 3"):
+        assert "written as a folder; leave the ending out" in got(f"{line} out.{ending}")
     if ending not in ("png", "apng"):
-        assert "is no picture's name; end it in one of .bmp" in told(
+        assert "is no picture's name; end it in one of .bmp" in got(
             f"unroll x.npy --k 3 --figure out.{ending}"
         )
 
@@ -272,7 +270,7 @@ def test_what_is_refused_changes_nothing(line: str, said: str, told: Callable[[s
     np.save("huge.npy", np.full((3, 3), 1e300))
     for name in ("old.npy", "old.npz", "old.png"):
         Path(name).write_bytes(b"old")
-    assert said in told(line)
+    assert said in got(line)
 
 
 @pytest.mark.parametrize("command", ["unroll nan.npy --k 3", "convolve nan.npy --kernel k.npy"])
@@ -324,7 +322,7 @@ SEVERAL = {
     "convolve": ("convolve x.npy --kernel k.npy -q -o there/old.npy --figure n.png", "there/old.npy n.png"),
     "matrix": ("matrix one.npy --kernel k.npy -q -o new.npz --figure old.png", "new.npz old.png"),
     "picture": ("convolve one.npy --kernel k.npy -q -o old.png --figure new.png", "old.png new.png"),
-    "probe": ("verify --write-probe new --k 3 -q", "new"),
+    "probe": ("probe write new --k 3 -q", "new"),
     "train": ("train --filters 2 --train-size 8 --val-size 8 --epochs 1 -q -o old", "old/weights.npz"),
 }  # fmt: skip
 CALLS = ["open", "write", "link", "rename", "replace", "fsync", "fchmod", "mkdir"]
@@ -511,9 +509,9 @@ LINES = {
     "matrix one.npy --kernel k.npy -o m.npz --figure f.png": "m.npz f.png",
     "matrix one.npy --kernel k.npy --dense -o -": "",
     "verify x.npy --kernel k.npy": "",
-    "verify x.npy one.npy": "",
+    "compare x.npy one.npy": "",
     "verify x.npy --kernel k.npy --explain --expected -": "",
-    "verify --write-probe p --k 3": "p",
+    "probe write p --k 3": "p",
     "sizes 9 --k 3": "",
     "train --filters 2 --train-size 8 --val-size 8 --epochs 1 -o run": "run",
     "unroll none.npy --k 3": "",
@@ -624,7 +622,7 @@ def test_every_command_in_every_encoding(encoding: str) -> None:
     """All that is said is there, in letters where the encoding lacks signs, and none as a number."""
     write_inputs()
     lines = [line for line in LINES if "-o" not in line and "p --k" not in line and " - " not in line]
-    lines += [f"{name} --help" for name in cli.list_commands(click.Context(cli))]
+    lines += [" ".join([*ctx.command_path.split()[1:], "--help"]) for ctx in contexts()]
     lines.append(f"{TRAIN} --epochs 2 --probe-divergence")
     lines.append("verify x.npy --kernel k.npy --expected nan.npy --explain")
     for line in lines:

@@ -133,9 +133,9 @@ def test_the_command_shows_it_after_the_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("a.npy", "-k", "3", "--preview", "--json"), "--preview goes without --json and --quiet"),
-        (("a.npy", "-k", "3", "--preview", "-q"), "--preview goes without --json and --quiet"),
-        (("a.npy", "-k", "3", "--preview", "--dry-run"), "--preview go without --dry-run"),
+        (("a.npy", "-k", "3", "--preview", "--json"), "--preview goes without --json"),
+        (("a.npy", "-k", "3", "--preview", "-q"), "--preview goes without --quiet"),
+        (("a.npy", "-k", "3", "--preview", "--dry-run"), "--preview goes without --dry-run"),
         (
             ("v.npy", "-k", "2", "--dims", "3", "--preview"),
             "--preview: shows images, of 1 or 2",

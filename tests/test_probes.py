@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,7 +20,6 @@ from hypothesis import strategies as st
 import convmat as cm
 from convmat import reference
 from convmat.cli import run
-from convmat.cli.probes import judge_probe
 from convmat.errors import DTypeError, GeometryError
 from convmat.files.sources import hex_lines
 from convmat.verification.probes import ARRAYS, CASES, PROBE_DTYPES, Inputs, Probe
@@ -34,12 +32,12 @@ COMPILER = shutil.which("cc")
 
 
 @pytest.fixture
-def verify(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """Run verify; its JSON where it found anything out, else the line of trouble."""
+def probe(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run probe; its JSON where it found anything out, else the line of trouble."""
 
     def call(line: str, status: int = 0) -> Any:
         capsys.readouterr()
-        assert run(["verify", *line.split(), "--json"]) == status
+        assert run(["probe", *line.split(), "--json"]) == status
         out, err = capsys.readouterr()
         if status == 2:
             assert out == ""
@@ -174,8 +172,8 @@ LINES = [
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_probe_is_written_and_the_engine_passes_it(line: str, verify: Any) -> None:
-    said = verify(f"--write-probe p {line} --format c,hex")
+def test_a_probe_is_written_and_the_engine_passes_it(line: str, probe: Any) -> None:
+    said = probe(f"write p {line} --format c,hex")
     assert said["formats"] == ["npy", "c", "hex"]
     manifest = json.loads(Path("p/probe.json").read_text())
     assert manifest["convmat_probe"] == 1
@@ -199,27 +197,27 @@ def test_a_probe_is_written_and_the_engine_passes_it(line: str, verify: Any) -> 
         assert sorted(os.listdir(f"p/{case}")) == sorted(f"{k}.{e}" for k in ARRAYS for e in ("npy", "hex"))
         files = f"p/{case}/x.npy --kernel p/{case}/kernel.npy --bias p/{case}/bias.npy"
         assert run(["convolve", *files.split(), *words.split(), "-q", "-o", f"mine/{case}.npy"]) == 0
-        assert verify(f"--probe p --case {case} --expected mine/{case}.npy")["equal"] is True
-    found = verify("--probe p --expected mine")
+        assert probe(f"judge p mine/{case}.npy --case {case}")["equal"] is True
+    found = probe("judge p mine")
     assert [case["name"] for case in found["cases"]] == list(CASES)
 
 
-def test_formats_and_defaults(verify: Any) -> None:
-    said = verify("--write-probe p --k 3")
+def test_formats_and_defaults(probe: Any) -> None:
+    said = probe("write p --k 3")
     assert (said["formats"], said["dtype"], said["filters"], said["seed"]) == (["npy"], "float32", 4, 2017)
     assert said["input_shape"] == [1, 8, 10, 3]
     assert sorted(os.listdir("p")) == sorted([*CASES, "probe.json"])
     os.mkdir("empty")
     os.chmod("empty", 0o750)
-    assert verify("--write-probe empty/ --k 3,5,1 --groups 3 --format hex")["filters"] == 6
+    assert probe("write empty/ --k 3,5,1 --groups 3 --format hex")["filters"] == 6
     assert os.stat("empty").st_mode & 0o777 == 0o750
     assert "probe.h" not in os.listdir("empty")
-    assert verify("--probe empty --expected empty/integers/y.npy")["equal"] is True
+    assert probe("judge empty empty/integers/y.npy")["equal"] is True
 
 
-def test_hex_files_hold_the_same_bits(verify: Any) -> None:
+def test_hex_files_hold_the_same_bits(probe: Any) -> None:
     for dtype in PROBE_DTYPES:
-        verify(f"--write-probe {dtype} --k 2 --dtype {dtype} --format hex")
+        probe(f"write {dtype} --k 2 --dtype {dtype} --format hex")
         for key in ARRAYS:
             array = np.load(f"{dtype}/bias/{key}.npy")
             lines = Path(f"{dtype}/bias/{key}.hex").read_text().splitlines()
@@ -288,8 +286,8 @@ STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
     "dtype, c_type, c_sum",
     [("float32", "float", "float"), ("float64", "double", "double"), ("int8", "int8_t", "int32_t")],
 )
-def test_a_c_program_passes_the_probe(dtype: str, c_type: str, c_sum: str, verify: Any) -> None:
-    verify(f"--write-probe p --k 3,2 --stride 2,1 --padding same --dilation 1,2 --dtype {dtype} --format c")
+def test_a_c_program_passes_the_probe(dtype: str, c_type: str, c_sum: str, probe: Any) -> None:
+    probe(f"write p --k 3,2 --stride 2,1 --padding same --dilation 1,2 --dtype {dtype} --format c")
     Path("own.c").write_text(CONVOLVE)
     types = (f"-DTYPE={c_type}", f"-DSUM={c_sum}")
     subprocess.run([str(COMPILER), *STRICT, *types, "own.c", "-o", "own"], check=True)
@@ -299,8 +297,8 @@ def test_a_c_program_passes_the_probe(dtype: str, c_type: str, c_sum: str, verif
 
 @pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
 @pytest.mark.parametrize("line", LINES)
-def test_headers_compile_without_a_warning(line: str, verify: Any) -> None:
-    verify(f"--write-probe p {line} --format c,npy")
+def test_headers_compile_without_a_warning(line: str, probe: Any) -> None:
+    probe(f"write p {line} --format c,npy")
     Path("own.c").write_text('#include "p/probe.h"\n#include "p/probe.h"\nint main(void) { return 0; }\n')
     subprocess.run([str(COMPILER), *STRICT, "-fsyntax-only", "own.c"], check=True)
 
@@ -308,40 +306,38 @@ def test_headers_compile_without_a_warning(line: str, verify: Any) -> None:
 @pytest.mark.parametrize(
     "line, told",
     [
-        ("--write-probe full --k 3", "full: is there and not empty; name a new folder"),
-        ("--write-probe file --k 3", "file: is there and no folder; name a new folder"),
-        ("--write-probe link --k 3", "link: is a link to nothing; name a new folder"),
-        ("--write-probe - --k 3", "-: is no folder's name; name a folder to make"),
-        ("--write-probe none/p --k 3", "none/p: cannot be written: No such file or directory"),
-        ("--write-probe p", "Missing option '--k'; give the size of the probe's kernels"),
-        ("--write-probe p --k 9 --input-shape 5,5", "--k: the kernel spans 9 pixels of height"),
-        ("--write-probe p --k 3 --input-shape 5", "--input-shape: has 1 axes"),
-        ("--write-probe p --k 3 --groups 2 --filters 3", "--filters 3 cannot be shared by 2 groups"),
-        ("--write-probe p --k 3 --groups 2 --input-shape 5,5,3", "groups"),
-        ("--write-probe p --k 3 --depthwise --groups 2", "--depthwise means 4 groups here, got 2"),
+        ("write full --k 3", "full: is there and not empty; name a new folder"),
+        ("write file --k 3", "file: is there and no folder; name a new folder"),
+        ("write link --k 3", "link: is a link to nothing; name a new folder"),
+        ("write - --k 3", "-: is no folder's name; name a folder to make"),
+        ("write none/p --k 3", "none/p: cannot be written: No such file or directory"),
+        ("write p", "Missing option '--k'"),
+        ("write p --k 9 --input-shape 5,5", "--k: the kernel spans 9 pixels of height"),
+        ("write p --k 3 --input-shape 5", "--input-shape: has 1 axes"),
+        ("write p --k 3 --groups 2 --filters 3", "--filters 3 cannot be shared by 2 groups"),
+        ("write p --k 3 --groups 2 --input-shape 5,5,3", "groups"),
+        ("write p --k 3 --depthwise --groups 2", "--depthwise means 4 groups here, got 2"),
         (
-            "--write-probe p --k 3 --input-shape 2000,2000",
+            "write p --k 3 --input-shape 2000,2000",
             "--input-shape: makes an X_col of 35928036 elements",
         ),
-        ("--write-probe p --k 30 --dtype float16", "--dtype: float16 holds whole numbers to 2048"),
-        ("--write-probe p --k 3 --format c,vhdl", "'vhdl' is none of npy, c, hex"),
-        ("--write-probe p --k 3 --kernel box:3", "--kernel does not go with --write-probe"),
-        ("--write-probe p --k 3 --cases 3", "--cases does not go with --write-probe"),
-        ("--write-probe p --k 3 --probe full", "--probe does not go with --write-probe"),
-        ("full/x.npy --write-probe p --k 3", "--write-probe goes without INPUT"),
-        ("full/x.npy --kernel box:3 --seed 3", "--seed goes without INPUT"),
-        ("--k 3", "Missing option '--write-probe'"),
-        ("--case integers", "Missing option '--probe'"),
-        ("--stride 2", "Missing argument 'INPUT'; name the image or array --stride is for"),
+        ("write p --k 30 --dtype float16", "--dtype: float16 holds whole numbers to 2048"),
+        ("write p --k 3 --format c,vhdl", "'vhdl' is none of npy, c, hex"),
+        ("write p --k 3 --kernel box:3", "No such option '--kernel'"),
+        ("write p --k 3 --cases 3", "No such option '--cases'"),
+        ("write p full --k 3", "Got unexpected extra argument (full)"),
+        ("write --k 3", "Missing argument 'DIR'"),
+        ("judge p", "Missing argument 'RESULT'"),
+        ("wite p --k 3", "No such command 'wite' (did you mean 'write'?); see 'convmat probe --help'"),
     ],
 )
-def test_trouble_leaves_nothing(line: str, told: str, verify: Any) -> None:
+def test_trouble_leaves_nothing(line: str, told: str, probe: Any) -> None:
     os.mkdir("full")
     np.save("full/x.npy", np.zeros((5, 5)))
     Path("file").write_text("here before")
     os.symlink("nowhere", "link")
     before = sorted(Path().rglob("*"))
-    assert told in verify(line, 2)
+    assert told in probe(line, 2)
     assert sorted(Path().rglob("*")) == before
 
 
@@ -364,7 +360,7 @@ def test_a_write_that_ends_early_leaves_nothing(
 
     monkeypatch.setattr(os, "replace", broken)
     files = len(ARRAYS) * len(CASES) + 2  # probe.json, and the folder
-    line = ["verify", "--write-probe", "p", "--k", "2", "--input-shape", "3,3", "-q"]
+    line = ["probe", "write", "p", "--k", "2", "--input-shape", "3,3", "-q"]
     for written in range(files):
         left = written
         assert run(line) == status
@@ -378,83 +374,81 @@ def test_a_write_that_ends_early_leaves_nothing(
 
 
 @pytest.mark.parametrize("dtype", PROBE_DTYPES)
-def test_one_wrong_element_is_found_and_named(dtype: str, verify: Any) -> None:
-    verify(f"--write-probe p --k 3 --stride 2 --dtype {dtype}")
+def test_one_wrong_element_is_found_and_named(dtype: str, probe: Any) -> None:
+    probe(f"write p --k 3 --stride 2 --dtype {dtype}")
     for case in CASES:
         right = np.load(f"p/{case}/y.npy")
         for place in ((0, 0, 0, 0), (0, 2, 3, 1), (0, 1, 2, 3)):
             y = right.copy()
             y[place] += 1
             np.save("mine.npy", y)
-            found = verify(f"--probe p --case {case} --expected mine.npy --no-diagnose", 1)
+            found = probe(f"judge p mine.npy --case {case} --no-diagnose", 1)
             (line,) = found["cases"]
             assert (line["name"], line["outside"], line["worst"]) == (case, 1, list(place))
             assert (line["worst_value"], line["worst_definition"]) == (y[place], right[place])
             assert (found["different"], found["equal"]) == (1, False)
 
 
-def test_every_case_finds_a_dropped_tap(verify: Any) -> None:
+def test_every_case_finds_a_dropped_tap(probe: Any) -> None:
     """Of the probes but one-hot, which has a tap in each filter and no other."""
-    verify("--write-probe p --k 3 --stride 2")
+    probe("write p --k 3 --stride 2")
     for case in ("integers", "coordinates", "bias"):
         x, kernel, bias = (np.load(f"p/{case}/{key}.npy") for key in ("x", "kernel", "bias"))
         for tap in np.ndindex(3, 3):
             less = kernel.copy()
             less[(slice(None), *tap)] = 0
             np.save("mine.npy", cm.convolve(x, less, stride=2, bias=bias))
-            verify(f"--probe p --case {case} --expected mine.npy --no-diagnose", 1)
+            probe(f"judge p mine.npy --case {case} --no-diagnose", 1)
 
 
-def test_forms_of_a_result(verify: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    verify("--write-probe p --k 3 --layout nchw --input-shape 2,3,6,7")
+def test_forms_of_a_result(probe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    probe("write p --k 3 --layout nchw --input-shape 2,3,6,7")
     y = np.load("p/integers/y.npy")
     assert y.shape == (2, 4, 4, 5)
     rows = np.moveaxis(y, 1, -1).reshape(-1, 4)
     for form in (y, y.astype(int), y.astype("f8"), np.asfortranarray(y), y.astype(complex), rows):
         np.save("mine.npy", form)
-        assert verify("--probe p --expected mine.npy")["equal"] is True
+        assert probe("judge p mine.npy")["equal"] is True
     for form in (np.moveaxis(y, 1, -1), y[:1], rows[:, :3], y[0, 0, 0], np.array(3)):
         np.save("mine.npy", form)
-        (line,) = verify("--probe p --expected mine.npy", 1)["cases"]
+        (line,) = probe("judge p mine.npy", 1)["cases"]
         assert line["definition_shape"] == [2, 4, 5, 4]
     np.save("mine.npy", np.where(y == y.max(), np.nan, y))
-    assert verify("--probe p --expected mine.npy", 1)["cases"][0]["outside"] == np.sum(y == y.max())
-    assert run(["verify", "--probe", "p", "--expected", "mine.npy", "-q"]) == 1
+    assert probe("judge p mine.npy", 1)["cases"][0]["outside"] == np.sum(y == y.max())
+    assert run(["probe", "judge", "p", "mine.npy", "-q"]) == 1
     assert capsys.readouterr() == ("", "")
-    assert run(["verify", "--probe", "p", "--expected", "mine.npy"]) == 1
-    assert "different: 1 of 1 cases" in capsys.readouterr().out
+    assert run(["probe", "judge", "p", "mine.npy"]) == 1
+    assert capsys.readouterr().out.startswith("different: 1 of 1 case")
     np.save("mine.npy", np.zeros(5))
-    assert run(["verify", "--probe", "p", "--expected", "mine.npy"]) == 1
-    assert "different shapes: " in capsys.readouterr().out
+    assert run(["probe", "judge", "p", "mine.npy"]) == 1
+    assert "different: shape " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stage, key", [("unroll", "x_col"), ("flatten-filters", "w_col"), ("convolve", "y")])
-def test_stages(stage: str, key: str, verify: Any) -> None:
-    verify("--write-probe p --k 3 --stride 2 --groups 2 --flip --layout nchw --kernel-layout oihw")
+def test_stages(stage: str, key: str, probe: Any) -> None:
+    probe("write p --k 3 --stride 2 --groups 2 --flip --layout nchw --kernel-layout oihw")
     for case in CASES:
-        assert judge_probe("p", f"p/{case}/{key}.npy", case, stage, False, True) == 0
+        probe(f"judge p p/{case}/{key}.npy --case {case} --stage {stage}")
     array = np.load(f"p/coordinates/{key}.npy")
     array.flat[5] += 1
     np.save("mine.npy", array)
-    assert judge_probe("p", "mine.npy", "coordinates", stage, False, False) == 1
-    with pytest.raises(click.UsageError, match="--stage fold is not in a probe; give one of unroll, "):
-        judge_probe("p", "mine.npy", None, "fold", False, True)
+    probe(f"judge p mine.npy --case coordinates --stage {stage}", 1)
 
 
-def test_diagnosis_explains_every_case(verify: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    verify("--write-probe p --k 3 --stride 2 --padding same")
+def test_diagnosis_explains_every_case(probe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    probe("write p --k 3 --stride 2 --padding same")
     Path("mine").mkdir()
     for case in CASES:
         x, kernel, bias = (np.load(f"p/{case}/{key}.npy") for key in ("x", "kernel", "bias"))
         y = cm.convolve(x, kernel[:, :, ::-1], stride=2, padding="same", bias=bias)
         np.save(f"mine/{case}.npy", y)
-    assert run(["verify", "--probe", "p", "--expected", "mine", "--json"]) == 1
+    assert run(["probe", "judge", "p", "mine", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)["diagnosis"]
     assert [one["mistakes"] for one in found] == [["flipped-left-right"]]
     np.save("mine/bias.npy", np.zeros_like(y))
-    assert run(["verify", "--probe", "p", "--expected", "mine"]) == 1
+    assert run(["probe", "judge", "p", "mine"]) == 1
     assert "no known mistake explains it" in capsys.readouterr().out
-    assert run(["verify", "--probe", "p", "--expected", "mine", "--no-diagnose"]) == 1
+    assert run(["probe", "judge", "p", "mine", "--no-diagnose"]) == 1
     assert "diagnosis" not in capsys.readouterr().out
 
 
@@ -559,101 +553,101 @@ def add_one(name: str, amount: Any = 1) -> None:
         (lambda: number_of_digits("seed", 5000), "is damaged: seed must be .*, got a number of 5000 digits"),
     ],
 )
-def test_a_damaged_probe_is_trouble(damage: Callable[[], Any], told: str, verify: Any) -> None:
-    verify("--write-probe p --k 3 --stride 2")
+def test_a_damaged_probe_is_trouble(damage: Callable[[], Any], told: str, probe: Any) -> None:
+    probe("write p --k 3 --stride 2")
     shutil.copy("p/integers/y.npy", "mine.npy")
-    verify("--probe p --expected mine.npy")
+    probe("judge p mine.npy")
     damage()
-    trouble = verify("--probe p --expected mine.npy", 2)
+    trouble = probe("judge p mine.npy", 2)
     assert re.search(told, trouble), trouble
 
 
 @pytest.mark.parametrize(
     "line, told",
     [
-        ("--probe p", "Missing option '--expected'"),
-        ("--probe q --expected mine.npy", "q: is no folder; name one that verify --write-probe made"),
-        ("--probe p --expected none.npy", "none.npy: cannot be read"),
-        ("--probe p --expected p/probe.json", "p/probe.json: is not an .npy array"),
-        ("--probe p --expected mine", "mine/one-hot.npy: is not there; write your result of one-hot to it"),
+        ("judge q mine.npy", "q: is no folder; name one that probe write made"),
+        ("judge p none.npy", "none.npy: cannot be read"),
+        ("judge p p/probe.json", "p/probe.json: is not an .npy array"),
+        ("judge p mine", "mine/one-hot.npy: is not there; write your result of one-hot to it"),
         (
-            "--probe p --expected mine.npy --case none",
+            "judge p mine.npy --case none",
             "--case 'none' is not in p; give one of integers, one-hot",
         ),
-        ("--probe p --expected mine.npy --stride 2", "--stride does not go with --probe, which has its own"),
-        ("--probe p --expected mine.npy --seed 2", "--seed does not go with --probe"),
+        ("judge p mine.npy --stride 2", "No such option '--stride'"),
+        ("judge p mine.npy --stage fold", "'fold' is not one of 'convolve', 'unroll', 'flatten-filters'"),
+        ("judge p mine.npy --stage unroll --diagnose", "--diagnose goes with --stage convolve"),
     ],
 )
-def test_trouble_while_judging(line: str, told: str, verify: Any) -> None:
-    verify("--write-probe p --k 3 --stride 2")
+def test_trouble_while_judging(line: str, told: str, probe: Any) -> None:
+    probe("write p --k 3 --stride 2")
     os.mkdir("mine")
     for name in ("mine.npy", "mine/integers.npy"):
         shutil.copy("p/integers/y.npy", name)
-    assert told in verify(line, 2)
-    assert verify("--probe p --expected mine --case integers")["equal"] is True
+    assert told in probe(line, 2)
+    assert probe("judge p mine --case integers")["equal"] is True
 
 
 # One file, whose case it does not say.
 
 
 @pytest.mark.parametrize("layout", mostly_slow(["nchw", "nhwc"]))
-def test_a_file_is_judged_as_the_case_that_it_is(layout: str, verify: Any) -> None:
-    verify(f"--write-probe p --k 3 --layout {layout}")
+def test_a_file_is_judged_as_the_case_that_it_is(layout: str, probe: Any) -> None:
+    probe(f"write p --k 3 --layout {layout}")
     for case in CASES:
-        found = verify(f"--probe p --expected p/{case}/y.npy")
+        found = probe(f"judge p p/{case}/y.npy")
         assert [judged["name"] for judged in found["cases"]] == [case]
         assert found["not_judged"] == [other for other in CASES if other != case]
         y = np.load(f"p/{case}/y.npy")
         y[0, 1, 2, 3] += 1
         np.save("mine.npy", y)
-        found = verify("--probe p --expected mine.npy", 1)
+        found = probe("judge p mine.npy", 1)
         assert [(judged["name"], judged["outside"]) for judged in found["cases"]] == [(case, 1)]
         assert len(found["not_judged"]) == 3
-        (judged,) = verify(f"--probe p --case {case} --expected p/{case}/y.npy")["cases"]
+        (judged,) = probe(f"judge p p/{case}/y.npy --case {case}")["cases"]
         assert judged["equal"]
 
 
 @pytest.mark.parametrize("stage, key", [("convolve", "y"), ("unroll", "x_col"), ("flatten-filters", "w_col")])
 @pytest.mark.parametrize("size", ["8,10,3", "2,8,10,3"])
-def test_an_array_of_all_cases_is_judged_as_all(stage: str, key: str, size: str, verify: Any) -> None:
-    verify(f"--write-probe p --k 3 --input-shape {size}")
+def test_an_array_of_all_cases_is_judged_as_all(stage: str, key: str, size: str, probe: Any) -> None:
+    probe(f"write p --k 3 --input-shape {size}")
     stacked = np.stack([np.load(f"p/{case}/{key}.npy") for case in CASES])
     np.save("mine.npy", stacked)
-    found = verify(f"--probe p --stage {stage} --expected mine.npy")
+    found = probe(f"judge p mine.npy --stage {stage}")
     assert [judged["name"] for judged in found["cases"]] == list(CASES)
     assert found["not_judged"] == []
     stacked[2].flat[5] += 1
     np.save("mine.npy", stacked)
-    found = verify(f"--probe p --stage {stage} --expected mine.npy", 1)
+    found = probe(f"judge p mine.npy --stage {stage}", 1)
     assert [judged["equal"] for judged in found["cases"]] == [True, True, False, True]
 
 
-def test_it_is_said_what_was_not_judged(verify: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    verify("--write-probe p --k 3")
-    assert run(["verify", "--probe", "p", "--expected", "p/bias/y.npy"]) == 0
+def test_it_is_said_what_was_not_judged(probe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    probe("write p --k 3")
+    assert run(["probe", "judge", "p", "p/bias/y.npy"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"not judged +│ integers, one-hot, coordinates ", out)
-    assert "equal: 1 of 1 cases" in out
+    assert out.startswith("equal: 1 case\n")
 
 
-def test_x_col_of_each_image(verify: Any) -> None:
-    verify("--write-probe p --k 3 --input-shape 2,6,7,3")
+def test_x_col_of_each_image(probe: Any) -> None:
+    probe("write p --k 3 --input-shape 2,6,7,3")
     np.save("mine.npy", np.load("p/bias/x_col.npy").reshape(2, 20, 27))
-    assert verify("--probe p --stage unroll --expected mine.npy")["cases"][0]["name"] == "bias"
+    assert probe("judge p mine.npy --stage unroll")["cases"][0]["name"] == "bias"
 
 
-def test_the_probe_of_the_issue_passes_its_own_y(verify: Any) -> None:
+def test_the_probe_of_the_issue_passes_its_own_y(probe: Any) -> None:
     """K = L_out, one axis, channels first: read by the layout that was said."""
-    verify("--write-probe p --k 3 --dims 1 --layout nchw --input-shape 3,6")
+    probe("write p --k 3 --dims 1 --layout nchw --input-shape 3,6")
     for case in CASES:
         y = np.load(f"p/{case}/y.npy")
         assert y.shape == (1, 4, 4)
         for form in (y, y[0], np.moveaxis(y, 1, -1), np.moveaxis(y, 1, -1)[0]):  # Y, or its rows
             np.save("mine.npy", form)
-            verify(f"--probe p --case {case} --expected mine.npy")
+            probe(f"judge p mine.npy --case {case}")
         y[0, 1, 2] += 1
         np.save("mine.npy", y)
-        verify(f"--probe p --case {case} --expected mine.npy", 1)
+        probe(f"judge p mine.npy --case {case}", 1)
 
 
 @pytest.mark.parametrize(
@@ -667,6 +661,6 @@ def test_the_probe_of_the_issue_passes_its_own_y(verify: Any) -> None:
         ("--k 3 --stride 0 --input-shape 9,9", "--stride: must be at least 1"),
     ],
 )
-def test_sizes_of_other_axes_are_no_internal_error(line: str, told: str, verify: Any) -> None:
-    assert told in verify(f"--write-probe p {line}", 2)
+def test_sizes_of_other_axes_are_no_internal_error(line: str, told: str, probe: Any) -> None:
+    assert told in probe(f"write p {line}", 2)
     assert not Path("p").exists()

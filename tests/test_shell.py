@@ -16,12 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convmat.cli import cli, options, run
+from convmat.cli import cli, run, types
+from convmat.cli.manual import contexts
 from convmat.cli.suggestions import COMMANDS, OPTIONS, near_name
 from tests import tools
 from tests.tools import mostly_slow
 
 NAMES = cli.list_commands(click.Context(cli))
+ALL = [ctx for ctx in contexts() if not isinstance(ctx.command, click.Group)]
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,7 @@ def _image(folder: Path) -> None:
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Any:
+def got(capsys: pytest.CaptureFixture[str]) -> Any:
     """Run a line that is trouble; what is told of it, which is one line."""
 
     def call(*args: str) -> str:
@@ -51,6 +53,8 @@ def told(capsys: pytest.CaptureFixture[str]) -> Any:
     [
         *{"unrol": "unroll", "im2col": "unroll", "unfold": "unroll", "im2row": "unroll"}.items(),
         *{"verfy": "verify", "check": "verify", "verify_": "verify", "self_check": "verify"}.items(),
+        *{"diff": "compare", "cmp": "compare", "compaer": "compare", "allclose": "compare"}.items(),
+        *{"probes": "probe", "write-probe": "probe write", "judge": "probe judge"}.items(),
         *{"col2im": "fold", "fould": "fold", "FOLD": "fold", "col2imm": "fold"}.items(),
         *{"conv": "convolve", "conv2d": "convolve", "Conv2D": "convolve", "convolution": "convolve"}.items(),
         *{"deconv": "convolve --transpose", "conv_transpose2d": "convolve --transpose"}.items(),
@@ -61,16 +65,16 @@ def told(capsys: pytest.CaptureFixture[str]) -> Any:
 )
 def test_a_command_that_there_is_not_is_answered_with_the_one_meant(said: str, meant: str, told: Any) -> None:
     for args in ((said,), (said, "a.npy", "--k", "3"), (said, "--help"), ("help", said)):
-        assert told(*args) == (
+        assert got(*args) == (
             f"convmat: No such command '{said}' (did you mean '{meant}'?); see 'convmat --help'\n"
         )
 
 
 def test_a_command_that_is_near_to_none(told: Any) -> None:
-    assert told("banana") == "convmat: No such command 'banana'; see 'convmat --help'\n"
-    assert "a command comes before it: 'convmat unroll a.npy'" in told("a.npy", "--k", "3")
-    assert "options of a command come after it" in told("--k", "3", "unroll", "a.npy")
-    assert "did you mean '--version'?" in told("--verison")
+    assert got("banana") == "convmat: No such command 'banana'; see 'convmat --help'\n"
+    assert "a command comes before it: 'convmat unroll a.npy'" in got("a.npy", "--k", "3")
+    assert "options of a command come after it" in got("--k", "3", "unroll", "a.npy")
+    assert "did you mean '--version'?" in got("--verison")
 
 
 def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +97,9 @@ def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
         ("unroll", "--padding_mode", "--padding-mode"),
         ("unroll", "--out", "--output"),
         ("unroll", "--format", "--layout"),
-        ("verify", "--formt", "--format"),
+        ("probe write", "--formt", "--format"),
+        ("probe judge", "--cas", "--case"),
+        ("compare", "--abs-tol", "--atol"),
         ("convolve", "--weights", "--kernel"),
         ("convolve", "--dilatoin", "--dilation"),
         ("convolve", "--filters", "--kernel"),
@@ -107,7 +113,7 @@ def test_an_option_that_there_is_not_is_answered_with_the_one_meant(
     command: str, said: str, meant: str, told: Any
 ) -> None:
     for value in (f"{said}=3", said) if said.startswith("--") else (said,):
-        line = told(command, "a.npy", value)
+        line = got(*command.split(), "a.npy", value)
         assert line == (
             f"convmat: No such option '{said}' (did you mean '{meant}'?); see 'convmat {command} --help'\n"
         )
@@ -115,19 +121,16 @@ def test_an_option_that_there_is_not_is_answered_with_the_one_meant(
 
 @pytest.mark.parametrize("said", ["--gray", "--fast", "--gpu", "--colour", "--verbose", "--x", "-z", "--in"])
 def test_an_option_that_is_near_to_none_has_no_hint(said: str, told: Any) -> None:
-    for command in NAMES:
-        assert told(command, said) == f"convmat: No such option '{said}'; see 'convmat {command} --help'\n"
+    for ctx in ALL:
+        line = got(*ctx.command_path.split()[1:], said)
+        assert line == f"convmat: No such option '{said}'; see '{ctx.command_path} --help'\n"
 
 
 def test_kindred_names_are_of_what_there_is_and_hide_nothing() -> None:
-    assert {name.split()[0] for name in COMMANDS} <= set(NAMES)
+    names = {*NAMES, "write", "judge"}
+    assert {word for name in COMMANDS for word in name.split() if word != "--transpose"} <= names
     assert {word for words in COMMANDS.values() for word in words.split()}.isdisjoint(NAMES)
-    every = {
-        name
-        for command in NAMES
-        for parameter in cli.get_command(click.Context(cli), command).get_params(click.Context(cli))  # type: ignore[union-attr]
-        for name in parameter.opts
-    }
+    every = {name for ctx in ALL for parameter in ctx.command.get_params(ctx) for name in parameter.opts}
     assert set(OPTIONS) <= every | {"--version"}
 
 
@@ -146,20 +149,20 @@ def test_one_slip_of_the_finger_is_near(name: str, place: int, letter: str) -> N
 @pytest.mark.parametrize(
     ("kind", "said", "meant"),
     [
-        (options.Sizes, "7", 7),
-        (options.Sizes, "3,5", (3, 5)),
-        (options.Sizes, "3x5", (3, 5)),
-        (options.Sizes, "3X5", (3, 5)),
-        (options.Sizes, "3×5×7", (3, 5, 7)),
-        (options.Sizes, " 3 x 5 ", (3, 5)),
-        (options.InputShape, "28x28", (28, 28)),
-        (options.InputShape, "2x28x28x3", (2, 28, 28, 3)),
-        (options.OutputShape, "4×4", (4, 4)),
-        (options.Pixel, "9x12x0", (9, 12, 0)),
-        (options.Pads, "1x2x0x1", (1, 2, 0, 1)),
-        (options.PaddingType, "1x2", (1, 2)),
-        (options.PaddingType, "SAME", "same"),
-        (options.LayerType, "k=3x5,p=1×2", {"kernel_size": (3, 5), "padding": (1, 2)}),
+        (types.Sizes, "7", 7),
+        (types.Sizes, "3,5", (3, 5)),
+        (types.Sizes, "3x5", (3, 5)),
+        (types.Sizes, "3X5", (3, 5)),
+        (types.Sizes, "3×5×7", (3, 5, 7)),
+        (types.Sizes, " 3 x 5 ", (3, 5)),
+        (types.InputShape, "28x28", (28, 28)),
+        (types.InputShape, "2x28x28x3", (2, 28, 28, 3)),
+        (types.OutputShape, "4×4", (4, 4)),
+        (types.Pixel, "9x12x0", (9, 12, 0)),
+        (types.Pads, "1x2x0x1", (1, 2, 0, 1)),
+        (types.PaddingType, "1x2", (1, 2)),
+        (types.PaddingType, "SAME", "same"),
+        (types.LayerType, "k=3x5,p=1×2", {"kernel_size": (3, 5), "padding": (1, 2)}),
     ],
 )
 def test_sizes_as_people_write_them(kind: Any, said: str, meant: Any) -> None:
@@ -172,12 +175,12 @@ def test_sizes_as_people_write_them(kind: Any, said: str, meant: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "problem"),
     [
-        (options.Sizes, "is no size; write 7, or one for each axis: 3,5 or 3x5"),
-        (options.InputShape, "is no size; write 28,28 or 28x28"),
-        (options.OutputShape, "is no size; write 4,4 or 4x4"),
-        (options.Pixel, "is no size; write y,x,c or n,y,x,c"),
-        (options.Pads, "is no size; write 1, or 1,2 or 1x2"),
-        (options.PaddingType, "is no padding; give valid, same, .* or numbers"),
+        (types.Sizes, "is no size; write 7, or one for each axis: 3,5 or 3x5"),
+        (types.InputShape, "is no size; write 28,28 or 28x28"),
+        (types.OutputShape, "is no size; write 4,4 or 4x4"),
+        (types.Pixel, "is no size; write y,x,c or n,y,x,c"),
+        (types.Pads, "is no size; write 1, or 1,2 or 1x2"),
+        (types.PaddingType, "is no padding; give valid, same, .* or numbers"),
     ],
 )
 def test_what_is_no_size(kind: Any, problem: str, said: str) -> None:

@@ -22,7 +22,7 @@ VALUES: list[tuple[Any, str]] = [
     (cm.ConvGeometry(X.shape, 3, padding="same"), "same: (1, 1), (1, 1)"),
     (prepare(X, FILTERS).plan, "FLOPs"),
     (cm.verify(X, FILTERS), "equal"),
-    (cm.verify(X, FILTERS, np.zeros((1, 9, 9, 2))), "different shapes"),
+    (cm.verify(X, FILTERS, np.zeros((1, 9, 9, 2))), "different: shape 1 × 9 × 9 × 2, expected 1 × 2 × 2 × 2"),
     (cm.layer_matrix(FILTERS, X.shape), "8 × 48"),
     (cm.layer_matrix(FILTERS, X.shape).layer, "entries stored"),
 ]

@@ -55,8 +55,8 @@ LINES = {
     "matrix": "matrix --input-shape 9,9 --kernel box:3 -o out.npz --figure out.png",
     "sizes": "sizes 224 --k 7 --stride 2 --json",
     "verify": "verify digit.png --kernel box:3",
-    "verify, different": "verify x_col.npy w.npy",
-    "write a probe": "verify --write-probe probe --k 3",
+    "verify, different": "compare x_col.npy w.npy",
+    "write a probe": "probe write probe --k 3",
     "a mistake": "unrol digit.png --k 7",
     "train": "train --epochs 2 --filters 2 --train-size 16 --val-size 8 -q -o run",
 }

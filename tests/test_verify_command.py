@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 import convmat as cm
 from convmat.cli import run
-from convmat.cli import verify as verify_module
 from convmat.files.npy import NpyInput
 from convmat.layouts import from_batch
 from convmat.verification.diagnosis import Diagnosis, Findings
@@ -28,21 +27,31 @@ LAYER = [DIGIT, "--kernel", STROKES, "--stride", "7"]
 
 
 @pytest.fixture
-def verify(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run verify with and without --json and with -q: the object, the tables; -q prints nothing."""
+def verdict(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command with and without --json and with -q: the object, the tables; -q prints nothing."""
 
-    def call(*args: str, status: int = 0) -> tuple[dict[str, Any], str]:
-        assert run(["verify", *args]) == status
+    def call(*line: str, status: int = 0) -> tuple[dict[str, Any], str]:
+        assert run([*line]) == status
         text, err = capsys.readouterr()
         assert err == ""
-        assert run(["verify", *args, "--json"]) == status
+        assert run([*line, "--json"]) == status
         found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
         assert found["equal"] == (status == 0)
-        assert run(["verify", *args, "-q"]) == status
+        assert run([*line, "-q"]) == status
         assert capsys.readouterr() == ("", "")
         return found, text
 
     return call
+
+
+@pytest.fixture
+def verify(verdict: Any) -> Any:
+    return partial(verdict, "verify")
+
+
+@pytest.fixture
+def compare(verdict: Any) -> Any:
+    return partial(verdict, "compare")
 
 
 def make(*args: str) -> None:
@@ -104,7 +113,7 @@ def test_another_layout_of_yours(layout: str, verify: Any) -> None:
     verify(*layer, "--expected", "y.npy")
     np.save("y.npy", np.load("y.npy")[:, 1:])
     _, text = verify(*layer, "--expected", "y.npy", "--no-diagnose", status=1)
-    assert f"read as {layout}" in text
+    assert re.search(rf"read as +│ {layout}: the file has ", text)
 
 
 def test_explain_shows_the_sum_of_the_worst_element(verify: Any) -> None:
@@ -154,7 +163,7 @@ def test_the_diagnosis_is_told(verify: Any, monkeypatch: pytest.MonkeyPatch) -> 
         asked.append({"x": x, "expected": expected, **others})
         return found
 
-    monkeypatch.setattr("convmat.verification.diagnosis.diagnose", diagnose)
+    monkeypatch.setattr("convmat.cli.stages.diagnosed", diagnose)
     make("convolve", *LAYER, "-o", "y.npy")
     told, text = verify(*LAYER, "--expected", changed("y.npy"), "--atol", "0.5", status=1)
     assert told["diagnosis_tried"] == told["diagnosis_known"] == 3
@@ -167,6 +176,7 @@ def test_the_diagnosis_is_told(verify: Any, monkeypatch: pytest.MonkeyPatch) -> 
             "exceptions": [[0, 1, 2, 1]],
         },
     ]
+    assert text.startswith("different: 1 of 32 elements, flip\n")
     assert re.search(rf"diagnosis +│ {sentence} flip +│\n│ +│ {sentence} swap and bias, except 1", text)
     assert len(asked) == 2  # not with -q
     assert asked[0]["judged"] == {"exact": False, "atol": 0.5, "rtol": None, "requantize": None}
@@ -286,22 +296,22 @@ def test_sparse_matrices_of_others(form: str, verify: Any) -> None:
 # Two arrays.
 
 
-def test_two_arrays(verify: Any) -> None:
+def test_two_arrays(compare: Any) -> None:
     a = np.arange(12.0).reshape(3, 4)
     np.save("a.npy", a)
     np.save("b.npy", a.astype("f4"))
-    found, _ = verify("a.npy", "b.npy")
+    found, _ = compare("a.npy", "b.npy")
     assert (found["stage"], found["exact"]) == (None, True)
-    found, text = verify("a.npy", changed("a.npy", 0.5), status=1)
+    found, text = compare("a.npy", changed("a.npy", 0.5), status=1)
     assert (found["worst"], found["smallest_atol"]) == ([2, 3], 0.5)
     assert "--atol 0.5" in text
-    verify("a.npy", "wrong.npy", "--atol", "0.5")
-    verify("a.npy", "wrong.npy", "--rtol", "0.05")
-    verify("a.npy", "wrong.npy", "--rtol", "0.01", status=1)
+    compare("a.npy", "wrong.npy", "--atol", "0.5")
+    compare("a.npy", "wrong.npy", "--rtol", "0.05")
+    compare("a.npy", "wrong.npy", "--rtol", "0.01", status=1)
     np.save("b.npy", a.T)
-    assert "different shapes" in verify("a.npy", "b.npy", status=1)[1]
+    assert compare("a.npy", "b.npy", status=1)[1].startswith("different: shape ")
     np.save("complex.npy", a + 1j)
-    assert verify("a.npy", "complex.npy", status=1)[0]["worst_definition"] == "1j"
+    assert compare("a.npy", "complex.npy", status=1)[0]["worst_definition"] == "1j"
 
 
 # Quantized results.
@@ -334,14 +344,17 @@ def test_quantized(rounding: str, verify: Any) -> None:
     [
         ("verify --stage fold", "Missing argument 'INPUT'; name the image or array --stage is for"),
         ("verify --atol 1", "Missing argument 'INPUT'; name the image or array --atol is for"),
-        ("verify a.npy a.npy --stride 2", "--stride is for a layer, whose --kernel is missing"),
+        ("verify a.npy a.npy", "Missing option '--kernel'; two arrays are compared by 'convmat compare A B'"),
         ("verify a.npy a.npy --expected a.npy", "Missing option '--kernel'"),
-        ("verify a.npy a.npy a.npy", "Missing option '--kernel'"),
-        ("verify - -", "standard input: is named twice"),
-        ("verify a.npy a.npy --exact --atol 1", "--atol: got 1.0, and exact leaves no tolerance"),
-        ("verify a.npy a.npy --atol -1", "--atol: got -1.0; give a finite number"),
-        ("verify a.npy a.npy --rtol nan", "--rtol: got nan; give a finite number"),
-        (f"verify a.npy {DIGIT}", "is not an .npy array"),
+        ("verify a.npy a.npy a.npy", "Missing option '--kernel'; give an .npy file"),
+        ("compare a.npy a.npy --stride 2", "No such option '--stride'"),
+        ("compare a.npy", "Missing argument 'B'"),
+        ("verify --write-probe p", "No such option '--write-probe'"),
+        ("compare - -", "standard input: is named twice"),
+        ("compare a.npy a.npy --exact --atol 1", "--atol: got 1.0, and exact leaves no tolerance"),
+        ("compare a.npy a.npy --atol -1", "--atol: got -1.0; give a finite number"),
+        ("compare a.npy a.npy --rtol nan", "--rtol: got nan; give a finite number"),
+        (f"compare a.npy {DIGIT}", "is not an .npy array"),
         (
             f"verify {DIGIT} --kernel sobel-x --order chw",
             "--order goes with --stage unroll or flatten-filters",
@@ -440,8 +453,8 @@ def test_standard_input() -> None:
     script = f"""
     {LINE} --expected - -q < right.npy && echo equal
     cat wrong.npy | {LINE} --expected - -q || echo different $?
-    convmat verify right.npy - -q < wrong.npy || echo different $?
-    cat right.npy | convmat verify - right.npy -q && echo equal
+    convmat compare right.npy - -q < wrong.npy || echo different $?
+    cat right.npy | convmat compare - right.npy -q && echo equal
     head -c 200 right.npy | {LINE} --expected - -q 2>/dev/null || echo trouble $?
     {LINE} --expected - -q < /dev/null 2>/dev/null || echo trouble $?
     convmat unroll {DIGIT} -k 7 -s 7 -q -o - | {LINE} --stage unroll --expected - -q && echo equal
@@ -558,9 +571,6 @@ STAGES = {
     "convolve": "sample_images/digit.png --kernel sobel-x",
     "fold": "x_col.npy --k 1 --input-shape 2,2",
     "matrix": "--input-shape 4,4 --kernel sobel-x",
-    "probe": "--probe p --expected p/integers/y.npy",
-    "write-probe": "--write-probe q --k 1 --input-shape 2,2,2",
-    "two": "x_col.npy x_col.npy",
     "alone": "",
 }
 VALUES = {
@@ -584,10 +594,6 @@ VALUES = {
     "--explain": "",
     "--diagnose": "",
     "--no-diagnose": "",
-    "--filters": "4",
-    "--dtype": "float32",
-    "--format": "npy",
-    "--case": "integers",
     "--seed": "1",
     "--cases": "0",
     "--exact": "",
@@ -612,9 +618,6 @@ MEANT = {
     },
     "fold": {*_PATCHES, *_JUDGED, "--order", "--overlap"},
     "matrix": {*_LAYER, *_JUDGED},
-    "probe": {"--case", "--diagnose", "--no-diagnose"},
-    "write-probe": {*_LAYER - {"--kernel"}, "--order", "--filters", "--dtype", "--format", "--seed"},
-    "two": _JUDGED,
     "alone": {"--seed", "--cases"},
 }
 
@@ -625,26 +628,21 @@ def test_options_that_mean_nothing_to_a_stage_are_refused(
 ) -> None:
     """Each option that there is: an error of its own, or a verdict that it could have changed."""
     np.save("x_col.npy", np.ones((4, 1)))
-    assert run(["verify", "--write-probe", "p", "--k", "3", "-q"]) == 0
-    named = [] if stage not in MEANT or stage not in verify_module._STAGES else ["--stage", stage]
-    monkeypatch.setattr("convmat.cli.probes.check_itself", lambda *_: 0)
-    monkeypatch.setattr("convmat.cli.probes.write_probe", lambda **_: 0)
+    named = [] if stage == "alone" else ["--stage", stage]
+    monkeypatch.setattr("convmat.cli.stages.self_check", lambda *_, **__: [])
     for option, value in VALUES.items():
-        if (stage, option) == ("two", "--kernel"):
-            continue  # then they are no two arrays, but a layer's input
-        shutil.rmtree("q", ignore_errors=True)
         capsys.readouterr()
         status = run(["verify", *STAGES[stage].split(), *named, option, *value.split()])
         err = capsys.readouterr().err
         if option in MEANT[stage]:
-            refused = re.search("goes with|goes without|does not go|is for a layer|is for images", err)
+            refused = re.search("goes with|goes without|is for images", err)
             assert not refused, (stage, option, err)
             assert status == (2 if "no_such_file" in value else 0), (stage, option, err)
         else:
             assert status == 2, (stage, option)
             assert err.startswith("convmat: "), (stage, option)
             option = option.replace("--no-", "--")
-            assert option in err or "--probe" in err or "--write-probe" in err, (stage, option, err)
+            assert option in err, (stage, option, err)
 
 
 @pytest.mark.parametrize(
@@ -669,7 +667,6 @@ def test_options_that_mean_nothing_to_a_stage_are_refused(
         ("a.npy --kernel box:3 --alpha drop", "--alpha is for images, and there is none"),
         ("a.npy --stage unroll --k 3 --frame 0", "--frame is for images, and there is none"),
         ("--stage matrix --input-shape 9,9 --kernel box:3 --alpha keep", "--alpha is for images"),
-        ("--probe p --expected a.npy --stage unroll --diagnose", "--diagnose goes with --stage convolve"),
     ],
 )
 def test_what_goes_with_what(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -780,3 +777,33 @@ def test_entries_at_one_place_are_added(form: Any, capsys: pytest.CaptureFixture
         arrays |= {"indices": twice, "indptr": np.array([0, 18], np.int16)}
     np.savez("m.npz", **arrays, **{} if form is None else {"format": np.array(form)})
     assert run(line) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong, line",
+    [
+        (lambda y, turned: y, "equal: 48 elements, exactly"),
+        (lambda y, turned: turned, r"different: \d+ of 48 elements, the filter flipped left-right"),
+        (
+            lambda y, turned: turned[:, 1:],
+            "different: shape 1 × 3 × 4 × 3, expected 1 × 4 × 4 × 3.+",
+        ),
+        (lambda y, turned: y + np.arange(48).reshape(y.shape) % 7, r"different: \d+ of 48 elements"),
+        (lambda y, turned: y[..., 0], "different: shape 1 × 1 × 4 × 4, expected 1 × 4 × 4 × 3"),
+    ],
+)
+def test_the_first_line_is_the_verdict_which_brief_prints_alone(
+    wrong: Any, line: str, verify: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = np.random.default_rng(0)
+    x, w = random.integers(-99, 100, (1, 6, 6, 2)), random.integers(-9, 10, (3, 3, 3, 2))
+    np.save("x.npy", x)
+    np.save("w.npy", w)
+    np.save("y.npy", wrong(cm.convolve(x, w), cm.convolve(x, w[:, :, ::-1])))
+    status = 0 if line.startswith("equal") else 1
+    told, text = verify("x.npy", "--kernel", "w.npy", "--expected", "y.npy", status=status)
+    assert re.fullmatch(line, text.splitlines()[0])
+    assert text.splitlines()[1].startswith("╭")
+    assert "verdict" not in told
+    assert run(["verify", "x.npy", "--kernel", "w.npy", "--expected", "y.npy", "--brief"]) == status
+    assert capsys.readouterr().out == f"{text.splitlines()[0]}\n"

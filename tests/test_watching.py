@@ -21,8 +21,9 @@ import convmat as cm
 from convmat.cli import output, signals
 from convmat.experiment.digits import draw_digits
 from convmat.matrix import layer_map
-from convmat.verification import stages, verify
+from convmat.verification import stages
 from convmat.verification.diagnosis import diagnose
+from convmat.verification.layer import verify
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -66,7 +67,7 @@ WORKS: dict[str, Callable[[Any], Any]] = {
 def test_all_steps_of_a_work_are_handed_on(
     work: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("convmat.verification.judging._BAND", 1)
+    monkeypatch.setattr("convmat.verification.judge._BAND", 1)
     spy = Spy()
     found = work(spy)
     assert str(found) == str(work(lambda steps, total: steps))

@@ -1,6 +1,6 @@
 """The command line: the group of commands, and the one place where trouble becomes a line and a status.
 
-Exit status: 0 done; 1 `verify` found a difference, and nothing else; 2 any trouble; 130 after Ctrl-C; 143
+Exit status: 0 done; 1 a difference was found, and nothing else; 2 any trouble; 130 after Ctrl-C; 143
 after SIGTERM, and so on for other signals; 141 when the reader of standard output has gone.
 """
 
@@ -9,81 +9,37 @@ from __future__ import annotations
 import io
 import os
 import sys
-from importlib import import_module
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import click
 
 from convmat import __version__
-from convmat.cli.options import unknown_option
-from convmat.cli.output import shown_help
+from convmat.cli.group import Group, show_help
 from convmat.cli.signals import end_beside
 from convmat.encodings import READABLE
 from convmat.files.streams import patient
-from convmat.trouble import say, tell
+from convmat.trouble import tell
 
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
-# Each command's module, imported when it is called: a command waits for nothing it does not use.
-_COMMANDS = {
-    "unroll": ("unroll", "image(s) → X_col, the patch matrix"),
-    "flatten-filters": ("flatten_filters", "kernels → W_col, the weight matrix"),
-    "matmul": ("matmul", "X_col · W_col → Y"),
-    "convolve": ("convolve", "all of it at once, in blocks"),
-    "verify": ("verify", "does the FC form equal the definition? does your result?"),
-    "fold": ("fold", "X_col or its gradient → image(s), summed or averaged"),
-    "locate": ("locate", "which pixel is at a row and column, and where a pixel went"),
-    "matrix": ("matrix", "the whole layer as one sparse matrix, with its facts"),
-    "train": ("train", "a CNN and its FC network, trained side by side"),
-    "sizes": ("sizes", "output sizes under every padding rule"),
+_SECTIONS = {
+    "The equivalence": {
+        "unroll": "image(s) → X_col, the patch matrix",
+        "flatten-filters": "kernels → W_col, the weight matrix",
+        "matmul": "X_col · W_col → Y",
+        "convolve": "all of it at once, in blocks",
+        "fold": "X_col or its gradient → image(s), summed or averaged",
+    },
+    "Check": {
+        "verify": "does the FC form equal the definition? does your result?",
+        "compare": "are two arrays equal?",
+        "probe": "layers whose right answer is exact; the verdict on yours",
+    },
+    "Look": {
+        "locate": "which pixel is at a row and column, and where a pixel went",
+        "sizes": "output sizes under every padding rule",
+        "matrix": "the whole layer as one sparse matrix, with its facts",
+    },
+    "Learn": {"train": "a CNN and its FC network, trained side by side"},
 }
-
-
-class _Commands(click.Group):
-    """The commands, found by name and imported one at a time."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module, _ = _COMMANDS[cmd_name]
-        command: click.Command = import_module(f"convmat.cli.{module}").command
-        return command
-
-    def get_help(self, ctx: click.Context) -> str:
-        return shown_help(super().get_help(ctx))
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args[:1] == ["help"]:  # as other programs have it: help, or help COMMAND
-            args = [*args[1:2], "--help"]
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            raise unknown_option(ctx, error.option_name, "; options of a command come after it") from None
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in _COMMANDS and not ctx.resilient_parsing:
-            raise unknown_command(ctx, args[0])
-        return super().resolve_command(ctx, args)
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        from click.shell_completion import CompletionItem
-
-        names = [
-            CompletionItem(name, help=summary)
-            for name, (_, summary) in _COMMANDS.items()
-            if name.startswith(incomplete)
-        ]
-        return names + click.Command.shell_complete(self, ctx, incomplete)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -94,12 +50,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.command(
-    cls=_Commands,
-    invoke_without_command=True,
-    subcommand_metavar="COMMAND [ARGS]...",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+@click.command(cls=Group, sections=_SECTIONS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
     is_flag=True,
@@ -119,24 +70,7 @@ def cli() -> None:
     Inputs are images, .npy files, file.npz:name, or - for an image or .npy bytes on standard input.
     COMMAND --help opens with an example that works in a checkout of the repository.
     """
-    ctx = click.get_current_context()
-    if ctx.invoked_subcommand is None:
-        say(ctx.get_help())
-        ctx.exit(2)
-
-
-def unknown_command(ctx: click.Context, name: str) -> click.UsageError:
-    """What to say of a command that there is not."""
-    from convmat.cli.suggestions import COMMANDS, near_name
-
-    near = near_name(name, _COMMANDS, COMMANDS)
-    if near is not None:
-        hint = f" (did you mean '{near}'?)"
-    elif os.path.exists(name):
-        hint = f"; it is a file, and a command comes before it: 'convmat unroll {name}'"
-    else:
-        hint = ""
-    return click.UsageError(f"No such command {name!r}{hint}", ctx)
+    show_help()
 
 
 def main(args: list[str]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.cli.inputs import Batch, open_batch
+from convmat.cli.inputs import Batch, joined, open_batch
 from convmat.errors import FileError, ShapeError
 from convmat.files.idx import IdxInput
 from convmat.files.members import archive_names
@@ -67,12 +67,8 @@ class Dataset:
         """
         if len(self._parts) == 1 and isinstance(self._parts[0], NpyInput):
             return self._parts[0].read().reshape(self.shape)
-        images, start = np.empty(self.shape, self.dtype), 0
-        for part in self._parts:
-            for block in _blocks(part):
-                images[start : start + len(block)] = block.reshape(-1, *self.shape[1:])
-                start += len(block)
-        return images
+        blocks = (block.reshape(-1, *self.shape[1:]) for part in self._parts for block in _blocks(part))
+        return joined(blocks, self.shape, self.dtype)
 
 
 def _blocks(part: NpyInput | IdxInput | Batch) -> Iterator[NDArray[Any]]:

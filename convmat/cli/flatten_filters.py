@@ -5,9 +5,11 @@ from __future__ import annotations
 import click
 
 from convmat.cli import options
+from convmat.cli.command import Command
+from convmat.cli.types import File
 
 
-class _Command(options.Command):
+class _Command(Command):
     """A command whose argument may be numbers that begin with a minus, and then is no option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -18,23 +20,13 @@ class _Command(options.Command):
 
 
 @click.command("flatten-filters", cls=_Command)
-@click.argument("kernels", metavar="KERNELS", type=options.File(kernels=True))
-@options.kernel_layout_option
-@options.order_option
-@options.groups_option
-@options.dims_option
-@options.output_option
+@click.argument("kernels", metavar="KERNELS", type=File(kernels=True))
+@options.layer_of(
+    options.groups_option, options.kernel_layout_option, options.order_option, options.dims_option
+)
+@options.output_option("npy")
 @options.report_options
-def command(
-    kernels: str,
-    kernel_layout: str,
-    order: str,
-    groups: int,
-    dims: int | None,
-    output: str | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def command(kernels: str, layer: options.LayerOptions, output: str | None) -> None:
     """Flatten kernels into the weight matrix W_col: one column a filter.
 
     \b
@@ -45,7 +37,7 @@ def command(
     sobel-x. Two axes are one filter, three (K, kh, kw) are single-channel filters, four are K filters with
     channels in --kernel-layout.
     """
-    from convmat.cli.layers import open_kernels
+    from convmat.cli.layer import open_kernels
     from convmat.cli.output import report
     from convmat.files.memory import check_memory
     from convmat.files.npy import write_npy
@@ -53,11 +45,11 @@ def command(
     from convmat.report.results import filters_grid, kernel_facts
 
     kernels = kernels.strip()
-    source = open_kernels(kernels, dims or 2, kernel_layout)
+    source = open_kernels(kernels, layer.dims or 2, layer.kernel_layout)
     check_memory("filters", 2 * source.outline.nbytes, "flatten a few of them at a time")
     filters = source.read()
-    w_col = flatten_filters(filters, groups, order=order)
+    w_col = flatten_filters(filters, layer.groups, order=layer.order)
     if output is not None:
         write_npy(output, w_col.shape, w_col.dtype, [w_col])
-    grids = [filters_grid(filters, w_col, order)]
-    report(kernel_facts(kernels, filters, w_col, groups), grids, output=output, as_json=as_json, quiet=quiet)
+    facts = kernel_facts(kernels, filters, w_col, layer.groups)
+    report(facts, [filters_grid(filters, w_col, layer.order)], output=output)

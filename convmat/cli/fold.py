@@ -9,47 +9,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convmat.cli import options
+from convmat.cli.command import Command
+from convmat.cli.types import File
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from convmat.cli.work import Work
 
-@click.command("fold", cls=options.Command)
-@click.argument("x_col", metavar="X", type=options.File())
-@click.option(
-    "--input-shape",
-    type=options.InputShape(),
+
+@click.command("fold", cls=Command)
+@click.argument("x_col", metavar="X", type=File())
+@options.input_shape_option(
+    "Shape of what was unrolled: 28,28 or 28,28,1, N being found from the rows, or N,28,28,1; 1,28,28 with "
+    "--layout nchw.",
     required=True,
-    help="Shape of what was unrolled: 28,28 or 28,28,1, N being found from the rows, or N,28,28,1; "
-    "1,28,28 with --layout nchw.",
 )
-@options.k_option
-@options.stride_option
-@options.padding_option
-@options.dilation_option
+@options.layer_of(options.k_option(), options.step_options, options.order_option, options.array_options)
 @options.overlap_option
-@options.order_option
-@options.dims_option
-@options.layout_option
 @options.threads_option
-@options.picture_output_option
+@options.output_option("npy", "picture")
 @options.report_options
-def command(
-    x_col: str,
-    input_shape: tuple[int, ...],
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    overlap: str,
-    order: str,
-    dims: int | None,
-    layout: str,
-    threads: int | None,
-    output: str | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def command(output: str | None, **asked: Any) -> None:
     """Put the patches of X_col back into image(s) (col2im): the way back from unroll, or its gradient.
 
     \b
@@ -65,35 +46,39 @@ def command(
     are rounded and kept; all others are stretched. Any other FILE is .npy, (N, H, W, C), or with --layout
     nchw (N, C, H, W).
     """
-    from convmat.cli.inputs import folded_geometry
-    from convmat.cli.output import progress, report, warn, write_images
+    from convmat.cli.work import write
+
+    write(_folded(**asked), output)
+
+
+def _folded(
+    x_col: str, input_shape: tuple[int, ...], layer: options.LayerOptions, overlap: str, threads: int | None
+) -> Work:
+    from convmat.cli.layer import folded_geometry
+    from convmat.cli.work import Work
     from convmat.files.npy import NpyInput
     from convmat.patches import fold_dtype, fold_stream
-    from convmat.report.facts import Seen, absent, geometry_facts, input_fact
+    from convmat.report.facts import absent, geometry_facts, input_fact
     from convmat.report.results import fold_facts, uncovered_text
     from convmat.sizes import coverage
 
-    axes = options.axes_of(dims, kernel_size, stride, dilation)
     patches = NpyInput(x_col)
-    pads = options.pads_of(padding, axes)
-    geometry = folded_geometry(patches.shape, input_shape, axes, layout, kernel_size, stride, pads, dilation)
-    shape, dtype = geometry.input_shape, fold_dtype(patches.dtype, geometry, overlap)
-    rows = patches.rows(1 << 22)
-    lines = chain(fold_stream(rows, patches.dtype, geometry, overlap, order, threads), _end_of(rows))
-    seen = Seen((part.reshape(-1, shape[-1]) for part in lines), shape)
-    pixels = geometry.batch * coverage(geometry).pixels
-    notes = write_images(
-        output, progress(seen, pixels, quiet), shape, dtype, layout=layout, keep=patches.dtype == "uint8"
-    )
+    geometry = folded_geometry(patches.shape, input_shape, layer)
+    dtype, rows = fold_dtype(patches.dtype, geometry, overlap), patches.rows(1 << 22)
+    folded = fold_stream(rows, patches.dtype, geometry, overlap, layer.order, threads)
     facts = [input_fact([x_col]), *geometry_facts(geometry)]
-    facts += fold_facts(geometry, patches.shape, overlap, order, layout, dtype)
-    report([*facts, seen.fact(), *notes, *absent("picture")], output=output, as_json=as_json, quiet=quiet)
-    if coverage(geometry).uncovered:
-        warn(
-            f"{coverage(geometry).uncovered} pixels of each image are in no patch and became 0: "
-            f"{uncovered_text(geometry)}",
-            quiet,
-        )
+    facts += fold_facts(geometry, patches.shape, overlap, layer.order, layer.layout, dtype)
+    uncovered = coverage(geometry).uncovered
+    zeros = f"{uncovered} pixels of each image are in no patch and became 0: "
+    return Work(
+        geometry.input_shape,
+        dtype,
+        (part.reshape(-1, geometry.channels) for part in chain(folded, _end_of(rows))),
+        [*facts, *absent("picture")],
+        layout=layer.layout,
+        from_8_bit=patches.dtype == "uint8",
+        warnings=[zeros + uncovered_text(geometry)] if uncovered else [],
+    )
 
 
 def _end_of(rows: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
-from click.core import ParameterSource
 from numpy.typing import NDArray
 
 from convmat.checks import got
-from convmat.cli.options import refuse
+from convmat.cli.command import is_default, refuse
 from convmat.cli.output import warn
 from convmat.doubts import likelier_layout
 from convmat.errors import GeometryError, ShapeError
 from convmat.files.npy import MAGIC, NpyInput, is_npy
 from convmat.files.streams import Pipe, is_pipe
-from convmat.geometry import ConvGeometry
-from convmat.layouts import said_axes, to_batch, to_batch_shape
-from convmat.patches import allocate, check_x_col
+from convmat.layouts import to_batch, to_batch_shape
+from convmat.patches import allocate
 from convmat.report.facts import input_fact, turned_fact
 from convmat.shown import Fact
 
@@ -65,11 +62,7 @@ class Batch:
         """The data, whole."""
         if len(self.sources) == 1:
             return self._whole(self.sources[0])
-        images, start = allocate(self.shape, self.dtype), 0
-        for x in self.chunks():
-            images[start : start + len(x)] = x
-            start += len(x)
-        return images
+        return joined(self.chunks(), self.shape, self.dtype)
 
     def channels_as(self, layout: str) -> int | None:
         """C if the array were in another layout; None for images, whose layout is their own."""
@@ -107,7 +100,7 @@ class Batch:
 
     def element(self, index: tuple[int, ...] | None) -> Any:
         """The value at (n, *pixel, c), or None; a pipe is read to its end, of files only the one it is in."""
-        found, stop = None, 0
+        value, stop = None, 0
         for source in self.sources:
             start, stop = (
                 stop,
@@ -121,12 +114,21 @@ class Batch:
                 continue
             for x in chunks:
                 if index is not None and start <= index[0] < start + len(x):
-                    found = x[index[0] - start, *index[1:]]
+                    value = x[index[0] - start, *index[1:]]
                 start += len(x)
-        return found
+        return value
 
     def _whole(self, source: NpyInput | ImageInput) -> NDArray[Any]:
         return to_batch(source.read(), self.dims, _layout(source, self.layout))
+
+
+def joined(blocks: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Blocks, one after another along their first axis, as one array."""
+    array, start = allocate(shape, dtype), 0
+    for block in blocks:
+        array[start : start + len(block)] = block
+        start += len(block)
+    return array
 
 
 def open_batch(
@@ -137,8 +139,7 @@ def open_batch(
     Raises:
         FileError: one that cannot be read. ShapeError: one that does not fit `dims` or the others.
     """
-    if names.count("-") > 1:
-        raise ShapeError("standard input", "is named twice; it can be read once")
+    check_one_pipe(*names)
     sources = [_open(name, frame, alpha) for name in names]
     shapes = []
     for source in sources:
@@ -168,6 +169,12 @@ def open_batch(
     return Batch((sum(s[0] for s in shapes), *usual[0]), usual[1], sources, dims, layout)
 
 
+def check_one_pipe(*names: str | None) -> None:
+    """Refuse more than one input that is standard input."""
+    if names.count("-") > 1:
+        raise ShapeError("standard input", "is named twice; it can be read once")
+
+
 def refuse_image_options() -> None:
     """Refuse what is asked of images, where none is read."""
     refuse(("frame", "alpha"), "is for images, and there is none")
@@ -182,63 +189,19 @@ def shape_batch(shape: tuple[int, ...], dims: int, layout: str) -> Batch:
     refuse_image_options()
     if min(shape) < 1:
         raise GeometryError("input_shape", f"got {got(shape)}; sizes and channels must be at least 1")
-    try:
-        seen = to_batch(np.broadcast_to(np.zeros(()), shape), dims, layout)
-    except ShapeError as error:
-        raise ShapeError("input_shape", f"{error.problem}; see --dims and --layout") from None
-    except ValueError:  # NumPy's own limit on how much a shape may hold
-        raise GeometryError(
-            "input_shape", f"{got(shape)} is more than any array can hold; give less"
-        ) from None
-    warn_of_layout("--input-shape", shape, dims)
-    return Batch(seen.shape, seen.dtype, [], dims, layout)
-
-
-def folded_geometry(
-    x_shape: tuple[int, ...],
-    input_shape: tuple[int, ...],
-    dims: int,
-    layout: str,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-) -> ConvGeometry:
-    """The geometry that an X_col of this shape was unrolled with; N, where not said, is found from its rows.
-
-    Raises:
-        ShapeError: an X_col that is not of this geometry. GeometryError: as `ConvGeometry`.
-    """
-    geometry = ConvGeometry(
-        input_batch_shape(input_shape, dims, layout), kernel_size, stride, padding, dilation
-    )
-    if not said_axes(input_shape, dims, layout)[0]:
-        rows = math.prod(x_shape[:-1])
-        images, rest = divmod(rows, geometry.patches)
-        geometry = geometry if rest else geometry.for_batch(images)
-    check_x_col(x_shape, geometry)
-    return geometry
+    if math.prod(shape) * 8 > np.iinfo(np.intp).max:
+        raise GeometryError("input_shape", f"{got(shape)} is more than any array can hold; give less")
+    return Batch(input_batch_shape(shape, dims, layout), np.dtype(float), [], dims, layout)
 
 
 def input_batch_shape(shape: tuple[int, ...], dims: int, layout: str) -> tuple[int, ...]:
     """What `--input-shape` says as (N, *spatial, C); where it leaves them out N and C are 1."""
     try:
-        found = to_batch_shape(shape, dims, layout)
+        batch_shape = to_batch_shape(shape, dims, layout)
     except ShapeError as error:
         raise ShapeError("input_shape", f"{error.problem}; see --dims and --layout") from None
     warn_of_layout("--input-shape", shape, dims)
-    return found
-
-
-def is_default(option: str) -> bool:
-    """Whether an option of the command that runs was left at its default; what was said is not doubted."""
-    ctx = click.get_current_context(silent=True)
-    return ctx is not None and ctx.get_parameter_source(option) is ParameterSource.DEFAULT
-
-
-def warn_of_doubt(text: str) -> None:
-    """Print a warning on standard error, unless the command that runs is to be quiet."""
-    warn(text, bool(click.get_current_context().params.get("quiet")))
+    return batch_shape
 
 
 def warn_of_layout(subject: str, shape: tuple[int, ...], dims: int) -> None:
@@ -248,7 +211,7 @@ def warn_of_layout(subject: str, shape: tuple[int, ...], dims: int) -> None:
         return
     n, *size, c = to_batch_shape(shape, dims)
     other_n, *other_size, other_c = to_batch_shape(shape, dims, likelier)
-    warn_of_doubt(
+    warn(
         f"{subject}: {shape} is read as {_images(n, size, c)}; for {_images(other_n, other_size, other_c)} "
         f"give --layout {likelier}, or else --layout nhwc"
     )

@@ -2,49 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from convmat.cli import options
+from convmat.cli.command import Command
+from convmat.cli.types import File
 from convmat.files.schema import Whole
+
+if TYPE_CHECKING:
+    from convmat.matrix import LayerMap
 
 _WRITTEN = 1 << 24  # bytes of an archive that are written at a time
 
 
-@click.command("matrix", cls=options.Command)
-@click.argument("source", metavar="[INPUT]", required=False, type=options.File())
-@options.input_shape_option
-@options.linear_layer_options
+@click.command("matrix", cls=Command, needs={"dense": "output"}, bars={"iterations": "no_spectrum"})
+@click.argument("source", metavar="[INPUT]", required=False, type=File())
+@options.absent_input_option
+@options.linear_layer
 @click.option("--no-spectrum", is_flag=True, help="Leave out singular values, rank and condition.")
-@click.option(
+@options.number(
     "--iterations",
-    type=options.NumberType(Whole(1, 1_000_000)),
+    kind=Whole(1, 1_000_000),
     help="Iterations that the norm of a large matrix may take.  [default: 500, or fewer where they take "
     "minutes]",
 )
 @click.option("--dense", is_flag=True, help="Write the dense matrix, as .npy.")
 @options.figure_option("where the matrix has entries")
-@click.option(
-    "--output",
-    "-o",
-    metavar="FILE",
-    type=options.OutputName("npz", "npy"),
-    help="Write here, as .npz; with --dense - is .npy bytes on standard output.",
+@options.output_option(
+    "npz", "npy", help="Write here, as .npz; with --dense - is .npy bytes on standard output."
 )
 @options.report_options
 def command(
     source: str | None,
     input_shape: tuple[int, ...] | None,
-    layout: str,
+    layer: options.LayerOptions,
     no_spectrum: bool,
     iterations: int | None,
     dense: bool,
     figure: str | None,
     output: str | None,
-    as_json: bool,
-    quiet: bool,
-    **layer: Any,
 ) -> None:
     """The sparse matrix M of a whole layer, vec(Y) = M · vec(X), and what is known of it.
 
@@ -60,11 +58,10 @@ def command(
     unrolls, vec(X_col) = U · vec(X). An entry is stored also where its weight is 0. The facts do not need
     M in memory, so they can be had of layers too large to write.
     """
-    from convmat.cli.layers import open_linear_layer
-    from convmat.cli.output import report, wait, warn
+    from convmat.cli.layer import open_linear_layer
+    from convmat.cli.output import asked, report, wait, warn
     from convmat.files.memory import check_memory
     from convmat.files.names import check_ending
-    from convmat.files.npy import write_npy
     from convmat.layouts import output_layout
     from convmat.matrix import layer_map
     from convmat.report.facts import geometry_facts
@@ -72,31 +69,38 @@ def command(
 
     if output is not None:
         check_ending(output, "npy" if dense else "npz")
-    batch, arguments = open_linear_layer(source, input_shape, layout=layout, **layer)
-    found = layer_map(input_shape=batch.shape, layout=output_layout(layout), **arguments)
-    if not (no_spectrum or quiet):
-        check_memory("input_shape", found.spectrum_bytes, "add --no-spectrum")
-    if figure is not None:
-        from convmat.figures.pattern import sparsity_picture
-        from convmat.files.pictures import write_picture
-
+    batch, arguments = open_linear_layer(() if source is None else (source,), layer, input_shape)
+    fc = layer_map(input_shape=batch.shape, layout=output_layout(layer.layout), **arguments)
+    if not (no_spectrum or asked("quiet")):
+        check_memory("input_shape", fc.spectrum_bytes, "add --no-spectrum")
     if output is not None or figure is not None:
-        needed = found.nbytes + (found.dense_bytes if dense else _WRITTEN)
-        remedy = "leave out --dense" if dense else "without -o and --figure the facts need no memory for it"
-        check_memory("output", needed, remedy)
-        matrix = found.matrix()
-        if output is not None and dense:
-            write_npy(output, matrix.shape, matrix.dtype, [matrix.toarray()])
-        elif output is not None:
-            matrix.save(output)
-        if figure is not None:
-            write_picture(figure, sparsity_picture(matrix), keep=True)
-    if quiet:
+        _write(fc, dense, output, figure)
+    if asked("quiet"):
         return
     spectrum = None
     if not no_spectrum:
-        spectrum = wait(lambda watch: found.spectrum(iterations=iterations, watch=watch), "singular values")
-    facts = [*batch.facts(), *geometry_facts(found.geometry, found.padding_mode)]
-    report([*facts, *layer_matrix_facts(found, spectrum)], output=output, as_json=as_json)
+        spectrum = wait(lambda watch: fc.spectrum(iterations=iterations, watch=watch), "singular values")
+    facts = [*batch.facts(), *geometry_facts(fc.geometry, fc.padding_mode), *layer_matrix_facts(fc, spectrum)]
+    report(facts, output=output)
     if spectrum is not None and not spectrum.converged:
         warn(f"the norm had not converged after {spectrum.iterations} iterations; give more --iterations")
+
+
+def _write(fc: LayerMap, dense: bool, output: str | None, figure: str | None) -> None:
+    """Write the matrix, and the picture of where it has entries."""
+    from convmat.files.memory import check_memory
+    from convmat.files.npy import write_npy
+
+    needed = fc.nbytes + (fc.dense_bytes if dense else _WRITTEN)
+    remedy = "leave out --dense" if dense else "without -o and --figure the facts need no memory for it"
+    if figure is not None:  # before the matrix is made: it may lack what it needs
+        from convmat.figures.pattern import sparsity_picture
+        from convmat.files.pictures import write_picture
+    check_memory("output", needed, remedy)
+    matrix = fc.matrix()
+    if output is not None and dense:
+        write_npy(output, matrix.shape, matrix.dtype, [matrix.toarray()])
+    elif output is not None:
+        matrix.save(output)
+    if figure is not None:
+        write_picture(figure, sparsity_picture(matrix), keep=True)

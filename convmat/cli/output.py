@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
 import select
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import click
 
@@ -19,9 +18,6 @@ from convmat.files.outputs import together
 from convmat.trouble import say
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from convmat.report.facts import Grid
     from convmat.shown import Fact
     from convmat.watching import Watch
@@ -31,14 +27,16 @@ T = TypeVar("T")
 STREAM_BYTES = 3 << 22
 """Memory that a stream works in: a block of what it reads, as it computes with it, and of its result."""
 
-BRIEF = "convmat.brief"
-"""Under this key a context's meta says whether one line is asked for: no command has to hand it on."""
+
+def note(ctx: click.Context, parameter: click.Parameter, said: bool) -> None:
+    """Note, for the command that runs, whether a flag was given."""
+    ctx.meta[f"convmat.{parameter.name}"] = said
 
 
-def is_brief() -> bool:
-    """Whether the command that runs was asked for one line."""
+def asked(name: str) -> bool:
+    """Whether the command that runs was asked for `as_json`, `brief` or `quiet`."""
     ctx = click.get_current_context(silent=True)
-    return ctx is not None and bool(ctx.meta.get(BRIEF))
+    return ctx is not None and bool(ctx.meta.get(f"convmat.{name}"))
 
 
 class Unread(BrokenPipeError):
@@ -63,8 +61,6 @@ def report(
     grids: Sequence[Grid | Sequence[Fact]] = (),
     *,
     output: str | None = None,
-    as_json: bool = False,
-    quiet: bool = False,
     facts_last: bool = False,
     written: bool = True,
 ) -> None:
@@ -72,7 +68,7 @@ def report(
 
     Beside data, and with --brief, that is one line: what came out, and the `output`, if it was written.
     """
-    if quiet:
+    if asked("quiet"):
         return
     from convmat.report.facts import brief_text
     from convmat.report.tables import json_text, tables_text
@@ -80,9 +76,9 @@ def report(
     parts = [*grids, facts] if facts_last else [facts, *grids]
 
     def text_for(stream: TextIO) -> str:
-        if as_json:
+        if asked("as_json"):
             return json_text(facts)
-        if output == "-" or is_brief():
+        if output == "-" or asked("brief"):
             return brief_text(facts, output if written else None)
         return tables_text(parts, stream)
 
@@ -113,9 +109,9 @@ def _print(text: str, stream: TextIO) -> None:
     stream.flush()
 
 
-def warn(text: str, quiet: bool = False) -> None:
-    """Print a warning on standard error."""
-    if not quiet:
+def warn(text: str) -> None:
+    """Print a warning on standard error, unless the command that runs is to be quiet."""
+    if not asked("quiet"):
         say(f"convmat: warning: {text}")
 
 
@@ -127,7 +123,6 @@ def shown_help(text: str) -> str:
 def progress(
     blocks: Iterable[T],
     total: int,
-    quiet: bool = False,
     *,
     unit: str = "row",
     size: Callable[[T], int] = len,  # type: ignore[assignment]  # of what has a length, which most have
@@ -137,7 +132,7 @@ def progress(
 
     `total` of their sizes, in `unit`; `note` says what the bar is to tell of a block.
     """
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
+    if asked("quiet") or sys.stderr is None or not sys.stderr.isatty():
         yield from blocks
         return
     from tqdm import tqdm
@@ -150,9 +145,9 @@ def progress(
             bar.update(size(block))
 
 
-def watching(quiet: bool, unit: str = "step") -> Watch:
+def watching(unit: str = "step") -> Watch:
     """A bar for the steps of a work that the library hands on."""
-    return lambda steps, total: progress(steps, total, quiet, unit=unit, size=lambda _: 1)
+    return lambda steps, total: progress(steps, total, unit=unit, size=lambda _: 1)
 
 
 def wait(work: Callable[[Watch], T], what: str) -> T:
@@ -193,60 +188,6 @@ class _Steps:
 def drain(blocks: Iterable[object]) -> None:
     """Do the work of a stream whose data nobody asked for."""
     deque(blocks, maxlen=0)
-
-
-def collect(
-    blocks: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any], more: int = 0
-) -> NDArray[Any]:
-    """A stream's rows, (..., C) at a time, as one array; `more` bytes will be needed with it afterwards."""
-    import numpy as np
-
-    from convmat.files.memory import check_memory
-
-    needed = math.prod(shape) * dtype.itemsize + max(more, STREAM_BYTES)
-    check_memory("output", needed, "write .npy with --layout nhwc, in blocks")
-    whole = np.empty((math.prod(shape[:-1]), shape[-1]), dtype)
-    start = 0
-    for block in blocks:
-        rows = block.reshape(-1, shape[-1])
-        whole[start : start + len(rows)] = rows
-        start += len(rows)
-    return whole.reshape(shape)
-
-
-def write_images(
-    output: str | None,
-    rows: Iterable[NDArray[Any]],
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    *,
-    layout: str,
-    keep: bool,
-) -> list[Fact]:
-    """Write images, (N, *spatial, C), that come as rows of channels: .npy, a picture, or nothing.
-
-    Returns what is to be told of a picture; `keep` is that of `write_picture`. What makes no picture is
-    refused before any of the rows is computed.
-    """
-    from convmat.files.names import is_picture
-    from convmat.files.npy import write_npy
-    from convmat.layouts import from_batch, output_layout
-    from convmat.shown import Fact
-
-    if output is None:
-        drain(rows)
-    elif is_picture(output):
-        from convmat.files.pictures import check_picture, picture_bytes, write_picture
-
-        check_picture(shape)
-        note = write_picture(output, collect(rows, shape, dtype, picture_bytes(shape)), keep)
-        return [Fact("picture", "picture", note, note)]
-    elif output_layout(layout) == "nhwc":
-        write_npy(output, shape, dtype, rows)
-    else:
-        images = from_batch(collect(rows, shape, dtype), layout)
-        write_npy(output, images.shape, dtype, images)
-    return []
 
 
 def _stop_if_unread() -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convmat.cli import options
+from convmat.cli.command import Command, given_options
+from convmat.cli.types import LayerType, Pads, Sizes
 from convmat.errors import GeometryError
 
 if TYPE_CHECKING:
@@ -14,33 +16,25 @@ if TYPE_CHECKING:
     from convmat.shown import Fact
 
 
-@click.command("sizes", cls=options.Command)
-@click.argument("size", metavar="SIZE", type=options.Sizes())
-@options.kernel_size_option(required=False)
+@click.command("sizes", cls=Command, needs={"output_padding": "transpose"})
+@click.argument("size", metavar="SIZE", type=Sizes())
+@options.k_option(required=False)
 @options.stride_option
 @options.dilation_option
-@click.option("--padding", "-p", type=options.Pads(), help="Pixels of your own, as a further line: 1 or 1,2.")
+@click.option("--padding", "-p", type=Pads(), help="Pixels of your own, as a further line: 1 or 1,2.")
 @click.option("--transpose", is_flag=True, help="Of the transposed convolution, whose input has this SIZE.")
 @options.output_padding_option
-@click.option(
-    "--layer", "layers", type=options.LayerType(), multiple=True, help="A layer of a chain, in order."
-)
+@click.option("--layer", "layers", type=LayerType(), multiple=True, help="A layer of a chain, in order.")
 @options.dims_option
 @options.report_options
-@click.pass_context
 def command(
-    ctx: click.Context,
     size: Any,
-    kernel_size: Any,
-    stride: Any,
-    dilation: Any,
     padding: Any,
     transpose: bool,
     output_padding: Any,
     layers: tuple[dict[str, Any], ...],
     dims: int | None,
-    as_json: bool,
-    quiet: bool,
+    **kernel: Any,
 ) -> None:
     """Output sizes under every padding rule, with the formula filled in, and under other frameworks' SAME.
 
@@ -57,11 +51,10 @@ def command(
     """
     from convmat.cli.output import report
 
-    kernel = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
     alone = {*kernel, "padding", "transpose", "output_padding"}
-    if layers and alone & options.given_options(ctx).keys():
+    if layers and alone & given_options().keys():
         raise click.UsageError("With --layer, give kernel, stride, padding and dilation within each layer")
-    if not layers and kernel_size is None:
+    if not layers and kernel["kernel_size"] is None:
         raise click.UsageError("Missing option '--k'; or give a --layer or more")
     parts = [part for layer in layers for name, part in layer.items() if name != "padding"]
     axes = options.axes_of(dims, size, *kernel.values(), output_padding, *parts, default=1)
@@ -74,7 +67,7 @@ def command(
         facts, grids = _transposed(shape, kernel, options.pads_of(padding, axes), output_padding)
     else:
         facts, grids = _under_every_rule(shape, kernel, options.pads_of(padding, axes))
-    report(facts, grids, as_json=as_json, quiet=quiet)
+    report(facts, grids)
 
 
 def _under_every_rule(
@@ -114,5 +107,5 @@ def _chain(shape: tuple[int, ...], layers: tuple[dict[str, Any], ...]) -> tuple[
     from convmat.sizes import chain
 
     axes = len(shape) - 2
-    found = chain(shape, [layer | {"padding": options.pads_of(layer["padding"], axes)} for layer in layers])
-    return sizes.chain_facts(shape[1:-1], found), [sizes.chain_grid(found)]
+    stages = chain(shape, [layer | {"padding": options.pads_of(layer["padding"], axes)} for layer in layers])
+    return sizes.chain_facts(shape[1:-1], stages), [sizes.chain_grid(stages)]

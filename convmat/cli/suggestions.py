@@ -15,7 +15,12 @@ COMMANDS = {
     "convolve --transpose": "transpose transposed deconv deconv2d deconvolve deconvolution conv-transpose "
     "conv-transpose2d convtranspose convtranspose2d transposed-convolution",
     "fold": "col2im row2im col-to-im refold backward gradient",
-    "verify": "check test compare diff cmp judge validate prove probe selfcheck self-check selftest diagnose",
+    "verify": "check test validate prove selfcheck self-check selftest diagnose",
+    "compare": "diff cmp difference allclose array-equal assert-allclose",
+    "probe": "probes golden vectors test-vectors",
+    "probe write": "write-probe make-probe",
+    "write": "make create new generate",
+    "probe judge": "judge judge-probe",
     "locate": "index find where map mapping pixel lookup",
     "matrix": "toeplitz sparse fc dense fully-connected layer-matrix spectrum svd singular-values norm",
     "train": "experiment fit learn mnist cnn",
@@ -64,8 +69,12 @@ def near_name(word: str, names: Collection[str], kindred: Mapping[str, str]) -> 
             name, or for one with more after it: `convolve --transpose`.
     """
     word, plain = _plain(word), {_plain(name): name for name in names}
-    known = {other: name for name, others in kindred.items() for other in others.split()}
-    there = {other: name for other, name in known.items() if name.split()[0] in names}
+    there = {
+        other: name
+        for name, others in kindred.items()
+        if name.split()[0] in names
+        for other in others.split()
+    }
     if word in plain:
         return plain[word]
     if word in there:

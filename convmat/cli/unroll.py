@@ -8,26 +8,29 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convmat.cli import options
+from convmat.cli.command import Command
+from convmat.cli.types import OutputName
 
 if TYPE_CHECKING:
+    from convmat.cli.work import Work
     from convmat.shown import Fact
 
 
-@click.command("unroll", cls=options.Command)
+@click.command(
+    "unroll",
+    cls=Command,
+    needs={"theme": "figure animate"},
+    bars={"preview": "as_json quiet dry_run", "figure": "dry_run", "animate": "dry_run"},
+)
 @options.inputs_argument()
-@options.k_option
-@options.patch_options
-@options.order_option
-@options.image_options
-@options.layout_option
-@options.dims_option
+@options.patches
 @click.option("--per-image", is_flag=True, help="Write N × P × (kh·kw·C), a matrix for each image.")
 @click.option("--dry-run", is_flag=True, help="Read headers only and write nothing; print what would be.")
 @options.figure_option("the patches and the rows of X_col they become")
 @click.option(
     "--animate",
     metavar="FILE",
-    type=options.OutputName("animation"),
+    type=OutputName("animation"),
     help="Draw the kernel as it slides, and X_col as it grows, as .gif, .webp or .apng.",
 )
 @options.theme_option
@@ -35,31 +38,9 @@ if TYPE_CHECKING:
     "--preview", is_flag=True, help="Show the image and its patches in the terminal, after the table."
 )
 @options.threads_option
-@options.output_option
+@options.output_option("npy")
 @options.report_options
-def command(
-    inputs: tuple[str, ...],
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    padding_mode: str,
-    dilation: Any,
-    order: str,
-    frame: int | None,
-    alpha: str,
-    layout: str,
-    dims: int | None,
-    per_image: bool,
-    dry_run: bool,
-    figure: str | None,
-    animate: str | None,
-    theme: str,
-    preview: bool,
-    threads: int | None,
-    output: str | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def command(dry_run: bool, output: str | None, **asked: Any) -> None:
     """Unroll image(s) into the patch matrix X_col: one row a patch, one column a tap and channel.
 
     \b
@@ -74,82 +55,64 @@ def command(
     --animate shows 100 patches at most. --preview has half blocks where the terminal has colours, and shades
     of characters where not.
     """
-    from convmat.cli.inputs import open_batch
-    from convmat.cli.output import drain, progress, report, show, warn, watching
-    from convmat.files.memory import check_memory
-    from convmat.files.npy import write_npy
+    from convmat.cli.work import write
+
+    write(_unrolled(**asked), output, computed=not dry_run)
+
+
+def _unrolled(
+    inputs: tuple[str, ...],
+    layer: options.LayerOptions,
+    per_image: bool,
+    figure: str | None,
+    animate: str | None,
+    theme: str,
+    preview: bool,
+    threads: int | None,
+) -> Work:
+    from convmat.cli.layer import open_input, patch_geometry
+    from convmat.cli.output import drain
+    from convmat.cli.work import Work
     from convmat.files.streams import is_pipe
-    from convmat.geometry import ConvGeometry
     from convmat.patches import unroll_stream
-    from convmat.report.facts import Seen, absent, geometry_facts, matrix_facts, rows_grid
+    from convmat.report.facts import absent, geometry_facts, matrix_facts, rows_grid
     from convmat.sizes import coverage
 
-    axes = options.axes_of(dims, kernel_size, stride)
-    batch = open_batch(inputs, axes, layout, frame, alpha)
-    pads = options.pads_of(padding, axes)
-    geometry = ConvGeometry(batch.shape, kernel_size, stride, pads, dilation)
-    if preview and (as_json or quiet):
-        raise click.UsageError("--preview goes without --json and --quiet")
-    drawn = figure is not None or animate is not None
+    batch = open_input(inputs, layer)
+    geometry = patch_geometry(batch.shape, layer)
     chunks: Iterable[Any] = batch.chunks()
     pictures: list[Fact] = []
-    if drawn or preview:
-        from convmat.cli.figures import Kept, kept_bytes
-        from convmat.figures.panels import IMAGES
-        from convmat.figures.preview import check_preview, preview_text
-        from convmat.figures.writing import as_pixels, check_drawable, write_patches
-        from convmat.report.tables import console_on
+    text = None
+    if figure is not None or animate is not None or preview:
+        from convmat.cli.drawing import draw_unrolling
 
-        if dry_run:
-            raise click.UsageError("--figure, --animate and --preview go without --dry-run")
-        check_drawable(geometry, figure, animate)
-        if preview:
-            check_preview(geometry)
-        count = min(IMAGES, batch.shape[0])
-        check_memory("input", kept_bytes(batch, count), "draw smaller images")
-        chunks = kept = Kept(chunks, count)
-        # All that has no shade is refused before the first byte is out.
-        if preview:
-            pixels, _ = as_pixels(kept.all(), "preview")
-        if drawn:
-            pictures = write_patches(
-                geometry,
-                padding_mode,
-                order,
-                kept.all(),
-                figure=figure,
-                animation=animate,
-                theme=theme,
-                watch=watching(quiet, "frame"),
-            )
-    rows, columns = geometry.matrix_shape
-    shape = (geometry.batch, geometry.patches, columns) if per_image else (rows, columns)
-    seen = Seen(
-        (
-            block
-            for x in chunks
-            for block in unroll_stream(x, geometry.for_batch(len(x)), padding_mode, order, threads)
-        ),
-        shape,
-        extremes=False,
-    )
-    blocks = progress(seen, rows, quiet)
-    if output is not None and not dry_run:
-        write_npy(output, shape, batch.dtype, blocks)
-    elif seen.kept and not dry_run:
-        drain(blocks)
-    elif not dry_run and any(map(is_pipe, inputs)):
-        drain(chunks)  # whoever writes to us should not be cut off, and may have lied
-    grids = [] if seen.whole is None else [rows_grid(geometry, "X_col", seen.whole)]
-    facts = [*batch.facts(), *geometry_facts(geometry, padding_mode)]
-    facts += [*matrix_facts(geometry, batch.dtype, per_image, order), *absent("figure", "animation")]
-    facts += [seen.rows_fact(output, "locate --row N shows one", computed=not dry_run), *pictures]
-    report(facts, grids, output=output, as_json=as_json, quiet=quiet, written=not dry_run)
-    if preview:
-        show(lambda stream: preview_text(geometry, padding_mode, pixels, console_on(stream, 80)), output)
-    uncovered = coverage(geometry).uncovered
-    if uncovered:
-        warn(
-            f"{uncovered} pixels of each image are in no patch; another --stride or --padding covers them",
-            quiet,
+        chunks, pictures, text = draw_unrolling(
+            batch, geometry, layer, figure=figure, animation=animate, theme=theme, preview=preview
         )
+    rows, columns = geometry.matrix_shape
+    blocks = (
+        block
+        for x in chunks
+        for block in unroll_stream(x, geometry.for_batch(len(x)), layer.padding_mode, layer.order, threads)
+    )
+
+    def skip() -> None:
+        if any(map(is_pipe, inputs)):
+            drain(chunks)  # whoever writes to us should not be cut off, and may have lied
+
+    facts = [*batch.facts(), *geometry_facts(geometry, layer.padding_mode)]
+    facts += [*matrix_facts(geometry, batch.dtype, per_image, layer.order), *absent("figure", "animation")]
+    uncovered = coverage(geometry).uncovered
+    missed = f"{uncovered} pixels of each image are in no patch; another --stride or --padding covers them"
+    return Work(
+        (geometry.batch, geometry.patches, columns) if per_image else (rows, columns),
+        batch.dtype,
+        blocks,
+        facts,
+        grid=lambda x_col: rows_grid(geometry, "X_col", x_col),
+        skip=skip,
+        rows_elsewhere="locate --row N shows one",
+        draw=lambda: pictures,
+        text=text,
+        warnings=[missed] if uncovered else [],
+    )

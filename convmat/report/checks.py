@@ -61,15 +61,16 @@ def checks_facts(checks: Sequence[Check], seed: int) -> list[Fact]:
         }
         for check in checks
     ]
-    verdict = f"different: {different} of {cases} cases" if different else f"equal: {cases} of {cases} cases"
     largest = max((check.error_over_bound for check in checks), default=0.0)
-    brief = f"{verdict}, largest error / bound {largest:.3g}"
+    verdict = f"equal: {cases} cases, largest error {largest:.2g} of its bound"
+    if different:
+        verdict = f"different: {different} of {cases} cases"
     return [
         Fact("families", "", families, ""),
         Fact("seed", "seed", seed, str(seed)),
         Fact("cases", "cases", cases, str(cases)),
         Fact("different", "different", different, str(different)),
-        Fact("equal", "verdict", not different, verdict, brief=brief),
+        Fact("equal", "verdict", not different, verdict, brief=verdict),
     ]
 
 
@@ -86,7 +87,13 @@ def _case_value(case: Case) -> dict[str, Any]:
 
 
 def probe_facts(
-    probe: Probe, folder: str, layout: str, kernel_layout: str, formats: Sequence[str], seed: int
+    probe: Probe,
+    folder: str,
+    layout: str,
+    kernel_layout: str,
+    formats: Sequence[str],
+    seed: int,
+    cases: Sequence[dict[str, Any]],
 ) -> list[Fact]:
     """A probe that was written."""
     geometry, written = probe.geometry, [name for name in ("npy", "c", "hex") if name in {"npy", *formats}]
@@ -105,6 +112,7 @@ def probe_facts(
         Fact("dtype", "dtype", str(probe.dtype), dtypes),
         Fact("formats", "formats", written, ", ".join(written)),
         Fact("seed", "seed", seed, str(seed)),
+        Fact("cases", "", cases, ""),
     ]
 
 
@@ -144,8 +152,8 @@ def judged_facts(folder: str, stage: str, reports: Mapping[str, Report], others:
         for name, found in reports.items()
     ]
     count = len(reports)
-    verdict = f"different: {different} of {count} cases" if different else f"equal: {count} of {count} cases"
-    largest = max((found.max_abs_error for found in reports.values()), default=0.0)
+    verdict = f"different: {different} of " if different else "equal: "
+    verdict += f"{count} case{'s' if count != 1 else ''}"
     return [
         *absent("diagnosis", "diagnosis_tried", "diagnosis_known"),
         Fact("probe", "probe", folder, folder),
@@ -153,7 +161,7 @@ def judged_facts(folder: str, stage: str, reports: Mapping[str, Report], others:
         Fact("cases", "", cases, ""),
         Fact("different", "", different, ""),
         Fact("not_judged", "not judged" if others else "", list(others), ", ".join(others)),
-        Fact("equal", "verdict", not different, verdict, brief=f"{verdict}, max abs error {largest:.15g}"),
+        Fact("equal", "verdict", not different, verdict, brief=verdict),
     ]
 
 
@@ -166,8 +174,7 @@ def judged_grid(reports: Mapping[str, Report], geometry: ConvGeometry, stage: st
     lines = []
     for name, found in reports.items():
         if found.shape != found.expected_shape:
-            verdict = f"different shapes: {sizes(found.shape)}, not {sizes(found.expected_shape)}"
-            lines.append((name, "", "", "", "", verdict))
+            lines.append((name, "", "", "", "", str(found)))
             continue
         place = value = wanted = ""
         if found.worst is not None and found.worst_values is not None:

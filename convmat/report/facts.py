@@ -50,7 +50,13 @@ def absent(*keys: str) -> list[Fact]:
 def brief_text(facts: Sequence[Fact], output: str | None = None) -> str:
     """The facts in one line, with the file that they were written to."""
     file = {None: "", "-": ", on standard output"}.get(output, f", in {output}")
-    return printable(", ".join(fact.brief for fact in facts if fact.brief) + file) + "\n"
+    return printable(headline(facts) + file) + "\n"
+
+
+def headline(facts: Sequence[Fact]) -> str:
+    """The facts in one line, a verdict first."""
+    briefs = sorted((fact for fact in facts if fact.brief), key=lambda fact: fact.key != "equal")
+    return ", ".join(fact.brief for fact in briefs)
 
 
 def geometry_facts(geometry: ConvGeometry, padding_mode: str = "zeros") -> list[Fact]:

@@ -12,7 +12,6 @@ from convmat.geometry import ConvGeometry
 from convmat.layouts import from_batch_shape, output_layout
 from convmat.report.facts import (
     Grid,
-    Seen,
     absent,
     ends,
     geometry_facts,
@@ -59,14 +58,13 @@ def filters_grid(filters: NDArray[Any], w_col: NDArray[Any], order: str) -> Grid
 
 
 def product_facts(
-    x_shape: Sequence[int], w_shape: Sequence[int], shape: Sequence[int], dtype: Any, seen: Seen
+    x_shape: Sequence[int], w_shape: Sequence[int], shape: Sequence[int], dtype: Any
 ) -> list[Fact]:
-    """The three matrices of a product, and Y's values."""
+    """The three matrices of a product."""
     return [
         shape_fact("x_shape", "X_col", x_shape),
         shape_fact("w_shape", "W_col", w_shape),
         *result_facts("output_shape", "Y", shape, dtype),
-        seen.fact(),
     ]
 
 

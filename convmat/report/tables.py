@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from convmat.encodings import printable, readable
-from convmat.report.facts import Grid
+from convmat.report.facts import Grid, headline
 from convmat.shown import Fact, cell, facts_table
 
 _PIPE_WIDTH = 100_000  # a pipe has no edge to wrap at
@@ -21,14 +21,20 @@ _UNKNOWN_WIDTH = 80
 
 
 def tables_text(parts: Sequence[Sequence[Fact] | Grid], stream: TextIO) -> str:
-    """A table for each part, as it is to be on `stream`: whole at any width, coloured on terminals."""
+    """A table for each part, as it is to be on `stream`: whole at any width, coloured on terminals.
+
+    A verdict comes first, in a line of its own.
+    """
     console = console_on(stream, _PIPE_WIDTH)
     tables: list[Table | Text] = []
     for part in _shown_on(stream, parts):
         if isinstance(part, Grid):
             tables += [Text(part.title), _grid_table(part)] if part.title else [_grid_table(part)]
-        else:
-            tables.append(facts_table(part))
+            continue
+        facts: Sequence[Fact] = part
+        if any(fact.key == "equal" for fact in facts):
+            tables.insert(0, cell(headline(facts)))
+        tables.append(facts_table([fact for fact in facts if fact.key != "equal"]))
     with console.capture() as captured:
         console.print(Group(*tables))
     return captured.get()
@@ -55,7 +61,10 @@ def _shown_on(stream: TextIO, parts: Sequence[Sequence[Fact] | Grid]) -> Iterato
             yield Grid(shown(part.title), tuple(map(shown, part.columns)), rows)
             continue
         facts: Sequence[Fact] = part
-        yield [fact._replace(label=shown(fact.label), text=shown(fact.text)) for fact in facts]
+        yield [
+            fact._replace(label=shown(fact.label), text=shown(fact.text), brief=shown(fact.brief))
+            for fact in facts
+        ]
 
 
 def json_text(facts: Sequence[Fact]) -> str:

@@ -1,5 +1,7 @@
 """Verification: a result against the definition, the bound it is judged by, and the self-check."""
 
-from convmat.verification.judging import Report, compare, compare_exactly, verify
+from convmat.verification.judge import compare, compare_exactly
+from convmat.verification.layer import verify
+from convmat.verification.verdict import Report
 
 __all__ = ["Report", "compare", "compare_exactly", "verify"]

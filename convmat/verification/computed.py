@@ -64,7 +64,7 @@ class Change(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class Computation:
     """What was computed: a convolution, as `convolve` takes it, and what became of its result."""
 
     x: Array
@@ -167,7 +167,7 @@ class Layer:
         """The convolution's result, before anything became of it, by the engine."""
         return convolve(**self.arguments)
 
-    def positive(self) -> Layer:
+    def positive(self) -> Computation:
         """Of the magnitudes of all numbers, whose sums say how far rounding errors go."""
 
         def size(a: Array) -> Array:
@@ -200,30 +200,30 @@ class Layer:
         depth = self.filters.shape[-1]
         channels = (k // (len(self.filters) // self.groups) * depth)[:, None] + np.arange(depth)
         column = (len(n), *(1,) * axes)
-        seen = self.x[(n.reshape(*column, 1), *pixels, channels.reshape(*column, depth))]
-        seen = np.where(inside[..., None], seen, seen.dtype.type(0))
+        patches = self.x[(n.reshape(*column, 1), *pixels, channels.reshape(*column, depth))]
+        patches = np.where(inside[..., None], patches, patches.dtype.type(0))
         weights = self.filters[k]
         if self.half_sums is not None:
-            return self._added_in_float16(seen, weights, k), np.zeros(1)
-        products = (seen.astype(dtype) * weights.astype(dtype)).reshape(len(n), -1)
+            return self._added_in_float16(patches, weights, k), np.zeros(1)
+        products = (patches.astype(dtype) * weights.astype(dtype)).reshape(len(n), -1)
         total, magnitude = products.sum(1), np.abs(products).sum(1)
         if self.bias is not None:
             b = self.bias[k].astype(dtype)
             total, magnitude = total + b, magnitude + np.abs(b)
         return total, magnitude
 
-    def _added_in_float16(self, seen: Array, weights: Array, k: Array) -> Array:
+    def _added_in_float16(self, patches: Array, weights: Array, k: Array) -> Array:
         """Sums of patches (…, *kernel, C/groups) times weights, rounded to float16 after each addition."""
         order, rounded = self.half_sums or ("hwc", True)
         half, single = np.dtype(np.float16), np.dtype(np.float32)
-        products = seen.astype(half).astype(single) * weights.astype(half).astype(single)
+        products = patches.astype(half).astype(single) * weights.astype(half).astype(single)
         if order == "chw":
             products = np.moveaxis(products, -1, 1)
-        products = products.reshape(len(seen), -1)
+        products = products.reshape(len(patches), -1)
         if rounded:
             total = np.add.accumulate(products.astype(half), axis=1, dtype=half)[:, -1]
         else:
-            total = np.zeros(len(seen), half)
+            total = np.zeros(len(patches), half)
             for term in products.T:
                 total = (total.astype(single) + term).astype(half)
         return total if self.bias is None else total + self.bias[k].astype(half)

@@ -1,6 +1,5 @@
 """Diagnosis: which known mistakes explain a wrong result, by the bound of `verify`, and in which elements.
 
-What each mistake would have given is held against a few elements first; what agrees there is judged on all.
 No clock is looked at: of the same result the same is told on every machine.
 """
 
@@ -12,25 +11,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from convmat.checks import numbers
 from convmat.errors import ConvmatError
 from convmat.geometry import ConvGeometry, Padding, Sizes
-from convmat.verification.computed import Array, Layer
-from convmat.verification.judging import FEW, Report, subnormal, verify, working_bytes
+from convmat.verification.computed import Array, Computation
+from convmat.verification.judge import working_bytes
 from convmat.verification.mistakes import Mistake, known_mistakes
-from convmat.verification.quantization import Requantize
+from convmat.verification.problem import Place, Problem
 from convmat.watching import Watch, unwatched
 
-Place = tuple[Any, ...]
 Chain = tuple[Mistake, ...]
 
-_FIRST, _SECOND, _THIRD = 8, 64, 448  # elements that a mistake must explain before all are looked at
-_BLOCK = 1 << 20  # elements that are looked at together, where all are
 _BUDGET = 1 << 28  # products that pairs may cost, before the search ends early
-_ATTEMPT = 1 << 13  # products that take as long as making an attempt
 
 
 @dataclass(frozen=True)
@@ -50,6 +43,12 @@ class Diagnosis:
         count = len(self.exceptions)
         places = ", ".join(f"({', '.join(map(str, place))})" for place in self.exceptions)
         return f"{sentence}, except {count} element{'s' if count > 1 else ''}: {places}"
+
+    @property
+    def brief(self) -> str:
+        """The mistakes in a few words, to go on from a verdict."""
+        names = " and ".join(phrase.removeprefix("with ") for phrase in self.phrases or self.mistakes)
+        return names + (f", except {len(self.exceptions)}" if self.exceptions else "")
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def diagnose_all(
     left out. Where there are several cases, an exception is its case's number before its index.
     """
     rule = {key: value for key, value in (judged or {}).items() if value is not None}
-    problems = [_Problem(rule, **case) for case in cases]
+    problems = [Problem(rule, **case) for case in cases]
     numbered = {number: problem for number, problem in enumerate(problems) if problem.wrong.any()}
     return _Search(numbered, len(cases) > 1).run(budget, watch) if numbered else Findings()
 
@@ -155,7 +154,7 @@ def diagnosis_bytes(geometry: ConvGeometry, filters: int, result: Array) -> int:
 class _Search:
     """The known mistakes, to be tried on one or more wrong results."""
 
-    def __init__(self, problems: dict[int, _Problem], several: bool) -> None:
+    def __init__(self, problems: dict[int, Problem], several: bool) -> None:
         self.problems, self.several = problems, several
         axes = next(iter(problems.values())).right.x.ndim - 2
         self.made = {
@@ -179,8 +178,8 @@ class _Search:
                     break
                 tried += 1
                 named = any({m.phrase for m in pair} == set(d.phrases) for d in together)
-                if not named and (found := self.explanation(pair)) is not None:
-                    together.append(found)
+                if not named and (diagnosis := self.explanation(pair)) is not None:
+                    together.append(diagnosis)
         ranked = (
             [d for d in ds if bool(d.exceptions) == some]
             for some in (False, True)
@@ -211,259 +210,16 @@ class _Search:
             layers = iter(self.made[chain[0]][number])
             if len(chain) > 1:
                 layers = (last for layer in layers for last in _made(chain[1], layer))
-            found = [places for layer in layers if (places := problem.exceptions(layer)) is not None]
-            if not found:
+            left = [places for layer in layers if (places := problem.exceptions(layer)) is not None]
+            if not left:
                 return None
-            exceptions += [(number, *place) if self.several else place for place in min(found, key=len)]
+            exceptions += [(number, *place) if self.several else place for place in min(left, key=len)]
         return Diagnosis(tuple(m.key for m in chain), tuple(m.phrase for m in chain), tuple(exceptions))
 
 
-def _made(mistake: Mistake, layer: Layer) -> Iterator[Layer]:
+def _made(mistake: Mistake, layer: Computation) -> Iterator[Computation]:
     """What the mistake makes of a layer, where it can be made."""
     try:
         yield from mistake.made(layer)
     except ConvmatError:  # a kernel larger than what is left of the image
         return
-
-
-class _Problem:
-    """One result, to be held against what layers give."""
-
-    def __init__(
-        self,
-        judged: dict[str, Any],
-        x: ArrayLike,
-        filters: ArrayLike,
-        expected: ArrayLike,
-        stride: Sizes,
-        padding: Padding,
-        dilation: Sizes,
-        groups: int,
-        bias: ArrayLike | None,
-        flip: bool,
-        padding_mode: str,
-    ) -> None:
-        x, filters = numbers("input", x), numbers("filters", filters)
-        bias = None if bias is None else numbers("bias", bias)
-        given = ConvGeometry(x.shape, filters.shape[1:-1], stride, padding, dilation, groups)
-        if flip:
-            filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
-        where = given.padding
-        self.right = Layer(x, filters, given.stride, where, given.dilation, groups, bias, padding_mode)
-        result = numbers("expected", expected)
-        if result.dtype.kind == "u" and result.max(initial=0) > np.iinfo(np.int64).max:
-            result = result.astype(np.float64)  # no sum is as large
-        self.result, self.flat, self.judged = result, result.ravel(), judged
-        self.quantized: Requantize | None = None
-        if "requantize" in judged:
-            self.quantized = Requantize(*judged["requantize"]).resolved(result.dtype)
-        self.allowed = min(FEW, result.size // 100)
-        self.cost = 0
-        self._set_precision([x, filters] if bias is None else [x, filters, bias])
-        with np.errstate(all="ignore"):
-            self.wrong = self._wrong()
-        self.samples = self._samples() if self.wrong.any() else []
-
-    def _set_precision(self, inputs: list[Array]) -> None:
-        """What rounding errors can come to, in sums and in the result; eps is 0 where all is exact."""
-        dtypes = [a.dtype for a in inputs]
-        integers = all(dtype.kind in "biu" for dtype in dtypes)
-        self.dtype = np.dtype(np.int64) if integers else np.result_type(np.float64, *dtypes)
-        floats = [np.finfo(dtype) for dtype in (*dtypes, self.result.dtype) if dtype.kind in "fc"]
-        self.eps = max((float(info.eps) for info in floats), default=0.0)
-        if not self.eps:
-            return
-        summed = [np.finfo(np.float32) if info.bits == 16 else info for info in floats]
-        self.eps_of_sums = max(float(info.eps) for info in summed)
-        self.largest = min(float(info.max) for info in floats) / 4
-        self.largest_sum = min(float(info.max) for info in summed) / 4
-        tiny = max(float(info.tiny) for info in summed)
-        operand = max(float(np.abs(a).max(initial=0, where=np.isfinite(a))) for a in inputs)
-        flushed = max(float(subnormal(a, tiny).max(initial=0)) for a in inputs)
-        self.underflow = tiny + flushed * operand
-        self.least = max(float(info.smallest_subnormal) for info in floats)
-
-    def _wrong(self) -> Array:
-        """The elements that the right layer does not explain; all, where the shape is another."""
-        right, shape = self.right, self.right.convolved_shape
-        self.outcome: Array | None = None
-        if not self.result.size or not right.x.size:
-            return np.zeros(self.result.size, bool)
-        if not _merges(shape, self.result.shape):
-            return np.ones(self.result.size, bool)
-        self.sums = right.convolved().ravel()
-        self.magnitude = np.broadcast_to(0.0, self.sums.shape)
-        if self.eps and self.quantized is None:
-            self.magnitude = right.positive().convolved().ravel()
-        self.outcome = self.sums if self.quantized is None else self.quantized.apply(self.sums)
-        wrong = self._surely_wrong(self.flat)
-        if not wrong.any() and not (report := self.verify(right, self.flat)):
-            at = report.outside_at or (report.worst,)
-            wrong[np.ravel_multi_index(tuple(zip(*at, strict=True)), shape)] = True
-        return wrong
-
-    def _surely_wrong(self, result: Array) -> Array:
-        """Which elements of a result are surely not the right layer's."""
-        parts = [slice(start, start + _BLOCK) for start in range(0, result.size, _BLOCK)]
-        return np.concatenate(
-            [self.misses(self.right, result[p], self.sums[p], self.magnitude[p]) for p in parts]
-        )
-
-    def _samples(self) -> list[tuple[Array, int]]:
-        """Elements that a mistake must explain to be looked at more closely, and how many it may leave.
-
-        No mistake that `exceptions` would name is lost: of the second sample, wrong elements, and of the
-        third it may leave as many as of all; of the first, up to 4 of 8 elements where 1 % may be left.
-        """
-        random = np.random.default_rng(0)
-        size, wrong = self.flat.size, np.flatnonzero(self.wrong)
-        anywhere = random.choice(size, min(size, _FIRST + _THIRD), replace=False)
-        return [
-            (anywhere[:_FIRST], min(self.allowed, _FIRST // 2)),
-            (random.choice(wrong, min(len(wrong), _SECOND), replace=False), self.allowed),
-            (np.union1d(anywhere[_FIRST:], [0, size - 1]), self.allowed),
-        ]
-
-    def exceptions(self, layer: Layer) -> tuple[Place, ...] | None:
-        """The elements of the result that a mistaken layer leaves unexplained; None if they are too many."""
-        try:
-            with np.errstate(all="ignore"):
-                unexplained = self._unexplained(layer) if self._may_explain(layer) else None
-        except ConvmatError:
-            return None
-        if unexplained is None:
-            return None
-        count = int(np.count_nonzero(unexplained))
-        if count > self.allowed or np.count_nonzero(self.wrong & ~unexplained) <= count:
-            return None
-        return tuple(tuple(at) for at in np.argwhere(unexplained.reshape(self.result.shape)).tolist())
-
-    def _may_explain(self, layer: Layer) -> bool:
-        """Whether a layer's result has the shape, and agrees in samples of its elements."""
-        shape = layer.convolved_shape
-        if min(shape) < 1 or not _merges(layer.shapes[-1], self.result.shape):
-            return False
-        for sample, allowed in self.samples:
-            missed = self._missed(layer, sample)
-            if np.count_nonzero(missed) > allowed or (missed.size and missed.all()):
-                return False
-        return True
-
-    def _missed(self, layer: Layer, positions: Array) -> Array:
-        """Which elements of the result are surely not the layer's."""
-        self.cost += len(positions) * math.prod(layer.filters.shape[1:]) + _ATTEMPT
-        got = self.flat[positions]
-        at, inside = layer.origins(positions)
-        missed = self.misses(layer, got, *layer.sums(at, self.dtype))
-        return np.asarray(np.where(inside, missed, got != 0))
-
-    def misses(self, layer: Layer, got: Array, sums: Array, magnitude: Array) -> Array:
-        """Where `got` is not what the layer makes of `sums`, by more than `verify` allows.
-
-        The tolerance is no bound, but larger than all that `verify` may judge by.
-        """
-        wanted = layer.change(sums)
-        if layer.half_sums is not None:
-            return np.asarray((got != wanted) & ~(np.isnan(got) & np.isnan(wanted)))
-        wanted = wanted if self.quantized is None else self.quantized.apply(wanted)
-        size = np.abs(wanted)
-        tolerance = 2 * (self.judged.get("atol", 0) + self.judged.get("rtol", 0) * size)
-        if self.eps and self.quantized is None:
-            n = math.prod(layer.filters.shape[1:]) + 4
-            tolerance = tolerance + 4 * n * self.eps_of_sums * magnitude + n * self.underflow
-            tolerance = tolerance + 2 * self.eps * size + self.least
-            if any(change.name == "round" for change in layer.changes):
-                tolerance = tolerance + size * 2.0**-10 + 1e-7
-            finite = (size < self.largest) & (magnitude < self.largest_sum)
-            tolerance = np.where(finite, tolerance, np.inf)
-        return np.asarray(np.isfinite(wanted) & (got != wanted) & ~(np.abs(got - wanted) <= tolerance))
-
-    def _unexplained(self, layer: Layer) -> Array | None:
-        """All elements of the result that are not the layer's; None if the name would be wrong."""
-        self.cost += self.flat.size * math.prod(layer.filters.shape[1:]) // 8  # they take less time together
-        parts = np.array_split(
-            np.arange(self.flat.size), -(-self.flat.size // (4096 if layer.half_sums else _BLOCK))
-        )
-        if layer.half_sums is not None:
-            return np.concatenate([self._missed(layer, part) for part in parts])
-        shape, source, inside = layer.convolved_shape, [], []
-        for part in parts:
-            at, there = layer.origins(part)
-            source.append(np.ravel_multi_index(at, shape)[there])
-            inside.append(there)
-        return self._judged(layer, np.concatenate(source), np.concatenate(inside))
-
-    def _judged(self, layer: Layer, source: Array, inside: Array) -> Array | None:
-        """As `_unexplained`, of a layer whose result is moved: the elements `inside` come from `source`.
-
-        What became of the values is undone first: where an element is what a value became, `verify` judges
-        the value; elsewhere the change must leave the element as it is.
-        """
-        values = layer.convolved().ravel()
-        changed = values
-        for change in layer.changes:
-            if not change.suits(changed):
-                return None
-            changed = change.apply(changed)
-        if self.quantized is not None:
-            values, changed = self.quantized.apply(values), self.quantized.apply(changed)
-        got, after = self.flat[inside], changed[source]
-        unexplained = ~inside & (self.flat != 0)
-        if layer.changes:
-            explained = got == after
-            unexplained[inside] = ~explained & ~self._stays(layer, got, values.dtype)
-            got = np.where(explained | unexplained[inside], values[source], got)
-        if np.count_nonzero(unexplained) > self.allowed:
-            return None
-        before = values.astype(self._judged_dtype(layer, values))
-        before[source] = got
-        report = self.verify(layer, before)
-        if report.outside > self.allowed:
-            return None
-        if report.outside:
-            off = np.ravel_multi_index(tuple(zip(*report.outside_at, strict=True)), layer.convolved_shape)
-            unexplained[np.flatnonzero(inside)[np.isin(source, off)]] = True
-        made = np.zeros(self.flat.size, changed.dtype)
-        made[inside] = after
-        return unexplained if self._differs(made, unexplained) else None
-
-    def _stays(self, layer: Layer, got: Array, dtype: np.dtype[Any]) -> Array:
-        """Where elements of the result are such that what became of the values leaves them as they are."""
-        if self.quantized is not None:
-            return np.zeros(got.shape, bool)
-        wide = got.astype(np.result_type(got, dtype))
-        kept = layer.change(wide)
-        return np.asarray((kept == wide) | (np.isnan(kept) & np.isnan(wide)))
-
-    def _judged_dtype(self, layer: Layer, values: Array) -> np.dtype[Any]:
-        """That of the result where it can hold the values, since `verify` judges by the dtype, too."""
-        if any(change.name == "round" for change in layer.changes):
-            return np.dtype(np.float16)
-        kinds = self.flat.dtype.kind, values.dtype.kind
-        if self.quantized is not None or (kinds[0] == "f" and kinds[1] != "c"):
-            return self.flat.dtype
-        return np.result_type(self.flat, values)
-
-    def _differs(self, made: Array, unexplained: Array) -> bool:
-        """Whether what a mistake makes is itself no right result, which another bound may let it seem."""
-        if self.outcome is None:
-            return True
-        made[unexplained] = self.outcome[unexplained]
-        made = made.astype(self.flat.dtype)
-        return bool(self._surely_wrong(made).any()) or not self.verify(self.right, made)
-
-    def verify(self, layer: Layer, result: Array) -> Report:
-        """Whether the result of a layer's convolution, in its order, is right."""
-        return verify(expected=result.reshape(layer.convolved_shape), **layer.arguments, **self.judged)
-
-
-def _merges(shape: Sequence[int], given: Sequence[int]) -> bool:
-    """Whether `given` is `shape` with neighbouring axes taken together."""
-    rest = [h for h in shape if h != 1]
-    for size in (h for h in given if h != 1):
-        count = 1
-        while count < size and rest:
-            count *= rest.pop(0)
-        if count != size:
-            return False
-    return not rest

@@ -17,14 +17,14 @@ import numpy as np
 from convmat.axis import PADDING_MODES, PADDING_NAMES
 from convmat.geometry import AXIS_NAMES
 from convmat.layouts import KERNEL_LAYOUTS
-from convmat.verification.computed import Array, Change, Index, Layer, Move, Shape
+from convmat.verification.computed import Array, Change, Computation, Index, Move, Shape
 
 _LINES = {"depth": "slice", "height": "row", "width": "column"}
 _TURNS = {"depth": "front-back", "height": "up-down", "width": "left-right"}
 _TAPS = {"depth": "kd", "height": "kh", "width": "kw"}
 
 
-Made = Callable[[Layer], Iterator[Layer]]
+Made = Callable[[Computation], Iterator[Computation]]
 
 
 class Mistake(NamedTuple):
@@ -43,14 +43,14 @@ class Mistake(NamedTuple):
 # Filters.
 
 
-def with_filters(layer: Layer, filters: Array) -> Iterator[Layer]:
+def with_filters(layer: Computation, filters: Array) -> Iterator[Computation]:
     """Other filters; where they have another size, with the padding that its name means for either."""
     yield replace(layer, filters=filters)
     if filters.shape != layer.filters.shape and isinstance(layer.padding, str):
         yield replace(layer, filters=filters, padding=layer.pads)
 
 
-def filters_flipped(layer: Layer, axes: tuple[int, ...]) -> Iterator[Layer]:
+def filters_flipped(layer: Computation, axes: tuple[int, ...]) -> Iterator[Computation]:
     """Each filter reversed along `axes`."""
     yield from with_filters(layer, np.flip(layer.filters, axes))
 
@@ -63,13 +63,13 @@ def transposed(array: Array, a: int, b: int) -> Iterator[Array]:
     yield array.reshape(swapped.shape).swapaxes(a, b)
 
 
-def filters_transposed(layer: Layer, a: int, b: int) -> Iterator[Layer]:
+def filters_transposed(layer: Computation, a: int, b: int) -> Iterator[Computation]:
     """Two axes of each filter swapped."""
     for filters in transposed(layer.filters, a, b):
         yield from with_filters(layer, filters)
 
 
-def filters_reread(layer: Layer, stored: str, read: str) -> Iterator[Layer]:
+def filters_reread(layer: Computation, stored: str, read: str) -> Iterator[Computation]:
     """Filters whose bytes lie in one layout, read as if they lay in the other."""
     filters = layer.filters
     k, *kernel, c = filters.shape
@@ -85,7 +85,7 @@ def filters_reread(layer: Layer, stored: str, read: str) -> Iterator[Layer]:
     yield replace(layer, filters=filters)
 
 
-def bytes_reread(layer: Layer, what: str, dtype: str) -> Iterator[Layer]:
+def bytes_reread(layer: Computation, what: str, dtype: str) -> Iterator[Computation]:
     """The image or the filters read as integers with the other kind of sign."""
     array: Array = getattr(layer, what)
     if array.dtype.kind + dtype[0] in ("iu", "ui") and array.dtype.itemsize == np.dtype(dtype).itemsize:
@@ -96,32 +96,32 @@ def bytes_reread(layer: Layer, what: str, dtype: str) -> Iterator[Layer]:
 # Image.
 
 
-def image_transposed(layer: Layer, a: int, b: int) -> Iterator[Layer]:
+def image_transposed(layer: Computation, a: int, b: int) -> Iterator[Computation]:
     """Two axes of each image swapped."""
     for x in transposed(layer.x, a, b):
         yield replace(layer, x=x)
 
 
-def channels_reversed(layer: Layer) -> Iterator[Layer]:
+def channels_reversed(layer: Computation) -> Iterator[Computation]:
     """BGR for RGB."""
     if layer.x.shape[-1] > 1:
         yield replace(layer, x=layer.x[..., ::-1])
 
 
-def image_read_as_chw(layer: Layer) -> Iterator[Layer]:
+def image_read_as_chw(layer: Computation) -> Iterator[Computation]:
     """Images whose bytes lie in NHWC, read as NCHW."""
     n, *size, c = layer.x.shape
     if c > 1:
         yield replace(layer, x=np.moveaxis(layer.x.reshape(n, c, *size), 1, -1))
 
 
-def image_read_as_hwc(layer: Layer) -> Iterator[Layer]:
+def image_read_as_hwc(layer: Computation) -> Iterator[Computation]:
     """Images whose bytes lie in NCHW, read as NHWC."""
     if layer.x.shape[-1] > 1:
         yield replace(layer, x=np.moveaxis(layer.x, -1, 1).reshape(layer.x.shape))
 
 
-def batch_first_repeated(layer: Layer) -> Iterator[Layer]:
+def batch_first_repeated(layer: Computation) -> Iterator[Computation]:
     """The first image in place of all."""
     if len(layer.x) > 1:
         yield replace(layer, x=np.repeat(layer.x[:1], len(layer.x), 0))
@@ -130,7 +130,7 @@ def batch_first_repeated(layer: Layer) -> Iterator[Layer]:
 # Bias.
 
 
-def bias_times(layer: Layer, times: int) -> Iterator[Layer]:
+def bias_times(layer: Computation, times: int) -> Iterator[Computation]:
     """The bias added so many times."""
     if layer.bias is None:
         return
@@ -141,27 +141,27 @@ def bias_times(layer: Layer, times: int) -> Iterator[Layer]:
 # Padding.
 
 
-def padded(layer: Layer, rule: str) -> Iterator[Layer]:
+def padded(layer: Computation, rule: str) -> Iterator[Computation]:
     """The padding of another rule."""
     wrong = replace(layer, padding=rule)
     if wrong.pads != layer.pads:
         yield wrong
 
 
-def padding_filled(layer: Layer, mode: str) -> Iterator[Layer]:
+def padding_filled(layer: Computation, mode: str) -> Iterator[Computation]:
     """The padding filled in another way."""
     if mode != layer.padding_mode and np.any(layer.pads):
         yield replace(layer, padding_mode=mode)
 
 
-def windows_shifted(layer: Layer, axes: Sequence[int], shift: int) -> Iterator[Layer]:
+def windows_shifted(layer: Computation, axes: Sequence[int], shift: int) -> Iterator[Computation]:
     """Every window so many pixels earlier along `axes`, with as much padding in all, or with more."""
     for after in (-shift, 0):
         pads = tuple((b + shift, a + after) if i in axes else (b, a) for i, (b, a) in enumerate(layer.pads))
         yield replace(layer, padding=pads)
 
 
-def padding_sides_swapped(layer: Layer) -> Iterator[Layer]:
+def padding_sides_swapped(layer: Computation) -> Iterator[Computation]:
     """What belongs before the image stands after it."""
     pads = tuple((a, b) for b, a in layer.pads)
     if pads != layer.pads:
@@ -171,7 +171,7 @@ def padding_sides_swapped(layer: Layer) -> Iterator[Layer]:
 # Stride and dilation.
 
 
-def with_steps(layer: Layer, **steps: tuple[int, ...]) -> Iterator[Layer]:
+def with_steps(layer: Computation, **steps: tuple[int, ...]) -> Iterator[Computation]:
     """Another stride or dilation, with the padding that its name means for either."""
     wrong = replace(layer, **steps)  # type: ignore[arg-type]
     if (wrong.stride, wrong.dilation) == (layer.stride, layer.dilation):
@@ -181,18 +181,18 @@ def with_steps(layer: Layer, **steps: tuple[int, ...]) -> Iterator[Layer]:
         yield replace(wrong, padding=layer.pads)
 
 
-def stride_dilation_swapped(layer: Layer) -> Iterator[Layer]:
+def stride_dilation_swapped(layer: Computation) -> Iterator[Computation]:
     """The one for the other."""
     yield from with_steps(layer, stride=layer.dilation, dilation=layer.stride)
 
 
-def steps_kept(layer: Layer, what: str, axes: Sequence[int]) -> Iterator[Layer]:
+def steps_kept(layer: Computation, what: str, axes: Sequence[int]) -> Iterator[Computation]:
     """The stride, or the dilation, along `axes` alone; 1 along others."""
     steps = getattr(layer, what)
     yield from with_steps(layer, **{what: tuple(s if i in axes else 1 for i, s in enumerate(steps))})
 
 
-def steps_swapped(layer: Layer, what: str) -> Iterator[Layer]:
+def steps_swapped(layer: Computation, what: str) -> Iterator[Computation]:
     """The stride, or the dilation, of two axes swapped."""
     steps = getattr(layer, what)
     for a, b in itertools.combinations(range(len(steps)), 2):
@@ -203,7 +203,7 @@ def steps_swapped(layer: Layer, what: str) -> Iterator[Layer]:
 # Groups.
 
 
-def groups_ignored(layer: Layer) -> Iterator[Layer]:
+def groups_ignored(layer: Computation) -> Iterator[Computation]:
     """Every filter sees the first group's channels, or all channels, one group after the other."""
     if layer.groups == 1:
         return
@@ -212,7 +212,7 @@ def groups_ignored(layer: Layer) -> Iterator[Layer]:
     yield replace(layer, filters=np.concatenate([layer.filters] * layer.groups, -1), groups=1)
 
 
-def groups_interleaved(layer: Layer) -> Iterator[Layer]:
+def groups_interleaved(layer: Computation) -> Iterator[Computation]:
     """Channel c, or filter k, in group c mod groups."""
     if layer.groups == 1:
         return
@@ -227,14 +227,14 @@ def groups_interleaved(layer: Layer) -> Iterator[Layer]:
 # Values.
 
 
-def changed(layer: Layer, change: Change) -> Iterator[Layer]:
+def changed(layer: Computation, change: Change) -> Iterator[Computation]:
     """Each value changed; complex values have no order, and are not."""
     kinds = layer.x.dtype.kind + layer.filters.dtype.kind
     if "c" not in kinds and (change.name != "round" or "f" in kinds):
         yield replace(layer, changes=(*layer.changes, change))
 
 
-def summed_in_float16(layer: Layer) -> Iterator[Layer]:
+def summed_in_float16(layer: Computation) -> Iterator[Computation]:
     """Sums rounded after each addition, in either order of X_col's columns."""
     kinds = layer.x.dtype.kind + layer.filters.dtype.kind
     if "c" not in kinds and "f" in kinds and all(change.name == "relu" for change in layer.changes):
@@ -245,7 +245,7 @@ def summed_in_float16(layer: Layer) -> Iterator[Layer]:
 # Result.
 
 
-def moved(layer: Layer, moves: Sequence[Move]) -> Iterator[Layer]:
+def moved(layer: Computation, moves: Sequence[Move]) -> Iterator[Computation]:
     """The result moved in one of several ways."""
     for move in moves:
         yield replace(layer, moves=(*layer.moves, move))
@@ -292,7 +292,7 @@ def turned(axis: int) -> Move:
     return Move(lambda s: s, lambda at, s: tuple(s[i] - 1 - a if i == axis else a for i, a in enumerate(at)))
 
 
-def batch_reversed(layer: Layer) -> Iterator[Layer]:
+def batch_reversed(layer: Computation) -> Iterator[Computation]:
     """The images in reverse order."""
     if len(layer.x) > 1:
         yield from moved(layer, [turned(0)])

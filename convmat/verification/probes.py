@@ -132,9 +132,9 @@ class Probe:
         """
         geometry, size = self.geometry, self.geometry.input_size
         numbered = np.arange(1, math.prod(size) + 1).reshape(1, *size, 1)
-        seen = reference.unroll(numbered, geometry.kernel_size, **self.where)
-        hot = int(np.bincount(seen.reshape(-1), minlength=numbered.size + 1)[1:].argmax())
-        taps = np.unique(np.nonzero(seen == hot + 1)[1])
+        x_col = reference.unroll(numbered, geometry.kernel_size, **self.where)
+        hot = int(np.bincount(x_col.reshape(-1), minlength=numbered.size + 1)[1:].argmax())
+        taps = np.unique(np.nonzero(x_col == hot + 1)[1])
         if not len(taps):  # none is seen: all is padding
             taps = np.array([0])
         depth = self.filter_shape[-1]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,9 @@ from convmat.errors import MemoryLimitError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.matrix import layer_map
 from convmat.patches import check_sums, check_x_col, flatten_filters, fold, unroll
-from convmat.verification.judging import (
-    Judge,
-    Report,
-    Rule,
-    bands,
-    compare,
-    compare_sums,
-    other_shape,
-    plain_padding,
-    working_bytes,
-)
+from convmat.verification.judge import Definition, Rule, bands, compare, magnitude, working_bytes
+from convmat.verification.layer import plain_padding, verify
+from convmat.verification.verdict import Report
 from convmat.watching import Watch, unwatched
 
 _PYTHONS = 110  # bytes of a number in a list of its own, at most about
@@ -52,20 +44,18 @@ def verify_unroll(
         judged: the `exact`, `atol` and `rtol` of `verify`.
     """
     geometry = ConvGeometry(x.shape, kernel_size, stride, padding, dilation)
-    where: dict[str, Any] = {"dilation": geometry.dilation, "padding_mode": padding_mode, "order": order}
+    options: dict[str, Any] = {"dilation": geometry.dilation, "padding_mode": padding_mode, "order": order}
     result = expected
     if result is None:
-        result = unroll(x, geometry.kernel_size, geometry.stride, geometry.pads, **where)
-    result, arguments = _rows(result), (geometry.kernel_size, geometry.stride, plain_padding(geometry))
-    if result.shape != geometry.matrix_shape:
-        return other_shape(result, geometry.matrix_shape)
-    judge = Judge(result.dtype, rule=Rule.of(**judged))
-    parts, start = bands((geometry.batch, *geometry.output_size), geometry.matrix_shape[1]), 0
-    for band in watch(parts, len(parts)):
-        wanted = reference.unroll_by_taps(x, *arguments, **where, band=band)
-        judge.compare_whole(result[start : start + len(wanted)], wanted, start=start)
-        start += len(wanted)
-    return judge.report(result)
+        result = unroll(x, geometry.kernel_size, geometry.stride, geometry.pads, **options)
+    options |= {"stride": geometry.stride, "padding": plain_padding(geometry)}
+    parts = bands((geometry.batch, *geometry.output_size), geometry.matrix_shape[1])
+    definition = Definition(
+        geometry.matrix_shape,
+        watch(parts, len(parts)),
+        lambda band: reference.unroll_by_taps(x, geometry.kernel_size, **options, band=band),
+    )
+    return definition.compare(_rows(result), Rule.of(**judged))
 
 
 def verify_flatten_filters(
@@ -112,24 +102,23 @@ def verify_fold(
     geometry = ConvGeometry(shape, kernel_size, stride, padding, dilation)
     check_x_col(np.shape(x_col), geometry)
     rows = _rows(x_col)
-    where: dict[str, Any] = {"dilation": geometry.dilation, "overlap": overlap, "order": order}
+    options: dict[str, Any] = {"dilation": geometry.dilation, "overlap": overlap, "order": order}
     mean = overlap == "mean"
     if not mean:
         check_sums(rows, geometry)
     result = expected
     if result is None:
-        result = fold(rows, shape, geometry.kernel_size, geometry.stride, geometry.pads, **where)
+        result = fold(rows, shape, geometry.kernel_size, geometry.stride, geometry.pads, **options)
     arguments = ((1, *shape[1:]), geometry.kernel_size, geometry.stride, plain_padding(geometry))
-    return compare_sums(
-        np.asarray(result),
-        lambda x_col: reference.fold(x_col, *arguments, **where, watch=watch),
+    definition = _sums(
+        lambda part: reference.fold(part, *arguments, **options, watch=watch),
         rows,
+        geometry.batch,
         shape,
         math.prod(geometry.kernel_size) + mean,
-        parts=geometry.batch,
         divided=mean,
-        **judged,
     )
+    return definition.compare(np.asarray(result), Rule.of(**judged))
 
 
 def fold_bytes(geometry: ConvGeometry) -> int:
@@ -166,24 +155,21 @@ def verify_matrix(
         MemoryLimitError: a matrix of more than 2^24 elements.
     """
     shape = (1, *input_shape[1:])
-    where: dict[str, Any] = {
-        "stride": stride,
-        "padding": padding,
-        "dilation": dilation,
-        "padding_mode": padding_mode,
-    }
-    found = layer_map(filters, shape, groups=groups, flip=flip, layout=layout, **where)
-    check_dense(found.shape)
-    result = found.matrix().toarray() if expected is None else expected
+    window: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    layer = layer_map(
+        filters, shape, groups=groups, flip=flip, padding_mode=padding_mode, layout=layout, **window
+    )
+    check_dense(layer.shape)
+    result = np.asarray(layer.matrix().toarray() if expected is None else expected)
     weights = np.flip(filters, tuple(range(1, filters.ndim - 1))) if flip else filters
 
     def dense(weights: NDArray[Any]) -> NDArray[Any]:
-        return _dense(weights, shape, found.geometry, groups, padding_mode, layout, watch)
+        return _dense(weights, shape, layer.geometry, groups, padding_mode, layout, watch)
 
     if padding_mode == "zeros":
         return compare(result, dense(weights), **judged)
-    terms = math.prod(found.geometry.kernel_size)
-    return compare_sums(np.asarray(result), dense, weights, found.shape, terms, **judged)
+    terms = math.prod(layer.geometry.kernel_size)
+    return _sums(dense, weights, 1, layer.shape, terms).compare(result, Rule.of(**judged))
 
 
 def check_dense(shape: Sequence[int]) -> None:
@@ -220,7 +206,7 @@ def _dense(
     w_col = reference.flatten_filters(filters).astype(kind)
     dense = np.zeros((geometry.patches, len(filters), pixels + 1), kind)
     for group in range(groups):
-        seen = reference.unroll_by_taps(
+        pixels_of = reference.unroll_by_taps(
             numbers[..., group * depth : (group + 1) * depth],
             geometry.kernel_size,
             geometry.stride,
@@ -228,9 +214,9 @@ def _dense(
             geometry.dilation,
             padding_mode,
         )
-        columns, taps = range(group * per_group, (group + 1) * per_group), range(seen.shape[1])
+        columns, taps = range(group * per_group, (group + 1) * per_group), range(pixels_of.shape[1])
         for k, column in watch(itertools.product(columns, taps), per_group * len(taps)):
-            dense[np.arange(len(seen)), k, seen[:, column]] += w_col[column, k]
+            dense[np.arange(len(pixels_of)), k, pixels_of[:, column]] += w_col[column, k]
     dense = dense[..., 1:].reshape(*geometry.output_size, len(filters), *shape[1:])
     if layout == "nchw":
         axes = len(geometry.kernel_size)
@@ -241,3 +227,41 @@ def _dense(
 def _rows(array: NDArray[Any]) -> NDArray[Any]:
     """X_col as one matrix, also where it is one for each image."""
     return array.reshape(math.prod(array.shape[:2]), array.shape[2]) if array.ndim == 3 else array
+
+
+def _sums(
+    sums: Callable[[NDArray[Any]], NDArray[Any]],
+    source: NDArray[Any],
+    parts: int,
+    shape: tuple[int, ...],
+    terms: int,
+    divided: bool = False,
+) -> Definition:
+    """What `sums` makes of so many parts of the source, each element of at most `terms` numbers."""
+    return Definition(
+        shape,
+        np.split(source, parts) if parts else [],
+        sums,
+        lambda part: sums(magnitude(part)),
+        lambda part, subnormal: sums(subnormal(part)),
+        [source],
+        terms,
+        divided,
+    )
+
+
+class Stage(NamedTuple):
+    """A command whose result is judged against a definition of its own."""
+
+    verify: Callable[..., Report]
+    axes: str
+    """Of the result."""
+
+
+STAGES = {
+    "convolve": Stage(verify, "N × … × K"),
+    "fold": Stage(verify_fold, "N × … × C"),
+    "unroll": Stage(verify_unroll, "rows × columns"),
+    "flatten-filters": Stage(verify_flatten_filters, "rows × filters"),
+    "matrix": Stage(verify_matrix, "outputs × inputs"),
+}

@@ -1,0 +1,238 @@
+"""What a text on the command line stands for: files, numbers, sizes, each by its own grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import click
+
+from convmat.checks import read_whole
+from convmat.errors import FileError, SettingError
+from convmat.files.names import check_ending
+from convmat.files.schema import Kind, Mismatch, shown
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+
+class Type(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A grammar: `read` takes a text, or raises `click.BadParameter`."""
+
+    name = "value"
+    metavar: str | None = None
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str | None:
+        return self.metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.read(value) if isinstance(value, str) else value
+
+    def read(self, text: str) -> Any:
+        return text
+
+
+class File(Type):
+    """A file's name, or a folder's. Shells complete it; after `file.npz:` by the names of its arrays."""
+
+    def __init__(self, is_folder: bool = False, kernels: bool = False) -> None:
+        self.is_folder, self._kernels = is_folder, kernels
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        archive, colon, _ = incomplete.partition(".npz:")
+        if colon:
+            return _items(_arrays(f"{archive}.npz"), incomplete)
+        kernels = _items(_kernel_names(), incomplete) if self._kernels else []
+        return [CompletionItem(incomplete, type="dir" if self.is_folder else "file"), *kernels]
+
+
+class OutputName(File):
+    """The name of what is to be written, one of these kinds: see `check_ending`."""
+
+    def __init__(self, *kinds: str) -> None:
+        super().__init__(is_folder="folder" in kinds)
+        self._kinds = kinds
+
+    def read(self, text: str) -> str:
+        check_ending(text, *self._kinds)
+        return text
+
+
+def _items(names: list[str] | tuple[str, ...], beginning: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(name) for name in names if name.startswith(beginning)]
+
+
+def _arrays(archive: str) -> list[str]:
+    from convmat.files.members import archive_names
+
+    with suppress(FileError):
+        return [f"{archive}:{name}" for name in archive_names(archive)]
+    return []
+
+
+def _kernel_names() -> list[str]:
+    from convmat.kernels import NAMES
+
+    return [name.replace("SIZE", "") for name in NAMES]
+
+
+class NumberType(Type):
+    """A number, however long, refused where it is read if it is not of its kind.
+
+    Where no kind is given, what takes the number knows its range.
+    """
+
+    metavar = "N"
+
+    def __init__(self, kind: Kind | None = None, read: Callable[[str], float] = read_whole) -> None:
+        self._kind, self._read = kind, read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            number = self._read(value)
+        except ValueError:
+            self.fail(f"{shown(value)} is no number; give {self._kind or 'a whole one'}", param, ctx)
+        try:
+            if self._kind:
+                self._kind.check(number)
+        except Mismatch as mismatch:
+            raise SettingError(param.opts[0] if param else "", mismatch.problem) from None
+        return number
+
+
+class Sizes(Type):
+    """`7`, or one number for each axis: `3,5` or `3x5`."""
+
+    metavar = "N[,N]"
+    example = "7, or one for each axis: 3,5 or 3x5"
+    most = 3  # spatial axes
+
+    def read(self, text: str) -> Any:
+        plain = text.lower().replace("×", "x")
+        try:
+            numbers = tuple(read_whole(part) for part in plain.split("," if "," in plain else "x"))
+        except ValueError:
+            raise click.BadParameter(f"{shown(text)} is no size; write {self.example}") from None
+        if len(numbers) > self.most:
+            raise click.BadParameter(f"{shown(text)} has {len(numbers)} numbers; give at most {self.most}")
+        return numbers[0] if len(numbers) == 1 else numbers
+
+
+class OutputShape(Sizes):
+    """The output's size, and N before it if need be."""
+
+    example = "4,4 or 4x4; or with N before: 2,4,4"
+    most = 4
+
+
+class InputShape(Sizes):
+    """The shape of an array of images."""
+
+    example = "28,28 or 28x28; or with channels and N: N,28,28,1"
+    most = 5  # N, spatial axes, C
+
+    def read(self, text: str) -> tuple[int, ...]:
+        shape = super().read(text)
+        return (shape,) if isinstance(shape, int) else shape
+
+
+class Pixel(InputShape):
+    """A pixel and a channel: y,x,c, and n before them if need be."""
+
+    metavar = "[n,]y,x,c"
+    example = "y,x,c or n,y,x,c: 9,12,0"
+
+
+class Pads(Sizes):
+    """Padding in pixels."""
+
+    example = "1, or 1,2 or 1x2 for the axes, or 1,2,0,1 for the sides"
+    most = 6  # sides
+
+
+class PaddingType(Pads):
+    """A rule's name, or numbers."""
+
+    metavar = "RULE|N[,N]"
+
+    def read(self, text: str) -> Any:
+        from convmat.axis import PADDING_NAMES
+
+        if text.lower() in PADDING_NAMES:
+            return text.lower()
+        try:
+            return super().read(text)
+        except click.BadParameter:
+            rules = ", ".join(PADDING_NAMES)
+            raise click.BadParameter(
+                f"{shown(text)} is no padding; give {rules}, or numbers: 1 or 1,2 or 1,2,1,2"
+            ) from None
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from convmat.axis import PADDING_NAMES
+
+        return _items(PADDING_NAMES, incomplete)
+
+
+class LayerType(Type):
+    """One layer of a chain, as in k=7,s=2,p=3; numbers for each axis are joined by x."""
+
+    metavar = "k=N[,s=N][,p=RULE|N][,d=N]"
+    keys: ClassVar = {"k": "kernel_size", "s": "stride", "p": "padding", "d": "dilation"}
+
+    def read(self, text: str) -> dict[str, Any]:
+        parts = [part.partition("=") for part in text.split(",")]
+        keys = [key for key, _, _ in parts]
+        if "k" not in keys or len(set(keys)) != len(keys) or not set(keys) <= set(self.keys):
+            raise click.BadParameter(
+                f"{shown(text)} is no layer; write k=7,s=2,p=3,d=1, of which k is needed"
+            )
+        layer: dict[str, Any] = {"padding": "valid"}
+        for key, _, number in parts:
+            try:
+                layer[self.keys[key]] = (PaddingType() if key == "p" else Sizes()).read(number)
+            except click.BadParameter:
+                form = "a rule, or pixels: 1 or 1x2" if key == "p" else "a size: 7 or 3x5"
+                raise click.BadParameter(f"{key}={number[:40]} in {shown(text)} is not {form}") from None
+        return layer
+
+
+class RequantizeType(Type):
+    """Scale, zero point, rounding, and a dtype if need be: 0.0037,-3,half-even,int8."""
+
+    metavar = "SCALE,ZERO,ROUNDING[,DTYPE]"
+
+    def read(self, text: str) -> tuple[float, int, str, str | None]:
+        try:
+            scale, zero_point, rounding, *dtype = (part.strip() for part in text.split(","))
+            if len(dtype) > 1:
+                raise ValueError
+            return (float(scale), read_whole(zero_point), rounding.lower(), dtype[0] if dtype else None)
+        except ValueError:
+            form = "write scale, zero point and rounding, as in 0.0037,-3,half-even"
+            raise click.BadParameter(f"{shown(text)} is no requantization; {form}") from None
+
+
+class Formats(Type):
+    """Formats of a probe, joined by commas."""
+
+    metavar = "npy|c|hex[,…]"
+    known = ("npy", "c", "hex")
+
+    def read(self, text: str) -> tuple[str, ...]:
+        formats = tuple(text.lower().split(","))
+        for wanted in formats:
+            if wanted not in self.known:
+                raise click.BadParameter(f"{wanted!r} is none of {', '.join(self.known)}")
+        return formats

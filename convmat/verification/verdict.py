@@ -1,0 +1,178 @@
+"""The verdict on a result: what a comparison counted, and its first line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat.shown import Fact, Shown, percent, shape_fact, sizes
+
+HISTOGRAM = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 10.0)
+"""The upper edges of a histogram's buckets; two more are for what is above, and for NaN and infinity that
+stand where the other side has none."""
+
+FEW = 16
+"""Elements outside that a report lists."""
+
+
+@dataclass(frozen=True)
+class Report(Shown):
+    """What a comparison found; true when equal. As text it is the verdict, in one line."""
+
+    equal: bool
+    shape: tuple[int, ...]
+    """Of the result, as compared."""
+    expected_shape: tuple[int, ...]
+    """Of the definition."""
+    dtype: str
+    """Of the result."""
+    exact: bool
+    """Judged by equality rather than by a bound."""
+    elements: int
+    outside: int
+    """Elements that differ (exact), or differ by more than their bound."""
+    max_abs_error: float
+    bound: float
+    """The bound of the element with the largest error; 0 when exact."""
+    error_over_bound: float
+    """The largest over all elements: at most 1 when equal."""
+    worst: tuple[int, ...] | None
+    """Index of the element with the largest error / bound, or error if exact; None where there is none."""
+    worst_values: tuple[Any, Any] | None
+    """The result's value there, and the definition's."""
+    tolerances: tuple[float, float] | None = None
+    """The absolute and the relative tolerance that took the bound's place."""
+    max_rel_error: float = 0.0
+    """The largest error / |definition|, of elements that the definition does not make 0."""
+    ulps: float | None = None
+    """The error of the worst element in units in the last place of the result's dtype; None for integers."""
+    histogram: tuple[int, ...] = ()
+    """How many elements have an error / bound, or an error if exact, up to each edge of `HISTOGRAM`, how many
+    have more, and how many differ by NaN or infinity."""
+    exact_sums: int = 0
+    """Elements that could have been judged by a bound, but are sums of whole numbers, exact in any order."""
+    outside_at: tuple[tuple[int, ...], ...] = ()
+    """Indices of all elements outside, where they are at most `FEW`; else empty."""
+
+    @classmethod
+    def of_shapes(cls, result: NDArray[Any], shape: tuple[int, ...]) -> Report:
+        """The verdict on a result of another shape than the definition's."""
+        count, off = math.prod(shape), math.inf
+        return cls(
+            False, result.shape, shape, str(result.dtype), False, count, count, off, 0.0, off, None, None
+        )
+
+    @property
+    def outside_share(self) -> float:
+        """Of 1."""
+        return self.outside / self.elements if self.elements else 0.0
+
+    @property
+    def smallest_atol(self) -> float:
+        """The smallest absolute tolerance, alone, that would pass; infinite where none would."""
+        return self.max_abs_error
+
+    def __bool__(self) -> bool:
+        return self.equal
+
+    def __str__(self) -> str:
+        if self.shape != self.expected_shape:
+            return "different: shape {}, expected {}".format(*self._shapes())
+        if not self.equal:
+            return f"different: {self.outside} of {_elements(self.elements)}"
+        return f"equal: {_elements(self.elements)}, {self._largest_error()}"
+
+    def _shapes(self) -> Iterator[str]:
+        """Both shapes as they are spoken, and what to do where they are the same but for axes of 1."""
+        both = (self.shape, self.expected_shape)
+        first, second = ([size for size in shape if size != 1] for shape in both)
+        yield sizes(self.shape) or "()"
+        advice = f", but for axes of 1 the same: reshape the first to {self.expected_shape}"
+        yield (sizes(self.expected_shape) or "()") + (advice if first == second else "")
+
+    def _largest_error(self) -> str:
+        if self.exact:
+            return "exactly"
+        if self.tolerances is not None:
+            return f"largest error {self.max_abs_error:.2g}"
+        return f"largest error {self.error_over_bound:.2g} of its bound"
+
+    def facts(self) -> list[Fact]:
+        """What was counted, ending with the verdict."""
+        facts = [
+            shape_fact("result_shape", "result", self.shape),
+            shape_fact("definition_shape", "definition", self.expected_shape),
+            Fact("result_dtype", "result dtype", self.dtype, self.dtype),
+            Fact("elements", "", self.elements, ""),
+            Fact("outside_share", "", self.outside_share, ""),
+        ]
+        verdict = Fact("equal", "verdict", self.equal, str(self), brief=str(self))
+        if self.shape != self.expected_shape:
+            return [*facts, Fact("outside", "", self.outside, ""), verdict]
+        return [*facts, *self._error_facts(), *self._worst_facts(), verdict]
+
+    def _error_facts(self) -> Iterator[Fact]:
+        share = f"{self.outside} of {self.elements}"
+        share += f" ({percent(self.outside_share)})" if self.outside else ""
+        error = f"{self.max_abs_error:{'.15g' if self.exact else '.3g'}}"
+        atol, rtol = self.tolerances or (None, None)
+        yield Fact("exact", "judged", self.exact, self._judged_text())
+        yield Fact("exact_sums", "", self.exact_sums, "")
+        yield Fact("atol", "", atol, "")
+        yield Fact("rtol", "", rtol, "")
+        yield Fact("outside", "elements outside", self.outside, share)
+        yield Fact("max_abs_error", "max abs error", self.max_abs_error, error)
+        yield Fact("max_rel_error", "max relative error", self.max_rel_error, f"{self.max_rel_error:.3g}")
+        if not self.exact:
+            ratio = self.error_over_bound
+            yield Fact("bound", "its bound", self.bound, f"{self.bound:.3g}")
+            yield Fact("error_over_bound", "largest error / bound", ratio, f"{ratio:.3g}")
+        atol = self.smallest_atol
+        text = "none: NaN or infinity differs" if math.isinf(atol) else f"--atol {number_text(atol)}"
+        yield Fact("smallest_atol", "" if self else "smallest that would pass", atol, text)
+        yield Fact("histogram", "", self.buckets(), "")
+
+    def _worst_facts(self) -> Iterator[Fact]:
+        if self.worst is not None and self.worst_values is not None:
+            value, wanted = self.worst_values
+            place = ", ".join(map(str, self.worst)) or "the only one"
+            yield Fact("worst", "worst element", list(self.worst), place)
+            yield Fact("worst_value", "its value", plain(value), f"{value}")
+            yield Fact("worst_definition", "by definition", plain(wanted), f"{wanted}")
+        if self.ulps is not None:
+            yield Fact("ulps", "its error in ULP" if self.ulps else "", self.ulps, f"{self.ulps:.3g}")
+
+    def _judged_text(self) -> str:
+        if self.exact:
+            return "exactly" + (": sums of whole numbers, exact in any order" if self.exact_sums else "")
+        if self.tolerances is None:
+            some = f"; {self.exact_sums} exactly, sums of whole numbers" if self.exact_sums else ""
+            return f"by each element's error bound{some}"
+        atol, rtol = map(number_text, self.tolerances)
+        return f"within {atol}" + (f" + {rtol}·|definition|" if self.tolerances[1] else "")
+
+    def buckets(self) -> list[dict[str, Any]]:
+        """The histogram, each bucket with its upper edge, or what else it is for."""
+        names = [*(f"{edge:g}" for edge in HISTOGRAM), "more", "NaN or infinity"]
+        return [{"up_to": name, "count": count} for name, count in zip(names, self.histogram, strict=True)]
+
+
+def _elements(count: int) -> str:
+    return f"{count} element{'' if count == 1 else 's'}"
+
+
+def number_text(value: Any) -> str:
+    """A number in full, and a whole one without a point."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53:
+        return str(int(value))
+    return str(value)
+
+
+def plain(value: Any) -> Any:
+    """A number as JSON has it, which has no complex ones."""
+    return str(value) if isinstance(value, complex | np.clongdouble) else value
