@@ -10,16 +10,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from convmat.chains import chain as chain
     from convmat.engine import convolve as convolve
     from convmat.engine import convolve_transpose as convolve_transpose
     from convmat.errors import ConvmatError as ConvmatError
-    from convmat.frameworks import framework_pads as framework_pads
     from convmat.geometry import ConvGeometry as ConvGeometry
     from convmat.matrix import layer_matrix as layer_matrix
     from convmat.patches import flatten_filters as flatten_filters
     from convmat.patches import fold as fold
     from convmat.patches import unroll as unroll
+    from convmat.sizes import chain as chain
+    from convmat.sizes import framework_pads as framework_pads
     from convmat.verification import Report as Report
     from convmat.verification import verify as verify
 
@@ -29,12 +29,12 @@ _HOMES = {
     "ConvGeometry": "geometry",
     "ConvmatError": "errors",
     "Report": "verification",
-    "chain": "chains",
+    "chain": "sizes",
     "convolve": "engine",
     "convolve_transpose": "engine",
     "flatten_filters": "patches",
     "fold": "patches",
-    "framework_pads": "frameworks",
+    "framework_pads": "sizes",
     "layer_matrix": "matrix",
     "unroll": "patches",
     "verify": "verification",

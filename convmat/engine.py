@@ -11,9 +11,9 @@ from __future__ import annotations
 import itertools
 import math
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -21,33 +21,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat import native
 from convmat.arithmetic import Arithmetic, choose_arithmetic
+from convmat.axis import PADDING_MODES
+from convmat.blocks import Block
+from convmat.checks import bias_numbers, choice, filter_groups, flag, numbers, out_array
 from convmat.errors import ShapeError
-from convmat.geometry import (
-    PADDING_MODES,
-    Block,
-    ConvGeometry,
-    Padding,
-    Sizes,
-    check_choice,
-    transpose_geometry,
-)
+from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.patches import (
     Band,
     allocate,
-    as_numbers,
     bands,
-    check_filter_groups,
-    check_flag,
-    check_out,
     geometry_of,
     lay_down,
     pack_block,
     patches_of,
+    settled_where,
     steps_of,
     window,
 )
-from convmat.shown import Shown
+from convmat.shown import Fact, Shown, bytes_text, shape_fact, sizes
 from convmat.threads import thread_count
+from convmat.transposed import transpose_geometry
 
 BLOCK_BYTES = 1 << 21
 """Of NumPy's X_col, or of what is converted of X or Y, that are held at a time."""
@@ -56,8 +49,7 @@ _CALL_FLOPS = 20_000_000_000
 """Done by one call of the compiled library, at most about: between two calls Ctrl-C is answered."""
 
 _WORTH_THREADS = 1_000_000
-"""Operations and bytes, about; to wake another thread takes longer than it saves where there are fewer."""
-
+"""Operations and bytes, about, from which on another thread is woken."""
 
 NUMPY_KERNELS = ("blocks", "taps")
 
@@ -115,10 +107,12 @@ def multiply(x_col: ArrayLike, w_col: ArrayLike, threads: int | None = None) -> 
         ShapeError: columns of X_col that are not the rows of W_col. DTypeError, IntegerRangeError: as
             `convolve`.
     """
-    x_col, w_col = as_numbers("x_col", x_col), as_numbers("w_col", w_col)
+    x_col, w_col = numbers("x_col", x_col), numbers("w_col", w_col)
     check_product(x_col.shape, w_col.shape)
-    rows = math.prod(x_col.shape[:-1])
-    y = execute(prepare(x_col.reshape(rows, 1, len(w_col)), w_col.T[:, None], threads=threads))
+    line = x_col.reshape(1, math.prod(x_col.shape[:-1]), len(w_col))
+    if not line.size:  # a line has a pixel at least
+        return np.empty((*x_col.shape[:-1], w_col.shape[1]), result_dtype(x_col.dtype, w_col.dtype))
+    y = execute(prepare(line, w_col.T[:, None], threads=threads))
     return y.reshape(*x_col.shape[:-1], w_col.shape[1])
 
 
@@ -173,30 +167,24 @@ def prepare(
 
     Arguments and errors are those of `convolve`; `kernel` and `band_bytes` those of `make_plan`.
     """
-    x, filters = as_numbers("input", x), as_numbers("filters", filters)
-    check_choice("padding_mode", padding_mode, PADDING_MODES)
-    check_flag("flip", flip)
-    geometry = filter_geometry(x.shape, filters.shape, stride, padding, dilation, groups)
+    x, filters = numbers("input", x), numbers("filters", filters)
+    choice("padding_mode", padding_mode, PADDING_MODES)
+    flag("flip", flip)
     if bias is not None:
-        bias = check_bias(bias, len(filters), "filters")
-    arithmetic = choose_arithmetic(geometry.terms, x, filters, bias)
+        bias = bias_numbers(bias, len(filters) if filters.ndim else 0, "filters")
+    arithmetic = choose_arithmetic(math.prod(filters.shape[1:]), x, filters, bias)
     steps = steps_of(x) if x.dtype == arithmetic.accumulator else None
     compiled = (
         native.library() if kernel not in NUMPY_KERNELS and arithmetic.accumulator.kind != "i" else None
     )
-    layer = (geometry, geometry.padding, len(filters), arithmetic, padding_mode)
-    plan = make_plan(*layer, thread_count(threads), steps, compiled, kernel, band_bytes)
+    where = settled_where(stride, padding, dilation, groups)
+    layer = (x.shape, filters.shape, *where, arithmetic, padding_mode, steps, compiled, kernel, band_bytes)
+    plan = make_plan(*layer, 1 if threads is None else thread_count(threads))
+    if threads is None and plan.worth_threads:  # to ask how many there are takes as long as a small layer
+        plan = make_plan(*layer, thread_count())
     if flip:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
     return Convolution(plan, x, *_weights(filters, bias, arithmetic.accumulator, compiled))
-
-
-def check_bias(bias: ArrayLike, count: int, what: str) -> NDArray[Any]:
-    """A bias as an array, or ShapeError unless it is one number for each of `count` filters or channels."""
-    bias = as_numbers("bias", bias)
-    if bias.shape != (count,):
-        raise ShapeError("bias", f"has shape {bias.shape}, {count} {what} take ({count},), one number each")
-    return bias
 
 
 def _weights(
@@ -253,7 +241,7 @@ def filter_geometry(
             f"{len(input_shape)} axes, none 0, as for the input {input_shape}",
         )
     geometry = geometry_of(input_shape, filter_shape[1:-1], stride, padding, dilation, groups)
-    check_filter_groups(filter_shape[0], geometry.groups)
+    filter_groups(filter_shape[0], geometry.groups)
     if filter_shape[-1] * geometry.groups != geometry.channels:
         raise ShapeError(
             "filters",
@@ -288,14 +276,14 @@ class Plan(Shown):
     box: native.Box | None
     """Outputs that a thread of a compiled kernel computes at a time; None for NumPy."""
     threads: int
-    packed: bytes | None = field(repr=False, compare=False)
-    """The layer's numbers as the compiled library reads them, where one call does it all."""
+    layer: bytes | None = field(repr=False, compare=False)
+    """What the compiled library is given, where one call does it all."""
 
     def for_batch(self, batch: int) -> Plan:
         """The same plan for another number of images: as a batch is run that comes in parts."""
         return replace(self, geometry=self.geometry.for_batch(batch))
 
-    @property
+    @cached_property
     def output_shape(self) -> tuple[int, ...]:
         """(N, *out, K)."""
         return (self.geometry.batch, *self.geometry.output_size, self.filters)
@@ -321,19 +309,44 @@ class Plan(Shown):
         read = (math.prod(self.geometry.input_shape) + weights) * self.arithmetic.accumulator.itemsize
         return read + math.prod(self.output_shape) * self.arithmetic.result.itemsize
 
+    @cached_property
+    def worth_threads(self) -> bool:
+        """Whether there is so much to do that to wake another thread takes less than it saves."""
+        return self.box is not None and self.flops // 8 + self.bytes >= _WORTH_THREADS
+
+    def facts(self) -> list[Fact]:
+        """The layer, and how it is computed."""
+        geometry, summed = self.geometry, str(self.arithmetic.accumulator)
+        weights = (*geometry.kernel_size, geometry.channels // geometry.groups)
+        box = None if self.box is None else list(self.box[:4])
+        band = f"{sizes(self.band)} of (n, *positions)" + (f", in boxes of {sizes(box)}" if box else "")
+        read = "read where it lies" if self.in_place else "copied, a band at a time"
+        return [
+            *geometry.facts(),
+            Fact("filters", "filters", self.filters, f"{self.filters} of {sizes(weights)}"),
+            Fact("groups", "groups", geometry.groups, str(geometry.groups)),
+            shape_fact("output_shape", "Y", self.output_shape),
+            Fact("kernel", "kernel", self.kernel, f"{self.kernel}, {self.level}"),
+            Fact("level", "", self.level, ""),
+            Fact("accumulators", "summed in", [summed], summed),
+            Fact("in_place", "X", self.in_place, read),
+            Fact("band_shape", "outputs at a time", list(self.band), band),
+            Fact("box_shape", "", box, ""),
+            Fact("scratch_bytes", "scratch of a thread", self.scratch, bytes_text(self.scratch)),
+            Fact("threads", "threads", self.threads, str(self.threads)),
+            Fact("flops", "FLOPs", self.flops, str(self.flops)),
+            Fact("bytes", "bytes of X, W, Y", self.bytes, bytes_text(self.bytes)),
+        ]
+
     def __str__(self) -> str:
         return (
-            f"{self.kernel}, {self.level}, {_times(self.band)} outputs at a time"
-            + ("" if self.box is None else f" in boxes of {_times(self.box[:4])}")
+            f"{self.kernel}, {self.level}, {sizes(self.band)} outputs at a time"
+            + ("" if self.box is None else f" in boxes of {sizes(self.box[:4])}")
             + (", x read in place" if self.in_place else ", x copied")
             + f"; {self.scratch} bytes of scratch, {self.threads} thread{'s' if self.threads > 1 else ''}; "
             f"{self.flops} FLOPs in {self.arithmetic.accumulator}, {self.bytes} bytes, "
             f"result {self.arithmetic.result}"
         )
-
-
-def _times(sizes: Iterable[int]) -> str:
-    return " × ".join(map(str, sizes))
 
 
 def choose_kernel(taps: int, planes: int, channels: int, filters: int, groups: int, lanes: int) -> str:
@@ -348,7 +361,7 @@ def choose_kernel(taps: int, planes: int, channels: int, filters: int, groups: i
         return "depthwise"
     # Cycles for an output, about: vectors of filters; or the planes, and a vector of outputs for each tap.
     wide = 24 + depth * 0.6 * taps * -(-own // lanes)
-    split = 4 + own + depth * (planes * (1 if groups == 1 else 2.5) + 0.75 * taps * own / lanes)
+    split = 4 + 1.75 * own + depth * (planes * (1 if groups == 1 else 2.5) + 0.75 * taps * own / lanes)
     return "planes" if split < wide else "wide"
 
 
@@ -365,29 +378,34 @@ def kernels(geometry: ConvGeometry, accumulator: np.dtype[Any]) -> tuple[str, ..
 
 @lru_cache(maxsize=256)
 def make_plan(
-    geometry: ConvGeometry,
-    padding: str | None,
-    filters: int,
+    input_shape: tuple[int, ...],
+    filter_shape: tuple[int, ...],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
     arithmetic: Arithmetic,
     padding_mode: str,
-    threads: int,
     steps: tuple[int, ...] | None,
     compiled: native.Native | None,
-    kernel: str | None = None,
-    band_bytes: int | None = None,
+    kernel: str | None,
+    band_bytes: int | None,
+    threads: int,
 ) -> Plan:
-    """Decide how to convolve with `filters` filters; remembered, since the same layer comes again and again.
+    """Decide how to convolve; remembered, since the same layer comes again and again.
 
     Args:
-        padding: the geometry's; geometries are equal by any padding's name, which a plan shows.
-        threads: to use at most; small work is done on one.
+        stride, padding, dilation, groups: as `settled_where` makes them.
         steps: `steps_of` an x that has the accumulator's dtype, and can be read where it lies.
         compiled: the library that is to compute; None for NumPy.
         kernel: one of `kernels`; by default the one that suits.
         band_bytes: of Y, or of what is copied for it, that are held at a time, at most, or one row; by
             default `BLOCK_BYTES` where something is copied, else all.
+        threads: to use at most; small work is done on one.
     """
-    accumulator, itemsize = arithmetic.accumulator, arithmetic.accumulator.itemsize
+    geometry = filter_geometry(input_shape, filter_shape, stride, padding, dilation, groups)
+    (accumulator, result), filters = arithmetic, filter_shape[0]
+    itemsize, parts = accumulator.itemsize, _parts(accumulator)
     plan = Plan(geometry, filters, arithmetic, padding_mode, kernel or "", "NumPy", False, (), None, 1, None)
     if compiled is None:
         kernel = kernel or ("taps" if geometry.channels == geometry.groups else "blocks")
@@ -395,32 +413,27 @@ def make_plan(
         # No more than by default: BLAS rounds by the size of a block, and a stream has the bits of the whole.
         fit = min(band_bytes or BLOCK_BYTES, BLOCK_BYTES) // row
         return replace(plan, kernel=kernel, band=geometry.block_shape(fit))
-    if band_bytes is None and steps is not None and accumulator == arithmetic.result:
+    whole = band_bytes is None and (accumulator == result or result.kind == "i")
+    if whole and steps is not None:
         rows = _CALL_FLOPS // (2 * geometry.terms * filters)
     else:
-        row = itemsize * max(filters, math.prod(geometry.stride) * geometry.channels)
+        row = itemsize * max(0 if whole else filters, math.prod(geometry.stride) * geometry.channels)
         rows = (band_bytes or BLOCK_BYTES) // row
     band = geometry.block_shape(rows)
     first = Block(range(math.prod(band)), tuple(map(range, band)))
-    packed = pack_block(geometry, first, steps, padding_mode, filters, parts := _parts(accumulator))
+    sizes = pack_block(geometry, first, steps, padding_mode, filters, parts)
     real = np.empty(0, accumulator).real.dtype
     if kernel is None:
         taps, planes = math.prod(geometry.kernel_size), math.prod(geometry.stride[-2:])
         planes *= math.prod(geometry.kernel_size[:-2])
         layer = (parts * geometry.channels, parts * filters, geometry.groups)
         kernel = choose_kernel(taps, planes, *layer, compiled.lanes(real))
-    if plan.flops // 8 + plan.bytes < _WORTH_THREADS:
-        threads = 1
-    return replace(
-        plan,
-        kernel=kernel,
-        level=compiled.level,
-        in_place=steps is not None,
-        band=band,
-        box=compiled.box(packed, real, kernel, threads),
-        threads=threads,
-        packed=packed if steps is not None and band == (geometry.batch, *geometry.output_size) else None,
-    )
+    plan = replace(plan, kernel=kernel, level=compiled.level, in_place=steps is not None, band=band)
+    all_at_once = steps is not None and band == (geometry.batch, *geometry.output_size)
+    plan = replace(plan, box=native.Box(0, 0, 0, 0, 0, 0))
+    threads = threads if plan.worth_threads else 1
+    packed = compiled.layer(sizes, real, kernel, threads, result.kind == "i")
+    return replace(plan, box=native.box_of(packed), threads=threads, layer=packed if all_at_once else None)
 
 
 def _parts(dtype: np.dtype[Any]) -> int:
@@ -441,12 +454,12 @@ def execute(todo: Convolution, out: NDArray[Any] | None = None) -> NDArray[Any]:
     if out is None:
         y = out = allocate(plan.output_shape, plan.arithmetic.result)
     else:
-        check_out(out, plan.output_shape, plan.arithmetic.result, "Y", todo.x, todo.filters, todo.bias)
+        out_array(out, plan.output_shape, plan.arithmetic.result, "Y", todo.x, todo.filters, todo.bias)
         y = out if out.flags.c_contiguous and out.flags.aligned else np.empty(out.shape, out.dtype)
-    rows = y.reshape(-1, plan.filters)
-    if plan.packed is not None:
-        _call(todo, plan.packed, todo.x, rows)
+    if plan.layer is not None:
+        _call(todo, plan.layer, todo.x, y)
     else:
+        rows = y.reshape(-1, plan.filters)
         for block in plan.geometry.boxes(plan.band):
             _compute(todo, block, rows[block.rows.start : block.rows.stop])
     if y is not out:
@@ -479,32 +492,30 @@ def _compute(todo: Convolution, block: Block, rows: NDArray[Any]) -> None:
             seen = tidy(window(todo.x, plan.geometry, block.positions, plan.padding_mode))
             x = np.empty(seen.shape, accumulator)
             _convert(compiled, seen, x, plan.threads)
-    packed = pack_block(plan.geometry, block, steps, plan.padding_mode, plan.filters, _parts(accumulator))
-    _call(todo, packed, x, rows)
+    sizes = pack_block(plan.geometry, block, steps, plan.padding_mode, plan.filters, _parts(accumulator))
+    real, integers = _as_floats(x).dtype, plan.arithmetic.result.kind == "i"
+    _call(todo, compiled.layer(sizes, real, plan.kernel, plan.threads, integers), x, rows)
 
 
-def _call(todo: Convolution, packed: bytes, x: NDArray[Any], rows: NDArray[Any]) -> None:
-    """One call of the compiled library; its sums are converted where Y is not of the accumulator's dtype."""
+def _call(todo: Convolution, layer: bytes, x: NDArray[Any], y: NDArray[Any]) -> None:
+    """One call of the compiled library; its sums are converted where it does not write Y's dtype."""
     plan, compiled = todo.plan, native.library()
     assert compiled is not None
-    assert plan.box is not None
     accumulator, result = plan.arithmetic
-    sums = rows if accumulator == result else np.empty(rows.shape, accumulator)
-    arrays = (_as_floats(x), todo.filters, todo.bias, _as_floats(sums))
-    compiled.convolve(packed, *arrays, plan.kernel, plan.box, plan.threads)
-    if sums is not rows:
-        _convert(compiled, sums, rows, plan.threads)
+    sums = y if accumulator == result or result.kind == "i" else np.empty(y.shape, accumulator)
+    compiled.convolve(layer, _as_floats(x), todo.filters, todo.bias, _as_floats(sums), plan.threads)
+    if sums is not y:
+        with np.errstate(all="ignore"):
+            np.copyto(y, sums, casting="unsafe")
 
 
 def _convert(compiled: native.Native, source: NDArray[Any], target: NDArray[Any], threads: int) -> None:
-    """Copy numbers from one dtype to another, both C-contiguous; by all threads where the library can."""
-    a, b = source.dtype, target.dtype
-    to_float = (a.kind in "bi" and a.itemsize <= 4) or (a.kind == "u" and a.itemsize <= 2)
-    if a.isnative and ((to_float and b.kind == "f") or (a.kind == "f" and b.kind == "i")):
+    """Copy numbers to floats, both C-contiguous; by all threads where the library can."""
+    a = source.dtype
+    if a.isnative and ((a.kind in "bi" and a.itemsize <= 4) or (a.kind == "u" and a.itemsize <= 2)):
         compiled.convert(source, target, threads)
     else:
-        with np.errstate(all="ignore"):
-            np.copyto(target, source, casting="unsafe")
+        np.copyto(target, source, casting="unsafe")
 
 
 def _as_floats(a: NDArray[Any]) -> NDArray[Any]:
@@ -573,7 +584,7 @@ def convolve_transpose(
     Raises:
         As `convolve`; GeometryError for an `input_shape` whose convolution does not give this y.
     """
-    y, filters = as_numbers("input", y), as_numbers("filters", filters)
+    y, filters = numbers("input", y), numbers("filters", filters)
     if len(filters.shape) != y.ndim or 0 in filters.shape:
         raise ShapeError(
             "filters",
@@ -585,7 +596,7 @@ def convolve_transpose(
             f"has {y.shape[-1]} channels, {len(filters)} filters give as many; what is transposed takes "
             "the outputs of a convolution with these filters",
         )
-    check_filter_groups(len(filters), groups)
+    filter_groups(len(filters), groups)
     geometry = transpose_geometry(
         y.shape,
         filters.shape[-1] * groups,
@@ -598,7 +609,7 @@ def convolve_transpose(
         input_shape,
     )
     if bias is not None:
-        bias = check_bias(bias, geometry.channels, "channels")
+        bias = bias_numbers(bias, geometry.channels, "channels")
     terms = math.prod(geometry.kernel_size) * len(filters) // groups
     accumulator, result = choose_arithmetic(terms, y, filters, bias)
     threads, compiled = thread_count(threads), native.library() if accumulator.kind != "i" else None
@@ -613,15 +624,14 @@ def convolve_transpose(
         lines = x[band.box]
         with np.errstate(all="ignore"):
             part = tidy(part.astype(accumulator, copy=False))
-            sums = lines if accumulator == result else np.empty(lines.shape, accumulator)
+            direct = accumulator == result or (compiled is not None and result.kind == "i")
+            sums = lines if direct else np.empty(lines.shape, accumulator)
             if compiled is not None:
                 _transpose_compiled(compiled, geometry, band, part, weights, bias, sums, threads)
             else:
                 sums[...] = lay_down(_products(part, weights, geometry), geometry, band)
                 sums += 0 if bias is None else bias
-            if sums is not lines and compiled is not None:
-                _convert(compiled, sums, lines, threads)
-            elif sums is not lines:
+            if sums is not lines:
                 np.copyto(lines, sums, casting="unsafe")
     return x
 
@@ -650,10 +660,9 @@ def _transpose_compiled(
     y, x = _as_floats(y), _as_floats(x)
     where = (geometry.stride, geometry.dilation, tuple(band.before(geometry)), geometry.groups)
     w, pixels = filters.reshape(-1), x.reshape(-1)
-    for packed, w_at, x_at, kernel, box in _phases(
-        where, y.shape, filters.shape, x.shape, x.dtype, threads, compiled
-    ):
-        compiled.convolve(packed, y, w[w_at:], bias, pixels[x_at:], kernel, box, threads)
+    shapes = (y.shape, filters.shape, x.shape)
+    for layer, w_at, x_at in _phases(where, *shapes, y.dtype, x.dtype.kind == "i", threads, compiled):
+        compiled.convolve(layer, y, w[w_at:], bias, pixels[x_at:], threads)
 
 
 @lru_cache(maxsize=64)
@@ -663,14 +672,15 @@ def _phases(
     w_shape: tuple[int, ...],
     x_shape: tuple[int, ...],
     dtype: np.dtype[Any],
+    integers: bool,
     threads: int,
     compiled: native.Native,
-) -> list[tuple[bytes, int, int, str, native.Box]]:
-    """The convolutions that a transposed one is: numbers, where they begin in W and X, kernel and box."""
+) -> list[tuple[bytes, int, int]]:
+    """The convolutions that a transposed one is, and where they begin in W and X."""
     found = []
     lanes, filters, channels, groups = compiled.lanes(dtype), y_shape[-1], x_shape[-1], where[-1]
     for packed, w_at, x_at in native.phases(where, y_shape, w_shape, x_shape):
         taps = math.prod(struct.unpack_from("3q", packed, 8 * 10))
-        kernel = choose_kernel(taps, 1, filters, channels, groups, lanes) if taps else "wide"
-        found.append((packed, w_at, x_at, kernel, compiled.box(packed, dtype, kernel, threads)))
+        kernel = choose_kernel(taps, 1, filters, channels, groups, lanes)
+        found.append((compiled.layer(packed, dtype, kernel, threads, integers), w_at, x_at))
     return found

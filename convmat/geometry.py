@@ -1,4 +1,4 @@
-"""The geometry of a convolution: padding rules, output size, and the index mapping; pure integers.
+"""The geometry of a convolution: sizes and the index mapping; pure integers.
 
 Symbols are those of Ma & Lu (2017), "An Equivalence of Fully Connected Layer and Convolutional Layer":
 H, W, C the input's size; kh, kw the kernel; S stride, D dilation, P padding; N images. Everything is a
@@ -9,15 +9,36 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
-import re
-from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, SupportsIndex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, SupportsIndex
 
+from convmat import blocks
+from convmat.axis import (
+    PADDING_MODES,
+    PADDING_NAMES,
+    kernel_extent,
+    named_pads,
+    output_length,
+    padding_source,
+    positions_of,
+)
+from convmat.checks import (
+    STEP_LIMIT,
+    choice,
+    countable,
+    got,
+    group_count,
+    indices,
+    listed,
+    per_axis,
+    side_pads,
+    spatial_shape,
+    whole,
+)
 from convmat.errors import GeometryError, MappingIndexError
-from convmat.shown import Shown
-from convmat.wholes import INT64, whole_text
+from convmat.shown import Fact, Shown, shape_fact
 
 Sizes = SupportsIndex | Iterable[SupportsIndex]
 """One number for every spatial axis, or one for each."""
@@ -25,69 +46,13 @@ Sizes = SupportsIndex | Iterable[SupportsIndex]
 Padding = str | SupportsIndex | Iterable[SupportsIndex | Iterable[SupportsIndex]]
 """A name of `PADDING_NAMES`, one number, a number for each axis, or (before, after) for each axis."""
 
-PADDING_NAMES = ("valid", "same", "same-lower", "half", "full")
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+Pads = tuple[tuple[int, int], ...]
+"""(before, after) for each spatial axis."""
+
 ORDERS = ("hwc", "chw")
 KERNEL_LIMIT = 1_000_000  # taps along one axis; what counts them one by one must come to an end
-STEP_LIMIT = (1 << 31) - 1  # pixels of stride, dilation, extent and padding: with them addresses fit in int64
 PLACES_LIMIT = 100_000  # places of one pixel in X_col that are listed
 AXIS_NAMES = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
-POSITION_NAMES = {1: ("x",), 2: ("y", "x"), 3: ("z", "y", "x")}
-TAP_NAMES = {1: ("j",), 2: ("i", "j"), 3: ("h", "i", "j")}
-LINE_NAMES = {"depth": "slices", "height": "rows", "width": "columns"}
-SIDE_NAMES = {"depth": ("front", "back"), "height": ("top", "bottom"), "width": ("left", "right")}
-
-
-def kernel_extent(k: int, dilation: int) -> int:
-    """Input pixels from the first tap to the last, both included: D·(k − 1) + 1."""
-    return dilation * (k - 1) + 1
-
-
-def output_length(size: int, pads: tuple[int, int], extent: int, stride: int) -> int:
-    """Positions of the kernel along one axis (Eq. 5-6), floor((H + P − extent) / S) + 1; 0 if none."""
-    return max((size + sum(pads) - extent) // stride + 1, 0)
-
-
-def transposed_length(
-    size: int, pads: tuple[int, int], extent: int, stride: int, output_padding: int = 0
-) -> int:
-    """Size of a transposed convolution's output along one axis, (H − 1)·S − P + extent + output_padding."""
-    return (size - 1) * stride - sum(pads) + extent + output_padding
-
-
-def named_pads(rule: str, size: int, extent: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after one axis under a padding rule.
-
-    - `valid`: none.
-    - `same`: as few as give ceil(H / S) outputs, the odd one at the end; `same-lower`: at the start.
-    - `half`: floor(extent / 2) on both sides (keeps the size for odd kernels at stride 1).
-    - `full`: extent − 1 on both sides, every overlap of kernel and input (Eq. 7 of a full convolution).
-    """
-    if rule == "valid":
-        return 0, 0
-    if rule == "half":
-        return extent // 2, extent // 2
-    if rule == "full":
-        return extent - 1, extent - 1
-    total = max((-(-size // stride) - 1) * stride + extent - size, 0)
-    less, more = total // 2, total - total // 2
-    return (less, more) if rule == "same" else (more, less)
-
-
-def padding_source(position: Any, size: int, padding_mode: str) -> Any:
-    """The pixel of 0..size−1 that stands at `position` of an axis, which may lie in the padding.
-
-    `reflect` mirrors about the edge pixels, `replicate` repeats them, `circular` begins the axis again. A
-    position inside stands for itself. For an int, or an integer array element by element.
-    """
-    last = size - 1
-    if padding_mode == "circular":
-        return position % size
-    if padding_mode == "replicate":
-        # Clipping by arithmetic alone, the same for numbers and arrays.
-        return (abs(position) - abs(position - last) + last) // 2
-    # Mirroring about both edge pixels repeats after 2·last steps.
-    return last - abs(last - position % max(2 * last, 1))
 
 
 class Place(NamedTuple):
@@ -112,29 +77,12 @@ class Place(NamedTuple):
         return self.element is None or self.element[1:-1] != self.position
 
 
-class Coverage(NamedTuple):
-    """How often an input's pixels appear in X_col."""
-
-    mean: float
-    """Times each pixel is repeated, on average over all pixels (pixels never covered count as 0)."""
-    uncovered: int
-    """Pixels of one image that no patch holds."""
-    pixels: int
-    """Pixels of one image, H·W."""
-
-
-class Block(NamedTuple):
-    """Consecutive rows of X_col that form a box of output positions."""
-
-    rows: range
-    """Rows of X_col."""
-    positions: tuple[range, ...]
-    """The same rows as ranges over (n, *output position)."""
-
-
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class ConvGeometry(Shown):
     """Shapes and index mapping of one convolution; immutable, comparable, printable.
+
+    It keeps what it was given, in tuples of ints; two geometries are equal if that is equal. All else is
+    derived.
 
     Args:
         input_shape: (N, *spatial, C), channels last, with 1 to 3 spatial axes; N may be 0.
@@ -153,16 +101,9 @@ class ConvGeometry(Shown):
     input_shape: tuple[int, ...]
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
-    padding: str | None = field(compare=False)
-    """The padding rule's name where it was given by name; what it came to is in `pads`."""
-    pads: tuple[tuple[int, int], ...]
-    """Zeros (before, after) each spatial axis: ((P_top, P_bottom), (P_left, P_right)) for images."""
+    padding: str | Pads
     dilation: tuple[int, ...]
     groups: int
-    extent: tuple[int, ...]
-    """Input pixels that the kernel spans along each spatial axis."""
-    output_size: tuple[int, ...]
-    """(H_out, W_out), Eq. 5-6."""
 
     def __init__(
         self,
@@ -174,13 +115,21 @@ class ConvGeometry(Shown):
         groups: SupportsIndex = 1,
     ) -> None:
         shape = spatial_shape("input_shape", input_shape)
-        size, axes = shape[1:-1], len(shape) - 2
-        kernel = _per_axis("kernel_size", kernel_size, axes, most=KERNEL_LIMIT)
-        strides = _per_axis("stride", stride, axes)
-        dilations = _per_axis("dilation", dilation, axes)
-        extent = tuple(map(kernel_extent, kernel, dilations))
-        pads = _resolve_pads(padding, size, extent, strides)
-        for name, h, (before, after), reach in zip(AXIS_NAMES[axes], size, pads, extent, strict=True):
+        axes = len(shape) - 2
+        keep = self.__dict__  # frozen, to all others
+        keep["input_shape"] = shape
+        keep["kernel_size"] = per_axis("kernel_size", kernel_size, axes, most=KERNEL_LIMIT)
+        keep["stride"] = per_axis("stride", stride, axes)
+        keep["dilation"] = per_axis("dilation", dilation, axes)
+        keep["padding"] = settled_padding(padding, axes)
+        self._check_kernel()
+        keep["groups"] = group_count(groups, shape[-1], "the input's {} channels")
+        countable("input_shape", self.matrix_shape, f"the X_col of {got(shape)}")
+
+    def _check_kernel(self) -> None:
+        for name, h, (before, after), reach in zip(
+            self.axis_names, self.input_size, self.pads, self.extent, strict=True
+        ):
             if reach > STEP_LIMIT:
                 raise GeometryError(
                     "kernel_size",
@@ -194,49 +143,58 @@ class ConvGeometry(Shown):
                     f"{h} + {before} + {after} = {h + before + after}; "
                     "use a smaller kernel or dilation, or more padding",
                 )
-        group_count = whole("groups", groups)
-        if group_count < 1 or shape[-1] % group_count:
-            raise GeometryError(
-                "groups",
-                f"{told(group_count)} does not divide the input's {shape[-1]} channels; "
-                f"give a divisor of {shape[-1]}",
-            )
-        values: dict[str, Any] = {
-            "input_shape": shape,
-            "kernel_size": kernel,
-            "stride": strides,
-            "padding": padding if isinstance(padding, str) else None,
-            "pads": pads,
-            "dilation": dilations,
-            "groups": group_count,
-            "extent": extent,
-            "output_size": tuple(map(output_length, size, pads, extent, strides)),
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-        _check_elements("input_shape", self.matrix_shape, f"the X_col of {told(shape)}")
 
     def __repr__(self) -> str:
         return (
             f"ConvGeometry({self.input_shape}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding or self.pads!r}, dilation={self.dilation}, groups={self.groups})"
+            f"padding={self.padding!r}, dilation={self.dilation}, groups={self.groups})"
         )
+
+    def facts(self) -> list[Fact]:
+        """Input, kernel and output; see `convmat.shown`."""
+        rule = f"{self.rule}: " if self.rule else ""
+        return [
+            shape_fact("input_shape", "input shape", self.input_shape),
+            shape_fact("kernel_size", "kernel", self.kernel_size),
+            shape_fact("stride", "stride", self.stride),
+            shape_fact("dilation", "dilation", self.dilation),
+            Fact("padding", "", self.rule, ""),
+            Fact("pads", "padding", list(map(list, self.pads)), rule + ", ".join(map(str, self.pads))),
+            shape_fact("output_size", "output size", self.output_size),
+            shape_fact("matrix_shape", "X_col", self.matrix_shape),
+        ]
+
+    def for_batch(self, batch: int) -> ConvGeometry:
+        """The same geometry for another number of images."""
+        shape = (batch, *self.input_shape[1:])
+        return ConvGeometry(shape, self.kernel_size, self.stride, self.padding, self.dilation, self.groups)
+
+    # Derived sizes
+
+    @property
+    def rule(self) -> str | None:
+        """The padding rule's name; None where padding was given in numbers."""
+        return self.padding if isinstance(self.padding, str) else None
+
+    @cached_property
+    def extent(self) -> tuple[int, ...]:
+        """Input pixels that the kernel spans along each spatial axis."""
+        return tuple(map(kernel_extent, self.kernel_size, self.dilation))
+
+    @cached_property
+    def pads(self) -> Pads:
+        """Zeros (before, after) each spatial axis: ((P_top, P_bottom), (P_left, P_right)) for images."""
+        return pads_of(self.padding, self.input_size, self.extent, self.stride)
+
+    @cached_property
+    def output_size(self) -> tuple[int, ...]:
+        """(H_out, W_out), Eq. 5-6."""
+        return tuple(map(output_length, self.input_size, self.pads, self.extent, self.stride))
 
     @property
     def batch(self) -> int:
         """N, images."""
         return self.input_shape[0]
-
-    def for_batch(self, batch: int) -> ConvGeometry:
-        """The same geometry for another number of images."""
-        return ConvGeometry(
-            (batch, *self.input_shape[1:]),
-            self.kernel_size,
-            self.stride,
-            self.padding or self.pads,
-            self.dilation,
-            self.groups,
-        )
 
     @property
     def input_size(self) -> tuple[int, ...]:
@@ -252,6 +210,11 @@ class ConvGeometry(Shown):
     def axis_names(self) -> tuple[str, ...]:
         """Names of the spatial axes, for people: ("height", "width")."""
         return AXIS_NAMES[len(self.kernel_size)]
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """(N, H_out, W_out), what the rows of X_col run over."""
+        return (self.batch, *self.output_size)
 
     @property
     def patches(self) -> int:
@@ -273,15 +236,15 @@ class ConvGeometry(Shown):
         """Elements that a row of a block takes, at most about: of X_col, or of the input it spans."""
         return max(math.prod(self.kernel_size), math.prod(self.stride)) * self.channels
 
-    def output_formula(self, axis: int) -> str:
-        """Eq. 5-6 with this geometry's numbers filled in, for one spatial axis."""
-        axis = self._axis(axis)
-        before, after = self.pads[axis]
-        return (
-            f"floor(({self.input_size[axis]} + {before} + {after} - {self._extent_text(axis)})"
-            f" / {self.stride[axis]}) + 1"
-            f" = {self.output_size[axis]}"
-        )
+    def block_shape(self, max_rows: int, threads: int = 1) -> tuple[int, ...]:
+        """The shape of blocks of `positions`, of at most `max_rows` rows; see `blocks.block_shape`."""
+        return blocks.block_shape(self.positions, max_rows, threads)
+
+    def boxes(self, block_shape: tuple[int, ...]) -> Iterator[blocks.Block]:
+        """Blocks of that shape that cover X_col once, in row order."""
+        return blocks.boxes(self.positions, block_shape)
+
+    # The index mapping
 
     def patch_position(self, row: SupportsIndex) -> tuple[int, ...]:
         """The patch that is row `row` of X_col: (n, y, x).
@@ -289,7 +252,12 @@ class ConvGeometry(Shown):
         Raises:
             MappingIndexError: no such row.
         """
-        return _unravel("row", row, (self.batch, *self.output_size))
+        return _unravel("row", row, self.positions)
+
+    def patch_spans(self, position: Iterable[int]) -> list[range]:
+        """The lines that the patch at (y, x) spans along each spatial axis; some may lie in the padding."""
+        starts = (y * s - before for y, s, (before, _) in zip(position, self.stride, self.pads, strict=True))
+        return [range(start, start + reach) for start, reach in zip(starts, self.extent, strict=True)]
 
     def patch_row(self, position: Iterable[SupportsIndex]) -> int:
         """The row of X_col that holds the patch at `position`, (n, y, x).
@@ -297,8 +265,8 @@ class ConvGeometry(Shown):
         Raises:
             MappingIndexError: no such patch.
         """
-        sizes = (self.batch, *self.output_size)
-        return _ravel(_digits("position", position, sizes, "images and output positions,"), sizes)
+        digits = indices("position", position, self.positions, "images and output positions,")
+        return _ravel(digits, self.positions)
 
     def kernel_tap(self, col: SupportsIndex, order: str = "hwc") -> tuple[int, ...]:
         """The tap and channel that are column `col` of X_col: (i, j, c), whatever the `order` of columns.
@@ -306,7 +274,7 @@ class ConvGeometry(Shown):
         Raises:
             MappingIndexError: no such column. GeometryError: an unknown order.
         """
-        digits = _unravel("column", col, self._column_sizes(order))
+        digits = _unravel("column", col, self.column_sizes(order))
         return digits if order == "hwc" else (*digits[1:], digits[0])
 
     def column_of(self, tap: Iterable[SupportsIndex], c: SupportsIndex, order: str = "hwc") -> int:
@@ -315,9 +283,14 @@ class ConvGeometry(Shown):
         Raises:
             MappingIndexError: no such tap or channel. GeometryError: an unknown order.
         """
-        sizes = (*self.kernel_size, self.channels)
-        digits = _digits("tap", (*_items("tap", tap), c), sizes, "the kernel and channels,")
-        return _ravel(digits if order == "hwc" else (digits[-1], *digits[:-1]), self._column_sizes(order))
+        sizes = self.column_sizes("hwc")
+        digits = indices("tap", (*listed("tap", tap), c), sizes, "the kernel and channels,")
+        return _ravel(digits if order == "hwc" else (digits[-1], *digits[:-1]), self.column_sizes(order))
+
+    def column_sizes(self, order: str) -> tuple[int, ...]:
+        """What the columns of X_col run over: (kh, kw, C), or (C, kh, kw)."""
+        choice("order", order, ORDERS)
+        return (*self.kernel_size, self.channels) if order == "hwc" else (self.channels, *self.kernel_size)
 
     def place(
         self, row: SupportsIndex, col: SupportsIndex, padding_mode: str = "zeros", *, order: str = "hwc"
@@ -336,7 +309,7 @@ class ConvGeometry(Shown):
             MappingIndexError: `row` or `col` outside `matrix_shape`.
             GeometryError: an unknown padding mode or order.
         """
-        check_choice("padding_mode", padding_mode, PADDING_MODES)
+        choice("padding_mode", padding_mode, PADDING_MODES)
         patch = self.patch_position(row)
         *tap, c = self.kernel_tap(col, order)
         position = tuple(
@@ -345,14 +318,11 @@ class ConvGeometry(Shown):
                 patch[1:], self.stride, tap, self.dilation, self.pads, strict=True
             )
         )
-        inside = all(0 <= p < h for p, h in zip(position, self.input_size, strict=True))
         element = None
-        if inside:
+        if all(0 <= p < h for p, h in zip(position, self.input_size, strict=True)):
             element = (patch[0], *position, c)
         elif padding_mode != "zeros":
-            pixel = (
-                padding_source(p, h, padding_mode) for p, h in zip(position, self.input_size, strict=True)
-            )
+            pixel = map(padding_source, position, self.input_size, itertools.repeat(padding_mode))
             element = (patch[0], *pixel, c)
         return Place(whole("row", row), whole("column", col), patch, tuple(tap), c, position, element)
 
@@ -383,26 +353,28 @@ class ConvGeometry(Shown):
             MappingIndexError: an element outside the input, or one with more than `PLACES_LIMIT` places.
             GeometryError: an unknown padding mode or order.
         """
-        check_choice("padding_mode", padding_mode, PADDING_MODES)
-        check_choice("order", order, ORDERS)
-        digits = (n, *_items("pixel", pixel), c)
-        element = _digits("pixel", digits, self.input_shape, "the input, whose shape is")
+        choice("padding_mode", padding_mode, PADDING_MODES)
+        choice("order", order, ORDERS)
+        digits = (n, *listed("pixel", pixel), c)
+        element = indices("pixel", digits, self.input_shape, "the input, whose shape is")
         per_axis = [self._taps_at(axis, pixel, padding_mode) for axis, pixel in enumerate(element[1:-1])]
         _check_places(math.prod(map(len, per_axis)), PLACES_LIMIT)
-        patch, tap = (0,) * len(per_axis), (0,) * len(per_axis)
-        found = [(self.patch_row((element[0], *patch)), self.column_of(tap, element[-1], order))]
+        first = (0,) * len(per_axis)
+        places = [(self.patch_row((element[0], *first)), self.column_of(first, element[-1], order))]
         depth = self.channels if order == "hwc" else 1
         for axis, hits in enumerate(per_axis):
             row_step = math.prod(self.output_size[axis + 1 :])
             column_step = math.prod(self.kernel_size[axis + 1 :]) * depth
-            found = [(row + y * row_step, column + i * column_step) for row, column in found for y, i in hits]
-        return sorted(found)
+            places = [
+                (row + y * row_step, column + i * column_step) for row, column in places for y, i in hits
+            ]
+        return sorted(places)
 
     def _taps_at(self, axis: int, pixel: int, padding_mode: str) -> list[tuple[int, int]]:
         """Along one axis, (output, tap) of each that holds a pixel."""
         k, s, d, out = (of[axis] for of in (self.kernel_size, self.stride, self.dilation, self.output_size))
         pads = self.pads[axis]
-        positions = _standing_for(pixel, self.input_size[axis], pads, padding_mode)
+        positions = positions_of(pixel, self.input_size[axis], pads, padding_mode)
         _check_places(sum(map(len, positions)) * k, KERNEL_LIMIT)
         return [
             (t // s, i)
@@ -411,440 +383,23 @@ class ConvGeometry(Shown):
             if (t := q + pads[0] - i * d) % s == 0 and 0 <= t // s < out
         ]
 
-    def row_formula(self, row: SupportsIndex) -> str:
-        """A row of X_col from its patch, (n·H_out + y)·W_out + x, with the numbers filled in."""
-        return f"{_ravel_text(self.patch_position(row), self.output_size)} = {whole('row', row)}"
 
-    def column_formula(self, col: SupportsIndex, order: str = "hwc") -> str:
-        """A column of X_col from its tap, (i·kw + j)·C + c, or with "chw" (c·kh + i)·kw + j, filled in."""
-        sizes = self._column_sizes(order)
-        return f"{_ravel_text(_unravel('column', col, sizes), sizes[1:])} = {whole('column', col)}"
-
-    def pixel_formula(self, place: Place, axis: int) -> str:
-        """Eq. 8 along one spatial axis, y·S + i·D − P, with the numbers of a place filled in."""
-        axis = self._axis(axis)
-        return (
-            f"{place.patch[1 + axis]}*{self.stride[axis]} + {place.tap[axis]}*{self.dilation[axis]}"
-            f" - {self.pads[axis][0]} = {place.position[axis]}"
-        )
-
-    def transpose_formula(self, axis: int, size: int | None = None) -> str:
-        """The size of the transposed convolution's output along one axis, (H − 1)·S − P + …, filled in.
-
-        `size` is H where it is not `output_size[axis]`, see `transpose_geometry`.
-        """
-        axis = self._axis(axis)
-        size = self.output_size[axis] if size is None else whole("size", size, 1, INT64)
-        s, extent, pads = self.stride[axis], self.extent[axis], self.pads[axis]
-        extra = self.input_size[axis] - transposed_length(size, pads, extent, s)
-        return (
-            f"({size} - 1)*{s} - ({pads[0]} + {pads[1]}) + {self._extent_text(axis)} + {extra}"
-            f" = {self.input_size[axis]}"
-        )
-
-    def _axis(self, axis: SupportsIndex) -> int:
-        """The number of a spatial axis, checked."""
-        return _digits("axis", (axis,), (len(self.kernel_size),), "the spatial axes, whose count is")[0]
-
-    def _extent_text(self, axis: int) -> str:
-        k, d = self.kernel_size[axis], self.dilation[axis]
-        return f"{k}" if d == 1 else f"({d}*({k} - 1) + 1)"
-
-    def _column_sizes(self, order: str) -> tuple[int, ...]:
-        """What the digits of a column number run over."""
-        check_choice("order", order, ORDERS)
-        return (*self.kernel_size, self.channels) if order == "hwc" else (self.channels, *self.kernel_size)
-
-    def block_shape(self, max_rows: int, threads: int = 1) -> tuple[int, ...]:
-        """The box over (n, *output position), of at most `max_rows` consecutive rows, to cut X_col by.
-
-        Threads that take box after box end together, as nearly as boxes of about that size allow.
-        """
-        shape: list[int] = []
-        sizes, room = (self.batch, *self.output_size), max(max_rows, 1)
-        for axis, size in reversed(list(enumerate(sizes))):
-            take = max(min(size, room), 1)
-            # 1 from the first axis on that is cut, so that the rows stay consecutive.
-            room //= take
-            cut = take < size
-            shape.append(_even_part(size, take, math.prod(sizes[:axis]), threads) if cut else take)
-        return tuple(reversed(shape))
-
-    def blocks(self, max_rows: int) -> Iterator[Block]:
-        """Boxes of at most `max_rows` rows that cover X_col once, in row order."""
-        return self.boxes(self.block_shape(max_rows))
-
-    def boxes(self, block_shape: tuple[int, ...]) -> Iterator[Block]:
-        """Boxes of a shape that `block_shape` gave that cover X_col once, in row order; last ones smaller."""
-        start = 0
-        for positions in _cut((self.batch, *self.output_size), block_shape):
-            stop = start + math.prod(map(len, positions))
-            yield Block(range(start, stop), positions)
-            start = stop
-
-    def coverage(self) -> Coverage:
-        """How often pixels appear in X_col; counted per axis, since patches are boxes."""
-        axes, pixels = range(len(self.stride)), math.prod(self.input_size)
-        elements = math.prod(map(self._elements_inside, axes))
-        covered = math.prod(self._covered(axis).count(1) for axis in axes)
-        return Coverage(elements / pixels, pixels - covered, pixels)
-
-    def uncovered_lines(self) -> tuple[list[range], ...]:
-        """Along each axis the lines, runs of neighbours as ranges, that no patch reaches.
-
-        A pixel that no patch holds lies in one of them, and all pixels of them are such.
-        """
-        axes = range(len(self.stride))
-        return tuple(
-            [range(*run.span()) for run in re.finditer(rb"\0+", self._covered(axis))] for axis in axes
-        )
-
-    def _elements_inside(self, axis: int) -> int:
-        """Elements of patches along one axis that fall inside the input."""
-        before, size = self.pads[axis][0], self.input_size[axis]
-        of_axis = (self.output_size[axis], self.stride[axis], self.kernel_size[axis], self.dilation[axis])
-        return _pairs_below(before + size, *of_axis) - _pairs_below(before, *of_axis)
-
-    def _covered(self, axis: int) -> bytearray:
-        """For each line along one axis, 1 if any patch reaches it, else 0."""
-        size, s, d, out = (of[axis] for of in (self.input_size, self.stride, self.dilation, self.output_size))
-        k, before, common = self.kernel_size[axis], self.pads[axis][0], math.gcd(s, d)
-        if min(out, d // common) < min(k, s // common):  # y·S + i·D: outputs and taps may change places
-            s, out, d, k = d, k, s, out
-        # Tap i + cycle of output y stands where tap i of output y + leap does.
-        cycle, leap = s // common, d // common
-        seen = bytearray(size)
-        for i in range(min(k, cycle)):
-            offset = i * d - before
-            first, end = max(-(offset // s), 0), (size - 1 - offset) // s + 1
-            times = -(-(k - i) // cycle)
-            # Where these taps stand, as outputs of tap i: one run, or several with gaps between.
-            runs = [(0, out + (times - 1) * leap)]
-            if leap > out:
-                within = range(max((first - out) // leap + 1, 0), min((end - 1) // leap + 1, times))
-                runs = [(time * leap, time * leap + out) for time in within]
-            for start, stop in runs:
-                start, stop = max(start, first), min(stop, end)
-                if stop > start:
-                    line = start * s + offset
-                    seen[line : (stop - 1) * s + offset + 1 : s] = b"\1" * (stop - start)
-        return seen
-
-
-def transpose_geometry(
-    output_shape: Iterable[SupportsIndex],
-    channels: SupportsIndex,
-    kernel_size: Sizes,
-    stride: Sizes = 1,
-    padding: Padding = "valid",
-    dilation: Sizes = 1,
-    groups: SupportsIndex = 1,
-    output_padding: Sizes = 0,
-    input_shape: Iterable[SupportsIndex] | None = None,
-) -> ConvGeometry:
-    """The convolution that a transposed convolution is the adjoint of.
-
-    A convolution maps x, (N, *spatial, C), to y, (N, *out, K); its transpose takes y back to the shape of x.
-    Going that way several sizes H of x have the same H_out, and this says which is meant. Along each axis
-
-        H = (H_out − 1)·S − (P_before + P_after) + D·(k − 1) + 1 + output_padding,
-
-    except under `same` and `same-lower`: there H = H_out·S, and the pads are those that the rule gives for
-    that H (as in TensorFlow, Keras and ONNX).
-
-    Args:
-        output_shape: (N, *out, K), the shape of y, what the transposed convolution is given; K is not used.
-        channels: C of x, what the transposed convolution makes.
-        kernel_size, stride, padding, dilation, groups: of the convolution, as `ConvGeometry` takes them.
-        output_padding: pixels more at the end of x, an int or one for each axis, from 0 to below the larger
-            of stride and dilation, as in PyTorch.
-        input_shape: (N, *spatial, C), the shape of x where it is known. It then decides, under any padding;
-            output_padding may be left at 0.
-
-    Returns:
-        The geometry of the convolution from x to y: `input_shape` is the shape of x. `output_size` is that
-        of y, or, where output_padding >= stride, output_padding // stride more at the end of the axis: the
-        kernel then fits beyond what y covers, and the transpose takes y as 0 there.
-
-    Raises:
-        GeometryError: sizes that make no convolution, an output_padding out of its range or with a rule that
-            leaves no choice, pads that leave nothing of x, an `input_shape` that does not lead to y.
-    """
-    shape = spatial_shape("output_shape", output_shape)
-    if input_shape is not None:
-        known = ConvGeometry(input_shape, kernel_size, stride, padding, dilation, groups)
-        if known.channels != whole("channels", channels):
-            raise GeometryError(
-                "input_shape",
-                f"{known.input_shape} has {known.channels} channels, the filters make {channels}; give the "
-                "shape of what they were made for",
-            )
-        return _known_transpose(shape, known, output_padding)
-    # Under `full` every kernel fits, so this refuses what is wrong under each padding.
-    axes = ConvGeometry((*shape[:-1], channels), kernel_size, stride, "full", dilation, groups)
-    extra = _per_axis("output_padding", output_padding, len(axes.stride), least=0)
-    enlarged = tuple(h * s for h, s in zip(shape[1:-1], axes.stride, strict=True))
-    pads = _resolve_pads(padding, enlarged, axes.extent, axes.stride)
-    if isinstance(padding, str) and padding.startswith("same"):
-        if any(extra):
-            raise GeometryError(
-                "output_padding",
-                f"got {_plain(extra)}, and padding {padding}, which makes the size stride times as large; "
-                "leave one of them out",
-            )
-        size = enlarged
-    else:
-        for name, more, s, d in zip(axes.axis_names, extra, axes.stride, axes.dilation, strict=True):
-            if more >= max(s, d):
-                raise GeometryError(
-                    "output_padding",
-                    f"{more} along {name} is not below the stride {s} or the dilation {d}; "
-                    f"give 0 to {max(s, d) - 1}",
-                )
-        size = tuple(map(transposed_length, shape[1:-1], pads, axes.extent, axes.stride, extra))
-        for name, length in zip(axes.axis_names, size, strict=True):
-            if length < 1:
-                raise GeometryError("padding", f"leaves {length} pixels of {name}; use less padding")
-    return ConvGeometry(
-        (shape[0], *size, axes.channels),
-        axes.kernel_size,
-        axes.stride,
-        padding if isinstance(padding, str) else pads,
-        axes.dilation,
-        axes.groups,
-    )
-
-
-def _known_transpose(shape: tuple[int, ...], geometry: ConvGeometry, output_padding: Sizes) -> ConvGeometry:
-    """`geometry`, if its outputs are of `shape` and its size is what `output_padding`, unless 0, implies."""
-    if (geometry.batch, *geometry.output_size) != shape[:-1]:
-        raise GeometryError(
-            "input_shape",
-            f"{geometry.input_shape} gives {geometry.batch} outputs of {geometry.output_size}, the input of "
-            f"the transposed convolution has {shape[0]} of {shape[1:-1]}; give the shape they came from",
-        )
-    extra = _per_axis("output_padding", output_padding, len(geometry.stride), least=0)
-    least = map(transposed_length, shape[1:-1], geometry.pads, geometry.extent, geometry.stride)
-    implied = tuple(h - length for h, length in zip(geometry.input_size, least, strict=True))
-    if any(extra) and extra != implied:
-        raise GeometryError(
-            "output_padding", f"got {extra}, input_shape {geometry.input_shape} means {implied}; leave it out"
-        )
-    return geometry
-
-
-def under_every_rule(
-    input_shape: Iterable[SupportsIndex], kernel_size: Sizes, stride: Sizes = 1, dilation: Sizes = 1
-) -> dict[str, ConvGeometry | None]:
-    """The geometry under each rule of `PADDING_NAMES`; None where the kernel does not fit.
-
-    Raises:
-        GeometryError: sizes that are wrong under any padding.
-    """
-    # Under `full` every kernel fits, so what it refuses is wrong under each.
-    full = ConvGeometry(input_shape, kernel_size, stride, "full", dilation)
-    found: dict[str, ConvGeometry | None] = {}
-    for rule in PADDING_NAMES:
-        try:
-            found[rule] = ConvGeometry(full.input_shape, full.kernel_size, full.stride, rule, full.dilation)
-        except GeometryError:
-            found[rule] = None
-    return found | {"full": full}
-
-
-def transpose_under_every_rule(
-    output_shape: Iterable[SupportsIndex],
-    kernel_size: Sizes,
-    stride: Sizes = 1,
-    dilation: Sizes = 1,
-    output_padding: Sizes = 0,
-) -> dict[str, ConvGeometry | None]:
-    """`transpose_geometry` under each rule of `PADDING_NAMES`; None where it makes nothing.
-
-    Raises:
-        GeometryError: sizes that are wrong under any padding.
-    """
-    # Under `valid` there is always a result, so what it refuses is wrong under each.
-    shape = spatial_shape("output_shape", output_shape)
-    extra = _per_axis("output_padding", output_padding, len(shape) - 2, least=0)
-    valid = transpose_geometry(shape, 1, kernel_size, stride, "valid", dilation, 1, extra)
-    layer = (valid.kernel_size, valid.stride)
-    found: dict[str, ConvGeometry | None] = {"valid": valid}
-    for rule in PADDING_NAMES[1:]:
-        try:
-            found[rule] = transpose_geometry(shape, 1, *layer, rule, valid.dilation, 1, extra)
-        except GeometryError:
-            found[rule] = None
-    return found
-
-
-def check_choice(parameter: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise GeometryError unless `value` is one of `choices`."""
-    if not isinstance(value, str) or value not in choices:
-        raise GeometryError(parameter, f"unknown {told(value)}; give one of {', '.join(choices)}")
-
-
-def told(value: Any) -> str:
-    """Any value, as it is told in an error: on one line, and not all of it where it is long."""
-    if type(value) is int:
-        return whole_text(value)
-    try:
-        if type(value) is tuple and value:
-            text = f"({', '.join(map(told, value[:8]))}{', …' * (len(value) > 8)}{',' * (len(value) == 1)})"
-        else:
-            text = " ".join(repr(value).split())
-    except Exception:  # a value may have no text
-        text = f"a {type(value).__name__} too large to show"
-    return text if len(text) <= 80 else f"{text[:60]} … {text[-10:]}"
-
-
-def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """`value` as an int, of the range that is given.
-
-    Raises:
-        GeometryError: not a whole number, or one out of range.
-    """
-    try:
-        number = int(operator.index(value))  # of a bool, too, a plain number
-    except TypeError:
-        raise GeometryError(name, f"expected a whole number, got {told(value)}; give an int") from None
-    if (least is not None and number < least) or (most is not None and number > most):
-        raise GeometryError(name, f"must be {least} to {most}, got {told(number)}; give a number between")
-    return number
-
-
-def several(value: Any) -> tuple[Any, ...] | None:
-    """The elements of what has them in an order; None for a single thing."""
-    if isinstance(value, (str, bytes, Set, Mapping)) or not isinstance(value, Iterable):
-        return None
-    try:
-        return tuple(value)
-    except TypeError:  # an array without axes
-        return None
-
-
-def _per_axis(name: str, value: Any, axes: int, least: int = 1, most: int = STEP_LIMIT) -> tuple[int, ...]:
-    """`value` as one int for each spatial axis, none below `least` or above `most`."""
-    if (parts := several(value)) is not None:
-        sizes = tuple(whole(name, v) for v in parts)
-        if len(sizes) != axes:
-            raise GeometryError(
-                name,
-                f"got {len(sizes)} numbers {told(sizes)} for {axes} spatial "
-                f"{'axis' if axes == 1 else 'axes'}; give one, or one for each axis",
-            )
-    else:
-        sizes = (whole(name, value),) * axes
-    if min(sizes) < least:
-        raise GeometryError(
-            name,
-            f"must be at least {least} along every axis, got {told(_plain(sizes))}; give {least} or more",
-        )
-    if max(sizes) > most:
-        raise GeometryError(
-            name,
-            f"must be at most {most} along every axis, got {told(_plain(sizes))}; give {least} to {most}",
-        )
-    return sizes
-
-
-def _plain(sizes: tuple[int, ...]) -> int | tuple[int, ...]:
-    """Sizes as they may be given: one number where all are the same."""
-    return sizes[0] if len(set(sizes)) == 1 else sizes
-
-
-def _cut(sizes: tuple[int, ...], steps: tuple[int, ...]) -> Iterator[tuple[range, ...]]:
-    """Boxes of `steps` that cover a box of `sizes`, in order, one at a time: there may be very many."""
-    if not sizes:
-        yield ()
-        return
-    for start in range(0, sizes[0], steps[0]):
-        for rest in _cut(sizes[1:], steps[1:]):
-            yield (range(start, min(start + steps[0], sizes[0])), *rest)
-
-
-def _even_part(size: int, most: int, times: int, threads: int) -> int:
-    """How much of `size`, at most `most`, to do at once, when `threads` share `times` such axes."""
-    least = max(-(-size // most), 1)
-
-    def longest_share(pieces: int) -> int:
-        if threads == 1:
-            return size
-        return -(-times * pieces // threads) * -(-size // pieces)
-
-    pieces = min(range(least, min(least + 2 * threads, max(size, 1)) + 1), key=longest_share)
-    return max(-(-size // pieces), 1)
-
-
-def _resolve_pads(
-    padding: Any, size: tuple[int, ...], extent: tuple[int, ...], stride: tuple[int, ...]
-) -> tuple[tuple[int, int], ...]:
-    """Padding in any form as (before, after) for each axis."""
+def settled_padding(padding: Padding, axes: int) -> str | Pads:
+    """Padding in any form as the name of a rule, or as (before, after) for each axis."""
     if not isinstance(padding, str):
-        return _explicit_pads(padding, len(size))
+        return side_pads(padding, axes)
     if padding not in PADDING_NAMES:
-        names = ", ".join(PADDING_NAMES)
-        raise GeometryError("padding", f"unknown name {told(padding)}; give one of {names}")
-    return tuple(map(named_pads, (padding,) * len(size), size, extent, stride))
+        raise GeometryError("padding", f"unknown name {got(padding)}; give one of {', '.join(PADDING_NAMES)}")
+    return str(padding)
 
 
-def _explicit_pads(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
-    """Padding by number, per axis or per side, as (before, after) for each axis."""
-    parts = several(padding)
-    inner = [several(part) for part in parts or ()]
-    named = any(isinstance(part, str) for part in parts or ())
-    if parts is not None and (named or any(pair is not None for pair in inner)):
-        pairs = [(p, p) if pair is None else pair for p, pair in zip(parts, inner, strict=True)]
-        if named or len(pairs) != axes or any(len(pair) != 2 for pair in pairs):
-            raise GeometryError(
-                "padding",
-                f"got {told(padding)}; give a (before, after) pair for each of {axes} spatial axes",
-            )
-        before, after = zip(*pairs, strict=True)
-    else:
-        before = after = padding if parts is None else parts
-    return tuple(
-        zip(
-            _per_axis("padding", before, axes, least=0),
-            _per_axis("padding", after, axes, least=0),
-            strict=True,
-        )
-    )
-
-
-def spatial_shape(name: str, given: Iterable[SupportsIndex]) -> tuple[int, ...]:
-    """`given` as (N, *spatial, C) with 1 to 3 spatial axes, of which only N may be 0."""
-    if (sizes := several(given)) is None:
-        raise GeometryError(name, f"expected (N, *spatial, C), got {told(given)}")
-    shape = tuple(whole(name, v) for v in sizes)
-    if len(shape) - 2 not in AXIS_NAMES:
-        raise GeometryError(
-            name, f"{told(shape)} has {len(shape)} axes; expected (N, *spatial, C) with 1 to 3 spatial axes"
-        )
-    if shape[0] < 0 or min(shape[1:]) < 1:
-        raise GeometryError(
-            name, f"{told(shape)} is empty; spatial sizes and channels must be at least 1 (only N may be 0)"
-        )
-    _check_elements(name, shape, told(shape))
-    return shape
-
-
-def _check_elements(name: str, shape: tuple[int, ...], what: str) -> None:
-    """Raise GeometryError where an array of this shape would have elements that int64 cannot count."""
-    if math.prod(max(size, 1) for size in shape) > INT64:
-        raise GeometryError(name, f"{what} has more elements than {INT64}, which is the most; give less")
-
-
-def _standing_for(pixel: int, size: int, pads: tuple[int, int], padding_mode: str) -> list[range]:
-    """The positions of an axis that hold a pixel of it, see `padding_source`: its own, and in the padding."""
-    first, end = -pads[0], size + pads[1]
-    if padding_mode == "zeros":
-        return [range(pixel, pixel + 1)]
-    if padding_mode == "replicate":
-        return [range(first if pixel == 0 else pixel, end if pixel == size - 1 else pixel + 1)]
-    period = size if padding_mode == "circular" else max(2 * (size - 1), 1)
-    rests = {pixel % period} if padding_mode == "circular" else {pixel % period, -pixel % period}
-    return [range(first + (rest - first) % period, end, period) for rest in rests]
+def pads_of(
+    padding: str | Pads, size: tuple[int, ...], extent: tuple[int, ...], stride: tuple[int, ...]
+) -> Pads:
+    """Zeros (before, after) each axis, by a rule's name or as they are."""
+    if isinstance(padding, str):
+        return tuple(map(named_pads, itertools.repeat(padding), size, extent, stride))
+    return padding
 
 
 def _check_places(count: int, most: int) -> None:
@@ -855,35 +410,12 @@ def _check_places(count: int, most: int) -> None:
         )
 
 
-def _pairs_below(end: int, outputs: int, stride: int, taps: int, dilation: int) -> int:
-    """Pairs (y, i) of outputs and taps with y·S + i·D < end, by formula."""
-    # Of taps below `full` all outputs count, of those from `some` on none, and between ceil((end − i·D) / S).
-    full = min(max(end - (outputs - 1) * stride + dilation - 1, 0) // dilation, taps)
-    some = min(max(end + dilation - 1, 0) // dilation, taps)
-    return full * outputs + _floor_sum(
-        some - full, stride, dilation, end - (some - 1) * dilation + stride - 1
-    )
-
-
-def _floor_sum(count: int, m: int, a: int, b: int) -> int:
-    """Σ floor((a·j + b) / m) over j below `count`, for b >= 0; in steps as few as Euclid's."""
-    total = 0
-    while count:
-        total += count * (count - 1) // 2 * (a // m) + count * (b // m)
-        a, b = a % m, b % m
-        # What is left are the points under a line of slope below 1: counted along the other axis.
-        count, b = divmod(a * count + b, m)
-        m, a = a, m
-    return total
-
-
 def _unravel(what: str, index: SupportsIndex, sizes: tuple[int, ...]) -> tuple[int, ...]:
     """The digits of `index` in the mixed radix `sizes`, most significant first."""
     rest, end = whole(what, index), math.prod(sizes)
     if not 0 <= rest < end:
         raise MappingIndexError(
-            what,
-            f"{told(rest)} is outside X_col, which has {end}" + (f"; give 0 to {end - 1}" if end else ""),
+            what, f"{got(rest)} is outside X_col, which has {end}" + (f"; give 0 to {end - 1}" if end else "")
         )
     digits = []
     for size in reversed(sizes):
@@ -892,34 +424,8 @@ def _unravel(what: str, index: SupportsIndex, sizes: tuple[int, ...]) -> tuple[i
     return tuple(reversed(digits))
 
 
-def _items(what: str, given: Any) -> tuple[Any, ...]:
-    if not isinstance(given, Iterable) or isinstance(given, str):
-        raise MappingIndexError(what, f"expected one number for each axis, got {told(given)}")
-    return tuple(given)
-
-
-def _digits(what: str, given: Any, sizes: tuple[int, ...], where: str) -> tuple[int, ...]:
-    """`given` as whole numbers, each an index below the one of `sizes` at its place.
-
-    Raises:
-        MappingIndexError: another count of numbers, or one out of range. GeometryError: no whole number.
-    """
-    digits = tuple(whole(what, digit) for digit in _items(what, given))
-    if len(digits) != len(sizes) or not all(0 <= d < size for d, size in zip(digits, sizes, strict=True)):
-        raise MappingIndexError(what, f"{told(digits)} is not in {where} {sizes}")
-    return digits
-
-
 def _ravel(digits: tuple[int, ...], sizes: tuple[int, ...]) -> int:
     index = 0
     for digit, size in zip(digits, sizes, strict=True):
         index = index * size + digit
     return index
-
-
-def _ravel_text(digits: tuple[int, ...], sizes: tuple[int, ...]) -> str:
-    """`_ravel` written out, `sizes` being those of all digits but the first: (0*4 + 3)*4 + 2."""
-    text = str(digits[0])
-    for number, (digit, size) in enumerate(zip(digits[1:], sizes, strict=True)):
-        text = f"({text})*{size} + {digit}" if number else f"{text}*{size} + {digit}"
-    return text

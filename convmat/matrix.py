@@ -21,24 +21,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat import spectrum
 from convmat.arithmetic import choose_arithmetic
+from convmat.axis import PADDING_MODES, padding_source
+from convmat.checks import STEP_LIMIT, choice, flag, got, numbers, several, whole
 from convmat.engine import convolve, filter_geometry
 from convmat.errors import GeometryError, ShapeError
 from convmat.files.memory import check_memory
-from convmat.geometry import (
-    KERNEL_LIMIT,
-    PADDING_MODES,
-    STEP_LIMIT,
-    ConvGeometry,
-    Padding,
-    Sizes,
-    check_choice,
-    padding_source,
-    several,
-    told,
-    whole,
-)
-from convmat.patches import as_numbers, check_flag
-from convmat.shown import Shown
+from convmat.geometry import KERNEL_LIMIT, ConvGeometry, Padding, Sizes
+from convmat.shown import Fact, Shown, bytes_text, percent, shape_fact
 from convmat.spectrum import Spectrum
 from convmat.watching import Watch, unwatched
 
@@ -108,10 +97,10 @@ def layer_map(
     layout: str = "nhwc",
 ) -> LayerMap:
     """The layer as a linear map, all facts of which can be had without its matrix; as `layer_matrix`."""
-    filters = as_numbers("filters", filters)
-    check_choice("padding_mode", padding_mode, PADDING_MODES)
-    check_choice("layout", layout, LAYOUTS)
-    check_flag("flip", flip)
+    filters = numbers("filters", filters)
+    choice("padding_mode", padding_mode, PADDING_MODES)
+    choice("layout", layout, LAYOUTS)
+    flag("flip", flip)
     if filters.ndim not in (3, 4, 5):
         raise ShapeError(
             "filters",
@@ -121,13 +110,11 @@ def layer_map(
     if len(shape) not in (filters.ndim - 1, filters.ndim):
         raise ShapeError(
             "input_shape",
-            f"{told(input_shape)} has {len(shape)} axes; filters of shape {filters.shape} take (*spatial, C) "
+            f"{got(input_shape)} has {len(shape)} axes; filters of shape {filters.shape} take (*spatial, C) "
             f"with {filters.ndim - 1}",
         )
     if max(shape) > STEP_LIMIT:
-        raise GeometryError(
-            "input_shape", f"must be at most {STEP_LIMIT} along every axis, got {told(shape)}"
-        )
+        raise GeometryError("input_shape", f"must be at most {STEP_LIMIT} along every axis, got {got(shape)}")
     geometry = filter_geometry(
         (1, *shape[1 - filters.ndim :]), filters.shape, stride, padding, dilation, groups
     )
@@ -376,7 +363,19 @@ class LayerMap(Shown):
             )
         return found.scaled(scale)
 
-    def facts(self, with_spectrum: bool = True, **limits: Any) -> MatrixFacts:
+    def facts(self) -> list[Fact]:
+        """The layer, and what of its matrix costs nothing to know; `analyse` tells more."""
+        weights, dtype = self.filters.size, str(self.filters.dtype)
+        return [
+            *(fact for fact in self.geometry.facts() if fact.key != "matrix_shape"),
+            shape_fact("matrix_shape", "M", self.shape, "vec Y × vec X"),
+            Fact("nnz", "entries stored", self.nnz, f"{self.nnz}, {percent(self.density)}"),
+            Fact("weights", "free weights", weights, str(weights)),
+            Fact("dtype", "dtype", dtype, dtype),
+            Fact("bytes", "bytes, sparse", self.nbytes, bytes_text(self.nbytes)),
+        ]
+
+    def analyse(self, with_spectrum: bool = True, **limits: Any) -> MatrixFacts:
         """All that is known of M, without making it; `limits` are those of `spectrum`."""
         return MatrixFacts(
             shape=self.shape,
@@ -513,9 +512,13 @@ class LayerMatrix(Shown):
         product = self._product(np.asarray(y).T, 0)
         return product.T
 
-    def facts(self, with_spectrum: bool = True, **limits: Any) -> MatrixFacts:
+    def facts(self) -> list[Fact]:
+        """Those of the layer."""
+        return self.layer.facts()
+
+    def analyse(self, with_spectrum: bool = True, **limits: Any) -> MatrixFacts:
         """All that is known of M; `limits` are the `tolerance` and `iterations` of `LayerMap.spectrum`."""
-        return self.layer.facts(with_spectrum, **limits)
+        return self.layer.analyse(with_spectrum, **limits)
 
     def toarray(self) -> NDArray[Any]:
         """The dense matrix."""
@@ -549,7 +552,7 @@ class LayerMatrix(Shown):
 
     def _product(self, vectors: ArrayLike, axis: int) -> NDArray[Any]:
         """M (axis 1) or Mᵀ (axis 0) times vectors, (n,) or (n, vectors)."""
-        x = as_numbers("vectors", vectors)
+        x = numbers("vectors", vectors)
         if x.ndim not in (1, 2) or len(x) != self.shape[axis]:
             raise ShapeError(
                 "vectors",

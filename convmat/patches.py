@@ -17,20 +17,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import native
-from convmat.errors import DTypeError, GeometryError, IntegerRangeError, MemoryLimitError, ShapeError
-from convmat.geometry import (
-    ORDERS,
-    PADDING_MODES,
-    Block,
-    ConvGeometry,
-    Padding,
-    Sizes,
-    check_choice,
-    padding_source,
-    several,
-    told,
-    whole,
-)
+from convmat.axis import PADDING_MODES, padding_source
+from convmat.blocks import Block
+from convmat.checks import choice, filter_groups, numbers, out_array, several, whole
+from convmat.errors import IntegerRangeError, MemoryLimitError, ShapeError
+from convmat.geometry import ORDERS, ConvGeometry, Padding, Sizes
 from convmat.threads import thread_count
 
 OVERLAPS = ("sum", "mean")
@@ -72,15 +63,15 @@ def unroll(
         ShapeError: `out` of another shape.
         DTypeError: not numbers, or `out` of another dtype.
     """
-    x = as_numbers("x", x)
+    x = numbers("input", x)
     geometry = geometry_of(x.shape, kernel_size, stride, padding, dilation)
-    check_choice("padding_mode", padding_mode, PADDING_MODES)
-    check_choice("order", order, ORDERS)
+    choice("padding_mode", padding_mode, PADDING_MODES)
+    choice("order", order, ORDERS)
     threads = thread_count(threads)
     if out is None:
         out = allocate(geometry.matrix_shape, x.dtype)
     else:
-        check_out(out, geometry.matrix_shape, x.dtype, "X_col", x)
+        out_array(out, geometry.matrix_shape, x.dtype, "X_col", x)
     for block in geometry.boxes(_block_shape(x, geometry, BLOCK_BYTES)):
         part = out[block.rows.start : block.rows.stop]
         rows = part if part.flags.c_contiguous else np.empty(part.shape, x.dtype)
@@ -99,7 +90,7 @@ def unroll_stream(
     block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[NDArray[Any]]:
     """The rows of X_col in blocks of at most `block_bytes`, or one row; a block is valid until the next."""
-    check_choice("order", order, ORDERS)
+    choice("order", order, ORDERS)
     threads = thread_count(threads)
     shape = _block_shape(x, geometry, block_bytes)
     buffer = np.empty((math.prod(shape), geometry.matrix_shape[1]), x.dtype)
@@ -253,7 +244,7 @@ def fold(
         GeometryError: sizes that make no convolution. ShapeError: an X_col that is not of this geometry.
         DTypeError: not numbers. IntegerRangeError: integers whose sums could pass 2^63.
     """
-    x_col = as_numbers("x_col", x_col)
+    x_col = numbers("x_col", x_col)
     geometry = geometry_of(input_shape, kernel_size, stride, padding, dilation)
     check_x_col(x_col.shape, geometry)
     folding = _Folding.of(geometry, x_col.dtype, overlap, order, threads)
@@ -299,7 +290,7 @@ def check_x_col(shape: tuple[int, ...], geometry: ConvGeometry) -> None:
 
 def fold_dtype(dtype: np.dtype[Any], geometry: ConvGeometry, overlap: str = "sum") -> np.dtype[Any]:
     """The dtype that `fold` returns for an X_col of this dtype."""
-    check_choice("overlap", overlap, OVERLAPS)
+    choice("overlap", overlap, OVERLAPS)
     if _most_that_meet(geometry) < 2:
         return dtype
     if dtype.kind in "biu":
@@ -387,7 +378,7 @@ class _Folding(NamedTuple):
     ) -> _Folding:
         """Check the arguments of `fold`, and decide."""
         result = fold_dtype(dtype, geometry, overlap)
-        check_choice("order", order, ORDERS)
+        choice("order", order, ORDERS)
         how = overlap if _most_that_meet(geometry) > 1 else "move"
         accumulator = np.dtype(np.float32) if how != "move" and result == np.float16 else result
         return cls(geometry, how, accumulator, result, order, thread_count(threads))
@@ -408,7 +399,7 @@ class _Folding(NamedTuple):
         found = lines if self.accumulator == self.result else np.empty(lines.shape, self.accumulator)
         sums = found
         with np.errstate(all="ignore"):
-            if self.how != "move" and not (compiled and self.accumulator.kind == "i" and rows.dtype.isnative):
+            if self.how != "move":
                 rows = rows.astype(self.accumulator, copy=False)
             if self.how != "move" and self.accumulator.kind == "c":  # two channels each, which are neighbours
                 rows, order, parts = _as_floats(self._patches(rows, band)), "hwc", 2
@@ -535,11 +526,11 @@ def flatten_filters(filters: ArrayLike, groups: int = 1, *, order: str = "hwc") 
     Raises:
         ShapeError: not filters. GeometryError: groups that do not divide K. DTypeError: not numbers.
     """
-    filters = as_numbers("filters", filters)
-    check_choice("order", order, ORDERS)
+    filters = numbers("filters", filters)
+    choice("order", order, ORDERS)
     if filters.ndim < 3 or 0 in filters.shape:
         raise ShapeError("filters", f"have shape {filters.shape}; expected (K, *kernel, C/groups), none 0")
-    check_filter_groups(len(filters), groups)
+    filter_groups(len(filters), groups)
     if order == "chw":
         filters = np.moveaxis(filters, -1, 1)
     return np.array(filters.reshape(len(filters), -1).T, order="C")
@@ -554,9 +545,13 @@ def geometry_of(
     groups: SupportsIndex = 1,
 ) -> ConvGeometry:
     """`ConvGeometry` of these arguments, remembered, since the same layer comes again and again."""
-    return _geometry(
-        _settled("input_shape", shape),
-        _settled("kernel_size", kernel_size),
+    where = settled_where(stride, padding, dilation, groups)
+    return _geometry(_settled("input_shape", shape), _settled("kernel_size", kernel_size), *where)
+
+
+def settled_where(stride: Sizes, padding: Padding, dilation: Sizes, groups: SupportsIndex) -> tuple[Any, ...]:
+    """These arguments in a form that may be remembered by."""
+    return (
         _settled("stride", stride),
         _settled("padding", padding),
         _settled("dilation", dilation),
@@ -582,29 +577,6 @@ def _settled(name: str, value: Any, depth: int = 2) -> Any:
 _INT = {int}
 
 
-def check_filter_groups(filters: int, groups: int) -> None:
-    """Raise GeometryError unless `groups` divides the number of filters."""
-    groups = whole("groups", groups)
-    if groups < 1 or filters % groups:
-        raise GeometryError(
-            "groups", f"{told(groups)} does not divide the {filters} filters; give a divisor of {filters}"
-        )
-
-
-def check_out(
-    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], what: str, *inputs: NDArray[Any] | None
-) -> None:
-    """Raise ShapeError or DTypeError unless `out` can take a result, and overlaps none of the inputs."""
-    if not isinstance(out, np.ndarray):
-        raise ShapeError("out", f"expected an array of shape {shape}, got {told(out)}")
-    if out.shape != shape:
-        raise ShapeError("out", f"has shape {out.shape}, {what} has {shape}")
-    if out.dtype != dtype:
-        raise DTypeError("out", f"has dtype {out.dtype}, {what} has {dtype}")
-    if any(a is not None and np.may_share_memory(out, a) for a in inputs):
-        raise ShapeError("out", "overlaps the input in memory; give an array of its own")
-
-
 def steps_of(a: NDArray[Any]) -> tuple[int, ...] | None:
     """Elements from neighbour to neighbour along all axes but the last, for the compiled library.
 
@@ -619,37 +591,6 @@ def steps_of(a: NDArray[Any]) -> tuple[int, ...] | None:
     if (a.shape[-1] > 1 and a.strides[-1] != size) or any(s % size for s in a.strides):
         return None
     return tuple(s // size for s in a.strides[:-1])
-
-
-def as_numbers(name: str, values: ArrayLike) -> NDArray[Any]:
-    """`values` as an array of booleans, integers, floats or complex numbers.
-
-    Raises:
-        DTypeError: any other dtype. ShapeError: what is no array, such as lists of several lengths.
-    """
-    try:
-        array = np.asarray(values)
-    except Exception as error:  # what nests in any way, or only claims to be an array, may raise anything
-        raise ShapeError(name, f"is no array: {' '.join(str(error).split())[:80]}; give one") from None
-    if array.dtype.kind not in "biufc":
-        raise DTypeError(
-            name, f"has dtype {array.dtype}; expected booleans, integers, floats or complex numbers"
-        )
-    return array
-
-
-def check_flag(name: str, value: Any) -> None:
-    """Raise GeometryError unless `value` is True or False, of Python or NumPy."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise GeometryError(name, f"expected True or False, got {told(value)}")
-
-
-def is_finite(value: Any) -> bool:
-    """Whether `value` is one real number, as float64 can hold it."""
-    try:
-        return isinstance(value, (int, float, np.integer, np.floating)) and math.isfinite(value)
-    except OverflowError:
-        return False
 
 
 def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from convmat.checks import whole
 from convmat.errors import GeometryError
-from convmat.geometry import whole
 
 VARIABLE = "CONVMAT_THREADS"
 MOST_THREADS = 1024

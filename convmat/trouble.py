@@ -56,7 +56,7 @@ def _text(error: BaseException) -> str:
 def _not_imported(error: BaseException) -> str | None:
     """The package whose import, by a statement in convmat, an error ended; None for any other error."""
     for entry in traceback.extract_tb(error.__traceback__):
-        found = _IMPORT.match(entry.line or "")
-        if found and found[1] != "convmat":
-            return found[1]
+        statement = _IMPORT.match(entry.line or "")
+        if statement and statement[1] != "convmat":
+            return statement[1]
     return None

@@ -84,10 +84,6 @@ def options_of(command_path: str) -> str:
     return f"{formatter.getvalue()}\n"
 
 
-# The one arrow up, until `shown` imports nothing of ours; drawn as such.
-_UP = {("shown", "report")}
-
-
 def import_graph() -> str:
     """The parts of the package by floors: a part stands one floor above the highest that it imports.
 
@@ -104,7 +100,7 @@ def import_graph() -> str:
         part = part_of(module)
         if part in names:
             named = {dotted.split(".")[1] for dotted in imports(module) if dotted.startswith("convmat.")}
-            below[part] |= {name for name in named & names - {part} if (part, name) not in _UP}
+            below[part] |= named & names - {part}
     floor: dict[str, int] = {}
     reached: dict[str, set[str]] = {}
     for part in TopologicalSorter(below).static_order():
@@ -114,8 +110,7 @@ def import_graph() -> str:
     for part in sorted(names, key=lambda name: (-floor[name], name)):
         implied = set().union(*(reached[name] for name in below[part]))
         arrows = ", ".join(sorted(below[part] - implied, key=lambda name: (-floor[name], name)))
-        up = "".join(f"↑ {name}" for lower, name in _UP if lower == part)
-        lines.append(f"{floor[part]:2}  {part:<13} {f'→ {arrows}' if arrows else up}".rstrip())
+        lines.append(f"{floor[part]:2}  {part:<13} {f'→ {arrows}' if arrows else ''}".rstrip())
     return "\n```text\n" + "\n".join(lines) + "\n```\n\n"
 
 

@@ -16,8 +16,8 @@ NUMPY = "NumPy"
 
 
 def at_each_level(test: Any) -> Any:
-    """For a test of Hypothesis that runs several times over."""
-    return settings(max_examples=70)(test)
+    """For a test of Hypothesis that runs several times over: a third of the examples."""
+    return settings(max_examples=settings.default.max_examples // 3)(test)
 
 
 @cache

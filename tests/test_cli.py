@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
 import signal
@@ -23,21 +22,12 @@ import convmat as cm
 from convmat import native
 from convmat.cli import cli, run
 from convmat.layouts import from_batch
+from convmat.sizes import coverage
+from tests.tools import DIGIT, EDGES, SCENE, STROKES, shell
 
-SAMPLES = Path(__file__).parent.parent / "sample_images"
-DIGIT, SCENE, STROKES, EDGES = (
-    "sample_images/digit.png",
-    "sample_images/scene.png",
-    "sample_images/strokes_2x7x7x1.npy",
-    "sample_images/edges_8x3x3x3.npy",
-)
+pytestmark = pytest.mark.usefixtures("samples")
+
 COMMANDS = list(cli.list_commands(click.Context(cli)))
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(SAMPLES, tmp_path / "sample_images")
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -62,14 +52,6 @@ def facts(ok: Any) -> Any:
         return found
 
     return call
-
-
-def shell(script: str, **env: str) -> tuple[int, str, str]:
-    """Run a line in a real shell, as a user's: status, standard output, standard error."""
-    base = {k: v for k, v in os.environ.items() if k not in ("PYTHONUNBUFFERED", "NO_COLOR")}
-    base |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{base['PATH']}"} | env
-    done = subprocess.run(["bash", "-c", script], capture_output=True, env=base, timeout=60)
-    return done.returncode, done.stdout.decode("latin-1"), done.stderr.decode()
 
 
 # unroll
@@ -109,7 +91,7 @@ def test_unroll_json_has_stable_keys(facts: Any) -> None:
         "order": "hwc",
         "dtype": "uint8",
         "bytes": g.matrix_shape[0] * g.matrix_shape[1],
-        "repeats": g.coverage().mean,
+        "repeats": coverage(g).mean,
         "uncovered": 0,
         "rows": g.matrix_shape[0],
         "figure": None,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import convmat as cm
+from convmat.cli import run
 from convmat.errors import FileError, GeometryError
 from convmat.files.images import write_animation
 from convmat.geometry import ConvGeometry
@@ -24,6 +23,7 @@ from convmat.report.figures.canvas import ACCENTS, THEMES, Box, Sheet, label, pl
 from convmat.report.figures.patches import PatchPlan, busiest, draw_patches, plan_patches
 from convmat.report.figures.product import draw_product, plan_product, shades, x_col_values
 from tests.strategies import Layer, layers
+from tests.tools import convmat, npy
 
 DIGIT = "sample_images/digit.png"
 ROOT = Path(__file__).parent.parent
@@ -315,19 +315,9 @@ def test_themes_read_on_their_papers() -> None:
     assert len(set(ACCENTS)) == len(ACCENTS)
 
 
-def run(*arguments: str, folder: Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "convmat", *arguments],
-        cwd=folder,
-        capture_output=True,
-        input=stdin,
-        check=False,
-    )
-
-
 def test_commands_draw(tmp_path: Path) -> None:
     digit = str(ROOT / DIGIT)
-    done = run(
+    done = convmat(
         *("unroll", digit, digit, "-k", "7", "-s", "7", "--figure", "f.png", "--animate", "a.gif"),
         *("--theme", "dark", "-o", "x.npy"),
         folder=tmp_path,
@@ -338,17 +328,17 @@ def test_commands_draw(tmp_path: Path) -> None:
     assert np.load(tmp_path / "x.npy").shape == (32, 49)
     with Image.open(tmp_path / "f.png") as picture:
         assert picture.convert("RGB").getpixel((0, 0)) == THEMES["dark"].paper
-    done = run("locate", digit, "-k", "3", "--pixel", "9,12,0", "--figure", "l.png", folder=tmp_path)
+    done = convmat("locate", digit, "-k", "3", "--pixel", "9,12,0", "--figure", "l.png", folder=tmp_path)
     assert done.returncode == 0
     assert b"9 of 676 rows" in done.stdout
-    done = run(
+    done = convmat(
         *("convolve", "-", "--kernel", "sobel-x", "--figure", "c.png", "-o", "-"),
         folder=tmp_path,
         stdin=npy(np.arange(300.0).reshape(3, 10, 10)),
     )
     assert done.returncode == 2  # three channels; nothing is drawn
     assert not (tmp_path / "c.png").exists()
-    done = run(
+    done = convmat(
         *("unroll", "-", "-k", "3", "--figure", "p.png", "-o", "-"),
         folder=tmp_path,
         stdin=npy(np.arange(200.0).reshape(2, 10, 10, 1)),
@@ -356,14 +346,6 @@ def test_commands_draw(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith(b"\x93NUMPY")
     assert (tmp_path / "p.png").exists()
-
-
-def npy(array: NDArray[Any]) -> bytes:
-    import io
-
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -393,15 +375,20 @@ def npy(array: NDArray[Any]) -> bytes:
         ),
     ],
 )
-def test_trouble_is_one_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.arange(25).reshape(5, 5))
-    np.save(tmp_path / "v.npy", np.zeros((4, 4, 4)))
-    np.save(tmp_path / "e.npy", np.zeros((0, 4, 4, 1)))
-    np.save(tmp_path / "n.npy", np.full((4, 4), np.nan))
-    done = run(*arguments, folder=tmp_path)
-    assert done.returncode == 2
-    lines = done.stderr.decode().strip().splitlines()
-    assert said in lines[-1]
+def test_trouble_is_one_line(
+    arguments: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", np.arange(25).reshape(5, 5))
+    np.save("v.npy", np.zeros((4, 4, 4)))
+    np.save("e.npy", np.zeros((0, 4, 4, 1)))
+    np.save("n.npy", np.full((4, 4), np.nan))
+    assert run(list(arguments)) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.glob("f.*"))
 
 

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import convmat as cm
 from convmat import patches, reference
 from convmat.cli import run
 from convmat.errors import ConvmatError, DTypeError, GeometryError, IntegerRangeError, ShapeError
+from convmat.sizes import coverage, uncovered_lines
 from tests.levels import at_each_level
 from tests.strategies import (
     DTYPES,
@@ -36,12 +36,10 @@ from tests.strategies import (
     noise,
     probes,
 )
-from tests.test_cli import shell
+from tests.tools import shell
 
 pytestmark = pytest.mark.usefixtures("level")
 
-SAMPLES = Path(__file__).parent.parent / "sample_images"
-DIGIT, SCENE = SAMPLES / "digit.png", SAMPLES / "scene.png"
 ORDERS = ("hwc", "chw")
 zero_padded = layers(modes=("zeros",))
 
@@ -194,7 +192,7 @@ def test_a_mean_is_the_inverse_where_a_patch_covers(
     np.testing.assert_array_equal(back[seen], x[seen])
     assert not back[~seen].any()
     assert (
-        np.count_nonzero(~seen) == layer.shape[0] * layer.shape[-1] * geometry_of(layer).coverage().uncovered
+        np.count_nonzero(~seen) == layer.shape[0] * layer.shape[-1] * coverage(geometry_of(layer)).uncovered
     )
 
 
@@ -319,7 +317,7 @@ def test_beside_torch() -> None:
 @at_each_level
 @given(zero_padded)
 def test_uncovered_lines_are_those_that_no_patch_reaches(layer: Layer) -> None:
-    for axis, (runs, lines) in enumerate(zip(geometry_of(layer).uncovered_lines(), layer.lines, strict=True)):
+    for axis, (runs, lines) in enumerate(zip(uncovered_lines(geometry_of(layer)), layer.lines, strict=True)):
         seen = {pixel for patch in lines for pixel in patch}
         assert [p for run in runs for p in run] == [p for p in range(layer.shape[1 + axis]) if p not in seen]
         assert all(a.stop < b.start for a, b in itertools.pairwise(runs))
@@ -328,14 +326,7 @@ def test_uncovered_lines_are_those_that_no_patch_reaches(layer: Layer) -> None:
 # The command.
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(SAMPLES, tmp_path / "sample_images")
-    return tmp_path
-
-
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("samples")
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("per_image", [False, True])
@@ -360,7 +351,7 @@ def test_the_command_gives_what_the_library_gives(
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("samples")
 def test_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     np.save("x.npy", np.ones((36, 9), "u1"))
     command = ["fold", "x.npy", "--input-shape", "28,28", "-k", "3", "-s", "5"]
@@ -401,7 +392,7 @@ def test_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("samples")
 def test_one_and_three_axes(capsys: pytest.CaptureFixture[str]) -> None:
     for shape, dims in (((2, 9, 3), "1"), ((2, 4, 5, 3, 2), "3")):
         x = rng().integers(0, 99, shape)
@@ -412,7 +403,7 @@ def test_one_and_three_axes(capsys: pytest.CaptureFixture[str]) -> None:
         np.testing.assert_array_equal(np.load("y.npy"), x)
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("samples")
 def test_pictures() -> None:
     for name, shape in (("digit", "28,28"), ("scene", "256,384,3")):
         source = f"sample_images/{name}.png"
@@ -422,7 +413,7 @@ def test_pictures() -> None:
         np.testing.assert_array_equal(np.asarray(Image.open("back.png")), np.asarray(Image.open(source)))
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("samples")
 def test_no_images_are_a_batch_too() -> None:
     np.save("x.npy", np.zeros((0, 9)))
     for shape in ("6,5", "0,6,5,1"):
@@ -430,7 +421,7 @@ def test_no_images_are_a_batch_too() -> None:
         assert np.load("y.npy").shape == (0, 6, 5, 1)
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("samples")
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -462,7 +453,7 @@ def test_trouble_is_one_line(options: str, told: str, capsys: pytest.CaptureFixt
     assert sorted(os.listdir()) == ["sample_images", "x.npy"]
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("samples")
 @pytest.mark.parametrize(
     ("script", "status", "told"),
     [
@@ -486,7 +477,7 @@ def test_bad_pipes(script: str, status: int, told: str) -> None:
     assert not Path("y.npy").exists()
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("samples")
 def test_there_and_back_by_pipes() -> None:
     status, out, err = shell(
         "convmat unroll sample_images/scene.png --k 7 --stride 3 -p full -q -o - | "
@@ -502,7 +493,7 @@ def test_there_and_back_by_pipes() -> None:
     assert Path("table").read_text(encoding="utf-8") == wanted
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("samples")
 def test_a_reader_that_leaves_is_no_trouble() -> None:
     np.save("x.npy", np.zeros((600 * 600, 9)))
     fold = "convmat fold x.npy --input-shape 602,602 --k 3 -q -o -"

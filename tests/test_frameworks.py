@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convmat as cm
-from convmat.frameworks import EXPLICIT_PADS
+from convmat.sizes import EXPLICIT_PADS
 
 LINES = list(itertools.product((1, 2, 5, 6), (1, 2, 3, 4), (1, 2, 3), (1, 2)))  # size, k, stride, dilation
 

@@ -23,10 +23,7 @@ from convmat.errors import FileError, ShapeError
 from convmat.files.images import PIXEL_LIMIT, ImageInput, to_pixels, write_picture
 from convmat.files.outputs import PICTURE_FORMATS, is_picture
 
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 def coded(dtype: str, channels: int = 1, scale: int = 1) -> NDArray[Any]:

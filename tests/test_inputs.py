@@ -28,15 +28,12 @@ from convmat.errors import FileError, ShapeError
 from convmat.files import images
 from convmat.files.npy import NpyInput
 from convmat.files.numbers import is_typed, parse_numbers, read_numbers
+from tests.tools import environment, npy
 
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+pytestmark = pytest.mark.usefixtures("folder")
+
 RNG = np.random.default_rng(15)
 PIXELS = RNG.integers(0, 256, (9, 7, 3), np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 class _Trickle(io.RawIOBase):
@@ -84,12 +81,6 @@ def called(capsys: pytest.CaptureFixture[str]) -> Any:
 def encoded(kind: str, pixels: Any = PIXELS, **options: Any) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def npy(array: Any) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array)
     return stream.getvalue()
 
 
@@ -143,7 +134,7 @@ def test_a_named_pipe(content: bytes, called: Any) -> None:
 def test_standard_input_of_a_real_process(name: str) -> None:
     command = [sys.executable, "-m", "convmat", "unroll", name, "--k", "3", "-q", "-o", "-"]
     done = subprocess.run(
-        command, input=encoded("PNG"), capture_output=True, env=ENVIRONMENT, timeout=60, check=True
+        command, input=encoded("PNG"), capture_output=True, env=environment(), timeout=60, check=True
     )
     assert done.stdout == npy(cm.unroll(PIXELS[None], 3))
 

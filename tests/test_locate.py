@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +15,11 @@ from PIL import Image
 import convmat as cm
 from convmat.cli import run
 from convmat.errors import GeometryError, MappingIndexError
+from convmat.words import column_formula, pixel_formulas, row_formula
 from tests.strategies import MODES, Layer, layers
-from tests.test_cli import shell
+from tests.tools import DIGIT, SCENE, shell
 
-SAMPLES = Path(__file__).parent.parent / "sample_images"
-DIGIT, SCENE = "sample_images/digit.png", "sample_images/scene.png"
+pytestmark = pytest.mark.usefixtures("samples")
 
 
 def coded(shape: tuple[int, ...]) -> np.ndarray:
@@ -57,8 +55,8 @@ def test_the_formulas_are_true(layer: Layer) -> None:
     for row, col in ((0, 0), (rows - 1, cols - 1), (rows // 2, cols // 3)):
         for order in ("hwc", "chw"):
             place = g.place(row, col, order=order)
-            formulas = [g.row_formula(row), g.column_formula(col, order)]
-            formulas += [g.pixel_formula(place, axis) for axis in range(len(place.tap))]
+            formulas = [row_formula(g, row), column_formula(g, col, order)]
+            formulas += pixel_formulas(g, place)
             results = [row, col, *place.position]
             for formula, result in zip(formulas, results, strict=True):
                 left, right = formula.split(" = ")
@@ -68,11 +66,10 @@ def test_the_formulas_are_true(layer: Layer) -> None:
 def test_the_formulas_of_the_paper_s_example() -> None:
     g = cm.ConvGeometry((2, 28, 28, 3), 7, stride=7, padding=(0, 1))
     place = g.place(21, 40)
-    assert g.row_formula(21) == "(1*4 + 1)*4 + 1 = 21"
-    assert g.column_formula(40) == "(1*7 + 6)*3 + 1 = 40"
-    assert g.column_formula(40, "chw") == "(0*7 + 5)*7 + 5 = 40"
-    assert g.pixel_formula(place, 0) == "1*7 + 1*1 - 0 = 8"
-    assert g.pixel_formula(place, 1) == "1*7 + 6*1 - 1 = 12"
+    assert row_formula(g, 21) == "(1*4 + 1)*4 + 1 = 21"
+    assert column_formula(g, 40) == "(1*7 + 6)*3 + 1 = 40"
+    assert column_formula(g, 40, "chw") == "(0*7 + 5)*7 + 5 = 40"
+    assert pixel_formulas(g, place) == ["1*7 + 1*1 - 0 = 8", "1*7 + 6*1 - 1 = 12"]
     assert place == (21, 40, (1, 1, 1), (1, 6), 1, (8, 12), (1, 8, 12, 1))
 
 
@@ -112,12 +109,6 @@ def test_what_the_mapping_refuses(
 
 
 # The command
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(SAMPLES, tmp_path / "sample_images")
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

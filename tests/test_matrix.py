@@ -6,9 +6,6 @@ import json
 import math
 import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +24,10 @@ from convmat.errors import FileError, GeometryError, IntegerRangeError
 from convmat.matrix import layer_map, layer_matrix
 from convmat.report.figures.pattern import sparsity_picture
 from tests.strategies import Layer, layers, noise, probes
+from tests.tools import shell
 
-SAMPLES = Path(__file__).parent.parent / "sample_images"
+pytestmark = pytest.mark.usefixtures("folder")
+
 LAYOUTS = ("nhwc", "nchw")
 
 
@@ -155,7 +154,7 @@ def test_dtypes(dtype: str, kept: str) -> None:
 def test_large_matrices_take_wide_indices_and_are_described_without_being_made() -> None:
     big = layer_map(np.ones((64, 3, 3, 64)), (1, 400, 400, 64), padding="same")
     assert (big.index_dtype, big.nnz) == (np.int64, (3 * 400 - 2) ** 2 * 64 * 64)
-    facts = big.facts(with_spectrum=False)
+    facts = big.analyse(with_spectrum=False)
     assert facts.frobenius_norm == pytest.approx(math.sqrt(big.nnz))
     assert (facts.weights, facts.spectrum) == (64 * 64 * 9, None)
     assert f"{big.nnz} entries from 36864 weights" in repr(big)
@@ -227,7 +226,7 @@ def test_facts_are_those_of_the_dense_matrix(layer: Layer, dtype: str) -> None:
     m = cm.layer_matrix(filters, layer.shape, **options)
     dense = m.toarray()
     values = np.linalg.svd(dense, compute_uv=False)
-    facts = m.facts()
+    facts = m.analyse()
     found = facts.spectrum
     assert found is not None
     assert facts.frobenius_norm == pytest.approx(np.linalg.norm(dense), rel=1e-12)
@@ -336,7 +335,7 @@ def test_lanczos_on_matrices_it_might_trip_over() -> None:
 @pytest.mark.parametrize("scale", [1e-200, 1e200])
 def test_norms_neither_overflow_nor_vanish(scale: float) -> None:
     w = np.random.default_rng(8).standard_normal((2, 3, 3, 1))
-    small, scaled = (cm.layer_matrix(f, (6, 6, 1)).facts() for f in (w, w * scale))
+    small, scaled = (cm.layer_matrix(f, (6, 6, 1)).analyse() for f in (w, w * scale))
     assert small.spectrum is not None
     assert scaled.spectrum is not None
     assert scaled.frobenius_norm == pytest.approx(small.frobenius_norm * scale)
@@ -344,14 +343,14 @@ def test_norms_neither_overflow_nor_vanish(scale: float) -> None:
 
 
 def test_weights_that_are_zero_or_not_finite() -> None:
-    zero = cm.layer_matrix(np.zeros((1, 3, 3, 1)), (5, 5, 1)).facts()
+    zero = cm.layer_matrix(np.zeros((1, 3, 3, 1)), (5, 5, 1)).analyse()
     assert zero.spectrum is not None
     assert (zero.frobenius_norm, zero.spectrum.largest, zero.spectrum.rank) == (0, 0, 0)
     assert zero.spectrum.condition == math.inf
     w = np.ones((1, 3, 3, 1))
     for bad, holds in ((np.nan, math.isnan), (np.inf, math.isinf)):
         w[0, 0, 0, 0] = bad
-        facts = cm.layer_matrix(w, (5, 5, 1)).facts()
+        facts = cm.layer_matrix(w, (5, 5, 1)).analyse()
         assert facts.spectrum is None
         assert holds(facts.frobenius_norm)
 
@@ -377,16 +376,6 @@ def test_picture_of_a_large_matrix_shows_every_block_with_entries() -> None:
 
 
 # The command
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def samples(tmp_path: Path) -> None:
-    shutil.copytree(SAMPLES, tmp_path / "sample_images")
 
 
 def facts_of(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
@@ -525,13 +514,7 @@ def test_trouble_is_one_line_and_status_2(line: str, told: str, capsys: pytest.C
 )  # fmt: skip
 def test_real_processes(script: str, status: int, told: str) -> None:
     np.save("x.npy", np.ones((9, 9)))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", f"convmat {script}"],
-        capture_output=True,
-        env=os.environ | {"PATH": path},
-        timeout=60,
-    )
-    assert (done.returncode, done.stderr.decode().count("\n")) == (status, 1 if told else 0)
-    assert told in done.stderr.decode()
+    done = shell(f"set -o pipefail; convmat {script}")
+    assert (done.status, done.err.count("\n")) == (status, 1 if told else 0)
+    assert told in done.err
     assert os.listdir() == ["x.npy"]

@@ -7,7 +7,6 @@ import io
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,13 +21,11 @@ from PIL import Image
 from convmat.cli import cli, run
 from convmat.cli.options import INPUT_NAMES, File, OutputName
 from convmat.report.encodings import READABLE, readable
+from tests.tools import mostly_slow, shell
+
+pytestmark = pytest.mark.usefixtures("folder")
 
 X = np.arange(98.0).reshape(2, 7, 7, 1)
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -138,14 +135,8 @@ def test_an_input_by_a_name_of_the_shell(line: str, shown: str) -> None:
     before = everything()
     done = shell(line)
     told = f"convmat: {shown}: is an input, and those are never written over; name another\n"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+    assert (done.status, done.out, done.err) == (2, "", told)
     assert everything() == before
-
-
-def shell(line: str, **env: str) -> subprocess.CompletedProcess[str]:
-    usual = {k: v for k, v in os.environ.items() if k not in ("PYTHONUNBUFFERED", "NO_COLOR", "COLUMNS")}
-    usual["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{usual['PATH']}"
-    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=usual | env, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -179,16 +170,16 @@ def test_standard_output_by_two_names(redirection: str) -> None:
     write_inputs()
     os.symlink("/dev/stdout", "f.png")
     done = shell(f"convmat unroll x.npy --k 3 -q -o - --figure f.png {redirection}; exit ${{PIPESTATUS[0]}}")
-    assert done.returncode == 2
-    assert "is the same file as" in done.stderr
+    assert done.status == 2
+    assert "is the same file as" in done.err
 
 
 def test_devices_and_pipes_may_be_shared() -> None:
     write_inputs()
     os.symlink("/dev/null", "f.png")
-    assert shell("convmat unroll x.npy --k 3 -q -o /dev/null --figure f.png").returncode == 0
+    assert shell("convmat unroll x.npy --k 3 -q -o /dev/null --figure f.png").status == 0
     done = shell("cat x.npy | convmat unroll - --k 3 -q -o - | cat | wc -c")
-    assert (done.stdout.strip(), done.stderr) == (str(128 + 50 * 9 * 8), "")
+    assert (done.out.strip(), done.err) == (str(128 + 50 * 9 * 8), "")
 
 
 def test_every_parameter_that_names_a_file_is_known() -> None:
@@ -288,7 +279,7 @@ def test_what_is_refused_changes_nothing(line: str, said: str, told: Callable[[s
 def test_no_byte_is_sent_before_a_figure_is_refused(command: str) -> None:
     write_inputs()
     done = shell(f"convmat {command} -o - --figure f.png")
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.status, done.out) == (2, "")
     assert not Path("f.png").exists()
 
 
@@ -298,16 +289,16 @@ def test_what_was_sent_takes_no_figure_with_it() -> None:
     done = shell(
         "convmat unroll many.npy --k 3 -q -o - --figure f.png | head -c 10 > h; exit ${PIPESTATUS[0]}"
     )
-    assert (done.returncode, done.stderr) == (141, "")
+    assert (done.status, done.err) == (141, "")
     done = shell("head -c 3000000 many.npy | convmat unroll - --k 3 -q -o - --figure f.png | wc -c")
-    assert "truncated" in done.stderr
+    assert "truncated" in done.err
     assert sorted(os.listdir()) == ["h", "many.npy"]
 
 
 def test_files_are_wanted_where_the_table_is_not() -> None:
     write_inputs()
     done = shell("convmat unroll x.npy --k 3 -o y.npy --figure f.png > /dev/full")
-    assert (done.returncode, Path("y.npy").exists(), Path("f.png").exists()) == (2, False, False)
+    assert (done.status, Path("y.npy").exists(), Path("f.png").exists()) == (2, False, False)
     assert ran("unroll x.npy --k 3 -o y.npy --figure f.png", stdout="gone")[0] == 141
     assert Path("y.npy").exists() and Path("f.png").exists()
 
@@ -546,7 +537,7 @@ STATES = [
 ]
 
 
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", mostly_slow(LINES))
 def test_every_command_on_every_kind_of_stream(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     os.mkdir("folder")
@@ -606,20 +597,20 @@ def test_streams_that_a_shell_has_closed() -> None:
     before = everything()
     for line, (status, said) in cases.items():
         done = shell(line)
-        assert done.returncode == status, (line, done)
-        assert done.stderr.startswith(f"convmat: {said}" if said else ""), (line, done)
-        assert done.stderr.count("\n") == bool(said), (line, done)
+        assert done.status == status, (line, done)
+        assert done.err.startswith(f"convmat: {said}" if said else ""), (line, done)
+        assert done.err.count("\n") == bool(said), (line, done)
     assert everything() == before
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "latin-1"])
+@pytest.mark.parametrize("encoding", mostly_slow(["ascii", "cp1252", "latin-1"]))
 def test_help_in_a_file_of_another_encoding(encoding: str) -> None:
     done = shell(
         "convmat --help > help; convmat matmul --help > matmul; convmat none 2> error; "
         "convmat unroll é.npy --k 3 2>> error",
         PYTHONIOENCODING=encoding,
     )
-    assert (done.stdout, done.stderr) == ("", "")
+    assert (done.out, done.err) == ("", "")
     text = Path("help").read_bytes().decode(encoding)
     assert "unroll           image(s) -> X_col, the patch matrix" in text
     assert ("X_col · W_col -> Y" if encoding != "ascii" else "X_col * W_col -> Y") in text

@@ -29,13 +29,11 @@ from convmat.errors import FileError
 from convmat.files import members
 from convmat.files.npy import NpyInput, is_npy, write_npy
 from tests.strategies import DTYPES
+from tests.tools import environment
 
 VERSIONS = ((1, 0), (2, 0), (3, 0))
 HEADER = "{'descr': %s, 'fortran_order': False, 'shape': %s, }\n"
 MIB = 1 << 20
-
-# What a child would inherit and so no longer be a user's: Python that does not buffer reads pipes otherwise.
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
 
 
 @pytest.fixture(scope="module")
@@ -184,15 +182,13 @@ def test_holds_little(
     reader: Callable[[NpyInput], Any],
     limit: int,
     folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("convmat.files.npy._MAPPED_FROM", MIB)
     array = np.arange(32 * MIB // 8).reshape(-1, 64)
     with opened(folder, npy_bytes(array)) as name:
         total = 0
         tracemalloc.start()
         try:
-            for block in reader(NpyInput(name)):
+            for block in reader(NpyInput(name, mapped_from=MIB)):
                 total += int(block[-1, -1])
             peak = tracemalloc.get_traced_memory()[1]
         finally:
@@ -220,7 +216,7 @@ def test_standard_input_and_output_of_a_real_process(how: str, fortran: bool) ->
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,
-        env=ENVIRONMENT,
+        env=environment(),
     ) as child:
         assert child.stdin is not None
         for start in range(0, len(content), 7):  # so that its reads come short
@@ -235,7 +231,7 @@ def test_standard_input_may_be_a_file(folder: Path) -> None:
     with as_file(folder, content) as name, open(name, "rb") as stream:
         command = [sys.executable, "-c", READ_AND_WRITE, "read"]
         done = subprocess.run(
-            command, stdin=stream, stdout=subprocess.PIPE, check=True, env=ENVIRONMENT, timeout=60
+            command, stdin=stream, stdout=subprocess.PIPE, check=True, env=environment(), timeout=60
         )
     assert done.stdout == content
 
@@ -601,7 +597,7 @@ def test_refuses_standard_input_without_an_array(redirection: str, message: str)
         ["sh", "-c", f'exec "$0" -c "$1" {redirection}', sys.executable, code],
         stdout=subprocess.PIPE,
         check=True,
-        env=ENVIRONMENT,
+        env=environment(),
         timeout=60,
     )
     assert done.stdout.decode() == message
@@ -616,7 +612,7 @@ def test_refuses_a_terminal_as_standard_input() -> None:
             stdin=slave,
             stdout=subprocess.PIPE,
             check=True,
-            env=ENVIRONMENT,
+            env=environment(),
             timeout=60,
         )
     finally:

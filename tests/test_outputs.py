@@ -18,13 +18,9 @@ import pytest
 from convmat.errors import FileError
 from convmat.files import outputs
 from convmat.files.outputs import open_output, reading, writing
+from tests.tools import environment
 
-ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture
@@ -57,7 +53,7 @@ def python(code: str, redirection: str = "", **options: Any) -> subprocess.Compl
         ["sh", "-c", script, sys.executable, code],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options,
         check=False,
-        env=ENVIRONMENT,
+        env=environment(),
         timeout=60,
     )
 

@@ -275,9 +275,9 @@ def test_flat_filters_are_a_copy_even_where_a_view_would_do(shape: tuple[int, ..
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda x: cm.unroll(x.astype(object), 2), DTypeError, r"^x: has dtype object; expected bool"),
-        (lambda x: cm.unroll(x.astype(str), 2), DTypeError, r"^x: has dtype <U\d+; expected bool"),
-        (lambda x: cm.unroll(x.astype("M8[s]"), 2), DTypeError, r"^x: has dtype datetime64\[s\];"),
+        (lambda x: cm.unroll(x.astype(object), 2), DTypeError, r"^input: has dtype object; expected bool"),
+        (lambda x: cm.unroll(x.astype(str), 2), DTypeError, r"^input: has dtype <U\d+; expected bool"),
+        (lambda x: cm.unroll(x.astype("M8[s]"), 2), DTypeError, r"^input: has dtype datetime64\[s\];"),
         (lambda x: cm.unroll(x, 6), GeometryError, r"^kernel_size: the kernel spans 6 pixels"),
         (lambda x: cm.unroll(x[0, 0], 2), GeometryError, r"^input_shape: \(3,\) has 1 axes; expected"),
         (lambda x: cm.unroll(x, 2, padding_mode="edge"), GeometryError, r"^padding_mode: unknown 'edge';"),

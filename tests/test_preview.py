@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,10 @@ import numpy as np
 import pytest
 
 import convmat as cm
+from convmat.cli import run
 from convmat.geometry import ConvGeometry
 from convmat.report.preview import image_tiles, patch_tiles, preview_text
+from tests.tools import convmat
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,22 +115,16 @@ def test_terminals_of_no_width(columns: str, no_color: str, monkeypatch: pytest.
     assert ("image 9 × 9\n" in text.replace("\x1b[0m", "").replace("\x1b[2m", "")) == (columns == "0")
 
 
-def run(*arguments: str, folder: Path, **more: Any) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "convmat", *arguments], cwd=folder, capture_output=True, check=False, **more
-    )
-
-
 def test_the_command_shows_it_after_the_table(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.arange(25).reshape(5, 5))
-    done = run("unroll", "a.npy", "-k", "3", "-s", "2", "-p", "1", "--preview", folder=tmp_path)
+    done = convmat("unroll", "a.npy", "-k", "3", "-s", "2", "-p", "1", "--preview", folder=tmp_path)
     table, _, shown = done.stdout.decode().partition("image 5 × 5\n")
     assert (done.returncode, done.stderr) == (0, b"")
     assert "X_col" in table
     assert shown.splitlines()[:5] == [" " * 10, "░" * 10, "▒" * 10, "▓" * 10, "█" * 10]
     assert "9 of 9 patches: row of X_col (y, x); dots: padding" in shown
     assert "··░░░░" in shown
-    with_data = run("unroll", "a.npy", "-k", "3", "--preview", "-o", "-", folder=tmp_path)
+    with_data = convmat("unroll", "a.npy", "-k", "3", "--preview", "-o", "-", folder=tmp_path)
     assert with_data.stdout.startswith(b"\x93NUMPY")
     assert "image 5 × 5" in with_data.stderr.decode()
 
@@ -149,11 +143,17 @@ def test_the_command_shows_it_after_the_table(tmp_path: Path) -> None:
         (("n.npy", "-k", "2", "--preview"), "--preview: complex, NaN or infinite values"),
     ],
 )
-def test_trouble_is_told(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.arange(25).reshape(5, 5))
-    np.save(tmp_path / "v.npy", np.zeros((4, 4, 4)))
-    np.save(tmp_path / "m.npy", np.zeros((4, 4, 7)))
-    np.save(tmp_path / "n.npy", np.full((4, 4), np.inf))
-    done = run("unroll", *arguments, folder=tmp_path)
-    assert done.returncode == 2
-    assert said in done.stderr.decode().splitlines()[-1]
+def test_trouble_is_told(
+    arguments: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", np.arange(25).reshape(5, 5))
+    np.save("v.npy", np.zeros((4, 4, 4)))
+    np.save("m.npy", np.zeros((4, 4, 7)))
+    np.save("n.npy", np.full((4, 4), np.inf))
+    assert run(["unroll", *arguments]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]

@@ -26,13 +26,11 @@ from convmat.errors import DTypeError, GeometryError
 from convmat.files.sources import hex_lines
 from convmat.verification.probes import ARRAYS, CASES, PROBE_DTYPES, Inputs, Probe
 from tests.strategies import Layer, layers
+from tests.tools import mostly_slow
+
+pytestmark = pytest.mark.usefixtures("folder")
 
 COMPILER = shutil.which("cc")
-
-
-@pytest.fixture(autouse=True)
-def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -348,7 +346,7 @@ def test_trouble_leaves_nothing(line: str, told: str, verify: Any) -> None:
 
 
 @pytest.mark.parametrize("kind, status", [(KeyboardInterrupt, 130), (OSError, 2)])
-@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("existing", mostly_slow([True, False]))
 def test_a_write_that_ends_early_leaves_nothing(
     kind: type[BaseException], status: int, existing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -598,7 +596,7 @@ def test_trouble_while_judging(line: str, told: str, verify: Any) -> None:
 # One file, whose case it does not say.
 
 
-@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("layout", mostly_slow(["nchw", "nhwc"]))
 def test_a_file_is_judged_as_the_case_that_it_is(layout: str, verify: Any) -> None:
     verify(f"--write-probe p --k 3 --layout {layout}")
     for case in CASES:

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 
 from convmat.cli import cli, options, run
 from convmat.cli.suggestions import COMMANDS, OPTIONS, near_name
+from tests import tools
+from tests.tools import mostly_slow
 
 NAMES = cli.list_commands(click.Context(cli))
 
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def _image(folder: Path) -> None:
     np.save("a.npy", np.arange(30.0).reshape(6, 5))
 
 
@@ -224,7 +225,7 @@ def completed(shell: str, *words: str) -> list[str]:
     return [value if kind == "plain" else f"{kind}:" for kind, value in found]
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell", mostly_slow(["bash", "zsh", "fish"]))
 def test_completion_of_each_shell(shell: str) -> None:
     np.savez("b.npz", apple=1, apricot=2, beet=3)
     assert completed(shell, "un") == ["unroll"]
@@ -255,12 +256,9 @@ def test_completion_in_a_real_bash() -> None:
         _convmat_completion convmat
         echo "${COMPREPLY[@]}"
     """
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, env=os.environ | {"PATH": path}, timeout=60
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"complete .*_convmat_completion convmat\n--layout\n", done.stdout)
+    done = tools.shell(script)
+    assert (done.status, done.err) == (0, "")
+    assert re.fullmatch(r"complete .*_convmat_completion convmat\n--layout\n", done.out)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -13,13 +13,13 @@ from rich.console import Console
 
 import convmat as cm
 from convmat.engine import prepare
-from convmat.report.shown import facts_of
+from convmat.shown import Fact, Shown
 
 X = np.arange(48.0).reshape(1, 4, 4, 3)
 FILTERS = np.ones((2, 3, 3, 3))
 
 VALUES: list[tuple[Any, str]] = [
-    (cm.ConvGeometry(X.shape, 3, padding="same"), "floor((4 + 1 + 1 - 3) / 1) + 1 = 4"),
+    (cm.ConvGeometry(X.shape, 3, padding="same"), "same: (1, 1), (1, 1)"),
     (prepare(X, FILTERS).plan, "FLOPs"),
     (cm.verify(X, FILTERS), "equal"),
     (cm.verify(X, FILTERS, np.zeros((1, 9, 9, 2))), "different: shape 1 × 9 × 9 × 2, expected 1 × 2 × 2 × 2"),
@@ -47,7 +47,7 @@ class Reader(HTMLParser):
 
 
 @pytest.mark.parametrize(("value", "said"), VALUES)
-def test_values_show_the_facts_of_the_commands(value: Any, said: str) -> None:
+def test_values_show_their_facts(value: Any, said: str) -> None:
     stream = io.StringIO()
     Console(file=stream, width=200).print(value)
     assert said in stream.getvalue()
@@ -56,7 +56,7 @@ def test_values_show_the_facts_of_the_commands(value: Any, said: str) -> None:
     assert reader.open == []
     assert reader.cells[0] == type(value).__name__
     assert said in " ".join(reader.cells)
-    labels = [fact.label for fact in facts_of(value) if fact.label]
+    labels = [fact.label for fact in value.facts() if fact.label]
     assert reader.cells[1::2] == labels
     assert "\n" not in repr(value)
 
@@ -65,17 +65,15 @@ def test_a_geometry_stays_a_plain_value() -> None:
     geometry = cm.ConvGeometry((1, 5, 5, 1), 3, padding=1)
     assert pickle.loads(pickle.dumps(geometry)) == geometry
     assert eval(repr(geometry), {"ConvGeometry": cm.ConvGeometry}) == geometry
-    assert hash(geometry) == hash(cm.ConvGeometry((1, 5, 5, 1), 3, padding="half"))
+    assert hash(geometry) == hash(cm.ConvGeometry([1, 5, 5, 1], (3, 3), padding=((1, 1), 1)))
 
 
-def test_html_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    from convmat.report import shown
-    from convmat.report.facts import Fact
-
-    monkeypatch.setattr(shown, "facts_of", lambda value: [Fact("a", "<b>", 1, "1 < 2 & 3")])
-    assert "<tr><th>&lt;b&gt;</th><td>1 &lt; 2 &amp; 3</td></tr>" in shown.as_html(3)
+class Odd(Shown):
+    def facts(self) -> list[Fact]:
+        return [Fact("a", "<b>", 1, "1 < 2 & 3"), Fact("hidden", "", 2, "")]
 
 
-def test_nothing_is_known_of_others() -> None:
-    with pytest.raises(TypeError, match="nothing is known of a int"):
-        facts_of(3)
+def test_html_is_escaped() -> None:
+    assert Odd()._repr_html_() == (
+        "<table><caption>Odd</caption><tr><th>&lt;b&gt;</th><td>1 &lt; 2 &amp; 3</td></tr></table>"
+    )

@@ -22,12 +22,9 @@ from convmat import engine
 from convmat.cli import run
 from convmat.files import streams
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +13,14 @@ import pytest
 
 import convmat as cm
 from convmat.cli import run
+from tests.tools import DIGIT, SCENE, STROKES, mostly_slow, shell
 
-SAMPLES = Path(__file__).parent.parent / "sample_images"
-DIGIT, SCENE, STROKES = (
-    f"sample_images/{name}" for name in ("digit.png", "scene.png", "strokes_2x7x7x1.npy")
-)
 TRAIN = "train --epochs 1 --filters 2 --train-size 8 --val-size 4"
 
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _results(samples: None) -> None:
     """Results of a layer: right ones, wrong ones and those of another shape, of integers and of floats."""
-    shutil.copytree(SAMPLES, tmp_path / "sample_images")
-    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(15)
     x, w = rng.integers(0, 9, (1, 6, 5, 2)), rng.integers(-3, 4, (3, 3, 3, 2))
     for kind in ("int64", "float32"):
@@ -152,7 +143,7 @@ OUTCOMES: dict[str, list[str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("outcomes", OUTCOMES.values(), ids=OUTCOMES)
+@pytest.mark.parametrize("outcomes", mostly_slow(OUTCOMES.values()), ids=OUTCOMES)
 def test_keys_of_json_do_not_depend_on_the_outcome(outcomes: list[str], said: Any) -> None:
     said("verify --write-probe p --k 3 --input-shape 6,5,2")
     found = {}
@@ -234,7 +225,7 @@ def test_brief_of_floats_tells_the_largest_error_in_its_bound(said: Any) -> None
     )
 
 
-@pytest.mark.parametrize("outcomes", OUTCOMES.values(), ids=OUTCOMES)
+@pytest.mark.parametrize("outcomes", mostly_slow(OUTCOMES.values()), ids=OUTCOMES)
 def test_every_command_has_a_brief_line_and_refuses_two_ways_at_once(outcomes: list[str], said: Any) -> None:
     said("verify --write-probe p --k 3 --input-shape 6,5,2")
     for option in ("--json", "--quiet"):
@@ -253,9 +244,7 @@ def test_a_step_of_a_pipe_tells_one_line() -> None:
         f" | convmat matmul - w.npy -o - 2> matmul.txt | cat > y.npy"
     )
     np.save("w.npy", np.ones((49, 2), np.int16))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = os.environ | {"PATH": path, "PYTHONUTF8": "1"}
-    subprocess.run(["bash", "-c", f"set -o pipefail; {script}"], env=env, check=True, timeout=60)
+    assert shell(f"set -o pipefail; {script}", PYTHONUTF8="1").status == 0
     assert Path("unroll.txt").read_text(encoding="utf-8") == (
         "X_col 16 × 49, uint8, on standard output\n"
         "convmat: warning: 159 pixels of each image are in no patch; another --stride or --padding covers "
@@ -264,7 +253,7 @@ def test_a_step_of_a_pipe_tells_one_line() -> None:
     assert Path("matmul.txt").read_text(encoding="utf-8") == "Y 16 × 2, int64, on standard output\n"
     assert np.load("y.npy").shape == (16, 2)
     quiet = script.replace("-o -", "-q -o -")
-    subprocess.run(["bash", "-c", quiet], env=env, check=True, timeout=60)
+    assert shell(quiet).status == 0
     assert Path("unroll.txt").read_bytes() == Path("matmul.txt").read_bytes() == b""
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +20,10 @@ from convmat.cli import run
 from convmat.errors import ConvmatError, DTypeError, GeometryError, IntegerRangeError, ShapeError
 from tests.levels import at_each_level
 from tests.strategies import DTYPES, RULES, Layer, assert_same_bits, disguises, frozen, layers, noise, probes
-from tests.test_cli import shell
+from tests.tools import BIAS, DIGIT, EDGES, SCENE, shell
 
-pytestmark = pytest.mark.usefixtures("level")
+pytestmark = pytest.mark.usefixtures("level", "samples")
 
-SAMPLES = Path(__file__).parent.parent / "sample_images"
-DIGIT, SCENE = "sample_images/digit.png", "sample_images/scene.png"
-EDGES, BIAS = "sample_images/edges_8x3x3x3.npy", "sample_images/bias_8.npy"
 zero_padded = layers(modes=("zeros",))
 
 
@@ -228,12 +223,6 @@ def test_integers_that_could_pass_int64() -> None:
 
 
 # The command.
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(SAMPLES, tmp_path / "sample_images")
 
 
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])

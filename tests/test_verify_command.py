@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,21 +20,11 @@ from convmat.layouts import from_batch
 from convmat.verification.diagnosis import Diagnosis, Findings
 from convmat.verification.quantization import requantize
 from tests.strategies import Layer, layers
+from tests.tools import DIGIT, EDGES, SCENE, STROKES, mostly_slow, shell
 
-SAMPLES = Path(__file__).parent.parent / "sample_images"
-DIGIT, SCENE, STROKES, EDGES = (
-    "sample_images/digit.png",
-    "sample_images/scene.png",
-    "sample_images/strokes_2x7x7x1.npy",
-    "sample_images/edges_8x3x3x3.npy",
-)
+pytestmark = pytest.mark.usefixtures("samples")
+
 LAYER = [DIGIT, "--kernel", STROKES, "--stride", "7"]
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(SAMPLES, tmp_path / "sample_images")
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -322,7 +308,7 @@ def test_two_arrays(verify: Any) -> None:
 # Quantized results.
 
 
-@pytest.mark.parametrize("rounding", ["half-up", "half-even", "half-away", "gemmlowp"])
+@pytest.mark.parametrize("rounding", mostly_slow(["half-up", "half-even", "half-away", "gemmlowp"]))
 def test_quantized(rounding: str, verify: Any) -> None:
     make("convolve", *LAYER, "-o", "sums.npy")
     y = requantize(np.load("sums.npy"), 0.0037, -3, rounding, "int8")
@@ -417,17 +403,8 @@ def test_trouble_is_one_line_and_status_2(line: str, told: str, capsys: pytest.C
 # Exit statuses, as real shells see them.
 
 
-def shell(script: str) -> tuple[int, str, str]:
-    """Run a script in sh, where `verify` is the command: status, standard output, standard error."""
-    package = Path(cm.__file__).parent.parent
-    env = os.environ | {"PYTHONPATH": str(package), "PYTHON": sys.executable}
-    script = f'convmat() {{ "$PYTHON" -m convmat "$@"; }}\n{script}'
-    done = subprocess.run(["sh", "-c", script], capture_output=True, env=env, timeout=60, text=True)
-    return done.returncode, done.stdout, done.stderr
-
-
 @pytest.fixture
-def _results() -> None:
+def _results(samples: None) -> None:
     make("convolve", *LAYER, "-o", "right.npy")
     changed("right.npy")
 
@@ -443,7 +420,7 @@ def test_and_and_or() -> None:
     done
     if {LINE} --expected wrong.npy -q --no-diagnose; then echo bad; else echo different $?; fi
     """
-    status, out, err = shell(script)
+    status, out, err = shell(script, "sh")
     assert (status, err) == (0, "")
     assert out == "equal\ndifferent or trouble: 1\ndifferent or trouble: 2\ndifferent 1\n"
 
@@ -470,7 +447,7 @@ def test_standard_input() -> None:
     {LINE} --expected - -q < /dev/null 2>/dev/null || echo trouble $?
     convmat unroll {DIGIT} -k 7 -s 7 -q -o - | {LINE} --stage unroll --expected - -q && echo equal
     """
-    status, out, err = shell(script)
+    status, out, err = shell(script, "sh")
     assert (status, err) == (0, "")
     assert out.split("\n")[:-1] == [
         "equal",

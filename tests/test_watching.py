@@ -24,6 +24,8 @@ from convmat.matrix import layer_map
 from convmat.verification import stages, verify
 from convmat.verification.diagnosis import diagnose
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 X = np.arange(2 * 6 * 5 * 2).reshape(2, 6, 5, 2) % 7
 W = np.arange(3 * 3 * 3 * 2).reshape(3, 3, 3, 2) % 5 - 2
 X_COL = cm.unroll(X, 3)
@@ -131,11 +133,6 @@ def _read(terminal: int) -> bytes:
         return os.read(terminal, 1 << 16)
     except OSError:  # the other end is closed
         return b""
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def test_train_stops_before_its_first_epoch() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convmat.geometry import ConvGeometry
-    from convmat.report.facts import Fact
+    from convmat.shown import Fact
 
 
 _BAND_BYTES = 1 << 22  # of Y, computed and written at a time

@@ -26,7 +26,7 @@ from convmat.report.tables import json_text
 from convmat.watching import Watch, unwatched
 
 if TYPE_CHECKING:
-    from convmat.report.facts import Fact
+    from convmat.shown import Fact
 
 _DRAWN = "digits drawn by the seed"
 _WEIGHTS = "weights.npz"

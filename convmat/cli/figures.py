@@ -14,9 +14,9 @@ from convmat.cli.output import STREAM_BYTES
 from convmat.errors import ShapeError
 from convmat.files.images import animation_bytes, to_pixels, write_animation, write_picture
 from convmat.files.memory import check_memory
-from convmat.report.facts import Fact, bytes_text
 from convmat.report.figures.canvas import THEMES
 from convmat.report.figures.patches import as_image, busiest, draw_patches, plan_patches
+from convmat.shown import Fact, bytes_text
 from convmat.watching import Watch, unwatched
 
 if TYPE_CHECKING:

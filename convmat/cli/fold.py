@@ -71,6 +71,7 @@ def command(
     from convmat.patches import fold_dtype, fold_stream
     from convmat.report.facts import Seen, absent, geometry_facts, input_fact
     from convmat.report.results import fold_facts, uncovered_text
+    from convmat.sizes import coverage
 
     axes = options.axes_of(dims, kernel_size, stride, dilation)
     patches = NpyInput(x_col)
@@ -80,16 +81,16 @@ def command(
     rows = patches.rows(1 << 22)
     lines = chain(fold_stream(rows, patches.dtype, geometry, overlap, order, threads), _end_of(rows))
     seen = Seen((part.reshape(-1, shape[-1]) for part in lines), shape)
-    pixels = geometry.batch * geometry.coverage().pixels
+    pixels = geometry.batch * coverage(geometry).pixels
     notes = write_images(
         output, progress(seen, pixels, quiet), shape, dtype, layout=layout, keep=patches.dtype == "uint8"
     )
     facts = [input_fact([x_col]), *geometry_facts(geometry)]
     facts += fold_facts(geometry, patches.shape, overlap, order, layout, dtype)
     report([*facts, seen.fact(), *notes, *absent("picture")], output=output, as_json=as_json, quiet=quiet)
-    if geometry.coverage().uncovered:
+    if coverage(geometry).uncovered:
         warn(
-            f"{geometry.coverage().uncovered} pixels of each image are in no patch and became 0: "
+            f"{coverage(geometry).uncovered} pixels of each image are in no patch and became 0: "
             f"{uncovered_text(geometry)}",
             quiet,
         )

@@ -13,16 +13,18 @@ import numpy as np
 from click.core import ParameterSource
 from numpy.typing import NDArray
 
+from convmat.checks import got
 from convmat.cli.options import refuse
 from convmat.cli.output import warn
 from convmat.doubts import likelier_layout
 from convmat.errors import GeometryError, ShapeError
 from convmat.files.npy import MAGIC, NpyInput, is_npy
 from convmat.files.streams import Pipe, is_pipe
-from convmat.geometry import ConvGeometry, told
+from convmat.geometry import ConvGeometry
 from convmat.layouts import said_axes, to_batch, to_batch_shape
 from convmat.patches import allocate, check_x_col
-from convmat.report.facts import Fact, input_fact, turned_fact
+from convmat.report.facts import input_fact, turned_fact
+from convmat.shown import Fact
 
 if TYPE_CHECKING:
     from convmat.files.images import ImageInput
@@ -179,14 +181,14 @@ def shape_batch(shape: tuple[int, ...], dims: int, layout: str) -> Batch:
     """
     refuse_image_options()
     if min(shape) < 1:
-        raise GeometryError("input_shape", f"got {told(shape)}; sizes and channels must be at least 1")
+        raise GeometryError("input_shape", f"got {got(shape)}; sizes and channels must be at least 1")
     try:
         seen = to_batch(np.broadcast_to(np.zeros(()), shape), dims, layout)
     except ShapeError as error:
         raise ShapeError("input_shape", f"{error.problem}; see --dims and --layout") from None
     except ValueError:  # NumPy's own limit on how much a shape may hold
         raise GeometryError(
-            "input_shape", f"{told(shape)} is more than any array can hold; give less"
+            "input_shape", f"{got(shape)} is more than any array can hold; give less"
         ) from None
     warn_of_layout("--input-shape", shape, dims)
     return Batch(seen.shape, seen.dtype, [], dims, layout)

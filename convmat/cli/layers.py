@@ -11,19 +11,20 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.checks import bias_numbers, filter_groups
 from convmat.cli.inputs import Batch, input_batch_shape, is_default, open_batch, shape_batch, warn_of_doubt
 from convmat.cli.options import axes_of, pads_of
 from convmat.cli.output import drain
 from convmat.doubts import likelier_kernel_layout
-from convmat.engine import check_bias, filter_geometry
+from convmat.engine import filter_geometry
 from convmat.errors import FileError, GeometryError, ShapeError
 from convmat.files.npy import NpyInput
 from convmat.files.numbers import is_text, is_typed, parse_numbers
 from convmat.files.streams import is_pipe
-from convmat.geometry import ConvGeometry, transpose_geometry
+from convmat.geometry import ConvGeometry
 from convmat.kernels import NAMES, is_kernel_name, named_kernel
 from convmat.layouts import KERNEL_LAYOUTS, output_layout, said_axes, to_batch, to_filters
-from convmat.patches import check_filter_groups
+from convmat.transposed import transpose_geometry
 
 if TYPE_CHECKING:
     from convmat.verification import Report
@@ -100,7 +101,7 @@ def open_layer(
     if bias is not None:
         of_bias = _open_bias(bias)
         count, what = (filters.shape[-1] * groups, "channels") if transpose else (len(filters), "filters")
-        check_bias(of_bias.outline, count, what)
+        bias_numbers(of_bias.outline, count, what)
     return batch, {
         "filters": fitted(kernels.read())[0],
         "stride": stride,
@@ -151,7 +152,7 @@ def open_transposed_layer(
     batch, arguments = open_layer(inputs, padding_mode=padding_mode, layout=layout, transpose=True, **layer)
     del arguments["padding_mode"]
     filters, groups = arguments["filters"], arguments["groups"]
-    check_filter_groups(len(filters), groups)
+    filter_groups(len(filters), groups)
     if arguments.pop("flip"):
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
     arguments |= {"filters": filters, "output_padding": output_padding}

@@ -9,7 +9,7 @@ import click
 from convmat.cli import options
 
 if TYPE_CHECKING:
-    from convmat.report.facts import Fact
+    from convmat.shown import Fact
 
 _MOST_PLACES = 20_000
 

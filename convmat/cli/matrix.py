@@ -94,7 +94,7 @@ def command(
     if quiet:
         return
     known = wait(
-        lambda watch: found.facts(not no_spectrum, iterations=iterations, watch=watch), "singular values"
+        lambda watch: found.analyse(not no_spectrum, iterations=iterations, watch=watch), "singular values"
     )
     facts = [*batch.facts(), *geometry_facts(found.geometry, found.padding_mode)]
     report([*facts, *layer_matrix_facts(found, known)], output=output, as_json=as_json)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import click
 from click.core import ParameterSource
 
+from convmat.checks import read_whole
 from convmat.cli.output import BRIEF, is_brief, outputs_together, shown_help
 from convmat.errors import ConvmatError, FileError, MappingIndexError, SettingError
 from convmat.files.outputs import check_apart, check_ending, check_output
 from convmat.files.schema import Kind, Mismatch, Whole, shown
-from convmat.geometry import POSITION_NAMES, told
-from convmat.wholes import read_whole
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -320,7 +319,7 @@ class PaddingType(Pads):
         return "RULE|N[,N]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from convmat.geometry import PADDING_NAMES
+        from convmat.axis import PADDING_NAMES
 
         if not isinstance(value, str):
             return value
@@ -339,7 +338,7 @@ class PaddingType(Pads):
     ) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
-        from convmat.geometry import PADDING_NAMES
+        from convmat.axis import PADDING_NAMES
 
         return [CompletionItem(name) for name in PADDING_NAMES if name.startswith(incomplete)]
 
@@ -619,6 +618,9 @@ def pixel_of(pixel: tuple[int, ...], dims: int) -> tuple[int, ...]:
         MappingIndexError: another number of numbers.
     """
     if len(pixel) not in (dims + 1, dims + 2):
+        from convmat.checks import got
+        from convmat.words import POSITION_NAMES
+
         names = ",".join((*POSITION_NAMES[dims], "c"))
-        raise MappingIndexError("pixel", f"got {len(pixel)} numbers {told(pixel)}; give {names} or n,{names}")
+        raise MappingIndexError("pixel", f"got {len(pixel)} numbers {got(pixel)}; give {names} or n,{names}")
     return pixel if len(pixel) == dims + 2 else (0, *pixel)

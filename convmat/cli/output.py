@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from convmat.report.facts import Fact, Grid
+    from convmat.report.facts import Grid
+    from convmat.shown import Fact
     from convmat.watching import Watch
 
 T = TypeVar("T")
@@ -230,7 +231,7 @@ def write_images(
     from convmat.files.npy import write_npy
     from convmat.files.outputs import is_picture
     from convmat.layouts import from_batch, output_layout
-    from convmat.report.facts import Fact
+    from convmat.shown import Fact
 
     if output is None:
         drain(rows)

@@ -192,7 +192,7 @@ def write_probe(
     from convmat.files.sources import c_header, hex_lines
     from convmat.layouts import output_layout
     from convmat.report.checks import probe_facts, probe_grid
-    from convmat.report.facts import Fact
+    from convmat.shown import Fact
     from convmat.verification.probes import CASES, Probe
 
     check_new_folder(write_probe)
@@ -256,8 +256,9 @@ def _geometry(
     **_: Any,
 ) -> tuple[ConvGeometry, int]:
     """The geometry and the number of filters that the options of a probe mean."""
+    from convmat.checks import got, whole
     from convmat.cli.inputs import shape_batch
-    from convmat.geometry import ConvGeometry, told, whole
+    from convmat.geometry import ConvGeometry
     from convmat.verification.probes import MOST_ELEMENTS
 
     groups = whole("groups", groups, 1, MOST_ELEMENTS)
@@ -279,7 +280,7 @@ def _geometry(
     if depthwise:
         if groups not in (1, shape[-1]):
             raise click.UsageError(
-                f"--depthwise means {shape[-1]} groups here, got {told(groups)}; leave it out"
+                f"--depthwise means {shape[-1]} groups here, got {got(groups)}; leave it out"
             )
         groups = shape[-1]
     geometry = ConvGeometry(shape, kernel_size, stride, options.pads_of(padding, axes), dilation, groups)
@@ -287,7 +288,7 @@ def _geometry(
         filters = groups * -(-4 // groups)
     if filters % groups:
         raise click.UsageError(
-            f"--filters {told(filters)} cannot be shared by {groups} groups; give a multiple"
+            f"--filters {got(filters)} cannot be shared by {groups} groups; give a multiple"
         )
     return geometry, filters
 
@@ -321,7 +322,7 @@ def _manifest(
         "kernel_size": list(geometry.kernel_size),
         "filters": probe.filters,
         "stride": list(geometry.stride),
-        "padding": geometry.padding,
+        "padding": geometry.rule,
         "pads": [list(pair) for pair in geometry.pads],
         "padding_mode": probe.padding_mode,
         "dilation": list(geometry.dilation),
@@ -352,7 +353,7 @@ def _manifest(
 
 def _macros(probe: Probe) -> dict[str, int]:
     """The sizes of a probe as a C header names them."""
-    from convmat.geometry import SIDE_NAMES
+    from convmat.words import SIDE_NAMES
 
     geometry = probe.geometry
     found = {"PROBE_N": geometry.batch}
@@ -555,7 +556,9 @@ def _read_manifest(folder: str) -> tuple[Probe, dict[str, Any]]:
 
 def _manifest_kind() -> Kind:
     """What probe.json must be, but for what follows from its geometry."""
-    from convmat.geometry import KERNEL_LIMIT, ORDERS, PADDING_MODES, PADDING_NAMES, STEP_LIMIT
+    from convmat.axis import PADDING_MODES, PADDING_NAMES
+    from convmat.checks import STEP_LIMIT
+    from convmat.geometry import KERNEL_LIMIT, ORDERS
     from convmat.layouts import KERNEL_LAYOUTS
     from convmat.verification.probes import CASES, MOST_ELEMENTS, PROBE_DTYPES
 

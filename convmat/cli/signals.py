@@ -6,14 +6,16 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from threading import Thread
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from convmat.errors import FileError
 from convmat.files.outputs import abandon_outputs
 from convmat.trouble import tell
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 
@@ -44,6 +46,8 @@ _beside: list[Future[Any]] = []
 
 def beside(work: Callable[[], T]) -> Future[T]:
     """Begin a work in a thread of its own, which a signal leaves behind; what will come of it."""
+    from concurrent.futures import Future  # help does not wait for it
+
     done: Future[T] = Future()
 
     def run() -> None:

@@ -10,7 +10,8 @@ from convmat.cli import options
 from convmat.errors import GeometryError
 
 if TYPE_CHECKING:
-    from convmat.report.facts import Fact, Grid
+    from convmat.report.facts import Grid
+    from convmat.shown import Fact
 
 
 @click.command("sizes", cls=options.Command)
@@ -79,9 +80,9 @@ def command(
 def _under_every_rule(
     shape: tuple[int, ...], kernel: dict[str, Any], pads: Any
 ) -> tuple[list[Fact], list[Grid]]:
-    from convmat.frameworks import framework_pads
-    from convmat.geometry import ConvGeometry, under_every_rule
+    from convmat.geometry import ConvGeometry
     from convmat.report import sizes
+    from convmat.sizes import framework_pads, under_every_rule
 
     rules = under_every_rule(shape, **kernel)
     full = ConvGeometry(shape, **kernel, padding="full")
@@ -95,8 +96,9 @@ def _under_every_rule(
 def _transposed(
     shape: tuple[int, ...], kernel: dict[str, Any], pads: Any, output_padding: Any
 ) -> tuple[list[Fact], list[Grid]]:
-    from convmat.geometry import transpose_geometry, transpose_under_every_rule
     from convmat.report import sizes
+    from convmat.sizes import transpose_under_every_rule
+    from convmat.transposed import transpose_geometry
 
     kernel |= {"output_padding": output_padding}
     rules = transpose_under_every_rule(shape, **kernel)
@@ -108,8 +110,8 @@ def _transposed(
 
 
 def _chain(shape: tuple[int, ...], layers: tuple[dict[str, Any], ...]) -> tuple[list[Fact], list[Grid]]:
-    from convmat.chains import chain
     from convmat.report import sizes
+    from convmat.sizes import chain
 
     axes = len(shape) - 2
     found = chain(shape, [layer | {"padding": options.pads_of(layer["padding"], axes)} for layer in layers])

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from convmat.checks import read_whole
 from convmat.cli import options
 from convmat.errors import FileError
 from convmat.experiment.settings import RANGES
-from convmat.wholes import read_whole
 
 if TYPE_CHECKING:
     from convmat.cli.signals import Deferred
     from convmat.experiment.run import Experiment
-    from convmat.report.facts import Fact
+    from convmat.shown import Fact
 
 if TYPE_CHECKING:
     from convmat.experiment.run import Run
@@ -128,8 +128,8 @@ def command(
     from convmat.cli.signals import Deferred
     from convmat.experiment.settings import PAPER, Settings
     from convmat.files.folders import made_folder
-    from convmat.report.facts import Fact
     from convmat.report.training import summary_facts
+    from convmat.shown import Fact
 
     chosen["padding"] = options.pads_of(chosen["padding"], 2)
     ctx = click.get_current_context()

@@ -10,7 +10,7 @@ import click
 from convmat.cli import options
 
 if TYPE_CHECKING:
-    from convmat.report.facts import Fact
+    from convmat.shown import Fact
 
 
 @click.command("unroll", cls=options.Command)
@@ -82,6 +82,7 @@ def command(
     from convmat.geometry import ConvGeometry
     from convmat.patches import unroll_stream
     from convmat.report.facts import Seen, absent, geometry_facts, matrix_facts, rows_grid
+    from convmat.sizes import coverage
 
     axes = options.axes_of(dims, kernel_size, stride)
     batch = open_batch(inputs, axes, layout, frame, alpha)
@@ -144,7 +145,7 @@ def command(
     report(facts, grids, output=output, as_json=as_json, quiet=quiet, written=not dry_run)
     if preview:
         show(lambda stream: preview_text(geometry, padding_mode, pixels, stream), output)
-    uncovered = geometry.coverage().uncovered
+    uncovered = coverage(geometry).uncovered
     if uncovered:
         warn(
             f"{uncovered} pixels of each image are in no patch; another --stride or --padding covers them",

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convmat.files.npy import NpyInput
-    from convmat.report.facts import Fact, Grid
+    from convmat.report.facts import Grid
+    from convmat.shown import Fact
     from convmat.verification import Report
 
 # What each stage takes; any other option means nothing to it, and is refused.
@@ -311,7 +312,8 @@ def _flattened(
     from convmat.cli.layers import open_kernels
     from convmat.cli.output import watching
     from convmat.files.memory import check_memory
-    from convmat.report.facts import Fact, input_fact, shape_fact
+    from convmat.report.facts import input_fact
+    from convmat.shown import Fact, shape_fact
     from convmat.verification.judge import working_bytes
     from convmat.verification.stages import verify_flatten_filters
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_PIECE = 1 << 15  # numbers of each matrix: Adam's four, and intermediates, fit in a core's cache
+PIECE = 1 << 15  # numbers of each matrix: Adam's four, and intermediates, fit in a core's cache
 
 Matrices = Sequence[NDArray[Any]]
 
@@ -21,8 +21,8 @@ Matrices = Sequence[NDArray[Any]]
 def pieces(*matrices: NDArray[Any]) -> Iterator[tuple[NDArray[Any], ...]]:
     """Matrices of one shape, in C order, as matching pieces of them: views to read and to write."""
     flat = [matrix.reshape(-1) for matrix in matrices]
-    for start in range(0, len(flat[0]), _PIECE):
-        yield tuple(values[start : start + _PIECE] for values in flat)
+    for start in range(0, len(flat[0]), PIECE):
+        yield tuple(values[start : start + PIECE] for values in flat)
 
 
 class SGD:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+from convmat.axis import PADDING_NAMES
 from convmat.errors import SettingError, ShapeError
 from convmat.files.schema import SEED, Either, Items, Kind, Mismatch, Number, OneOf, Whole
-from convmat.geometry import PADDING_NAMES, ConvGeometry, Padding, Sizes
+from convmat.geometry import ConvGeometry, Padding, Sizes
 
 OPTIMIZERS = ("sgd", "adam")
 

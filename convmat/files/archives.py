@@ -12,13 +12,13 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from convmat.checks import INT64
 from convmat.errors import FileError
 from convmat.files.members import archive_names, listed_names, open_member
 from convmat.files.memory import check_memory
 from convmat.files.npy import NpyInput
 from convmat.files.outputs import check_ending, open_output
 from convmat.files.schema import Items, Mismatch, OneOf, Whole
-from convmat.wholes import INT64
 
 _FORMAT_BYTES = 4096  # of the member that says "csr"; a longer one says something else
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can tell: numpy.savez notes the present
@@ -88,7 +88,8 @@ def read_sparse(name: str, check_shape: Callable[[tuple[int, ...]], None]) -> ND
                 for end in (index.min(), index.max()) if index.size else ():
                     Whole(0, count - 1).check(int(end), key)
             dense = np.zeros(shape, data.dtype)
-            np.add.at(dense, (rows.astype(np.intp), columns.astype(np.intp)), data.read())
+            with np.errstate(all="ignore"):  # of a signalling NaN, too
+                np.add.at(dense, (rows.astype(np.intp), columns.astype(np.intp)), data.read())
             return dense
     except Mismatch as mismatch:
         raise FileError(name, f"is a damaged sparse matrix: {mismatch}; write it again") from None

@@ -25,7 +25,7 @@ from convmat.files.streams import Pipe, is_pipe, open_file, shown_name
 
 MAGIC = b"\x93NUMPY"
 _HEADER_LIMIT = 10_000  # NumPy's own limit on what it parses
-_MAPPED_FROM = 1 << 28  # bytes; a file that shrinks under its map ends the process, so not without need
+MAPPED_FROM = 1 << 28  # bytes; a file that shrinks under its map ends the process, so not without need
 _PIECES: Any = ["external_loop", "buffered", "zerosize_ok"]
 _PIECE = 1 << 18  # elements that are written at a time, and brought in order where they are not
 _CHUNK = 1 << 24  # a pipe's data is taken in as it comes, so that a header's lies allocate nothing
@@ -38,14 +38,17 @@ class NpyInput:
         name: a path, "-" for standard input, "file.npz:member" for an array of an archive, "file.npz" where
             it has one alone; a .txt or .csv file is its numbers, (lines, columns).
         stream: the bytes, where they have been opened already; to be read once.
+        mapped_from: bytes of data above which a file is mapped.
 
     Raises:
         FileError: no such file, not an .npy array of numbers, or a file whose size is not what its header
             promises.
     """
 
-    def __init__(self, name: str, stream: io.BufferedIOBase | None = None) -> None:
-        self.name = shown_name(name)
+    def __init__(
+        self, name: str, stream: io.BufferedIOBase | None = None, mapped_from: int = MAPPED_FROM
+    ) -> None:
+        self.name, self._mapped_from = shown_name(name), mapped_from
         # A file is opened again for its data; from a pipe or an archive the rest is still to come.
         self._pipe: io.BufferedIOBase | None = None
         stream = stream or _open(name)
@@ -88,7 +91,7 @@ class NpyInput:
     @property
     def is_mapped(self) -> bool:
         """Whether `read` maps the file, and takes no memory for it."""
-        return self._pipe is None and self.nbytes > _MAPPED_FROM
+        return self._pipe is None and self.nbytes > self._mapped_from
 
     def read(self) -> NDArray[Any]:
         """The whole array: read, or mapped where it is a file too large to be read lightly."""

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from convmat.checks import SEED_LIMIT, got, read_whole
 from convmat.errors import FileError
-from convmat.wholes import SEED_LIMIT, read_whole, whole_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -250,7 +250,7 @@ def shown(value: Any, depth: int = 2) -> str:
             return f"a list of {len(value)}"
         return f"[{', '.join(shown(item, depth - 1) for item in value)}]"
     if type(value) is int:
-        return whole_text(value)
+        return got(value)
     if isinstance(value, str) and len(value) > _SHOWN:
         return f"{value[:_SHOWN]!r}…, {len(value)} characters"
     return repr(value)

@@ -104,8 +104,8 @@ class Native:
         pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
         for name, arguments in {
             "lanes": [size],
-            "box": [pointer, number, number, number, pointer],
-            "convolve": [pointer] * 6 + [number] * 3,
+            "box": [pointer, number],
+            "convolve": [pointer] * 5 + [number],
             "unroll": [pointer] * 3 + [size, number, size, size, number],
             "convert": [pointer, number, number, pointer, number, size, number],
             "fold": [pointer] * 2 + [size, pointer] + [number] * 4 + [size, size, number],
@@ -129,45 +129,42 @@ class Native:
         """Elements of a vector register."""
         return int(self._lanes(dtype.itemsize))
 
-    def box(self, sizes: bytes, dtype: np.dtype[Any], kernel: str, threads: int) -> Box:
-        """How `convolve` is to cut this layer's outputs: fit for the caches, and enough to share out."""
-        found = (ctypes.c_int64 * 6)()
-        self._box(sizes, KERNELS.index(kernel), dtype.itemsize, threads, found)
-        return Box(*found)
+    def layer(
+        self, sizes: bytes, dtype: np.dtype[Any], kernel: str, threads: int, integers: bool = False
+    ) -> bytes:
+        """A convolution, decided: what `convolve` is given, and `box_of` reads.
+
+        Outputs are cut so that they fit the caches, and are enough to share out.
+
+        Args:
+            dtype: float32 or float64, of x, w and bias.
+            kernel: "wide" or "planes", which do any layer, or "depthwise", for groups = C >= lanes.
+            integers: y is int64; all sums are whole numbers below 2^24 (float32) or 2^53 (float64).
+        """
+        decided = (KERNELS.index(kernel), dtype.itemsize, integers)
+        layer = ctypes.create_string_buffer(sizes + struct.pack("9q", *decided, *(0,) * 6), len(sizes) + 72)
+        self._box(layer, threads)
+        return layer.raw
 
     def convolve(
         self,
-        sizes: bytes,
+        layer: bytes,
         x: NDArray[Any],
         w: NDArray[Any],
         bias: NDArray[Any] | None,
         y: NDArray[Any],
-        kernel: str,
-        box: Box,
         threads: int,
     ) -> None:
-        """y = x * w (+ bias). All four float32, or all float64, native byte order, aligned.
+        """y = x * w (+ bias), as `layer` says; native byte order, aligned.
 
-        x, w and y have the steps that `sizes` names, from their first element on; bias is contiguous, (K,).
-        y overlaps none of the others. `kernel` is one of KERNELS: "wide" and "planes" do any layer,
-        "depthwise" those with groups = C >= lanes, K = any multiple of C.
+        x, w and y have the steps that its sizes name, from their first element on; bias is contiguous, (K,).
+        y overlaps none of the others.
 
         Raises:
             MemoryError: no room for a thread's scratch. ValueError: "depthwise" with fewer channels.
         """
-        _check(
-            self._convolve(
-                sizes,
-                struct.pack("6q", *box),
-                x.ctypes.data,
-                w.ctypes.data,
-                None if bias is None else bias.ctypes.data,
-                y.ctypes.data,
-                KERNELS.index(kernel),
-                x.itemsize,
-                threads,
-            )
-        )
+        given = None if bias is None else _address(bias)
+        _check(self._convolve(layer, _address(x), _address(w), given, _address(y), threads))
 
     def unroll(
         self,
@@ -185,7 +182,8 @@ class Native:
         not matter. Elements have 1, 2, 4, 8 or 16 bytes.
         """
         chw = order == "chw"
-        _check(self._unroll(sizes, x.ctypes.data, x_col.ctypes.data, x.itemsize, chw, start, stop, threads))
+        size = x.itemsize
+        _check(self._unroll(sizes, _address(x), _address(x_col), size, chw, start, stop, threads))
 
     def fold(
         self,
@@ -205,17 +203,16 @@ class Native:
         where no element comes it gets 0. Padding is cut off. Each pixel's elements are added in one order,
         whatever the band and the threads. `overlap`:
 
-        - "sum": float32 to float32, float64 to float64, integers of any size to int64 (bool as uint8).
-        - "mean": of float32 or float64.
-        - "move": where no two elements meet (stride >= extent, on each axis): any dtype, bits kept.
+        - "sum": of float32, float64 or int64. "mean": of float32 or float64.
+        - "move": where no two elements meet: any dtype, bits kept.
         """
-        kind = "m" if overlap == "move" else "u" if x_col.dtype.kind == "b" else x_col.dtype.kind
+        kind = "m" if overlap == "move" else x_col.dtype.kind
         _check(
             self._fold(
                 sizes,
-                x_col.ctypes.data,
+                _address(x_col),
                 first,
-                x.ctypes.data,
+                _address(x),
                 ord(kind),
                 x_col.itemsize,
                 overlap == "mean",
@@ -227,23 +224,25 @@ class Native:
         )
 
     def convert(self, source: NDArray[Any], target: NDArray[Any], threads: int) -> None:
-        """Copy numbers from one type to another, both C-contiguous, of one size.
+        """Copy bool and integers of up to 32 bits (but uint32) to float32 or float64, both C-contiguous."""
+        kind, size = "u" if source.dtype.kind == "b" else source.dtype.kind, source.itemsize
+        to = (_address(target), target.itemsize, source.size)
+        _check(self._convert(_address(source), ord(kind), size, *to, threads))
 
-        bool and integers of up to 32 bits (but uint32) to float32 or float64; and to int64 what holds whole
-        numbers: float32 below 2^31, float64 below 2^53.
-        """
-        kind = "u" if source.dtype.kind == "b" else source.dtype.kind
-        _check(
-            self._convert(
-                source.ctypes.data,
-                ord(kind),
-                source.itemsize,
-                target.ctypes.data,
-                target.itemsize,
-                source.size,
-                threads,
-            )
-        )
+
+def box_of(layer: bytes) -> Box:
+    """The box that `Native.layer` decided on."""
+    return Box(*struct.unpack_from("6q", layer, len(layer) - 48))
+
+
+def _address(a: NDArray[Any]) -> Any:
+    """Where an array's first element is, as ctypes passes it."""
+    if a.flags.carray:  # writable and C-contiguous: the quicker way, by the buffer protocol
+        return _Memory.from_buffer(a)
+    return a.ctypes.data
+
+
+_Memory: Any = ctypes.c_char * 0
 
 
 def phases(

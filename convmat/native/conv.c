@@ -1,24 +1,29 @@
 /* The index mapping, compiled: convolution, unrolling and folding of arrays whose channels are neighbours.
 
-       x (N, D, H, W, C) * w (K, kd, kh, kw, C/groups) -> y (N, D', H', W', K);  fewer axes are leading axes
-   of 1.
+       x (N, D, H, W, C) * w (K, kd, kh, kw, C/groups) -> y (N, D', H', W', K)
 
-   Where im2col copies what an output sees into a row of X_col, a convolution here reads it where it lies: the
-   mapping (Eq. 8) becomes a table of pointers into x, and a tap in the padding points to zeros. Three kernels
-   differ in what fills a vector register:
+   Fewer axes are leading axes of 1. Where im2col copies what an output sees into a row of X_col, here it is
+   read where it lies: the mapping (Eq. 8) becomes pointers into x, and a tap in the padding points to zeros.
+   `see` makes them. Three kernels differ in what fills a vector register:
 
-     wide       filters.   A tile of outputs x filters stays in registers while the taps go by.
-     planes     outputs.   Few filters: channels, split by stride, become planes, in which each tap of all
-   outputs is one vector, shifted by a constant. depthwise  channels.  Each channel has filters of its own.
+   - wide: filters. A tile of outputs x filters stays in registers while the taps go by.
+   - planes: outputs. Few filters: channels, split by stride, become planes, in which each tap of all outputs
+     is one vector, shifted by a constant.
+   - depthwise: channels. Each channel has filters of its own.
 
-   Outputs are cut into boxes, which threads take from a counter. An output is always summed in the order of
-   its taps, whatever the boxes and threads are, so its bits are always the same.
+   The loops have the same names everywhere, from the outside in:
 
-   Everything that depends on the element type stands below `#else`: the file includes itself for float and
-   double. It is compiled once for each level of vector instructions; nothing in it is tuned to one processor.
- */
+   - unit: a box of outputs, and a part of the filters. Threads take units from a counter.
+   - block: the filters of a tile (wide), or a group (planes).
+   - line m: outputs that are neighbours along the width.
+   - tile: what the registers hold the sums of, outputs p x vectors v.
+   - run r: elements that lie together in x, the channels of a tap or of a kernel row; l is one of them.
 
-#if !defined T && !defined KIND
+   An output is always summed in the order of its taps, whatever the units and threads are, so its bits are
+   always the same. What depends on the element type stands below `#else`: the file includes itself for each.
+   It is compiled for each level of vector instructions; nothing in it is tuned to one processor. */
+
+#ifndef T
 
 #include <pthread.h>
 #include <sched.h>
@@ -29,12 +34,11 @@
 #include <unistd.h>
 
 typedef int64_t Int;
-#define NOWHERE INT64_MIN /* an offset: of zeros, in the padding */
 enum { DEPTH, HEIGHT, WIDTH, AXES };
 enum { ZEROS, REFLECT, REPLICATE, CIRCULAR }; /* what stands in the padding */
 enum { WIDE, PLANES, DEPTHWISE };             /* kernels */
-enum { UNIT = 1 << 17 };                      /* bytes, or numbers, that a thread moves at a time */
 enum { DONE, NO_MEMORY, UNKNOWN };            /* what the exported functions return */
+enum { UNIT = 1 << 17 };                      /* bytes, or numbers, that a thread moves at a time */
 
 /* Of a vector register, and how many there are. */
 #if defined __AVX512F__
@@ -63,27 +67,26 @@ typedef struct {
     Int images, planes, rows, columns, blocks, scratch;
 } Box;
 
+/* A convolution, decided, in the order of native.Native.layer(). */
+typedef struct {
+    Sizes sizes;
+    Int kernel, itemsize, integers; /* integers: y is int64, and sums are whole numbers */
+    Box box;
+} Layer;
+
 static Int least(Int a, Int b) { return a < b ? a : b; }
 static Int most(Int a, Int b) { return a > b ? a : b; }
 static Int over(Int a, Int b) { return (a + b - 1) / b; }
 /* The size of parts as alike as may be, none larger than `size`. */
 static Int even(Int total, Int size) { return over(total, most(1, over(total, size))); }
 static Int extent(const Sizes *s, int axis) { return (s->kernel[axis] - 1) * s->dilation[axis] + 1; }
-static Int taps_of(const Sizes *s) { return s->kernel[DEPTH] * s->kernel[HEIGHT] * s->kernel[WIDTH]; }
+static Int rows_of(const Sizes *s) { return s->kernel[DEPTH] * s->kernel[HEIGHT]; }
+static Int taps_of(const Sizes *s) { return rows_of(s) * s->kernel[WIDTH]; }
 /* Input lines that `outputs` neighbours see, and the first of them. */
 static Int seen(const Sizes *s, int axis, Int outputs) {
     return (outputs - 1) * s->stride[axis] + extent(s, axis);
 }
 static Int first(const Sizes *s, int axis, Int output) { return output * s->stride[axis] - s->before[axis]; }
-
-/* Outputs [inside(), outside()) of a line see no padding at its ends. */
-static Int inside(const Sizes *s) {
-    return s->before[WIDTH] <= 0 ? 0 : over(s->before[WIDTH], s->stride[WIDTH]);
-}
-static Int outside(const Sizes *s) {
-    Int room = s->in[WIDTH] + s->before[WIDTH] - extent(s, WIDTH);
-    return room < 0 ? 0 : least(s->out[WIDTH], room / s->stride[WIDTH] + 1);
-}
 
 /* The pixel that stands at `q` of an axis, which may lie in the padding; -1 for a zero. */
 static Int source(Int q, Int size, Int mode) {
@@ -236,6 +239,304 @@ static int share_out(Job *job, int threads) {
     return job->failed ? NO_MEMORY : DONE;
 }
 
+/* ---- The mapping ---- */
+
+typedef struct {
+    Int image, plane, row;
+} Line;
+
+/* Whether the taps of a kernel row lie together in x, so that they make one run. */
+static int merges(const Sizes *s) { return s->dilation[WIDTH] == 1 && s->x_step[WIDTH] == s->channels; }
+
+/* Outputs from q on, of a line, whose kernel rows lie inside x. */
+static Int inside(const Sizes *s, Int q) {
+    Int column = first(s, WIDTH, q), room = s->in[WIDTH] - extent(s, WIDTH) - column;
+    return column < 0 || room < 0 ? 0 : least(s->out[WIDTH] - q, room / s->stride[WIDTH] + 1);
+}
+
+/* Eq. 8 for outputs q, q + 1, ... of a line: from[m] is where the first finds its m-th run of elements,
+   step[m] how many bytes further the next does. A run is the channels of a tap, or of a kernel row from its
+   first tap on where `by_rows`: then all outputs are inside. Otherwise, if q is not, the pointers hold for q
+   alone. */
+static void see(const Sizes *s, const char *x, const char *zeros, Int size, Line line, Int q, int by_rows,
+                const char **from, Int *step) {
+    Int pixel = s->x_step[WIDTH] * size, column = first(s, WIDTH, q);
+    for (Int d = 0; d < s->kernel[DEPTH]; d++) {
+        Int z = source(first(s, DEPTH, line.plane) + d * s->dilation[DEPTH], s->in[DEPTH], s->mode);
+        for (Int i = 0; i < s->kernel[HEIGHT]; i++) {
+            Int y = source(first(s, HEIGHT, line.row) + i * s->dilation[HEIGHT], s->in[HEIGHT], s->mode);
+            const char *row =
+                x + (line.image * s->x_image + z * s->x_step[DEPTH] + y * s->x_step[HEIGHT]) * size;
+            for (Int j = 0; j < (by_rows ? 1 : s->kernel[WIDTH]); j++) {
+                Int at = source(column + j * s->dilation[WIDTH], s->in[WIDTH], s->mode);
+                int none = z < 0 || y < 0 || at < 0;
+                *from++ = none ? zeros : row + at * pixel;
+                *step++ = none ? 0 : s->stride[WIDTH] * pixel;
+            }
+        }
+    }
+}
+
+/* Line `number` of the lines of a batch: of its outputs, or its pixels. */
+static Line line_of(Int number, const Int *size) {
+    return (Line){number / size[HEIGHT] / size[DEPTH], number / size[HEIGHT] % size[DEPTH],
+                  number % size[HEIGHT]};
+}
+
+#define INLINE __attribute__((always_inline)) static inline
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* ---- unroll: bytes are moved, in rows of X_col ---- */
+
+typedef struct {
+    Job job;
+    const Sizes *s;
+    const char *x, *x_end; /* x_end: behind the last byte of x */
+    char *x_col;
+    Int size, start, stop, rows; /* bytes of an element; rows of X_col, and of a unit */
+    int chw, merged;
+} Unroll;
+
+enum { CHUNK = 32 };
+typedef char Chunk __attribute__((vector_size(CHUNK), aligned(1), may_alias));
+
+/* `run` bytes from each of `runs` pointers, for each of n outputs: exactly, or in whole chunks, of which
+   those that follow overwrite what is too much. */
+INLINE void copy_runs(const int chunk, char *to, const char *const *from, const Int *step, Int runs, Int run,
+                      Int n) {
+    for (Int q = 0; q < n; q++)
+        for (Int m = 0; m < runs; m++, to += run) {
+            const char *at = from[m] + q * step[m];
+            for (Int b = 0; chunk && b < run; b += CHUNK)
+                *(Chunk *)(to + b) = *(const Chunk *)(at + b);
+            if (!chunk)
+                memcpy(to, at, run);
+        }
+}
+
+/* Elements (tap, channel) become (channel, tap). */
+INLINE void pick(const Int size, char *to, const char *const *from, const Int *step, Int taps, Int channels,
+                 Int n) {
+    for (Int q = 0; q < n; q++)
+        for (Int c = 0; c < channels; c++)
+            for (Int l = 0; l < taps; l++, to += size)
+                memcpy(to, from[l] + q * step[l] + c * size, size);
+}
+
+/* Calls F with the size of an element as a constant, so that to copy one is one instruction. */
+#define BY_SIZE(F, size, ...)                                                                                \
+    ((size) == 1   ? F(1, __VA_ARGS__)                                                                       \
+     : (size) == 2 ? F(2, __VA_ARGS__)                                                                       \
+     : (size) == 4 ? F(4, __VA_ARGS__)                                                                       \
+     : (size) == 8 ? F(8, __VA_ARGS__)                                                                       \
+                   : F(16, __VA_ARGS__))
+
+static void unroll_unit(const Job *job, Int unit, void *scratch) {
+    const Unroll *t = (const Unroll *)job;
+    const Sizes *s = t->s;
+    Int taps = taps_of(s), channels = s->channels * t->size, bytes = taps * channels;
+    Int row = t->start + unit * t->rows, stop = least(t->stop, row + t->rows);
+    char *to = t->x_col + (row - t->start) * bytes;
+    const char *end = t->x_col + (stop - t->start) * bytes;
+    uintptr_t room = (uintptr_t)scratch;
+    char *zeros = take(&room, t->job.cleared);
+    Int *step = take(&room, taps * (Int)sizeof(Int));
+    const char **from = take(&room, taps * (Int)sizeof(char *));
+    for (Int some; row < stop; row += some) {
+        Int q = row % s->out[WIDTH], n = inside(s, q), by_rows = n && t->merged;
+        Int runs = by_rows ? rows_of(s) : taps, run = by_rows ? channels * s->kernel[WIDTH] : channels;
+        some = least(most(n, 1), least(stop - row, s->out[WIDTH] - q));
+        see(s, t->x, zeros, t->size, line_of(row / s->out[WIDTH], s->out), q, by_rows, from, step);
+        if (t->chw) {
+            BY_SIZE(pick, t->size, to, from, step, taps, s->channels, some);
+            to += some * bytes;
+            continue;
+        }
+        /* All but the unit's last rows may write beyond themselves, unless they would read beyond x. */
+        const char *highest = t->x;
+        for (Int m = 0; m < runs; m++) {
+            const char *last = from[m] + (some - 1) * step[m] + run + CHUNK;
+            if (last > highest && from[m] != zeros)
+                highest = last;
+        }
+        Int loose = least(some, most(0, (end - to - CHUNK) / bytes));
+        loose = run >= 512 || highest > t->x_end || s->x_step[WIDTH] < 0 ? 0 : loose;
+        copy_runs(1, to, from, step, runs, run, loose);
+        for (Int m = 0; m < runs; m++)
+            from[m] += loose * step[m];
+        copy_runs(0, to + loose * bytes, from, step, runs, run, some - loose);
+        to += some * bytes;
+    }
+}
+
+/* Rows [start, stop) of X_col, of elements of 1, 2, 4, 8 or 16 bytes. */
+int convmat_unroll(const Sizes *s, const void *x, void *x_col, Int size, int chw, Int start, Int stop,
+                   int threads) {
+    if (size != 1 && size != 2 && size != 4 && size != 8 && size != 16)
+        return UNKNOWN;
+    Unroll t = {.s = s, .x = x, .x_col = x_col, .size = size, .start = start, .stop = stop};
+    Int bytes = taps_of(s) * s->channels * size, last = most(0, (s->batch - 1) * s->x_image) + s->channels;
+    for (int a = 0; a < AXES; a++)
+        last += most(0, (s->in[a] - 1) * s->x_step[a]);
+    t.x_end = t.x + last * size;
+    t.chw = chw && s->channels > 1;
+    t.merged = !t.chw && merges(s);
+    t.rows = most(1, UNIT / bytes);
+    t.job.run = unroll_unit, t.job.units = over(stop - start, t.rows);
+    t.job.cleared = s->channels * s->kernel[WIDTH] * size + CHUNK;
+    t.job.scratch = t.job.cleared + 2 * 8 * taps_of(s) + 4 * 64;
+    return share_out(&t.job, threads);
+}
+
+/* ---- fold: a pixel gathers what stands for it in X_col ---- */
+
+typedef struct {
+    Job job;
+    const Sizes *s;
+    const char *x_col;
+    char *x;
+    void (*gather)(const char *const *at, Int terms, Int n, Int row, Int channels, Int c_step, void *to,
+                   Int to_step, int mean); /* NULL where no elements meet, which then only move */
+    Int size, first;                       /* bytes of an element; first row of x_col */
+    Int start, stop, lines;                /* lines of x, and of a unit */
+    Int row, c_step, tap_step;             /* elements of X_col to the next row, channel, tap */
+    int mean;
+} Fold;
+
+/* A tap of a kernel row: pixels `phase`, `phase` + S, ... see it in outputs `output`, `output` + 1, ... */
+typedef struct {
+    Int phase, tap, output;
+} Tap;
+
+/* Moves n elements from every `c_step`-th place. */
+INLINE void move(const Int size, char *to, const char *from, Int n, Int c_step) {
+    for (Int c = 0; c < n; c++)
+        memcpy(to + c * size, from + c * c_step * size, size);
+}
+
+/* A line that one row of outputs reaches, at most, no two of which meet. */
+static void move_line(const Fold *t, char *to, Int row, Int tap) {
+    const Sizes *s = t->s;
+    Int pixel = s->channels * t->size, dense = t->c_step == 1 && s->dilation[WIDTH] == 1;
+    Int run = dense ? s->kernel[WIDTH] : 1; /* taps that are moved together */
+    for (Int q = 0; q < s->out[WIDTH]; q++)
+        for (Int j = 0; j < s->kernel[WIDTH]; j += run) {
+            Int at = first(s, WIDTH, q) + j * s->dilation[WIDTH];
+            Int low = most(0, -at), high = least(run, s->in[WIDTH] - at);
+            const char *from = t->x_col + ((row + q) * t->row + (tap + j + low) * t->tap_step) * t->size;
+            if (low < high && dense)
+                memcpy(to + (at + low) * pixel, from, (high - low) * pixel);
+            else if (low < high)
+                BY_SIZE(move, t->size, to + at * pixel, from, s->channels, t->c_step);
+        }
+}
+
+static void fold_line(const Fold *t, Line line, char *to, const Tap *taps, Int *rows, const char **at) {
+    const Sizes *s = t->s;
+    Int stride = s->stride[WIDTH], count = 0;
+    Int *first_tap = rows + rows_of(s); /* of those rows of X_col that reach this line */
+    for (Int d = 0; d < s->kernel[DEPTH]; d++)
+        for (Int i = 0; i < s->kernel[HEIGHT]; i++) {
+            Int z = line.plane + s->before[DEPTH] - d * s->dilation[DEPTH];
+            Int y = line.row + s->before[HEIGHT] - i * s->dilation[HEIGHT];
+            if (z < 0 || y < 0 || z % s->stride[DEPTH] || y % s->stride[HEIGHT])
+                continue;
+            z /= s->stride[DEPTH], y /= s->stride[HEIGHT];
+            if (z >= s->out[DEPTH] || y >= s->out[HEIGHT])
+                continue;
+            first_tap[count] = (d * s->kernel[HEIGHT] + i) * s->kernel[WIDTH];
+            rows[count++] =
+                ((line.image * s->out[DEPTH] + z) * s->out[HEIGHT] + y) * s->out[WIDTH] - t->first;
+        }
+    if (!t->gather) {
+        memset(to, 0, s->in[WIDTH] * s->channels * t->size);
+        if (count)
+            move_line(t, to, rows[0], first_tap[0]);
+        return;
+    }
+    for (Int phase = 0, next; phase < least(stride, s->in[WIDTH]); phase++, taps += next) {
+        Int pixels = over(s->in[WIDTH] - phase, stride), some;
+        for (next = 0; taps[next].phase == phase; next++)
+            ;
+        for (Int p = 0; p < pixels; p += some) {
+            Int terms = 0;
+            some = pixels - p; /* at most: as many as see the taps that the first of them sees */
+            for (Int r = 0; r < count; r++)
+                for (const Tap *tap = taps; tap < taps + next; tap++) {
+                    Int q = p + tap->output;
+                    if (q < 0)
+                        some = least(some, -q);
+                    else if (q < s->out[WIDTH]) {
+                        Int element = (rows[r] + q) * t->row + (first_tap[r] + tap->tap) * t->tap_step;
+                        some = least(some, s->out[WIDTH] - q);
+                        at[terms++] = t->x_col + element * t->size;
+                    }
+                }
+            t->gather(at, terms, some, t->row, s->channels, t->c_step,
+                      to + (phase + p * stride) * s->channels * t->size, stride * s->channels, t->mean);
+        }
+    }
+}
+
+static void fold_unit(const Job *job, Int unit, void *scratch) {
+    const Fold *t = (const Fold *)job;
+    const Sizes *s = t->s;
+    Int from = t->start + unit * t->lines, stride = s->stride[WIDTH];
+    uintptr_t room = (uintptr_t)scratch;
+    Int *rows = take(&room, 2 * rows_of(s) * (Int)sizeof(Int));
+    const char **at = take(&room, taps_of(s) * (Int)sizeof(char *));
+    Tap *taps = take(&room, (s->kernel[WIDTH] + 1) * (Int)sizeof(Tap)), *next = taps;
+    for (Int phase = 0; phase < least(stride, s->in[WIDTH]); phase++)
+        for (Int j = 0; j < s->kernel[WIDTH]; j++) {
+            Int q = phase + s->before[WIDTH] - j * s->dilation[WIDTH];
+            if (q % stride == 0)
+                *next++ = (Tap){phase, j, q / stride};
+        }
+    next->phase = -1;
+    for (Int line = from; line < least(t->stop, from + t->lines); line++)
+        fold_line(t, line_of(line, s->in), t->x + (line - t->start) * s->in[WIDTH] * s->channels * t->size,
+                  taps, rows, at);
+}
+
+/* ---- convert: integers to the floats that are multiplied ---- */
+
+typedef struct {
+    Job job;
+    const void *from;
+    void *to;
+    Int n;
+    int kind, size, to_size;
+} Convert;
+
+#define CONVERT(FROM, TO)                                                                                    \
+    for (Int i = unit * UNIT, last = least(t->n, i + UNIT); i < last; i++)                                   \
+        ((TO *)t->to)[i] = (TO)((const FROM *)t->from)[i];
+#define CASE(letter, bytes, FROM)                                                                            \
+    if (t->kind == letter && t->size == bytes) {                                                             \
+        if (t->to_size == 4)                                                                                 \
+            CONVERT(FROM, float)                                                                             \
+        else                                                                                                 \
+            CONVERT(FROM, double)                                                                            \
+    }
+static void convert_unit(const Job *job, Int unit, void *scratch) {
+    const Convert *t = (const Convert *)job;
+    (void)scratch;
+    CASE('i', 1, int8_t)
+    CASE('u', 1, uint8_t)
+    CASE('i', 2, int16_t)
+    CASE('u', 2, uint16_t)
+    CASE('i', 4, int32_t)
+}
+
+/* n integers, named as NumPy does ('i', 1), to float or double. */
+int convmat_convert(const void *from, int kind, int size, void *to, int to_size, Int n, int threads) {
+    Convert t = {.from = from, .to = to, .n = n, .kind = kind, .size = size, .to_size = to_size};
+    if ((kind != 'i' && kind != 'u') || size > (kind == 'i' ? 4 : 2))
+        return UNKNOWN;
+    t.job.run = convert_unit, t.job.units = over(n, UNIT), t.job.scratch = 64;
+    return share_out(&t.job, threads);
+}
+
 /* ---- Convolution: what its kernels share ---- */
 
 typedef struct {
@@ -243,15 +544,17 @@ typedef struct {
     const Sizes *s;
     const Box *box;
     const void *x, *w, *bias;
-    void *y;
+    char *y;
+    Int y_size; /* bytes of an element of y */
+    int integers;
     Int depth, filters, taps; /* of a group; taps: of a kernel */
     Int boxes[4], parts;      /* along images, depth, rows, columns; parts of all blocks */
     Int blocks, per_group;    /* of filters or groups: in all, and of a group */
 } Task;
 
-/* One unit: outputs of a box, filters of a part. */
+/* Outputs of a box, filters of a part. */
 typedef struct {
-    Int image, images, plane, planes, row, rows, column, columns, block, last;
+    Int image, images, plane, planes, row, rows, column, columns, block, last, lines;
 } Unit;
 
 static Unit unit_of(const Task *t, Int unit) {
@@ -266,452 +569,67 @@ static Unit unit_of(const Task *t, Int unit) {
     u.last = least(u.block + b->blocks, t->blocks);
     u.columns = least(b->columns, out[WIDTH] - u.column), u.rows = least(b->rows, out[HEIGHT] - u.row);
     u.planes = least(b->planes, out[DEPTH] - u.plane), u.images = least(b->images, t->s->batch - u.image);
+    u.lines = u.images * u.planes * u.rows;
     return u;
 }
 
-/* A walk over the lines of outputs of a unit. */
-typedef struct {
-    Int image, plane, row;
-} Line;
-static Line line_of(const Unit *u, Int number) {
+/* Line `number` of a unit. */
+static Line unit_line(const Unit *u, Int number) {
     return (Line){u->image + number / (u->planes * u->rows), u->plane + number / u->rows % u->planes,
                   u->row + number % u->rows};
 }
-static Int y_offset(const Sizes *s, Line l, Int column) {
-    return l.image * s->y_image + l.plane * s->y_step[DEPTH] + l.row * s->y_step[HEIGHT] +
-           column * s->y_step[WIDTH];
+static char *y_at(const Task *t, Line l, Int column, Int filter) {
+    const Int *step = t->s->y_step;
+    return t->y + t->y_size * (l.image * t->s->y_image + l.plane * step[DEPTH] + l.row * step[HEIGHT] +
+                               column * step[WIDTH] + filter);
 }
-/* Where the rows of x begin that the kernel's (kd, kh) rows see; NOWHERE for zeros. */
-static void rows_of(const Sizes *s, Line l, Int *rows) {
-    for (Int d = 0; d < s->kernel[DEPTH]; d++) {
-        Int z = source(first(s, DEPTH, l.plane) + d * s->dilation[DEPTH], s->in[DEPTH], s->mode);
-        for (Int i = 0; i < s->kernel[HEIGHT]; i++) {
-            Int y = source(first(s, HEIGHT, l.row) + i * s->dilation[HEIGHT], s->in[HEIGHT], s->mode);
-            *rows++ = z < 0 || y < 0 ? NOWHERE
-                                     : l.image * s->x_image + z * s->x_step[DEPTH] + y * s->x_step[HEIGHT];
-        }
-    }
-}
-/* Where tap `t` of (kd, kh, kw) has its weights. */
-static Int w_offset(const Sizes *s, Int t) {
-    Int j = t % s->kernel[WIDTH], i = t / s->kernel[WIDTH] % s->kernel[HEIGHT],
-        h = t / s->kernel[WIDTH] / s->kernel[HEIGHT];
-    return h * s->w_tap[DEPTH] + i * s->w_tap[HEIGHT] + j * s->w_tap[WIDTH];
+/* Where tap `l` of (kd, kh, kw) has its weights. */
+static Int w_offset(const Sizes *s, Int l) {
+    Int kw = s->kernel[WIDTH], kh = s->kernel[HEIGHT];
+    return l / kw / kh * s->w_tap[DEPTH] + l / kw % kh * s->w_tap[HEIGHT] + l % kw * s->w_tap[WIDTH];
 }
 
 #define NAME_(a, b) a##_##b
 #define NAME__(a, b) NAME_(a, b)
 #define NAME(a) NAME__(a, T)
-#define INLINE __attribute__((always_inline)) static inline
-#define UNROLL _Pragma("GCC unroll 16")
 #if __has_builtin(__builtin_shufflevector)
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (NAME(Index)){__VA_ARGS__})
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (NAME(FourIndices)){__VA_ARGS__})
 #endif
 
 #define T float
 #define INDEX int32_t
 #include "conv.c"
+#undef T
+#undef INDEX
 #define T double
 #define INDEX int64_t
 #include "conv.c"
-
-/* ---- unroll: bytes are moved, in rows of X_col ---- */
-
-typedef struct {
-    Job job;
-    const Sizes *s;
-    const char *x, *x_end; /* x_end: behind the last byte of x */
-    char *x_col;
-    Int size, start, stop, rows; /* bytes of an element; rows of X_col, and of a unit */
-    Int run, pieces;             /* bytes that lie together in x and X_col, and how many such a row has */
-    int chw;
-} Unroll;
-
-/* Copies `run` bytes for each of `pieces` and each of n rows, and more, which those that follow overwrite. */
-#define COPY_PIECES(CHUNK)                                                                                   \
-    static void copy_pieces_##CHUNK(char *to, const char *const *from, const Int *step, Int pieces, Int run, \
-                                    Int n) {                                                                 \
-        typedef char Chunk __attribute__((vector_size(CHUNK), aligned(1), may_alias));                       \
-        for (Int q = 0; q < n; q++)                                                                          \
-            for (Int m = 0; m < pieces; m++, to += run) {                                                    \
-                const char *at = from[m] + q * step[m];                                                      \
-                for (Int b = 0; b < run; b += CHUNK)                                                         \
-                    *(Chunk *)(to + b) = *(const Chunk *)(at + b);                                           \
-            }                                                                                                \
-    }
-COPY_PIECES(16)
-COPY_PIECES(32)
-
-    static void copy_exactly(char *to, const char *const *from, const Int *step, Int pieces, Int run, Int n) {
-    for (Int q = 0; q < n; q++)
-        for (Int m = 0; m < pieces; m++, to += run)
-            memcpy(to, from[m] + q * step[m], (size_t)run);
-}
-
-/* Elements (tap, channel) become (channel, tap). */
-#define PICK(SIZE, TYPE)                                                                                \
-    static void pick_##SIZE(char *to, const char *const *from, const Int *step, Int taps, Int channels, \
-                            Int n) {                                                                    \
-        TYPE *at = (TYPE *)to;                                                                          \
-        for (Int q = 0; q < n; q++)                                                                     \
-            for (Int c = 0; c < channels; c++)                                                          \
-                for (Int l = 0; l < taps; l++)                                                          \
-                    *at++ = ((const TYPE *)(from[l] + q * step[l]))[c];                                 \
-    }
-typedef uint16_t Two __attribute__((aligned(1), may_alias));
-typedef uint32_t Four_bytes __attribute__((aligned(1), may_alias));
-typedef uint64_t Eight __attribute__((aligned(1), may_alias));
-typedef struct {
-    uint64_t halves[2];
-} __attribute__((aligned(1), may_alias)) Sixteen_bytes;
-PICK(1, uint8_t)
-PICK(2, Two)
-PICK(4, Four_bytes)
-PICK(8, Eight)
-PICK(16, Sixteen_bytes)
-
-    /* Rows of X_col for outputs [q, q + n) of a line. Pieces in x are pointers, zeros for the padding. */
-    static void unroll_some(const Unroll *t, Line line, Int q, Int n, char *to, const char *end,
-                            void *scratch) {
-    const Sizes *s = t->s;
-    Int kw = s->kernel[WIDTH], stride = s->stride[WIDTH], size = t->size, step = s->x_step[WIDTH] * size,
-        taps = taps_of(s);
-    uintptr_t room = (uintptr_t)scratch;
-    char *zeros = take(&room, s->channels * size * kw + 32);
-    Int *rows = take(&room, taps * (Int)sizeof(Int)), *steps = take(&room, taps * (Int)sizeof(Int));
-    const char **from = take(&room, taps * (Int)sizeof(char *)), *highest = t->x;
-    rows_of(s, line, rows);
-    for (Int some; n > 0; n -= some, q += some) {
-        int whole = q >= inside(s) && q < outside(s);
-        some = whole ? least(n, outside(s) - q) : 1;
-        Int m = 0, merged = whole && t->pieces < taps, runs = merged ? 1 : kw,
-            run = merged ? t->run : s->channels * size;
-        for (Int r = 0; r < s->kernel[DEPTH] * s->kernel[HEIGHT]; r++)
-            for (Int j = 0; j < runs; j++, m++) {
-                Int column = first(s, WIDTH, q) + j * s->dilation[WIDTH];
-                if (!whole)
-                    column = source(column, s->in[WIDTH], s->mode);
-                int none = rows[r] == NOWHERE || column < 0;
-                from[m] = none ? zeros : t->x + rows[r] * size + column * step;
-                steps[m] = none ? 0 : stride * step;
-                const char *last = none ? t->x : from[m] + (some - 1) * steps[m] + run + 32;
-                highest = last > highest ? last : highest;
-            }
-        Int row = taps * s->channels * size;
-        if (t->chw) {
-            void (*pick)(char *, const char *const *, const Int *, Int, Int, Int) = size == 1   ? pick_1
-                                                                                    : size == 2 ? pick_2
-                                                                                    : size == 4 ? pick_4
-                                                                                    : size == 8 ? pick_8
-                                                                                                : pick_16;
-            pick(to, from, steps, taps, s->channels, some);
-        } else {
-            /* All but the last rows may write beyond themselves, unless they would read beyond x. */
-            Int loose = run >= 512 || highest > t->x_end || step < 0
-                            ? 0
-                            : least(some, most(0, (end - to - 32) / row));
-            (run <= 16 ? copy_pieces_16 : copy_pieces_32)(to, from, steps, m, run, loose);
-            for (Int i = 0; i < m; i++)
-                from[i] += loose * steps[i];
-            copy_exactly(to + loose * row, from, steps, m, run, some - loose);
-        }
-        to += some * row;
-    }
-}
-
-static void unroll_unit(const Job *job, Int unit, void *scratch) {
-    const Unroll *t = (const Unroll *)job;
-    const Sizes *s = t->s;
-    Int row = t->start + unit * t->rows, stop = least(t->stop, row + t->rows),
-        bytes = taps_of(s) * s->channels * t->size;
-    const char *end = t->x_col + (stop - t->start) * bytes;
-    for (Int some; row < stop; row += some) {
-        Int q = row % s->out[WIDTH], line = row / s->out[WIDTH];
-        Line l = {line / s->out[HEIGHT] / s->out[DEPTH], line / s->out[HEIGHT] % s->out[DEPTH],
-                  line % s->out[HEIGHT]};
-        some = least(stop - row, s->out[WIDTH] - q);
-        unroll_some(t, l, q, some, t->x_col + (row - t->start) * bytes, end, scratch);
-    }
-}
-
-/* Rows [start, stop) of X_col, of elements of 1, 2, 4, 8 or 16 bytes. */
-int convmat_unroll(const Sizes *s, const void *x, void *x_col, Int size, int chw, Int start, Int stop,
-                   int threads) {
-    Int taps = taps_of(s), merged = s->dilation[WIDTH] == 1 && s->x_step[WIDTH] == s->channels;
-    if (size != 1 && size != 2 && size != 4 && size != 8 && size != 16)
-        return UNKNOWN;
-    Unroll t = {.s = s,
-                .x = x,
-                .x_end = x,
-                .x_col = x_col,
-                .size = size,
-                .start = start,
-                .stop = stop,
-                .chw = chw && s->channels > 1};
-    t.run = s->channels * size * (merged ? s->kernel[WIDTH] : 1);
-    t.pieces = merged && !t.chw ? taps / s->kernel[WIDTH] : taps;
-    Int last = most(0, (s->batch - 1) * s->x_image) + s->channels;
-    for (int a = 0; a < AXES; a++)
-        last += most(0, (s->in[a] - 1) * s->x_step[a]);
-    t.x_end += last * size;
-    t.rows = most(1, UNIT / (taps * s->channels * size));
-    t.job.run = unroll_unit, t.job.units = over(stop - start, t.rows);
-    t.job.cleared = s->channels * size * s->kernel[WIDTH] + 32;
-    t.job.scratch = t.job.cleared + 3 * 8 * taps + 4 * 64;
-    return share_out(&t.job, threads);
-}
-
-/* ---- fold: a pixel gathers what stands for it in X_col ---- */
-
-typedef struct {
-    Job job;
-    const Sizes *s;
-    const char *x_col;
-    char *x;
-    void (*gather)(const void *, Int, Int, Int, Int, Int, void *, Int, int);
-    Int size, x_size;              /* bytes of an element of x_col, of x */
-    Int first, start, stop, lines; /* first row of x_col; lines of x, and of a unit */
-    Int row, c_step, tap_step;     /* elements of X_col to the next row, channel, tap */
-    int mean;
-} Fold;
-
-#define KINDS_(a, b) a##_##b
-#define KINDS__(a, b) KINDS_(a, b)
-#define KINDS(a) KINDS__(a, KIND)
-#define SUM(a, b) ((a) + (b))
-#define LAST(a, b) (b) /* where elements only move, there is one */
-typedef struct {
-    uint64_t halves[2];
-} Sixteen;
-#define ADD SUM
-#define MEAN
-#define KIND f4
-#define FROM float
-#define TO float
+#undef T
+#undef INDEX
+#define T uint64_t /* sums beyond 2^63 wrap */
 #include "conv.c"
-#define KIND f8
-#define FROM double
-#define TO double
-#include "conv.c"
-#undef MEAN
-#define KIND i1
-#define FROM int8_t
-#define TO uint64_t /* of integers: sums beyond 2^63 wrap */
-#include "conv.c"
-#define KIND i2
-#define FROM int16_t
-#define TO uint64_t
-#include "conv.c"
-#define KIND i4
-#define FROM int32_t
-#define TO uint64_t
-#include "conv.c"
-#define KIND i8
-#define FROM uint64_t
-#define TO uint64_t
-#include "conv.c"
-#define KIND u1
-#define FROM uint8_t
-#define TO uint64_t
-#include "conv.c"
-#define KIND u2
-#define FROM uint16_t
-#define TO uint64_t
-#include "conv.c"
-#define KIND u4
-#define FROM uint32_t
-#define TO uint64_t
-#include "conv.c"
-#undef ADD
-#define ADD LAST
-#define KIND move1
-#define FROM uint8_t
-#define TO uint8_t
-#include "conv.c"
-#define KIND move2
-#define FROM uint16_t
-#define TO uint16_t
-#include "conv.c"
-#define KIND move4
-#define FROM uint32_t
-#define TO uint32_t
-#include "conv.c"
-#define KIND move16
-#define FROM Sixteen
-#define TO Sixteen
-#include "conv.c"
+#undef T
 
-/* A tap of a kernel row: pixels `phase`, `phase` + S, ... see it in outputs `output`, `output` + 1, ... */
-typedef struct {
-    Int phase, tap, output;
-} Seen;
+/* ---- What the library can do ---- */
 
-static void fold_line(const Fold *t, Line line, char *to, const Seen *seen, Int *rows, const char **at) {
-    const Sizes *s = t->s;
-    Int kw = s->kernel[WIDTH], stride = s->stride[WIDTH], count = 0;
-    Int *taps = rows + s->kernel[DEPTH] *
-                           s->kernel[HEIGHT]; /* the first taps of those rows of X_col that see this line */
-    for (Int d = 0; d < s->kernel[DEPTH]; d++)
-        for (Int i = 0; i < s->kernel[HEIGHT]; i++) {
-            Int z = line.plane + s->before[DEPTH] - d * s->dilation[DEPTH],
-                y = line.row + s->before[HEIGHT] - i * s->dilation[HEIGHT];
-            if (z < 0 || y < 0 || z % s->stride[DEPTH] || y % s->stride[HEIGHT])
-                continue;
-            z /= s->stride[DEPTH], y /= s->stride[HEIGHT];
-            if (z >= s->out[DEPTH] || y >= s->out[HEIGHT])
-                continue;
-            taps[count] = (d * s->kernel[HEIGHT] + i) * kw;
-            rows[count++] =
-                ((line.image * s->out[DEPTH] + z) * s->out[HEIGHT] + y) * s->out[WIDTH] - t->first;
-        }
-    if (count == 1 && s->dilation[WIDTH] == 1 && stride >= kw && t->c_step == 1 && t->size == t->x_size) {
-        /* One row of outputs sees this line, and no two of them meet: each moves all its taps at once. */
-        Int pixel = s->channels * t->size;
-        memset(to, 0, s->in[WIDTH] * pixel);
-        for (Int q = 0; q < s->out[WIDTH]; q++) {
-            Int at = first(s, WIDTH, q), low = most(0, -at), high = least(kw, s->in[WIDTH] - at);
-            if (low < high)
-                memcpy(to + (at + low) * pixel,
-                       t->x_col + ((rows[0] + q) * t->row + (taps[0] + low) * s->channels) * t->size,
-                       (high - low) * pixel);
-        }
-        return;
-    }
-    for (Int phase = 0, next; phase < least(stride, s->in[WIDTH]); phase++, seen += next) {
-        Int pixels = over(s->in[WIDTH] - phase, stride), some;
-        for (next = 0; seen[next].phase == phase; next++)
-            ;
-        for (Int p = 0; p < pixels; p += some) {
-            Int terms = 0;
-            some = pixels - p; /* at most: as many as see the taps that the first of them sees */
-            for (Int r = 0; r < count; r++)
-                for (const Seen *tap = seen; tap < seen + next; tap++) {
-                    Int q = p + tap->output;
-                    if (q < 0)
-                        some = least(some, -q);
-                    else if (q < s->out[WIDTH]) {
-                        some = least(some, s->out[WIDTH] - q);
-                        at[terms++] = t->x_col +
-                                      ((rows[r] + q) * t->row + (taps[r] + tap->tap) * t->tap_step) * t->size;
-                    }
-                }
-            t->gather(at, terms, some, t->row, s->channels, t->c_step,
-                      to + (phase + p * stride) * s->channels * t->x_size, stride * s->channels, t->mean);
-        }
-    }
-}
-
-static void fold_unit(const Job *job, Int unit, void *scratch) {
-    const Fold *t = (const Fold *)job;
-    const Sizes *s = t->s;
-    Int taps = taps_of(s), from = t->start + unit * t->lines, stride = s->stride[WIDTH];
-    uintptr_t room = (uintptr_t)scratch;
-    Int *rows = take(&room, 2 * taps * (Int)sizeof(Int));
-    const char **at = take(&room, taps * (Int)sizeof(char *));
-    Seen *seen = take(&room, (s->kernel[WIDTH] + 1) * (Int)sizeof(Seen)), *next = seen;
-    for (Int phase = 0; phase < least(stride, s->in[WIDTH]); phase++)
-        for (Int j = 0; j < s->kernel[WIDTH]; j++) {
-            Int q = phase + s->before[WIDTH] - j * s->dilation[WIDTH];
-            if (q % stride == 0)
-                *next++ = (Seen){phase, j, q / stride};
-        }
-    next->phase = -1;
-    for (Int line = from; line < least(t->stop, from + t->lines); line++) {
-        Line l = {line / s->in[HEIGHT] / s->in[DEPTH], line / s->in[HEIGHT] % s->in[DEPTH],
-                  line % s->in[HEIGHT]};
-        fold_line(t, l, t->x + (line - t->start) * s->in[WIDTH] * s->channels * t->x_size, seen, rows, at);
-    }
-}
-
-/* Lines [start, stop) of x from rows of X_col, `first` and later. kind: 'f' floats, 'i' and 'u' integers,
-   summed to int64, 'm' elements that only move. */
+/* Lines [start, stop) of x from rows of X_col, `first` and later. kind: 'f' floats, 'i' int64; 'm' elements
+   of any 1, 2, 4, 8 or 16 bytes, no two of which meet. */
 int convmat_fold(const Sizes *s, const void *x_col, Int first, void *x, int kind, int size, int mean, int chw,
                  Int start, Int stop, int threads) {
-    static const struct {
-        char kind, size;
-        void (*gather)(const void *, Int, Int, Int, Int, Int, void *, Int, int);
-    } kinds[] = {{'f', 4, gather_f4},    {'f', 8, gather_f8}, {'i', 1, gather_i1},     {'i', 2, gather_i2},
-                 {'i', 4, gather_i4},    {'i', 8, gather_i8}, {'u', 1, gather_u1},     {'u', 2, gather_u2},
-                 {'u', 4, gather_u4},    {'u', 8, gather_i8}, {'m', 1, gather_move1},  {'m', 2, gather_move2},
-                 {'m', 4, gather_move4}, {'m', 8, gather_i8}, {'m', 16, gather_move16}};
     Int taps = taps_of(s), c = s->channels;
-    Fold t = {.s = s,
-              .x_col = x_col,
-              .x = x,
-              .size = size,
-              .first = first,
-              .start = start,
-              .stop = stop,
-              .mean = mean};
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        if (kinds[i].kind == kind && kinds[i].size == size)
-            t.gather = kinds[i].gather;
-    if (!t.gather)
+    Fold t = {.s = s, .x_col = x_col, .x = x, .size = size, .first = first, .mean = mean};
+    t.start = start, t.stop = stop;
+    t.gather = kind == 'm' ? NULL : kind == 'i' ? gather_uint64_t : size == 4 ? gather_float : gather_double;
+    if (kind != 'm' && size != 8 && (kind != 'f' || size != 4))
         return UNKNOWN;
-    t.x_size = kind == 'i' || kind == 'u' ? 8 : size;
     t.row = taps * c, t.c_step = chw && c > 1 ? taps : 1, t.tap_step = chw ? 1 : c;
-    t.lines = most(1, UNIT / most(1, s->in[WIDTH] * c * t.x_size));
+    t.lines = most(1, UNIT / most(1, s->in[WIDTH] * c * size));
     t.job.run = fold_unit, t.job.units = over(stop - start, t.lines);
-    t.job.scratch = 6 * 8 * taps + 4 * 64;
+    t.job.scratch = 6 * 8 * (taps + 1) + 4 * 64;
     return share_out(&t.job, threads);
 }
-
-/* ---- convert: numbers to those that are summed, and sums to integers ---- */
-
-typedef struct {
-    Job job;
-    const void *from;
-    void *to;
-    Int n;
-} Convert;
-
-/* `through`: an integer that holds all that is converted, and that vectors convert to. */
-#define CONVERT(name, FROM, THROUGH, TO)                                       \
-    static void convert_##name(const Job *job, Int unit, void *scratch) {      \
-        const Convert *t = (const Convert *)job;                               \
-        const FROM *from = t->from;                                            \
-        TO *to = t->to;                                                        \
-        for (Int i = unit * UNIT, last = least(t->n, i + UNIT); i < last; i++) \
-            to[i] = (TO)(THROUGH)from[i];                                      \
-        (void)scratch;                                                         \
-    }
-CONVERT(i1_f4, int8_t, int32_t, float)
-CONVERT(i1_f8, int8_t, int32_t, double)
-CONVERT(u1_f4, uint8_t, int32_t, float)
-CONVERT(u1_f8, uint8_t, int32_t, double)
-CONVERT(i2_f4, int16_t, int32_t, float)
-CONVERT(i2_f8, int16_t, int32_t, double)
-CONVERT(u2_f4, uint16_t, int32_t, float)
-CONVERT(u2_f8, uint16_t, int32_t, double)
-CONVERT(i4_f4, int32_t, int32_t, float)
-CONVERT(i4_f8, int32_t, int32_t, double)
-CONVERT(f4_i8, float, int32_t, int64_t)
-CONVERT(f8_i8, double, int64_t, int64_t)
-
-    /* n numbers from one type to another, named as NumPy does: 'i', 1 to 'f', 4. Floats to int64 are whole
-       numbers below 2^24 (float), 2^53 (double). */
-    int convmat_convert(const void *from, int kind, int size, void *to, int to_size, Int n, int threads) {
-    static const struct {
-        char kind, size, to_size;
-        void (*run)(const Job *, Int, void *);
-    } all[] = {{'i', 1, 4, convert_i1_f4}, {'i', 1, 8, convert_i1_f8}, {'u', 1, 4, convert_u1_f4},
-               {'u', 1, 8, convert_u1_f8}, {'i', 2, 4, convert_i2_f4}, {'i', 2, 8, convert_i2_f8},
-               {'u', 2, 4, convert_u2_f4}, {'u', 2, 8, convert_u2_f8}, {'i', 4, 4, convert_i4_f4},
-               {'i', 4, 8, convert_i4_f8}, {'f', 4, 8, convert_f4_i8}, {'f', 8, 8, convert_f8_i8}};
-    Convert t = {.from = from, .to = to, .n = n};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (all[i].kind == kind && all[i].size == size && all[i].to_size == to_size)
-            t.job.run = all[i].run;
-    if (!t.job.run)
-        return UNKNOWN;
-    t.job.units = over(n, UNIT);
-    t.job.scratch = 64;
-    return share_out(&t.job, threads);
-}
-
-/* ---- Convolution, its plan, and what the library can do ---- */
 
 /* The best level that the processor has: 0 baseline, 1 AVX2, 2 AVX-512. */
 int convmat_level(void) {
@@ -728,32 +646,6 @@ int convmat_level(void) {
 
 Int convmat_lanes(Int itemsize) { return BYTES / itemsize; }
 
-/* A layer whose outputs each see one pixel, in the order of x: all of them are one line. */
-static Sizes joined(const Sizes *given) {
-    Sizes s = *given;
-    Int x = s.x_step[WIDTH], y = s.y_step[WIDTH], pixels = 1, plain = taps_of(&s) == 1;
-    for (int a = WIDTH; a >= DEPTH; pixels *= s.in[a--])
-        plain &= s.stride[a] == 1 && s.before[a] == 0 && s.in[a] == s.out[a] &&
-                 (s.in[a] == 1 || (s.x_step[a] == x * pixels && s.y_step[a] == y * pixels));
-    if (!plain || s.batch == 0 || (s.batch > 1 && (s.x_image != x * pixels || s.y_image != y * pixels)))
-        return s;
-    s.in[DEPTH] = s.out[DEPTH] = s.in[HEIGHT] = s.out[HEIGHT] = 1;
-    s.in[WIDTH] = s.out[WIDTH] = s.batch * pixels;
-    s.batch = 1;
-    return s;
-}
-
-static Task task_of(const Sizes *s, const Box *box, int kernel, int itemsize) {
-    Task t = {.s = s,
-              .box = box,
-              .depth = s->channels / s->groups,
-              .filters = s->filters / s->groups,
-              .taps = taps_of(s)};
-    t.per_group = kernel == WIDE ? blocks_of(over(t.filters, BYTES / itemsize)) : 1;
-    t.blocks = kernel == DEPTHWISE ? 1 : s->groups * t.per_group;
-    return t;
-}
-
 static void cut(Task *t) {
     const Box *b = t->box;
     const Int *out = t->s->out;
@@ -763,52 +655,63 @@ static void cut(Task *t) {
     t->job.units = t->boxes[0] * t->boxes[1] * t->boxes[2] * t->boxes[3] * t->parts;
 }
 
-typedef Int Carve(const Task *, uintptr_t, void *);
-typedef void Run(const Job *, Int, void *);
-static Run *const runs[2][3] = {{wide_float, planes_float, depthwise_float},
-                                {wide_double, planes_double, depthwise_double}};
+static Task task_of(const Layer *l, Int *kernel) {
+    const Sizes *s = &l->sizes;
+    Task t = {.s = s, .box = &l->box, .taps = taps_of(s), .integers = l->integers != 0};
+    *kernel = t.taps ? l->kernel : WIDE; /* pixels that nothing reaches get the bias */
+    t.depth = s->channels / s->groups, t.filters = s->filters / s->groups;
+    t.y_size = l->integers ? 8 : l->itemsize;
+    t.per_group = *kernel == WIDE ? blocks_of(over(t.filters, BYTES / l->itemsize)) : 1;
+    t.blocks = *kernel == DEPTHWISE ? 1 : s->groups * t.per_group;
+    return t;
+}
 
-/* How `convmat_convolve` is to cut this layer's outputs: boxes fit for the caches, and enough to share out.
- */
-void convmat_box(const Sizes *sizes, int kernel, int itemsize, int threads, Box *box) {
-    Sizes joint = joined(sizes), *s = &joint;
-    kernel = taps_of(s) ? kernel : WIDE; /* pixels that nothing reaches get the bias */
-    Task t = task_of(s, box, kernel, itemsize);
-    const Int *out = s->out;
-    Int all = s->batch * out[DEPTH] * out[HEIGHT] * out[WIDTH], columns = out[WIDTH], pixels;
-    box->blocks = t.blocks;
+/* Outputs of a box, about: as many as the caches hold what they need for. */
+static Int box_size(const Task *t, Int kernel, Int itemsize, Int threads, Box *box) {
+    const Sizes *s = t->s;
+    Int all = s->batch * s->out[DEPTH] * s->out[HEIGHT] * s->out[WIDTH], size;
     if (kernel == WIDE) {
-        /* Large enough to pay for the weights that are packed for it; its input stays in the second cache,
-           and so does its table of pointers. */
-        pixels = most(96, least(448, L2 / 2 / itemsize / s->channels));
-        pixels = least(pixels, most(96, all * t.blocks / (8 * threads)));
-        pixels = most(16, least(pixels, L2 / 2 / 8 / most(1, t.taps)));
-    } else if (kernel == PLANES) {
-        Int line = least(columns, 1024), wide = seen(s, WIDTH, line) * itemsize * t.depth * s->kernel[DEPTH];
+        /* Enough to pay for the weights that are packed for it; x stays in the second cache, and the
+         * pointers. */
+        size = most(96, least(448, L2 / 2 / itemsize / s->channels));
+        size = least(size, most(96, all * t->blocks / (8 * threads)));
+        return most(16, least(size, L2 / 2 / 8 / most(1, t->taps)));
+    }
+    if (kernel == PLANES) {
+        Int wide = seen(s, WIDTH, box->columns) * itemsize * t->depth * s->kernel[DEPTH];
         box->blocks = most(1, least(s->groups, L2 / 4 / most(1, seen(s, HEIGHT, 4) * wide)));
         Int lines = (L2 / 4 / (wide * box->blocks) - extent(s, HEIGHT)) / s->stride[HEIGHT] + 1;
-        pixels = line * most(lines, 4), columns = line;
+        size = box->columns * most(lines, 4);
     } else
-        pixels = most(64, L1 / 2 / s->channels);
-    if (kernel != WIDE)
-        pixels = least(pixels, most(256, all / (8 * threads)));
-    box->columns = even(out[WIDTH], most(1, least(columns, pixels)));
-    box->rows = even(out[HEIGHT], most(1, pixels / most(1, box->columns)));
-    box->planes = kernel == PLANES || box->rows < out[HEIGHT]
-                      ? 1
-                      : even(out[DEPTH], most(1, pixels / most(1, box->rows * box->columns)));
-    box->images = box->rows == out[HEIGHT] && box->columns == out[WIDTH] && box->planes == out[DEPTH]
-                      ? even(s->batch, most(1, pixels / most(1, out[DEPTH] * box->rows * box->columns)))
-                      : 1;
-    box->columns = most(1, box->columns), box->rows = most(1, box->rows), box->planes = most(1, box->planes);
-    box->images = most(1, box->images);
-    if (kernel == WIDE) { /* all filters in one unit, unless these were too few to share out */
-        cut(&t);
-        box->blocks =
-            threads == 1 ? t.blocks : most(1, least(t.blocks, t.blocks * t.job.units / (8 * threads)));
-    }
+        size = most(64, L1 / 2 / s->channels);
+    return least(size, most(256, all / (8 * threads)));
+}
+
+typedef Int Carve(const Task *, uintptr_t, void *);
+typedef void Run(const Job *, Int, void *);
+
+/* Decides how a layer's outputs are to be cut: fit for the caches, and enough to share out. */
+void convmat_box(Layer *layer, int threads) {
     static Carve *const carve[2][3] = {{carve_wide_float, carve_planes_float, carve_depthwise_float},
                                        {carve_wide_double, carve_planes_double, carve_depthwise_double}};
+    Int kernel, size;
+    Task t = task_of(layer, &kernel);
+    const Int *out = t.s->out;
+    Box *box = &layer->box;
+    box->blocks = t.blocks, box->columns = kernel == PLANES ? least(out[WIDTH], 1024) : out[WIDTH];
+    size = box_size(&t, kernel, layer->itemsize, threads, box);
+    box->columns = most(1, even(out[WIDTH], least(box->columns, size)));
+    size /= box->columns;
+    box->rows = most(1, even(out[HEIGHT], most(1, size)));
+    size /= box->rows;
+    int whole = box->columns == out[WIDTH] && box->rows == out[HEIGHT];
+    box->planes = kernel == PLANES || !whole ? 1 : most(1, even(out[DEPTH], most(1, size)));
+    size /= box->planes;
+    box->images = whole && box->planes == out[DEPTH] ? most(1, even(t.s->batch, most(1, size))) : 1;
+    if (kernel == WIDE && threads > 1) { /* all filters in one unit, unless these were too few to share out */
+        cut(&t);
+        box->blocks = most(1, least(t.blocks, t.blocks * t.job.units / (8 * threads)));
+    }
     union {
         Wide_float a;
         Wide_double b;
@@ -817,61 +720,145 @@ void convmat_box(const Sizes *sizes, int kernel, int itemsize, int threads, Box 
         Depthwise_float e;
         Depthwise_double f;
     } unused;
-    box->scratch = carve[itemsize == 8][kernel](&t, 0, &unused);
+    box->scratch = carve[layer->itemsize == 8][kernel](&t, 0, &unused);
 }
 
-int convmat_convolve(const Sizes *sizes, const Box *box, const void *x, const void *w, const void *bias,
-                     void *y, int kernel, int itemsize, int threads) {
-    Sizes joint = joined(sizes), *s = &joint;
-    kernel = taps_of(s) ? kernel : WIDE;
-    Task t = task_of(s, box, kernel, itemsize);
+int convmat_convolve(const Layer *layer, const void *x, const void *w, const void *bias, void *y,
+                     int threads) {
+    static Run *const runs[2][3] = {{wide_float, planes_float, depthwise_float},
+                                    {wide_double, planes_double, depthwise_double}};
+    Int kernel;
+    Task t = task_of(layer, &kernel);
+    if (kernel == DEPTHWISE && t.s->channels < BYTES / layer->itemsize)
+        return UNKNOWN;
     t.x = x, t.w = w, t.bias = bias, t.y = y;
     cut(&t);
-    if (kernel == DEPTHWISE && s->channels < BYTES / itemsize)
-        return UNKNOWN;
-    t.job.run = runs[itemsize == 8][kernel];
-    t.job.scratch = box->scratch;
+    t.job.run = runs[layer->itemsize == 8][kernel], t.job.scratch = layer->box.scratch;
     t.job.cleared = kernel == WIDE ? t.blocks : kernel == DEPTHWISE ? 1 : 0;
     return share_out(&t.job, threads);
 }
 
-#elif defined T /* ---- With T, an element, and INDEX, an integer of its size: the kernels ---- */
+#else /* ---- With T, an element ---- */
+
+/* fold: `many` elements, `step` apart in X_col and `to_step` in x, each the sum, or the mean, of what the
+   pointers point to. Many at a time, since one addition waits for another. */
+INLINE void NAME(sums)(const int many, const char *const *at, Int terms, Int offset, Int step, T *to,
+                       Int to_step, const int mean) {
+    T sum[8], low[8], high[8];
+    UNROLL
+    for (int i = 0; i < many; i++)
+        low[i] = high[i] = sum[i] = ((const T *)at[0])[offset + i * step];
+    for (Int l = 1; l < terms; l++) {
+        const T *from = (const T *)at[l] + offset;
+        UNROLL
+        for (int i = 0; i < many; i++) {
+            T value = from[i * step];
+            sum[i] += value;
+            if (mean)
+                low[i] = value < low[i] ? value : low[i], high[i] = value > high[i] ? value : high[i];
+        }
+    }
+    UNROLL
+    for (int i = 0; i < many; i++) {
+        T found = mean ? sum[i] / (T)terms : sum[i];
+        if (mean) /* of equal numbers it is that number, whatever rounding or overflow does */
+            found = found < low[i] ? low[i] : found > high[i] ? high[i] : found;
+        to[i * to_step] = found;
+    }
+}
+
+/* n pixels, `to_step` apart; the pointers move by `row` from one to the next. */
+INLINE void NAME(pixels)(const int mean, const char *const *at, Int terms, Int n, Int row, Int channels,
+                         Int c_step, T *to, Int to_step) {
+    Int wide = c_step == 1 ? channels / 8 * 8 : 0; /* channels together where they are many, else pixels */
+    for (Int p = 0; wide && p < n; p++)
+        for (Int k = 0; k < wide; k += 8)
+            NAME(sums)(8, at, terms, p * row + k, 1, to + p * to_step + k, 1, mean);
+    Int p = 0;
+    for (; p + 8 <= n; p += 8)
+        for (Int k = wide; k < channels; k++)
+            NAME(sums)(8, at, terms, p * row + k * c_step, row, to + p * to_step + k, to_step, mean);
+    for (; p < n; p++)
+        for (Int k = wide; k < channels; k++)
+            NAME(sums)(1, at, terms, p * row + k * c_step, row, to + p * to_step + k, to_step, mean);
+}
+
+static void NAME(gather)(const char *const *at, Int terms, Int n, Int row, Int channels, Int c_step, void *to,
+                         Int to_step, int mean) {
+    if (terms == 0)
+        for (Int p = 0; p < n; p++)
+            memset((T *)to + p * to_step, 0, channels * sizeof(T));
+    else if (mean)
+        NAME(pixels)(1, at, terms, n, row, channels, c_step, to, to_step);
+    else
+        NAME(pixels)(0, at, terms, n, row, channels, c_step, to, to_step);
+}
+
+#ifdef INDEX /* ---- With INDEX, an integer of its size: the kernels ---- */
 
 #define LANES ((Int)(BYTES / sizeof(T)))
-typedef T NAME(Vector) __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));
-typedef T NAME(Four) __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
-typedef INDEX NAME(Index) __attribute__((vector_size(4 * sizeof(T))));
 #define V NAME(Vector)
 #define Four NAME(Four)
+typedef T V __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));
+typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
+typedef INDEX NAME(FourIndices) __attribute__((vector_size(4 * sizeof(T))));
+typedef int64_t NAME(FourIntegers) __attribute__((vector_size(32), aligned(8), may_alias));
 #define LOAD(at) (*(const V *)(at))
 #define STORE(at) (*(V *)(at))
 #define ALL(value) ((value) - (V){0})
 
-/* to[i * to_step + k] = from[k * from_step + i] for `lines` k and n i: channels to planes and back, filters
-   to lanes. */
-static void NAME(transpose)(T *restrict to, Int to_step, const T *restrict from, Int from_step, Int lines,
-                            Int n) {
+/* Four results, to y. */
+INLINE void NAME(leave)(const int integers, void *to, Four value) {
+    if (integers)
+        *(NAME(FourIntegers) *)to =
+            __builtin_convertvector(__builtin_convertvector(value, NAME(FourIndices)), NAME(FourIntegers));
+    else
+        *(Four *)to = value;
+}
+
+/* to[i * to_step + k] = from[k * from_step + i] for `lines` k and n i; `to` is T, or int64. */
+INLINE void NAME(turn)(const int integers, void *to, Int to_step, const T *from, Int from_step, Int lines,
+                       Int n) {
+    const Int size = integers ? 8 : sizeof(T);
+    char *start = to;
     Int k = 0;
     for (; k + 4 <= lines; k += 4) {
         const T *a = from + k * from_step, *b = a + from_step, *c = b + from_step, *d = c + from_step;
-        T *at = to + k;
         Int i = 0;
-        for (; i + 4 <= n; i += 4, at += 4 * to_step) {
+        for (; i + 4 <= n; i += 4) {
+            char *at = start + (i * to_step + k) * size;
             Four A = *(const Four *)(a + i), B = *(const Four *)(b + i);
             Four C = *(const Four *)(c + i), D = *(const Four *)(d + i);
             Four low = SHUFFLE(A, B, 0, 4, 1, 5), low2 = SHUFFLE(C, D, 0, 4, 1, 5);
             Four high = SHUFFLE(A, B, 2, 6, 3, 7), high2 = SHUFFLE(C, D, 2, 6, 3, 7);
-            *(Four *)at = SHUFFLE(low, low2, 0, 1, 4, 5);
-            *(Four *)(at + to_step) = SHUFFLE(low, low2, 2, 3, 6, 7);
-            *(Four *)(at + 2 * to_step) = SHUFFLE(high, high2, 0, 1, 4, 5);
-            *(Four *)(at + 3 * to_step) = SHUFFLE(high, high2, 2, 3, 6, 7);
+            NAME(leave)(integers, at, SHUFFLE(low, low2, 0, 1, 4, 5));
+            NAME(leave)(integers, at + to_step * size, SHUFFLE(low, low2, 2, 3, 6, 7));
+            NAME(leave)(integers, at + 2 * to_step * size, SHUFFLE(high, high2, 0, 1, 4, 5));
+            NAME(leave)(integers, at + 3 * to_step * size, SHUFFLE(high, high2, 2, 3, 6, 7));
         }
-        for (; i < n; i++, at += to_step)
-            at[0] = a[i], at[1] = b[i], at[2] = c[i], at[3] = d[i];
+        for (; i < n; i++)
+            NAME(leave)(integers, start + (i * to_step + k) * size, (Four){a[i], b[i], c[i], d[i]});
     }
     for (; k < lines; k++)
         for (Int i = 0; i < n; i++)
-            to[i * to_step + k] = from[k * from_step + i];
+            if (integers)
+                ((int64_t *)to)[i * to_step + k] = (int64_t)from[k * from_step + i];
+            else
+                ((T *)to)[i * to_step + k] = from[k * from_step + i];
+}
+__attribute__((noinline)) static void NAME(transpose)(T *to, Int to_step, const T *from, Int from_step,
+                                                      Int lines, Int n) {
+    NAME(turn)(0, to, to_step, from, from_step, lines, n);
+}
+
+/* Results (filter, output), `plane` apart, become pixels of y, `step` apart. */
+static void NAME(join)(int integers, Int filters, void *to, Int step, const T *from, Int plane, Int n) {
+    if (integers)
+        NAME(turn)(1, to, step, from, plane, filters, n);
+    else if (filters == 1 && step == 1)
+        memcpy(to, from, n * sizeof(T));
+    else
+        NAME(transpose)(to, step, from, plane, filters, n);
 }
 
 /* ---- wide: lanes are filters ---- */
@@ -881,7 +868,9 @@ static void NAME(transpose)(T *restrict to, Int to_step, const T *restrict from,
 #define WIDEST (REGISTERS == 32 ? 4 : 3)
 #define PIXELS(wide) ((wide) == 1 ? 8 : (wide) == 2 || REGISTERS == 32 ? 6 : 4)
 static Int blocks_of(Int vectors) { return REGISTERS == 32 ? over(vectors, WIDEST) : most(1, vectors / 2); }
-enum { MOST_PIXELS = 8, MERGED = 32, KEPT = 5 << 19 };
+/* A tile's outputs, at most; channels below which rows are merged; bytes of weights that a thread keeps
+   packed; outputs of a depthwise tile. */
+enum { MOST_PIXELS = 8, MERGED = 32, KEPT = 5 << 19, FEW = 4 };
 #endif
 
 /* Some runs of taps of a block of filters, for all outputs of a unit. */
@@ -890,172 +879,167 @@ typedef struct {
     Int outputs, step;       /* how many, and pointers from one run to the next */
     Int runs, length, skip;  /* of each run, `length` elements from `skip` on */
     const T *weights, *bias; /* bias: where sums begin; NULL to go on with `sums` */
-    T *sums, *const
-                 *to; /* where they go: if to is NULL to sums, else the first `lanes` to to[output] + first */
+    T *sums;
+    char *const
+        *to; /* where they go: if NULL to sums, else the first `lanes` `first` bytes behind to[output] */
     Int first, lanes;
+    int integers;
 } NAME(Sweep);
 
-/* Copies n numbers, fewer than WIDEST registers hold. */
-INLINE void NAME(copy_some)(T *to, const T *from, Int n) {
+/* n results of an output, fewer than WIDEST registers hold, to y. */
+INLINE void NAME(put)(int integers, void *at, const T *from, Int n) {
+    T *to = at;
+    if (integers) {
+        Int i = 0;
+        for (; i + 4 <= n; i += 4)
+            NAME(leave)(1, (int64_t *)at + i, *(const Four *)(from + i));
+        for (; i < n; i++)
+            ((int64_t *)at)[i] = (int64_t)from[i];
+        return;
+    }
     for (; n >= LANES; n -= LANES, to += LANES, from += LANES)
         STORE(to) = LOAD(from);
-    UNROLL for (int some = LANES / 2; some; some /= 2)
+    UNROLL
+    for (int some = LANES / 2; some; some /= 2)
         if (n & some)
             memcpy(to, from, some * sizeof(T)), to += some, from += some;
 }
 
-INLINE void NAME(sweep)(const int pixels, const int wide, const NAME(Sweep) * t) {
-    /* Copies, which no store of a sum can change. */
-    const Int length = t->length, runs = t->runs, step = t->step, skip = t->skip, outputs = t->outputs,
-              lanes = t->lanes;
-    const Int first = t->first;
-    const T *bias = t->bias;
-    T *sums = t->sums, *const *to = t->to;
-    for (Int p = 0; p < outputs; p += pixels, sums += pixels * wide * LANES) {
+INLINE void NAME(tiles)(const int pixels, const int wide, const NAME(Sweep) * given) {
+    const NAME(Sweep) t = *given; /* a copy, which no store of a sum can change */
+    T *sums = t.sums;
+    for (Int p = 0; p < t.outputs; p += pixels, sums += pixels * wide * LANES) {
         V sum[8][4];
-        UNROLL for (int i = 0; i < pixels; i++)
-            UNROLL for (int v = 0; v < wide; v++)
-                sum[i][v] = LOAD(bias ? bias + v * LANES : sums + (i * wide + v) * LANES);
-        const T *w = t->weights, *const *from = t->at + p;
-        for (Int r = 0; r < runs; r++, from += step) {
+        UNROLL
+        for (int i = 0; i < pixels; i++)
+            UNROLL
+        for (int v = 0; v < wide; v++)
+            sum[i][v] = LOAD(t.bias ? t.bias + v * LANES : sums + (i * wide + v) * LANES);
+        const T *w = t.weights, *const *from = t.at + p;
+        for (Int r = 0; r < t.runs; r++, from += t.step) {
             const T *at[8];
-            UNROLL for (int i = 0; i < pixels; i++)
-                at[i] = from[i] + skip;
-            for (Int l = 0; l < length; l++, w += wide * LANES) {
+            UNROLL
+            for (int i = 0; i < pixels; i++)
+                at[i] = from[i] + t.skip;
+            for (Int l = 0; l < t.length; l++, w += wide * LANES) {
                 V weight[4];
-                UNROLL for (int v = 0; v < wide; v++)
+                UNROLL
+                for (int v = 0; v < wide; v++)
                     weight[v] = LOAD(w + v * LANES);
-                UNROLL for (int i = 0; i < pixels; i++) {
+                UNROLL
+                for (int i = 0; i < pixels; i++) {
                     V value = ALL(at[i][l]);
-                    UNROLL for (int v = 0; v < wide; v++)
+                    UNROLL
+                    for (int v = 0; v < wide; v++)
                         sum[i][v] += value * weight[v];
                 }
             }
         }
-        if (to && lanes == wide * LANES && p + pixels <= outputs) {
-            UNROLL for (int i = 0; i < pixels; i++) {
-                T *at = to[p + i] + first;
-                UNROLL for (int v = 0; v < wide; v++)
-                    STORE(at + v * LANES) = sum[i][v];
-            }
-            continue;
+        int whole = t.to && !t.integers && t.lanes == wide * LANES && p + pixels <= t.outputs;
+        UNROLL
+        for (int i = 0; i < pixels; i++) {
+            T *at = whole ? (T *)(t.to[p + i] + t.first) : sums + i * wide * LANES;
+            UNROLL
+            for (int v = 0; v < wide; v++)
+                STORE(at + v * LANES) = sum[i][v];
         }
-        UNROLL for (int i = 0; i < pixels; i++)
-            UNROLL for (int v = 0; v < wide; v++)
-                STORE(sums + (i * wide + v) * LANES) = sum[i][v];
-        for (Int i = 0; to && i < least(pixels, outputs - p); i++)
-            NAME(copy_some)(to[p + i] + first, sums + i * wide * LANES, lanes);
+        for (Int i = 0; !whole && t.to && i < least(pixels, t.outputs - p); i++)
+            NAME(put)(t.integers, t.to[p + i] + t.first, sums + i * wide * LANES, t.lanes);
     }
 }
-#define SWEEP(wide)                                                                   \
-    __attribute__((noinline)) static void NAME(sweep_##wide)(const NAME(Sweep) * t) { \
-        NAME(sweep)(PIXELS(wide), wide, t);                                           \
-    }
-SWEEP(1)
-SWEEP(2)
-SWEEP(3)
-#if defined __AVX512F__ || defined __aarch64__
-SWEEP(4)
+__attribute__((noinline)) static void NAME(sweep)(Int wide, const NAME(Sweep) * t) {
+    if (wide == 1)
+        NAME(tiles)(PIXELS(1), 1, t);
+    else if (wide == 2)
+        NAME(tiles)(PIXELS(2), 2, t);
+    else if (wide == 3)
+        NAME(tiles)(PIXELS(3), 3, t);
+#if defined __AVX512F__ || defined __aarch64__ /* WIDEST */
+    else
+        NAME(tiles)(PIXELS(4), 4, t);
 #endif
+}
 
-    /* n weights of each of some filters become n rows of `width`; 0 where there is no filter. */
-    static void NAME(pack)(const T *w, Int filter, Int channel, Int n, Int filters, Int width, T *panel) {
+/* n weights of each of some filters become n rows of `width`; 0 where there is no filter. */
+static void NAME(pack)(const T *w, Int filter, Int channel, Int n, Int filters, Int width, T *panel) {
     if (channel == 1)
         NAME(transpose)(panel, width, w, filter, filters, n);
-    else if (filter == 1 && filters == width) /* of a transposed convolution */
-        for (Int l = 0; l < n; l++)
-            for (Int k = 0; k < width; k += LANES)
-                STORE(panel + l * width + k) = LOAD(w + l * channel + k);
     else
         for (Int l = 0; l < n; l++)
-            for (Int k = 0; k < filters; k++)
-                panel[l * width + k] = w[l * channel + k * filter];
+            if (filter == 1) /* of a transposed convolution */
+                memcpy(panel + l * width, w + l * channel, filters * sizeof(T));
+            else
+                for (Int k = 0; k < filters; k++)
+                    panel[l * width + k] = w[l * channel + k * filter];
     for (Int l = 0; filters < width && l < n; l++)
         memset(panel + l * width + filters, 0, (width - filters) * sizeof(T));
 }
 
 typedef struct {
     char *packed; /* whether this thread has packed a block's weights */
-    const T **at;
-    T **to;
-    Int *rows, *columns;
+    const T **at; /* (run, output) */
+    char **to;    /* (output) */
+    const char **from;
     T *zeros, *bias, *sums, *patches, *weights;
-    Int step, row_runs, runs, length,
-        kept; /* step: of at; runs of a kernel row, of all; kept: all weights stay packed */
+    Int *steps, step, runs, length; /* step: of at; runs of an output, elements of each */
+    int merged, kept;               /* kept: all weights stay packed */
 } NAME(Wide);
 
 static Int NAME(carve_wide)(const Task *t, uintptr_t room, void *found) {
     const Sizes *s = t->s;
     const Box *b = t->box;
     NAME(Wide) *k = found;
-    Int pixels = b->images * b->planes * b->rows * b->columns + MOST_PIXELS, n = t->taps * t->depth,
-        kw = s->kernel[WIDTH];
-    /* Taps of a kernel row that are neighbours in x make one run; worth the copy of those that reach into the
-       padding where channels alone would be short runs. */
-    int merged =
-        t->depth < MERGED && s->groups == 1 && s->dilation[WIDTH] == 1 && s->x_step[WIDTH] == t->depth;
-    k->step = pixels, k->row_runs = merged ? 1 : kw, k->length = merged ? kw * t->depth : t->depth;
-    k->runs = s->kernel[DEPTH] * s->kernel[HEIGHT] * k->row_runs;
+    Int pixels = b->images * b->planes * b->rows * b->columns + MOST_PIXELS, n = t->taps * t->depth;
+    /* Worth the copy of rows that reach into the padding where channels alone would be short runs. */
+    k->merged = t->depth < MERGED && s->groups == 1 && merges(s);
+    k->runs = k->merged ? rows_of(s) : t->taps,
+    k->length = k->merged ? s->kernel[WIDTH] * t->depth : t->depth;
     Int width = WIDEST * LANES, all = s->groups * over(t->filters, LANES) * LANES * n * (Int)sizeof(T);
-    k->kept = all <= KEPT;
+    k->kept = all <= KEPT, k->step = pixels;
     uintptr_t start = room;
     k->packed = take(&room, t->blocks);
     k->at = take(&room, pixels * k->runs * (Int)sizeof(T *));
     k->to = take(&room, pixels * (Int)sizeof(T *));
-    k->rows = take(&room, s->kernel[DEPTH] * s->kernel[HEIGHT] * (Int)sizeof(Int));
-    k->columns = take(&room, b->columns * kw * (Int)sizeof(Int));
+    k->from = take(&room, t->taps * (Int)sizeof(T *));
+    k->steps = take(&room, t->taps * (Int)sizeof(Int));
     k->zeros = take(&room, most(s->channels, k->length) * (Int)sizeof(T));
     k->bias = take(&room, width * (Int)sizeof(T));
     k->sums = take(&room, pixels * width * (Int)sizeof(T));
-    k->patches = take(&room, merged ? pixels * n * (Int)sizeof(T) : 0);
+    k->patches = take(&room, k->merged ? pixels * n * (Int)sizeof(T) : 0);
     k->weights = take(&room, k->kept ? all : most(L1 / 2, 4 * width * (Int)sizeof(T)));
     return (Int)(room - start);
 }
 
-/* Eq. 8 for the outputs of a unit: pointers to all that they see. */
+/* Copies what an output sees into a patch, and gives pointers to its rows. */
+static void NAME(copy_patch)(const Sizes *s, const char **from, T *patch) {
+    Int kw = s->kernel[WIDTH];
+    for (Int l = 0; l < taps_of(s); l++) {
+        T *at = patch + l * s->channels;
+        memcpy(at, from[l], s->channels * sizeof(T));
+        if (l % kw == 0)
+            from[l / kw] = (char *)at;
+    }
+}
+
+/* Pointers to all that the outputs of a unit see; how many outputs there are. */
 static Int NAME(map)(const Task *t, const Unit *u, NAME(Wide) * k) {
     const Sizes *s = t->s;
-    Int kw = s->kernel[WIDTH], step = s->x_step[WIDTH], pixel = 0;
-    Int low = most(0, inside(s) - u->column), high = least(u->columns, outside(s) - u->column);
+    Int pixel = 0, length = most(s->channels, k->length);
     T *patch = k->patches;
-    memset(k->zeros, 0, most(s->channels, k->length) * sizeof(T));
-    for (Int j = 0; k->row_runs == kw && j < kw; j++)
-        for (Int q = 0; q < u->columns; q++) {
-            Int column =
-                source(first(s, WIDTH, u->column + q) + j * s->dilation[WIDTH], s->in[WIDTH], s->mode);
-            k->columns[j * u->columns + q] = column < 0 ? NOWHERE : column * step;
-        }
-    for (Int m = 0; m < u->images * u->planes * u->rows; m++, pixel += u->columns) {
-        Line line = line_of(u, m);
-        for (Int q = 0; q < u->columns; q++)
-            k->to[pixel + q] = (T *)t->y + y_offset(s, line, u->column + q);
-        rows_of(s, line, k->rows);
-        for (Int r = 0; r < s->kernel[DEPTH] * s->kernel[HEIGHT]; r++) {
-            const T *row = (const T *)t->x + (k->rows[r] == NOWHERE ? 0 : k->rows[r]),
-                    **at = k->at + r * k->row_runs * k->step + pixel;
-            if (k->rows[r] == NOWHERE)
-                for (Int j = 0; j < k->row_runs; j++)
-                    for (Int q = 0; q < u->columns; q++)
-                        at[j * k->step + q] = k->zeros;
-            else if (k->row_runs == kw)
-                for (Int j = 0; j < kw; j++)
-                    for (Int q = 0; q < u->columns; q++) {
-                        Int column = k->columns[j * u->columns + q];
-                        at[j * k->step + q] = column == NOWHERE ? k->zeros : row + column;
-                    }
-            else
-                for (Int q = 0; q < u->columns; q++) {
-                    Int column = first(s, WIDTH, u->column + q);
-                    for (; q >= low && q < high; q++, column += s->stride[WIDTH])
-                        at[q] = row + column * step;
-                    if (q == u->columns)
-                        break;
-                    at[q] = patch;
-                    for (Int j = 0; j < kw; j++, patch += t->depth) {
-                        Int from = source(column + j, s->in[WIDTH], s->mode);
-                        memcpy(patch, from < 0 ? k->zeros : row + from * step, t->depth * sizeof(T));
-                    }
-                }
+    memset(k->zeros, 0, length * sizeof(T));
+    for (Int m = 0; m < u->lines; m++) {
+        Line line = unit_line(u, m);
+        for (Int q = u->column, n; q < u->column + u->columns; q += n, pixel += n) {
+            Int all = inside(s, q);
+            n = least(most(1, all), u->column + u->columns - q);
+            see(s, t->x, (char *)k->zeros, sizeof(T), line, q, all && k->merged, k->from, k->steps);
+            if (k->merged && !all)
+                NAME(copy_patch)(s, k->from, patch), patch += t->taps * s->channels;
+            for (Int r = 0; r < k->runs; r++)
+                for (Int i = 0; i < n; i++)
+                    k->at[r * k->step + pixel + i] = (const T *)(k->from[r] + i * k->steps[r]);
+            for (Int i = 0; i < n; i++)
+                k->to[pixel + i] = y_at(t, line, q + i, 0);
         }
     }
     for (Int r = 0; r < k->runs; r++) /* a last tile's missing outputs see zeros */
@@ -1064,23 +1048,26 @@ static Int NAME(map)(const Task *t, const Unit *u, NAME(Wide) * k) {
     return pixel;
 }
 
+/* Packs elements [l, end) of all runs of a block's weights, (element, lane). */
+static void NAME(pack_some)(const Task *t, const T *w, Int l, Int end, Int lanes, Int width, T *to) {
+    const Sizes *s = t->s;
+    Int row = t->depth * s->kernel[WIDTH], plain = s->w_channel == 1; /* a filter's weights are neighbours */
+    plain &=
+        s->w_tap[WIDTH] == t->depth && s->w_tap[HEIGHT] == row && s->w_tap[DEPTH] == row * s->kernel[HEIGHT];
+    for (Int count; l < end; l += count, to += count * width) {
+        Int c = l % t->depth, at = plain ? l : w_offset(s, l / t->depth) + c * s->w_channel;
+        count = plain ? end - l : least(t->depth - c, end - l);
+        NAME(pack)(w + at, s->w_filter, s->w_channel, count, lanes, width, to);
+    }
+}
+
 static void NAME(wide)(const Job *job, Int number, void *scratch) {
-    typedef void Sweeps(const NAME(Sweep) *);
-    static Sweeps *const sweeps[] = {NAME(sweep_1), NAME(sweep_2), NAME(sweep_3),
-#if defined __AVX512F__ || defined __aarch64__
-                                     NAME(sweep_4)
-#endif
-    };
     const Task *t = (const Task *)job;
     const Sizes *s = t->s;
     Unit u = unit_of(t, number);
     NAME(Wide) k;
     NAME(carve_wide)(t, (uintptr_t)scratch, &k);
     Int outputs = NAME(map)(t, &u, &k), n = t->taps * t->depth, vectors = over(t->filters, LANES);
-    int plain = s->w_channel == 1 && s->w_tap[WIDTH] == t->depth && /* a filter's weights are neighbours */
-                s->w_tap[HEIGHT] == t->depth * s->kernel[WIDTH] &&
-                s->w_tap[DEPTH] == t->depth * s->kernel[WIDTH] * s->kernel[HEIGHT];
-
     for (Int block = u.block; block < u.last; block++) {
         Int group = block / t->per_group, b = block % t->per_group;
         Int v = vectors * b / t->per_group, wide = vectors * (b + 1) / t->per_group - v, width = wide * LANES;
@@ -1088,7 +1075,7 @@ static void NAME(wide)(const Job *job, Int number, void *scratch) {
         const T *w = (const T *)t->w + group * s->w_group + v * LANES * s->w_filter;
         for (Int i = 0; i < width; i++)
             k.bias[i] = t->bias && i < lanes ? ((const T *)t->bias)[filter + i] : 0;
-        /* As many taps at a time as have their weights in the first cache. */
+        /* As many runs at a time, or as much of one, as have their weights in the first cache. */
         Int panel = most(1, L1 / 2 / (width * (Int)sizeof(T)));
         Int some = k.length > panel ? 1 : even(k.runs, panel / most(1, k.length));
         Int part = k.length > panel ? even(k.length, panel) : k.length;
@@ -1100,24 +1087,12 @@ static void NAME(wide)(const Job *job, Int number, void *scratch) {
                 end = l + runs * length;
             T *to = k.kept ? kept + l * width : kept;
             if (!k.kept || !k.packed[block])
-                for (Int from = l, count; from < end; from += count) {
-                    Int tap = from / t->depth, c = from % t->depth;
-                    count = plain ? end - from : least(t->depth - c, end - from);
-                    NAME(pack)(w + (plain ? from : w_offset(s, tap) + c * s->w_channel), s->w_filter,
-                               s->w_channel, count, lanes, width, to + (from - l) * width);
-                }
-            sweeps[wide - 1](&(NAME(Sweep)){.at = k.at + r * k.step,
-                                            .outputs = outputs,
-                                            .step = k.step,
-                                            .runs = runs,
-                                            .length = length,
-                                            .skip = group * t->depth + skip,
-                                            .weights = to,
-                                            .bias = l ? NULL : k.bias,
-                                            .sums = k.sums,
-                                            .to = end < n ? NULL : k.to,
-                                            .first = filter,
-                                            .lanes = lanes});
+                NAME(pack_some)(t, w, l, end, lanes, width, to);
+            NAME(Sweep) sweep = {.outputs = outputs, .step = k.step, .runs = runs, .length = length};
+            sweep.at = k.at + r * k.step, sweep.skip = group * t->depth + skip, sweep.weights = to;
+            sweep.bias = l ? NULL : k.bias, sweep.sums = k.sums, sweep.to = end < n ? NULL : k.to;
+            sweep.first = filter * t->y_size, sweep.lanes = lanes, sweep.integers = t->integers;
+            NAME(sweep)(wide, &sweep);
             l = end;
         } while (l < n);
         k.packed[block] = 1;
@@ -1126,100 +1101,83 @@ static void NAME(wide)(const Job *job, Int number, void *scratch) {
 
 /* ---- planes: lanes are outputs ---- */
 
-/* Pixels of c channels become lines of c planes, and back: as constants where they are few. */
-static void NAME(split)(Int c, T *to, Int plane, const T *from, Int step, Int n) {
-    if (c == 1 && step == 1)
-        memcpy(to, from, n * sizeof(T));
-    else if (c >= 4)
-        NAME(transpose)(to, plane, from, step, n, c);
-    else
-        for (Int k = 0; k < c; k++)
-            for (Int i = 0; i < n; i++)
-                to[k * plane + i] = from[i * step + k];
-}
-static void NAME(join)(Int c, T *restrict to, Int step, const T *restrict from, Int plane, Int n) {
-    if (c == 1 && step == 1)
-        memcpy(to, from, n * sizeof(T));
-    else if (c == 2 && step == 2)
-        for (Int i = 0; i < n; i++)
-            to[2 * i] = from[i], to[2 * i + 1] = from[plane + i];
-    else if (c == 3 && step == 3)
-        for (Int i = 0; i < n; i++)
-            to[3 * i] = from[i], to[3 * i + 1] = from[plane + i], to[3 * i + 2] = from[2 * plane + i];
-    else
-        NAME(transpose)(to, step, from, plane, c, n);
-}
-
 /* `filters` x `wide` registers of sums: each tap is a vector of the planes, times one number for each filter.
-   The fewer of the two stay in registers beside the sums. */
+ */
 INLINE void NAME(vectors)(const int filters, const int wide, const T *planes, const Int *tap, Int n,
                           const T *w, const T *bias, T *to, Int to_step) {
     V sum[4][8];
-    UNROLL for (int k = 0; k < filters; k++)
-        UNROLL for (int v = 0; v < wide; v++)
-            sum[k][v] = ALL(bias[k]);
+    UNROLL
+    for (int k = 0; k < filters; k++)
+        UNROLL
+    for (int v = 0; v < wide; v++)
+        sum[k][v] = ALL(bias[k]);
     for (Int l = 0; l < n; l++) {
         const T *at = planes + tap[l];
-        V weight[4], value[8];
-        if (filters <= wide) {
-            UNROLL for (int k = 0; k < filters; k++)
-                weight[k] = ALL(w[k * n + l]);
-            UNROLL for (int v = 0; v < wide; v++) {
-                value[0] = LOAD(at + v * LANES);
-                UNROLL for (int k = 0; k < filters; k++)
-                    sum[k][v] += value[0] * weight[k];
-            }
-        } else {
-            UNROLL for (int v = 0; v < wide; v++)
-                value[v] = LOAD(at + v * LANES);
-            UNROLL for (int k = 0; k < filters; k++) {
-                weight[0] = ALL(w[k * n + l]);
-                UNROLL for (int v = 0; v < wide; v++)
-                    sum[k][v] += value[v] * weight[0];
-            }
+        V weight[4];
+        UNROLL
+        for (int k = 0; k < filters; k++)
+            weight[k] = ALL(w[k * n + l]);
+        UNROLL
+        for (int v = 0; v < wide; v++) {
+            V value = LOAD(at + v * LANES);
+            UNROLL
+            for (int k = 0; k < filters; k++)
+                sum[k][v] += value * weight[k];
         }
     }
-    UNROLL for (int k = 0; k < filters; k++)
-        UNROLL for (int v = 0; v < wide; v++)
-            STORE(to + k * to_step + v * LANES) = sum[k][v];
+    UNROLL
+    for (int k = 0; k < filters; k++)
+        UNROLL
+    for (int v = 0; v < wide; v++)
+        STORE(to + k * to_step + v * LANES) = sum[k][v];
 }
 
 /* The same for `length` outputs that lie in a line. At its end some are computed twice; a line shorter than a
    register is read and written beyond, where there is room. */
-#define LINE(filters, wide)                                                                                  \
-    __attribute__((noinline)) static void NAME(line_##filters)(                                              \
-        const T *planes, const Int *tap, Int n, const T *w, const T *bias, T *to, Int to_step, Int length) { \
-        if (length >= wide * LANES)                                                                          \
-            for (Int f = 0; f < length; f += wide * LANES) {                                                 \
-                f = least(f, length - wide * LANES);                                                         \
-                NAME(vectors)(filters, wide, planes + f, tap, n, w, bias, to + f, to_step);                  \
-            }                                                                                                \
-        else                                                                                                 \
-            for (Int f = 0; f < length; f += LANES) {                                                        \
-                f = least(f, most(0, length - LANES));                                                       \
-                NAME(vectors)(filters, 1, planes + f, tap, n, w, bias, to + f, to_step);                     \
-            }                                                                                                \
+INLINE void NAME(run)(const int filters, const int wide, const T *planes, const Int *tap, Int n, const T *w,
+                      const T *bias, T *to, Int to_step, Int length) {
+    Int f = 0;
+    if (length >= wide * LANES)
+        for (; f < length; f += wide * LANES) {
+            f = least(f, length - wide * LANES);
+            NAME(vectors)(filters, wide, planes + f, tap, n, w, bias, to + f, to_step);
+        }
+    for (; f < length; f += LANES) {
+        f = least(f, most(0, length - LANES));
+        NAME(vectors)(filters, 1, planes + f, tap, n, w, bias, to + f, to_step);
     }
-LINE(1, 8)
-LINE(2, 6)
-LINE(3, 4)
-LINE(4, 3)
+}
+__attribute__((noinline)) static void NAME(line)(Int filters, const T *planes, const Int *tap, Int n,
+                                                 const T *w, const T *bias, T *to, Int to_step, Int length) {
+    if (filters == 1)
+        NAME(run)(1, 8, planes, tap, n, w, bias, to, to_step, length);
+    else if (filters == 2)
+        NAME(run)(2, 6, planes, tap, n, w, bias, to, to_step, length);
+    else if (filters == 3)
+        NAME(run)(3, 4, planes, tap, n, w, bias, to, to_step, length);
+    else
+        NAME(run)(4, 2, planes, tap, n, w, bias, to, to_step, length);
+}
 
-    typedef struct {
+typedef struct {
     Int *taps;
     T *weights, *bias, *planes, *sums;
     Int pitch, image, plane; /* steps of the copy: to the next line, image, channel */
 } NAME(Planes);
 
+/* The steps of a copy for so many images, rows and columns of outputs. */
+static void NAME(steps)(const Sizes *s, Int images, Int rows, Int columns, NAME(Planes) * k) {
+    Int sy = s->stride[HEIGHT], sx = s->stride[WIDTH];
+    k->pitch = over(seen(s, WIDTH, columns), sx);
+    k->image = over(seen(s, HEIGHT, rows), sy) * k->pitch;
+    k->plane = s->kernel[DEPTH] * sy * sx * images * k->image; /* of each depth, and phase, and image */
+}
+
 static Int NAME(carve_planes)(const Task *t, uintptr_t room, void *found) {
-    const Sizes *s = t->s;
     const Box *b = t->box;
     NAME(Planes) *k = found;
-    Int sy = s->stride[HEIGHT], sx = s->stride[WIDTH], n = t->taps * t->depth,
-        filters = b->blocks * t->filters;
-    k->pitch = over(seen(s, WIDTH, b->columns), sx);
-    k->image = over(seen(s, HEIGHT, b->rows), sy) * k->pitch;
-    k->plane = s->kernel[DEPTH] * sy * sx * b->images * k->image; /* of each depth, and phase, and image */
+    Int n = t->taps * t->depth, filters = b->blocks * t->filters;
+    NAME(steps)(t->s, b->images, b->rows, b->columns, k);
     uintptr_t start = room;
     k->taps = take(&room, n * (Int)sizeof(Int));
     k->weights = take(&room, filters * n * (Int)sizeof(T));
@@ -1232,96 +1190,104 @@ static Int NAME(carve_planes)(const Task *t, uintptr_t room, void *found) {
 /* Channels of a unit's input, split by stride: (channel, depth, phase, image, line, pitch). */
 static void NAME(spread)(const Task *t, const Unit *u, const NAME(Planes) * k) {
     const Sizes *s = t->s;
-    Int sy = s->stride[HEIGHT], sx = s->stride[WIDTH], lines = k->image / k->pitch,
-        channels = (u->last - u->block) * t->depth;
+    Int sy = s->stride[HEIGHT], sx = s->stride[WIDTH], step = s->x_step[WIDTH];
+    Int lines = k->image / k->pitch, channels = (u->last - u->block) * t->depth;
     T *to = k->planes;
     for (Int m = 0; m < s->kernel[DEPTH] * sy * sx * u->images; m++) {
-        Int phase = m / u->images, x = first(s, WIDTH, u->column) + phase % sx,
-            y = first(s, HEIGHT, u->row) + phase / sx % sy;
-        Int z =
-            source(first(s, DEPTH, u->plane) + phase / (sx * sy) * s->dilation[DEPTH], s->in[DEPTH], s->mode);
-        Int left = least(k->pitch, most(0, over(-x, sx))),
-            right = most(left, least(k->pitch, over(s->in[WIDTH] - x, sx)));
+        Int phase = m / u->images, x = first(s, WIDTH, u->column) + phase % sx;
+        Int y = first(s, HEIGHT, u->row) + phase / sx % sy;
+        Int z = first(s, DEPTH, u->plane) + phase / (sx * sy) * s->dilation[DEPTH];
+        Int left = least(k->pitch, most(0, over(-x, sx))); /* pixels [left, right) lie inside */
+        Int right = most(left, least(k->pitch, over(s->in[WIDTH] - x, sx)));
+        z = source(z, s->in[DEPTH], s->mode);
         const T *plane = (const T *)t->x + u->block * t->depth + (u->image + m % u->images) * s->x_image +
                          z * s->x_step[DEPTH];
         for (Int r = 0; r < lines; r++, to += k->pitch) {
-            Int row = source(y + r * sy, s->in[HEIGHT], s->mode);
+            Int row = source(y + r * sy, s->in[HEIGHT], s->mode), none = z < 0 || row < 0;
             const T *from = plane + row * s->x_step[HEIGHT];
-            int none = z < 0 || row < 0;
             for (Int q = 0; q < k->pitch; q++) {
-                if (!none && q == left)
-                    q = right;
-                if (q == k->pitch)
+                if (!none && q == left && (q = right) == k->pitch)
                     break;
                 Int at = source(x + q * sx, s->in[WIDTH], s->mode);
-                for (Int l = 0; l < channels; l++)
-                    to[l * k->plane + q] = none || at < 0 ? 0 : from[at * s->x_step[WIDTH] + l];
+                for (Int c = 0; c < channels; c++)
+                    to[c * k->plane + q] = none || at < 0 ? 0 : from[at * step + c];
             }
-            if (!none && left < right)
-                NAME(split)(channels, to + left, k->plane, from + (x + left * sx) * s->x_step[WIDTH],
-                            sx * s->x_step[WIDTH], right - left);
+            from += (x + left * sx) * step;
+            if (none || left >= right)
+                continue;
+            if (channels == 1 && sx * step == 1)
+                memcpy(to + left, from, (right - left) * sizeof(T));
+            else
+                NAME(transpose)(to + left, k->plane, from, sx * step, right - left, channels);
         }
     }
 }
 
+/* Whether a unit's planes are x itself: one channel whose lines lie together, and no padding. */
+static int NAME(in_place)(const Sizes *s, const Unit *u) {
+    Int z = first(s, DEPTH, u->plane), y = first(s, HEIGHT, u->row), x = first(s, WIDTH, u->column);
+    return s->channels == 1 && s->x_step[WIDTH] == 1 && s->stride[WIDTH] == 1 && s->stride[HEIGHT] == 1 &&
+           u->images == 1 && u->columns >= LANES && s->kernel[DEPTH] == 1 && z >= 0 && z < s->in[DEPTH] &&
+           y >= 0 && x >= 0 && y + seen(s, HEIGHT, u->rows) <= s->in[HEIGHT] &&
+           x + seen(s, WIDTH, u->columns) <= s->in[WIDTH];
+}
+
+/* Each tap's place in the planes, and its weights (filter, tap). */
+static void NAME(find_taps)(const Task *t, const Unit *u, NAME(Planes) * k) {
+    const Sizes *s = t->s;
+    Int sy = s->stride[HEIGHT], sx = s->stride[WIDTH], n = t->taps * t->depth;
+    Int filters = (u->last - u->block) * t->filters;
+    for (Int tap = 0, l = 0; tap < t->taps; tap++) {
+        Int j = tap % s->kernel[WIDTH] * s->dilation[WIDTH];
+        Int i = tap / s->kernel[WIDTH] % s->kernel[HEIGHT] * s->dilation[HEIGHT];
+        Int phase = (tap / s->kernel[WIDTH] / s->kernel[HEIGHT] * sy + i % sy) * sx + j % sx;
+        for (Int c = 0; c < t->depth; c++, l++) {
+            k->taps[l] = c * k->plane + phase * u->images * k->image + i / sy * k->pitch + j / sx;
+            for (Int f = 0; f < filters; f++)
+                k->weights[f * n + l] =
+                    ((const T *)t->w)[(u->block + f / t->filters) * s->w_group +
+                                      f % t->filters * s->w_filter + w_offset(s, tap) + c * s->w_channel];
+        }
+    }
+    for (Int f = 0; f < filters; f++)
+        k->bias[f] = t->bias ? ((const T *)t->bias)[u->block * t->filters + f] : 0;
+}
+
 static void NAME(planes)(const Job *job, Int number, void *scratch) {
-    typedef void Lines(const T *, const Int *, Int, const T *, const T *, T *, Int, Int);
-    static Lines *const lines[] = {NAME(line_1), NAME(line_2), NAME(line_3), NAME(line_4)};
     const Task *t = (const Task *)job;
     const Sizes *s = t->s;
     Unit u = unit_of(t, number);
     NAME(Planes) k;
     NAME(carve_planes)(t, (uintptr_t)scratch, &k);
-    Int sy = s->stride[HEIGHT], sx = s->stride[WIDTH], n = t->taps * t->depth,
-        filters = (u.last - u.block) * t->filters;
-    Int z = first(s, DEPTH, u.plane), y = first(s, HEIGHT, u.row), x = first(s, WIDTH, u.column);
-    int in_place = s->channels == 1 && s->x_step[WIDTH] == 1 && sx == 1 && sy == 1 && u.images == 1 &&
-                   u.columns >= LANES && s->kernel[DEPTH] == 1 && z >= 0 && z < s->in[DEPTH] && y >= 0 &&
-                   x >= 0 && y + seen(s, HEIGHT, u.rows) <= s->in[HEIGHT] &&
-                   x + seen(s, WIDTH, u.columns) <= s->in[WIDTH];
+    Int n = t->taps * t->depth, filters = (u.last - u.block) * t->filters, y_step = s->y_step[WIDTH];
+    int in_place = NAME(in_place)(s, &u);
     if (in_place) {
-        k.planes = (T *)t->x + u.image * s->x_image + z * s->x_step[DEPTH] + y * s->x_step[HEIGHT] + x;
+        k.planes = (T *)t->x + u.image * s->x_image + first(s, DEPTH, u.plane) * s->x_step[DEPTH] +
+                   first(s, HEIGHT, u.row) * s->x_step[HEIGHT] + first(s, WIDTH, u.column);
         k.pitch = s->x_step[HEIGHT];
     } else {
-        k.pitch = over(seen(s, WIDTH, u.columns), sx), k.image = over(seen(s, HEIGHT, u.rows), sy) * k.pitch;
-        k.plane = s->kernel[DEPTH] * sy * sx * u.images * k.image;
+        NAME(steps)(s, u.images, u.rows, u.columns, &k);
         NAME(spread)(t, &u, &k);
     }
-    for (Int tap = 0, l = 0; tap < t->taps; tap++) {
-        Int j = tap % s->kernel[WIDTH] * s->dilation[WIDTH],
-            i = tap / s->kernel[WIDTH] % s->kernel[HEIGHT] * s->dilation[HEIGHT];
-        Int d = tap / s->kernel[WIDTH] / s->kernel[HEIGHT], phase = (d * sy + i % sy) * sx + j % sx;
-        for (Int c = 0; c < t->depth; c++, l++) {
-            k.taps[l] = c * k.plane + phase * u.images * k.image + i / sy * k.pitch + j / sx;
-            for (Int f = 0; f < filters; f++)
-                k.weights[f * n + l] =
-                    ((const T *)t->w)[(u.block + f / t->filters) * s->w_group + f % t->filters * s->w_filter +
-                                      w_offset(s, tap) + c * s->w_channel];
-        }
-    }
-    for (Int f = 0; f < filters; f++)
-        k.bias[f] = t->bias ? ((const T *)t->bias)[u.block * t->filters + f] : 0;
-
+    NAME(find_taps)(t, &u, &k);
     /* Long lines one by one; short ones all as one, with what stands between them. */
-    int one_by_one = u.columns >= 8 * LANES || in_place,
-        direct = one_by_one && filters == 1 && s->y_step[WIDTH] == 1;
-    Int count = one_by_one ? u.images * u.rows : 1;
-    Int length = one_by_one ? u.columns : (u.images - 1) * k.image + (u.rows - 1) * k.pitch + u.columns;
+    int one_by_one = u.columns >= 8 * LANES || in_place;
+    int direct = one_by_one && filters == 1 && y_step == 1 && !t->integers;
+    Int count = u.images * u.rows, length = u.columns;
+    if (!one_by_one)
+        length = (u.images - 1) * k.image + (u.rows - 1) * k.pitch + u.columns;
     Int padded = over(length, LANES) * LANES + 8 * LANES;
     for (Int r = 0; r < count; r++) {
-        T *to = (T *)t->y + y_offset(s, line_of(&u, r), u.column) + u.block * t->filters;
-        const T *line = k.planes + r / u.rows * k.image + r % u.rows * k.pitch;
-        for (Int f = 0, some; f < filters; f += some) {
+        void *y = y_at(t, unit_line(&u, r), u.column, u.block * t->filters);
+        Int line = r / u.rows * k.image + r % u.rows * k.pitch;
+        for (Int f = 0, some; (one_by_one || r == 0) && f < filters; f += some) {
+            const T *group = k.planes + line + f / t->filters * t->depth * k.plane;
             some = even(t->filters - f % t->filters, 4);
-            lines[some - 1](line + f / t->filters * t->depth * k.plane, k.taps, n, k.weights + f * n,
-                            k.bias + f, direct ? to : k.sums + f * padded, padded, length);
+            NAME(line)(some, group, k.taps, n, k.weights + f * n, k.bias + f,
+                       direct ? y : k.sums + f * padded, padded, length);
         }
-        if (one_by_one && !direct)
-            NAME(join)(filters, to, s->y_step[WIDTH], k.sums, padded, u.columns);
-        for (Int m = 0; !one_by_one && m < u.images * u.rows; m++)
-            NAME(join)(filters, (T *)t->y + y_offset(s, line_of(&u, m), u.column) + u.block * t->filters,
-                       s->y_step[WIDTH], k.sums + m / u.rows * k.image + m % u.rows * k.pitch, padded,
-                       u.columns);
+        if (!direct)
+            NAME(join)(t->integers, filters, y, y_step, k.sums + (one_by_one ? 0 : line), padded, u.columns);
     }
 }
 
@@ -1329,71 +1295,88 @@ static void NAME(planes)(const Job *job, Int number, void *scratch) {
 
 typedef struct {
     char *packed;
-    Int *rows;
-    const T **taps; /* what one output sees, or where the kernel rows of four begin */
+    const char **from, **at;
+    Int *steps;
     T *zeros, *weights, *bias, *several;
-    int tiled;
 } NAME(Depthwise);
 
 static Int NAME(carve_depthwise)(const Task *t, uintptr_t room, void *found) {
     const Sizes *s = t->s;
     NAME(Depthwise) *k = found;
-    Int c = s->channels, wide = 3 * s->stride[WIDTH] + extent(s, WIDTH);
-    k->tiled = s->x_step[WIDTH] == c && wide <= 64; /* else a row of zeros would be long */
     uintptr_t start = room;
     k->packed = take(&room, 1);
-    k->rows = take(&room, t->taps * (Int)sizeof(Int));
-    k->taps = take(&room, t->taps * (Int)sizeof(T *));
-    k->zeros = take(&room, (k->tiled ? wide : 1) * c * (Int)sizeof(T));
+    k->from = take(&room, t->taps * (Int)sizeof(T *));
+    k->at = take(&room, t->taps * (Int)sizeof(T *));
+    k->steps = take(&room, t->taps * (Int)sizeof(Int));
+    k->zeros = take(&room, seen(s, WIDTH, FEW) * s->channels * (Int)sizeof(T));
     k->weights = take(&room, t->taps * s->filters * (Int)sizeof(T));
     k->bias = take(&room, s->filters * (Int)sizeof(T));
-    k->several = take(&room, 4 * s->filters * (Int)sizeof(T));
+    k->several = take(&room, FEW * s->filters * (Int)sizeof(T));
     return (Int)(room - start);
 }
 
-/* Four neighbours of a line, whose taps all lie inside. Where width and stride are constants, what they share
-   stays in registers. */
-INLINE void NAME(four)(const Int width, const Int stride, const Int dilation, const Sizes *s,
-                       const T *const *rows, const T *w, const T *bias, T *y, Int y_step) {
-    const Int c = s->channels, count = s->kernel[DEPTH] * s->kernel[HEIGHT];
-    const Int next = dilation * c;
+/* FEW neighbours, whose kernel rows are inside. Where width, stride and dilation are constants, the loads
+   that they share are done once. */
+INLINE void NAME(neighbours)(const Int width, const Int stride, const Int dilation, const Sizes *s,
+                             const char *const *rows, const T *w, const T *bias, T *y, Int y_step) {
+    const Int c = s->channels, height = rows_of(s);
     for (Int k = 0; k < c; k += LANES) {
         k = least(k, c - LANES);
         const T *weight = w + k;
-        V sum[4];
-        UNROLL for (int q = 0; q < 4; q++)
+        V sum[FEW];
+        UNROLL
+        for (int q = 0; q < FEW; q++)
             sum[q] = LOAD(bias + k);
-        for (Int r = 0; r < count; r++) {
-            const T *at = rows[r] + k;
-            UNROLL for (Int j = 0; j < width; j++, weight += c) {
+        for (Int r = 0; r < height; r++) {
+            const T *at = (const T *)rows[r] + k;
+            UNROLL
+            for (Int j = 0; j < width; j++, weight += c) {
                 V value = LOAD(weight);
-                UNROLL for (int q = 0; q < 4; q++)
-                    sum[q] += LOAD(at + j * next + q * stride * c) * value;
+                UNROLL
+                for (int q = 0; q < FEW; q++)
+                    sum[q] += LOAD(at + (j * dilation + q * stride) * c) * value;
             }
         }
-        UNROLL for (int q = 0; q < 4; q++)
+        UNROLL
+        for (int q = 0; q < FEW; q++)
             STORE(y + q * y_step + k) = sum[q];
     }
 }
-#define FOUR(name, width, stride, dilation)                                                            \
-    __attribute__((noinline)) static void NAME(name)(const Sizes *s, const T *const *rows, const T *w, \
-                                                     const T *bias, T *y, Int y_step) {                \
-        NAME(four)(width, stride, dilation, s, rows, w, bias, y, y_step);                              \
-    }
-FOUR(four_any, s->kernel[WIDTH], s->stride[WIDTH], s->dilation[WIDTH])
-FOUR(four_3_1, 3, 1, 1)
-FOUR(four_3_2, 3, 2, 1)
-FOUR(four_5_1, 5, 1, 1)
+__attribute__((noinline)) static void NAME(few)(const Sizes *s, const char *const *rows, const T *w,
+                                                const T *bias, T *y, Int y_step) {
+    Int width = s->kernel[WIDTH], stride = s->stride[WIDTH], dilation = s->dilation[WIDTH];
+    if (width == 3 && stride == 1 && dilation == 1)
+        NAME(neighbours)(3, 1, 1, s, rows, w, bias, y, y_step);
+    else if (width == 3 && stride == 2 && dilation == 1)
+        NAME(neighbours)(3, 2, 1, s, rows, w, bias, y, y_step);
+    else if (width == 5 && stride == 1 && dilation == 1)
+        NAME(neighbours)(5, 1, 1, s, rows, w, bias, y, y_step);
+    else
+        NAME(neighbours)(width, stride, dilation, s, rows, w, bias, y, y_step);
+}
 
 /* One output, each tap where its pointer says. */
-static void NAME(one)(Int c, const T *const *at, Int taps, const T *w, const T *bias, T *y) {
+static void NAME(one)(Int c, const char *const *at, Int taps, const T *w, const T *bias, T *y) {
     for (Int k = 0; k < c; k += LANES) {
         k = least(k, c - LANES);
         V sum = LOAD(bias + k);
         for (Int l = 0; l < taps; l++)
-            sum += LOAD(at[l] + k) * LOAD(w + l * c + k);
+            sum += LOAD((const T *)at[l] + k) * LOAD(w + l * c + k);
         STORE(y + k) = sum;
     }
+}
+
+/* Weights (filter of a channel, tap, channel), and bias. */
+static void NAME(pack_channels)(const Task *t, const NAME(Depthwise) * k) {
+    const Sizes *s = t->s;
+    Int c = s->channels;
+    for (Int m = 0; m < t->filters; m++)
+        for (Int l = 0; l < c; l++) {
+            k->bias[m * c + l] = t->bias ? ((const T *)t->bias)[l * t->filters + m] : 0;
+            for (Int tap = 0; tap < t->taps; tap++)
+                k->weights[(m * t->taps + tap) * c + l] =
+                    ((const T *)t->w)[l * s->w_group + m * s->w_filter + w_offset(s, tap)];
+        }
 }
 
 static void NAME(depthwise)(const Job *job, Int number, void *scratch) {
@@ -1402,56 +1385,36 @@ static void NAME(depthwise)(const Job *job, Int number, void *scratch) {
     Unit u = unit_of(t, number);
     NAME(Depthwise) k;
     NAME(carve_depthwise)(t, (uintptr_t)scratch, &k);
-    Int c = s->channels, several = t->filters, kw = s->kernel[WIDTH], stride = s->stride[WIDTH],
-        step = s->x_step[WIDTH];
-    Int rows = s->kernel[DEPTH] * s->kernel[HEIGHT], wide = 3 * stride + extent(s, WIDTH),
-        dense = s->dilation[WIDTH] == 1;
-    void (*four)(const Sizes *, const T *const *, const T *, const T *, T *, Int) =
-        dense && kw == 3 && stride == 1   ? NAME(four_3_1)
-        : dense && kw == 3 && stride == 2 ? NAME(four_3_2)
-        : dense && kw == 5 && stride == 1 ? NAME(four_5_1)
-                                          : NAME(four_any);
-    if (!*k.packed) { /* weights (several, taps, channels), once for each thread */
-        memset(k.zeros, 0, (k.tiled ? wide : 1) * c * sizeof(T));
-        for (Int m = 0; m < several; m++)
-            for (Int tap = 0; tap < t->taps; tap++)
-                for (Int l = 0; l < c; l++)
-                    k.weights[(m * t->taps + tap) * c + l] =
-                        ((const T *)t->w)[l * s->w_group + m * s->w_filter + w_offset(s, tap)];
-        for (Int m = 0; m < several; m++)
-            for (Int l = 0; l < c; l++)
-                k.bias[m * c + l] = t->bias ? ((const T *)t->bias)[l * several + m] : 0;
+    Int c = s->channels, several = t->filters, direct = several == 1 && !t->integers;
+    if (!*k.packed) { /* once for each thread */
+        memset(k.zeros, 0, seen(s, WIDTH, FEW) * c * sizeof(T));
+        NAME(pack_channels)(t, &k);
         *k.packed = 1;
     }
-    Int low = most(u.column, inside(s)),
-        high = least(u.column + u.columns, outside(s)); /* what four at a time do */
-    if (!k.tiled || high - low < 4)
-        low = high = 0;
-    for (Int m = 0; m < u.images * u.planes * u.rows; m++) {
-        Line line = line_of(&u, m);
-        rows_of(s, line, k.rows);
-        for (Int q = u.column, some; q < u.column + u.columns; q += some) {
-            some = q >= low && q < high ? 4 : 1;
-            if (some == 4)
-                q = least(q, high - 4);
-            T *y = (T *)t->y + y_offset(s, line, q), *to = several == 1 ? y : k.several;
-            Int y_step = several == 1 ? s->y_step[WIDTH] : c;
-            for (Int l = 0; l < (some == 4 ? rows : t->taps); l++) {
-                Int at = first(s, WIDTH, q), row = l;
-                if (some == 1)
-                    at = source(at + l % kw * s->dilation[WIDTH], s->in[WIDTH], s->mode), row = l / kw;
-                int none = k.rows[row] == NOWHERE || (some == 1 && at < 0);
-                k.taps[l] = none ? k.zeros : (const T *)t->x + k.rows[row] + at * step;
+    for (Int m = 0; m < u.lines; m++) {
+        Line line = unit_line(&u, m);
+        for (Int q = u.column, end = q + u.columns, n; q < end; q += n) {
+            Int all = least(end - q, inside(s, q)), by_rows = all >= FEW && s->x_step[WIDTH] == c;
+            Int some = by_rows ? FEW : 1;
+            n = most(1, all);
+            see(s, t->x, (char *)k.zeros, sizeof(T), line, q, by_rows, k.from, k.steps);
+            for (Int p = 0; p < n; p += some) {
+                p = least(p, n - some); /* at the end some are computed twice */
+                char *y = y_at(t, line, q + p, 0);
+                T *to = direct ? (T *)y : k.several;
+                for (Int r = 0; r < (by_rows ? rows_of(s) : t->taps); r++)
+                    k.at[r] = k.from[r] + p * k.steps[r];
+                for (Int f = 0; f < several; f++, to += FEW * c) {
+                    const T *w = k.weights + f * t->taps * c, *bias = k.bias + f * c;
+                    if (by_rows)
+                        NAME(few)(s, k.at, w, bias, to, direct ? s->y_step[WIDTH] : c);
+                    else
+                        NAME(one)(c, k.at, t->taps, w, bias, to);
+                }
+                for (Int i = 0; !direct && i < some; i++)
+                    NAME(join)(t->integers, several, y + i * s->y_step[WIDTH] * t->y_size, several,
+                               k.several + i * c, FEW * c, c);
             }
-            for (Int f = 0; f < several; f++, to += 4 * c) {
-                const T *w = k.weights + f * t->taps * c, *bias = k.bias + f * c;
-                if (some == 4)
-                    four(s, k.taps, w, bias, to, y_step);
-                else
-                    NAME(one)(c, k.taps, t->taps, w, bias, to);
-            }
-            for (Int i = 0; several > 1 && i < some; i++)
-                NAME(join)(several, y + i * s->y_step[WIDTH], several, k.several + i * c, 4 * c, c);
         }
     }
 }
@@ -1459,69 +1422,5 @@ static void NAME(depthwise)(const Job *job, Int number, void *scratch) {
 #undef LANES
 #undef V
 #undef Four
-#undef SWEEP
-#undef T
-#undef INDEX
-#else /* ---- With FROM, TO, ADD and KIND: what folding does to elements ---- */
-
-/* `many` elements, `step` apart in X_col and `to_step` in x: each the sum, or the mean, of what `terms`
-   pointers, moved along, point to. Many at a time, since one addition waits for another. */
-INLINE void KINDS(sums)(const int many, const FROM *const *at, Int terms, Int offset, Int step, TO *to,
-                        Int to_step, const int mean) {
-    TO sum[8], low[8], high[8];
-    UNROLL for (int i = 0; i < many; i++)
-        low[i] = high[i] = sum[i] = (TO)at[0][offset + i * step];
-    for (Int l = 1; l < terms; l++) {
-        const FROM *from = at[l] + offset;
-        UNROLL for (int i = 0; i < many; i++) {
-            TO value = (TO)from[i * step];
-            sum[i] = ADD(sum[i], value);
-#ifdef MEAN
-            low[i] = value < low[i] ? value : low[i], high[i] = value > high[i] ? value : high[i];
 #endif
-        }
-    }
-    UNROLL for (int i = 0; i < many; i++) {
-#ifdef MEAN /* a mean of equal numbers is that number, whatever rounding or overflow does */
-        TO found = sum[i] / (TO)terms;
-        if (mean)
-            sum[i] = found < low[i] ? low[i] : found > high[i] ? high[i] : found;
-#endif
-        to[i * to_step] = sum[i];
-    }
-    (void)mean, (void)low, (void)high;
-}
-
-/* n pixels of c channels, `to_step` apart; pointers move by `row` from one to the next. */
-INLINE void KINDS(pixels)(const FROM *const *at, Int terms, Int n, Int row, Int c, Int c_step, TO *to,
-                          Int to_step, const int mean) {
-    Int p = 0, wide = c_step == 1 ? c / 8 * 8 : 0; /* channels together where they are many, else pixels */
-    for (; wide && p < n; p++)
-        for (Int k = 0; k < wide; k += 8)
-            KINDS(sums)(8, at, terms, p * row + k, 1, to + p * to_step + k, 1, mean);
-    for (p = 0; p + 8 <= n; p += 8)
-        for (Int k = wide; k < c; k++)
-            KINDS(sums)(8, at, terms, p * row + k * c_step, row, to + p * to_step + k, to_step, mean);
-    for (; p < n; p++)
-        for (Int k = wide; k < c; k++)
-            KINDS(sums)(1, at, terms, p * row + k * c_step, row, to + p * to_step + k, to_step, mean);
-}
-
-static void KINDS(gather)(const void *at, Int terms, Int n, Int row, Int c, Int c_step, void *to, Int to_step,
-                          int mean) {
-    if (terms == 0)
-        for (Int p = 0; p < n; p++)
-            memset((TO *)to + p * to_step, 0, c * sizeof(TO));
-#ifdef MEAN
-    else if (mean)
-        KINDS(pixels)(at, terms, n, row, c, c_step, to, to_step, 1);
-#endif
-    else
-        KINDS(pixels)(at, terms, n, row, c, c_step, to, to_step, 0);
-    (void)mean;
-}
-
-#undef FROM
-#undef TO
-#undef KIND
 #endif

@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from convmat.geometry import POSITION_NAMES, ConvGeometry
-from convmat.report.facts import Fact, Grid, absent, geometry_facts, shape_fact, sizes
+from convmat.geometry import ConvGeometry
+from convmat.report.facts import Grid, absent, geometry_facts
+from convmat.shown import Fact, shape_fact, sizes
 from convmat.verification import Report
 from convmat.verification.probes import Probe
 from convmat.verification.selfcheck import Case, Check
+from convmat.words import POSITION_NAMES
 
 _SHOWN = 20  # cases that differ in the table; JSON has all
 

@@ -9,12 +9,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.geometry import AXIS_NAMES, LINE_NAMES, POSITION_NAMES, SIDE_NAMES, TAP_NAMES, ConvGeometry
+from convmat.geometry import AXIS_NAMES, ConvGeometry
 from convmat.report.encodings import printable
-from convmat.shown import Fact as Fact
-from convmat.shown import percent as percent
-from convmat.shown import shape_fact as shape_fact
-from convmat.shown import sizes as sizes
+from convmat.shown import Fact, bytes_text, shape_fact, sizes
+from convmat.sizes import coverage
+from convmat.words import (
+    LINE_NAMES,
+    POSITION_NAMES,
+    axes_text,
+    columns_text,
+    output_formulas,
+    pads_text,
+)
 
 AXIS_KEYS = tuple(f"output_{name}" for name in AXIS_NAMES[3])
 
@@ -43,8 +49,8 @@ def absent(*keys: str) -> list[Fact]:
 
 def brief_text(facts: Sequence[Fact], output: str | None = None) -> str:
     """The facts in one line, with the file that they were written to."""
-    where = {None: "", "-": ", on standard output"}.get(output, f", in {output}")
-    return printable(headline(facts) + where) + "\n"
+    file = {None: "", "-": ", on standard output"}.get(output, f", in {output}")
+    return printable(headline(facts) + file) + "\n"
 
 
 def headline(facts: Sequence[Fact]) -> str:
@@ -53,54 +59,25 @@ def headline(facts: Sequence[Fact]) -> str:
     return ", ".join(fact.brief for fact in briefs)
 
 
-def bytes_text(count: int) -> str:
-    """A number of bytes, exact, and in the unit that is easiest to read."""
-    unit = min(int(math.log2(count) / 10), 4) if count else 0
-    if unit == 0:
-        return f"{count}"
-    return f"{count} ({count / 1024**unit:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[unit - 1]})"
-
-
-def axes_text(geometry: ConvGeometry) -> str:
-    """The axes of the input: N × H × W × C."""
-    return " × ".join(["N", *(name[0].upper() for name in geometry.axis_names), "C"])
-
-
-def columns_text(geometry: ConvGeometry, order: str) -> str:
-    """What columns of X_col, and rows of W_col, run over."""
-    taps = TAP_NAMES[len(geometry.axis_names)]
-    return ", ".join((*taps, "c") if order == "hwc" else ("c", *taps))
-
-
-def pads_text(geometry: ConvGeometry, padding_mode: str = "zeros") -> str:
-    """The padding resolved to numbers: same: top 1, bottom 1, left 1, right 1."""
-    sides = ", ".join(
-        f"{side} {count}"
-        for name, pair in zip(geometry.axis_names, geometry.pads, strict=True)
-        for side, count in zip(SIDE_NAMES[name], pair, strict=True)
-    )
-    rule = f"{geometry.padding}: " if geometry.padding else ""
-    return rule + sides + (f", {padding_mode}" if padding_mode != "zeros" else "")
-
-
 def geometry_facts(geometry: ConvGeometry, padding_mode: str = "zeros") -> list[Fact]:
     """Input, kernel and output, with the size formula filled in for each axis."""
-    formulas = [geometry.output_formula(axis) for axis in range(len(geometry.axis_names))]
+    plain = {fact.key: fact for fact in geometry.facts()}
+    axes = zip(geometry.axis_names, geometry.output_size, output_formulas(geometry), strict=True)
     return [
         shape_fact("input_shape", "input shape", geometry.input_shape, axes_text(geometry)),
-        shape_fact("kernel_size", "kernel", geometry.kernel_size),
-        shape_fact("stride", "stride", geometry.stride),
-        shape_fact("dilation", "dilation", geometry.dilation),
-        Fact("padding", "", geometry.padding, ""),
+        *kernel_size_facts(geometry),
+        plain["padding"],
         Fact("padding_mode", "", padding_mode, ""),
-        Fact("pads", "padding", [list(p) for p in geometry.pads], pads_text(geometry, padding_mode)),
-        *(
-            Fact(f"output_{name}", f"output {name}", size, formula)
-            for name, size, formula in zip(geometry.axis_names, geometry.output_size, formulas, strict=True)
-        ),
+        plain["pads"]._replace(text=pads_text(geometry, padding_mode)),
+        *(Fact(f"output_{name}", f"output {name}", size, formula) for name, size, formula in axes),
         *absent(*AXIS_KEYS),
-        shape_fact("output_size", "output size", geometry.output_size),
+        plain["output_size"],
     ]
+
+
+def kernel_size_facts(geometry: ConvGeometry) -> list[Fact]:
+    """How the kernel lies on the input."""
+    return [fact for fact in geometry.facts() if fact.key in ("kernel_size", "stride", "dilation")]
 
 
 def matrix_facts(
@@ -109,7 +86,7 @@ def matrix_facts(
     """X_col: its shape and bytes, and how often it repeats the pixels."""
     rows, columns = geometry.matrix_shape
     shape = (geometry.batch, geometry.patches, columns) if per_image else (rows, columns)
-    mean, uncovered, pixels = geometry.coverage()
+    mean, uncovered, pixels = coverage(geometry)
     nbytes = rows * columns * dtype.itemsize
     matrix, kind = result_facts("matrix_shape", "X_col", shape, dtype)
     return [
@@ -146,14 +123,9 @@ def rows_grid(geometry: ConvGeometry, title: str, matrix: NDArray[Any]) -> Grid:
             lines.append(("…", "", "", ""))
             continue
         n, *position = geometry.patch_position(row)
-        seen = ", ".join(
-            f"{y * s - before}..{y * s - before + reach - 1}"
-            for y, s, (before, _), reach in zip(
-                position, geometry.stride, geometry.pads, geometry.extent, strict=True
-            )
-        )
+        spans = ", ".join(f"{span.start}..{span.stop - 1}" for span in geometry.patch_spans(position))
         patch = ", ".join(map(str, (n, *position)))
-        lines.append((str(row), patch, seen, values_text(matrix[row])))
+        lines.append((str(row), patch, spans, values_text(matrix[row])))
     position_names = ", ".join(("n", *POSITION_NAMES[len(geometry.axis_names)]))
     line_names = ", ".join(LINE_NAMES[name] for name in geometry.axis_names)
     return Grid(title, ("row", f"patch ({position_names})", line_names, "values"), lines)

@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from convmat.geometry import AXIS_NAMES, POSITION_NAMES, TAP_NAMES, ConvGeometry, Place
-from convmat.report.facts import Fact, Grid, absent, axes_text, columns_text, ends, pads_text, shape_fact
+from convmat.geometry import AXIS_NAMES, ConvGeometry, Place
+from convmat.report.facts import Grid, absent, ends
+from convmat.shown import Fact, shape_fact
+from convmat.words import (
+    POSITION_NAMES,
+    TAP_NAMES,
+    axes_text,
+    column_formula,
+    columns_text,
+    pads_text,
+    pixel_formulas,
+    row_formula,
+)
 
 _MOST_LINES = 500  # of places; all of them are in the JSON
 _PADDED_WITH = {
@@ -21,23 +32,30 @@ def place_facts(
 ) -> list[Fact]:
     """One element of X_col: patch, tap and pixel, with Eq. 8 filled in; `value` is that of the pixel."""
     pixel_names, tap_names = _names(geometry)
-    n, *position = place.patch
-    in_image = place.row - n * geometry.patches
+    n = place.patch[0]
     columns = {key: geometry.column_of(place.tap, place.channel, key) for key in ("hwc", "chw")}
-    unfold = [n, columns["chw"], in_image]
-    held, where = _pixel_text(place, padding_mode), f"row {place.row}, column {place.column}"
+    unfold = [n, columns["chw"], place.row - n * geometry.patches]
+    held = _pixel_text(place, padding_mode)
+    brief = f"row {place.row}, column {place.column}: pixel {held}"
     pixel_label, beside = f"pixel ({_listed(pixel_names)})", order == "chw"
-    formulas = [geometry.pixel_formula(place, axis) for axis in range(len(position))]
+    positions = zip(
+        geometry.axis_names,
+        pixel_names[1:-1],
+        place.position,
+        geometry.input_size,
+        pixel_formulas(geometry, place),
+        strict=True,
+    )
     return [
         *_mapping_facts(geometry, padding_mode, order),
-        Fact("row", "row", place.row, geometry.row_formula(place.row)),
+        Fact("row", "row", place.row, row_formula(geometry, place.row)),
         Fact("patch", f"patch ({_listed(pixel_names[:-1])})", list(place.patch), _listed(place.patch)),
-        Fact("column", "column", place.column, geometry.column_formula(place.column, order)),
+        Fact("column", "column", place.column, column_formula(geometry, place.column, order)),
         Fact(
             "column_hwc",
             "column in hwc order" if beside else "",
             columns["hwc"],
-            geometry.column_formula(columns["hwc"]),
+            column_formula(geometry, columns["hwc"]),
         ),
         Fact("column_chw", "", columns["chw"], ""),
         Fact("unfold", "in PyTorch's unfold" if beside else "", unfold, f"[{_listed(unfold)}]"),
@@ -45,17 +63,10 @@ def place_facts(
         Fact("channel", "channel", place.channel, str(place.channel)),
         *(
             Fact(f"position_{name}", f"pixel {letter}", at, formula + _outside(at, size))
-            for name, letter, at, size, formula in zip(
-                geometry.axis_names,
-                pixel_names[1:-1],
-                place.position,
-                geometry.input_size,
-                formulas,
-                strict=True,
-            )
+            for name, letter, at, size, formula in positions
         ),
         Fact("in_padding", "", place.in_padding, ""),
-        Fact("pixel", pixel_label, _plain(place.element), held, brief=f"{where}: pixel {held}"),
+        Fact("pixel", pixel_label, _plain(place.element), held, brief=brief),
         *absent(*_OF_A_PLACE, "count", "places"),
         _value_fact(place.element, value),
     ]
@@ -71,7 +82,7 @@ def pixel_facts(
 ) -> list[Fact]:
     """One pixel, and how often X_col holds it."""
     pixel_names, _ = _names(geometry)
-    found = [
+    values = [
         {
             "row": place.row,
             "column": place.column,
@@ -97,7 +108,7 @@ def pixel_facts(
             times if places else "0: no patch covers this pixel",
             brief=f"{times} times in X_col",
         ),
-        Fact("places", "", found, ""),
+        Fact("places", "", values, ""),
     ]
 
 
@@ -132,7 +143,7 @@ def places_grid(geometry: ConvGeometry, places: Sequence[Place], order: str) -> 
 def _mapping_facts(geometry: ConvGeometry, padding_mode: str, order: str) -> list[Fact]:
     return [
         shape_fact("input_shape", "input shape", geometry.input_shape, axes_text(geometry)),
-        Fact("padding", "", geometry.padding, ""),
+        Fact("padding", "", geometry.rule, ""),
         Fact("padding_mode", "", padding_mode, ""),
         Fact("pads", "padding", [list(p) for p in geometry.pads], pads_text(geometry, padding_mode)),
         shape_fact("output_size", "output size", geometry.output_size),

@@ -13,11 +13,13 @@ from rich.style import Style
 from rich.text import Text
 
 from convmat.errors import ShapeError
-from convmat.geometry import POSITION_NAMES, ConvGeometry
+from convmat.geometry import ConvGeometry
 from convmat.report.encodings import can_show
-from convmat.report.facts import ends, sizes
+from convmat.report.facts import ends
 from convmat.report.figures.patches import as_colours
 from convmat.report.tables import console_on
+from convmat.shown import sizes
+from convmat.words import POSITION_NAMES
 
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
 _HALF_BLOCK = "▀"

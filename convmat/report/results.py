@@ -8,26 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.geometry import LINE_NAMES, TAP_NAMES, ConvGeometry
+from convmat.geometry import ConvGeometry
 from convmat.layouts import from_batch_shape, output_layout
 from convmat.report.facts import (
-    AXIS_KEYS,
-    Fact,
     Grid,
     Seen,
     absent,
-    axes_text,
-    bytes_text,
-    columns_text,
     ends,
     geometry_facts,
-    pads_text,
-    percent,
     result_facts,
-    shape_fact,
-    sizes,
     values_text,
 )
+from convmat.shown import Fact, bytes_text, percent, shape_fact, sizes
+from convmat.sizes import coverage, uncovered_lines
+from convmat.words import LINE_NAMES, TAP_NAMES, axes_text, columns_text, transpose_formulas
 
 if TYPE_CHECKING:
     from convmat.engine import Plan
@@ -85,25 +79,13 @@ def values_grid(title: str, matrix: NDArray[Any]) -> Grid:
 def layer_facts(plan: Plan, flip: bool, layout: str) -> list[Fact]:
     """A convolution: its geometry and its matrices."""
     geometry = plan.geometry
-    depth = geometry.channels // geometry.groups
     return [
         Fact("transpose", "", False, ""),
         *geometry_facts(geometry, plan.padding_mode),
-        Fact(
-            "filters", "filters", plan.filters, f"{plan.filters} of {sizes((*geometry.kernel_size, depth))}"
-        ),
-        Fact("groups", "groups", geometry.groups, str(geometry.groups)),
-        Fact("flip", "filters flipped", flip, "yes" if flip else "no"),
+        *_filter_facts(geometry, plan.filters, flip),
         shape_fact("matrix_shape", "X_col", geometry.matrix_shape),
         shape_fact("weights_shape", "W_col", (geometry.terms, plan.filters)),
-        Fact("layout", "", layout, ""),
-        *result_facts(
-            "output_shape",
-            "Y",
-            from_batch_shape(plan.output_shape, layout),
-            plan.arithmetic.result,
-            output_layout(layout),
-        ),
+        *_image_facts("Y", plan.output_shape, layout, plan.arithmetic.result),
     ]
 
 
@@ -114,37 +96,43 @@ def transposed_facts(
 
     "Input" and "output" are those of the transposed convolution.
     """
-    filters, depth = y_shape[-1], geometry.channels // geometry.groups
+    formulas = transpose_formulas(geometry, y_shape[1:-1])
+    changed = {
+        "input_shape": shape_fact("", "", y_shape, axes_text(geometry).replace("C", "K")),
+        "output_size": shape_fact("", "", geometry.input_size),
+    }
+    for name, size, formula in zip(geometry.axis_names, geometry.input_size, formulas, strict=True):
+        changed[f"output_{name}"] = Fact("", "", size, formula)
     return [
         Fact("transpose", "transposed", True, "yes"),
-        shape_fact("input_shape", "input shape", y_shape, axes_text(geometry).replace("C", "K")),
-        shape_fact("kernel_size", "kernel", geometry.kernel_size),
-        shape_fact("stride", "stride", geometry.stride),
-        shape_fact("dilation", "dilation", geometry.dilation),
-        Fact("padding", "", geometry.padding, ""),
-        Fact("padding_mode", "", "zeros", ""),
-        Fact("pads", "padding", [list(p) for p in geometry.pads], pads_text(geometry)),
         *(
-            Fact(
-                f"output_{name}", f"output {name}", size, geometry.transpose_formula(axis, y_shape[1 + axis])
-            )
-            for axis, (name, size) in enumerate(zip(geometry.axis_names, geometry.input_size, strict=True))
+            fact._replace(value=changed[fact.key].value, text=changed[fact.key].text)
+            if fact.key in changed and fact.label
+            else fact
+            for fact in geometry_facts(geometry)
         ),
-        *absent(*AXIS_KEYS),
-        shape_fact("output_size", "output size", geometry.input_size),
-        Fact("filters", "filters", filters, f"{filters} of {sizes((*geometry.kernel_size, depth))}"),
+        *_filter_facts(geometry, y_shape[-1], flip),
+        Fact("matrix_shape", "", list(geometry.matrix_shape), ""),
+        shape_fact("weights_shape", "W_col", (geometry.terms, y_shape[-1])),
+        *_image_facts("folded", geometry.input_shape, layout, dtype),
+    ]
+
+
+def _filter_facts(geometry: ConvGeometry, filters: int, flip: bool) -> list[Fact]:
+    size = (*geometry.kernel_size, geometry.channels // geometry.groups)
+    return [
+        Fact("filters", "filters", filters, f"{filters} of {sizes(size)}"),
         Fact("groups", "groups", geometry.groups, str(geometry.groups)),
         Fact("flip", "filters flipped", flip, "yes" if flip else "no"),
-        Fact("matrix_shape", "", list(geometry.matrix_shape), ""),
-        shape_fact("weights_shape", "W_col", (geometry.terms, filters)),
+    ]
+
+
+def _image_facts(label: str, shape: tuple[int, ...], layout: str, dtype: np.dtype[Any]) -> list[Fact]:
+    """A result, (N, *out, K), in the layout that it is written in."""
+    written = from_batch_shape(shape, layout)
+    return [
         Fact("layout", "", layout, ""),
-        *result_facts(
-            "output_shape",
-            "folded",
-            from_batch_shape(geometry.input_shape, layout),
-            dtype,
-            output_layout(layout),
-        ),
+        *result_facts("output_shape", label, written, dtype, output_layout(layout)),
     ]
 
 
@@ -157,8 +145,8 @@ def fold_facts(
     dtype: np.dtype[Any],
 ) -> list[Fact]:
     """X_col and the images it is folded into: how often elements meet, and which pixels none reaches."""
-    mean, uncovered, pixels = geometry.coverage()
-    runs = [[[r.start, r.stop - 1] for r in lines] for lines in geometry.uncovered_lines()]
+    mean, uncovered, pixels = coverage(geometry)
+    runs = [[[r.start, r.stop - 1] for r in lines] for lines in uncovered_lines(geometry)]
     which = f": {uncovered_text(geometry)}" if uncovered else ""
     return [
         shape_fact("matrix_shape", "X_col", x_shape),
@@ -167,14 +155,7 @@ def fold_facts(
         Fact("repeats", "elements in a pixel", mean, f"{mean:.2f} on average"),
         Fact("uncovered", "pixels never covered", uncovered, f"{uncovered} of {pixels}{which}"),
         Fact("uncovered_lines", "", runs, ""),
-        Fact("layout", "", layout, ""),
-        *result_facts(
-            "output_shape",
-            "folded",
-            from_batch_shape(geometry.input_shape, layout),
-            dtype,
-            output_layout(layout),
-        ),
+        *_image_facts("folded", geometry.input_shape, layout, dtype),
     ]
 
 
@@ -185,7 +166,7 @@ _MOST_RUNS = 4  # along an axis, that a line of text can name
 def uncovered_text(geometry: ConvGeometry) -> str:
     """The lines that no patch reaches: rows 27, columns 13..14 and 27."""
     parts = []
-    for name, runs in zip(geometry.axis_names, geometry.uncovered_lines(), strict=True):
+    for name, runs in zip(geometry.axis_names, uncovered_lines(geometry), strict=True):
         shown = [f"{r.start}" if len(r) == 1 else f"{r.start}..{r.stop - 1}" for r in runs]
         if len(shown) > _MOST_RUNS:
             shown = [*shown[: _MOST_RUNS - 1], f"… {shown[-1]}"]
@@ -231,46 +212,38 @@ def layer_matrix_facts(layer: LayerMap, known: MatrixFacts) -> list[Fact]:
     ]
 
 
-def _spectrum_facts(found: Spectrum | None) -> list[Fact]:
+def _spectrum_facts(spectrum: Spectrum | None) -> list[Fact]:
     """Singular values; None for those that are not known, with the reason."""
-    if found is None:
-        keys = (
-            "spectral_norm spectral_error method iterations converged smallest_singular_value rank condition"
-        )
-        return absent(*keys.split())
+    keys = ("spectral_norm", "spectral_error", "method", "iterations", "converged")
+    if spectrum is None:
+        return absent(*keys, "smallest_singular_value", "rank", "condition")
+    s = spectrum
     how = {
         "dense": "of a dense copy",
         "fourier": "exact, by Fourier transform: circular, stride 1",
-        "lanczos": f"{'' if found.converged else 'not converged '}to ±{found.error:.2g}, "
-        f"{found.iterations} Lanczos iterations",
-    }[found.method]
+        "lanczos": f"{'' if s.converged else 'not converged '}to ±{s.error:.2g}, "
+        f"{s.iterations} Lanczos iterations",
+    }[s.method]
     unknown = "unknown: M is too large for all singular values"
     smallest, rank, condition = (
         unknown if value is None else f"{value:.{digits}g}"
-        for value, digits in ((found.smallest, 10), (found.rank, 15), (found.condition, 6))
+        for value, digits in ((s.smallest, 10), (s.rank, 15), (s.condition, 6))
     )
-    largest = f"{found.largest:.10g}"
+    label, largest = "largest singular value", f"{s.largest:.10g}"
+    hidden = zip(keys[1:], (s.error, s.method, s.iterations, s.converged), strict=True)
     return [
-        Fact(
-            "spectral_norm",
-            "largest singular value",
-            found.largest,
-            f"{largest}  ({how})",
-            brief=f"largest singular value {largest}",
-        ),
-        Fact("spectral_error", "", found.error, ""),
-        Fact("method", "", found.method, ""),
-        Fact("iterations", "", found.iterations, ""),
-        Fact("converged", "", found.converged, ""),
-        Fact("smallest_singular_value", "smallest singular value", found.smallest, smallest),
-        Fact("rank", "rank", found.rank, rank),
-        Fact("condition", "condition", found.condition, condition),
+        Fact("spectral_norm", label, s.largest, f"{largest}  ({how})", brief=f"{label} {largest}"),
+        *(Fact(key, "", value, "") for key, value in hidden),
+        Fact("smallest_singular_value", "smallest singular value", s.smallest, smallest),
+        Fact("rank", "rank", s.rank, rank),
+        Fact("condition", "condition", s.condition, condition),
     ]
 
 
-def _laid_out(label: str, shape: tuple[int, ...], dtype: np.dtype[Any], layout: str) -> list[Fact]:
-    """A result, (N, *out, K), in the layout that it is written in."""
-    return result_facts("output_shape", label, from_batch_shape(shape, layout), dtype, output_layout(layout))
+_OF_A_PLAN = (
+    *("kernel", "level", "accumulators", "in_place", "band_shape", "box_shape", "scratch_bytes", "threads"),
+    *("flops", "bytes"),
+)
 
 
 def plan_facts(plans: Sequence[Plan]) -> list[Fact]:
@@ -279,34 +252,11 @@ def plan_facts(plans: Sequence[Plan]) -> list[Fact]:
     Without plans, where nobody asks, the keys alone.
     """
     if not plans:
-        keys = "kernel level accumulators in_place band_shape box_shape scratch_bytes threads flops bytes"
-        return absent(*keys.split())
-    plan = plans[-1]
-    box = None if plan.box is None else list(plan.box[:4])
-    summed = [str(part.arithmetic.accumulator) for part in plans]
-    in_box = "" if box is None else f", in boxes of {sizes(box)}"
-    return [
-        Fact("kernel", "kernel", plan.kernel, f"{plan.kernel}, {plan.level}"),
-        Fact("level", "", plan.level, ""),
-        Fact("accumulators", "summed in", summed, ", then ".join(summed)),
-        Fact(
-            "in_place",
-            "X",
-            plan.in_place,
-            "read where it lies" if plan.in_place else "copied, a band at a time",
-        ),
-        Fact(
-            "band_shape",
-            "outputs at a time",
-            list(plan.band),
-            f"{sizes(plan.band)} of (n, *positions){in_box}",
-        ),
-        Fact("box_shape", "", box, ""),
-        Fact("scratch_bytes", "scratch of a thread", plan.scratch, bytes_text(plan.scratch)),
-        Fact("threads", "threads", plan.threads, str(plan.threads)),
-        Fact("flops", "FLOPs", plan.flops, str(plan.flops)),
-        Fact("bytes", "bytes of X, W, Y", plan.bytes, bytes_text(plan.bytes)),
-    ]
+        return absent(*_OF_A_PLAN)
+    summed = [str(plan.arithmetic.accumulator) for plan in plans]
+    plain = {fact.key: fact for fact in plans[-1].facts()}
+    plain["accumulators"] = Fact("accumulators", "summed in", summed, ", then ".join(summed))
+    return [plain[key] for key in _OF_A_PLAN]
 
 
 def _in_groups(groups: int) -> str:

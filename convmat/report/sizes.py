@@ -2,72 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from convmat.chains import ChainLayer
-from convmat.frameworks import EXPLICIT_PADS, FrameworkPads
-from convmat.geometry import ConvGeometry
-from convmat.report.facts import Fact, Grid, absent, shape_fact, sizes
-
-Rules = dict[str, ConvGeometry | None]
+from convmat.geometry import ConvGeometry, Pads
+from convmat.report.facts import Grid, absent, kernel_size_facts
+from convmat.shown import Fact, shape_fact, sizes
+from convmat.sizes import EXPLICIT_PADS, ChainLayer, FrameworkPads, Rules
+from convmat.words import output_formulas, transpose_formulas
 
 
 def sizes_facts(full: ConvGeometry, rules: Rules) -> list[Fact]:
     """Output sizes under each padding rule, for programs; None where the kernel does not fit."""
-    values = {
-        rule: g and {"pads": _lists(g.pads), "output_size": list(g.output_size)} for rule, g in rules.items()
-    }
     return [
         shape_fact("input_size", "input size", full.input_size),
-        *_kernel_facts(full),
+        *kernel_size_facts(full),
         Fact("transpose", "", False, ""),
         *absent("output_padding", *_OF_CHAINS),
-        Fact("rules", "paddings", values, str(len(values)), brief=_rules_text(values)),
+        _rules_fact({rule: (g.pads, g.output_size) if g else None for rule, g in rules.items()}),
     ]
-
-
-def sizes_grid(rules: Rules) -> Grid:
-    """Output sizes under each padding rule, with the formula filled in, a line an axis."""
-    rows: list[tuple[str, ...]] = []
-    for rule, geometry in rules.items():
-        if geometry is None:
-            rows.append((rule, "", "the kernel does not fit", ""))
-            continue
-        formulas = [geometry.output_formula(axis) for axis in range(len(geometry.stride))]
-        rows.append((rule, _pairs(geometry), "\n".join(formulas), sizes(geometry.output_size)))
-    return Grid("", ("padding", "before, after", "output size", "output"), rows)
 
 
 def transpose_facts(size: Sequence[int], output_padding: Sequence[int], rules: Rules) -> list[Fact]:
     """Sizes of transposed convolutions under each padding rule; None where nothing comes out."""
-    values = {
-        rule: g and {"pads": _lists(g.pads), "output_size": list(g.input_size)} for rule, g in rules.items()
-    }
     return [
         Fact("transpose", "transposed", True, "yes"),
         shape_fact("input_size", "input size", size),
-        *_kernel_facts(next(g for g in rules.values() if g)),
+        *kernel_size_facts(next(g for g in rules.values() if g)),
         shape_fact("output_padding", "output padding", output_padding),
         *absent("frameworks", *_OF_CHAINS),
-        Fact("rules", "paddings", values, str(len(values)), brief=_rules_text(values)),
+        _rules_fact({rule: (g.pads, g.input_size) if g else None for rule, g in rules.items()}),
     ]
+
+
+def _rules_fact(results: dict[str, tuple[Pads, tuple[int, ...]] | None]) -> Fact:
+    """Pads and output size under each rule."""
+    values = {
+        rule: result and {"pads": _lists(result[0]), "output_size": list(result[1])}
+        for rule, result in results.items()
+    }
+    brief = ", ".join(f"{rule} {sizes(result[1]) if result else 'none'}" for rule, result in results.items())
+    return Fact("rules", "paddings", values, str(len(values)), brief=brief)
+
+
+def sizes_grid(rules: Rules) -> Grid:
+    """Output sizes under each padding rule, with the formula filled in, a line an axis."""
+    return _rules_grid(
+        (rule, *_size_cells(g, output_formulas(g), g.output_size))
+        if g
+        else (rule, "", "the kernel does not fit", "")
+        for rule, g in rules.items()
+    )
 
 
 def transpose_grid(size: Sequence[int], rules: Rules) -> Grid:
     """Sizes of transposed convolutions under each rule, with the formula filled in, a line an axis."""
-    rows: list[tuple[str, ...]] = []
-    for rule, geometry in rules.items():
-        if geometry is None:
-            why = "takes no output padding" if rule.startswith("same") else "nothing comes out"
-            rows.append((rule, "", why, ""))
-            continue
-        formulas = [geometry.transpose_formula(axis, h) for axis, h in enumerate(size)]
-        rows.append((rule, _pairs(geometry), "\n".join(formulas), sizes(geometry.input_size)))
-    return Grid("", ("padding", "before, after", "output size", "output"), rows)
+    return _rules_grid(
+        (rule, *_size_cells(g, transpose_formulas(g, size), g.input_size))
+        if g
+        else (rule, "", "takes no output padding" if rule.startswith("same") else "nothing comes out", "")
+        for rule, g in rules.items()
+    )
 
 
-def frameworks_fact(found: Sequence[FrameworkPads]) -> Fact:
+def _rules_grid(rows: Iterable[tuple[str, ...]]) -> Grid:
+    return Grid("", ("padding", "before, after", "output size", "output"), list(rows))
+
+
+def _size_cells(geometry: ConvGeometry, formulas: Iterable[str], size: Sequence[int]) -> tuple[str, ...]:
+    """Pads, formulas and what they come to, a line an axis."""
+    return _lines(geometry.pads), "\n".join(formulas), sizes(size)
+
+
+def frameworks_fact(frameworks: Sequence[FrameworkPads]) -> Fact:
     """What each framework's SAME comes to, for programs."""
     values = [
         {
@@ -78,19 +84,18 @@ def frameworks_fact(found: Sequence[FrameworkPads]) -> Fact:
             "note": f.note,
             "explicit": None if f.pads is None else EXPLICIT_PADS[f.framework](f.pads),
         }
-        for f in found
+        for f in frameworks
     ]
     return Fact("frameworks", "", values, "")
 
 
-def frameworks_grids(found: Sequence[FrameworkPads]) -> list[Grid]:
+def frameworks_grids(frameworks: Sequence[FrameworkPads]) -> list[Grid]:
     """What each framework's SAME comes to, and how to have any of these pads in each of them."""
     rows = []
-    for f in found:
-        pads = "" if f.pads is None else "\n".join(", ".join(map(str, pair)) for pair in f.pads)
+    for f in frameworks:
         differs = "differs" if f.differs else ""
-        rows.append((f.framework, f.rule, pads, "; ".join(filter(None, (differs, f.note)))))
-    variants = list(dict.fromkeys(f.pads for f in found if f.pads))
+        rows.append((f.framework, f.rule, _lines(f.pads or ()), "; ".join(filter(None, (differs, f.note)))))
+    variants = list(dict.fromkeys(f.pads for f in frameworks if f.pads))
     names = "SAME\nSAME_LOWER" if len(variants) > 1 else "either"
     explicit = [
         (framework, names, "\n".join(map(write, variants))) for framework, write in EXPLICIT_PADS.items()
@@ -109,7 +114,7 @@ def chain_facts(input_size: Sequence[int], layers: Sequence[ChainLayer]) -> list
             "kernel_size": list(layer.geometry.kernel_size),
             "stride": list(layer.geometry.stride),
             "dilation": list(layer.geometry.dilation),
-            "padding": layer.geometry.padding,
+            "padding": layer.geometry.rule,
             "pads": _lists(layer.geometry.pads),
             "output_size": list(layer.geometry.output_size),
             "receptive_field": list(layer.receptive_field),
@@ -118,7 +123,7 @@ def chain_facts(input_size: Sequence[int], layers: Sequence[ChainLayer]) -> list
         }
         for layer in layers
     ]
-    found = [
+    totals = [
         shape_fact("output_size", "output size", last.geometry.output_size),
         shape_fact("receptive_field", "receptive field", last.receptive_field),
         shape_fact("total_stride", "total stride", last.total_stride),
@@ -128,55 +133,32 @@ def chain_facts(input_size: Sequence[int], layers: Sequence[ChainLayer]) -> list
         Fact("transpose", "", False, ""),
         Fact("layers", "layers", values, str(len(layers))),
         *absent("kernel_size", "stride", "dilation", "output_padding", "rules", "frameworks"),
-        *(fact._replace(brief=f"{fact.label} {fact.text}") for fact in found),
+        *(fact._replace(brief=f"{fact.label} {fact.text}") for fact in totals),
     ]
 
 
 _OF_CHAINS = ("layers", "output_size", "receptive_field", "total_stride")
 
 
-def _rules_text(rules: dict[str, Any]) -> str:
-    """The output sizes under the rules in one line."""
-    return ", ".join(
-        f"{rule} {sizes(found['output_size']) if found else 'none'}" for rule, found in rules.items()
-    )
-
-
 def chain_grid(layers: Sequence[ChainLayer]) -> Grid:
     """A chain of layers, one a line, a line an axis."""
-    rows = []
-    for number, layer in enumerate(layers, 1):
-        g = layer.geometry
-        formulas = [g.output_formula(axis) for axis in range(len(g.stride))]
-        rows.append(
-            (
-                str(number),
-                _pairs(g),
-                "\n".join(formulas),
-                sizes(g.output_size),
-                sizes(layer.receptive_field),
-                sizes(layer.total_stride),
-                ", ".join(map(str, layer.start)),
-            )
+    rows = [
+        (
+            str(number),
+            *_size_cells(layer.geometry, output_formulas(layer.geometry), layer.geometry.output_size),
+            sizes(layer.receptive_field),
+            sizes(layer.total_stride),
+            ", ".join(map(str, layer.start)),
         )
-    return Grid(
-        "",
-        ("layer", "before, after", "output size", "output", "receptive field", "total stride", "first pixel"),
-        rows,
-    )
-
-
-def _kernel_facts(geometry: ConvGeometry) -> list[Fact]:
-    return [
-        shape_fact("kernel_size", "kernel", geometry.kernel_size),
-        shape_fact("stride", "stride", geometry.stride),
-        shape_fact("dilation", "dilation", geometry.dilation),
+        for number, layer in enumerate(layers, 1)
     ]
+    columns = ("layer", "before, after", "output size", "output")
+    return Grid("", (*columns, "receptive field", "total stride", "first pixel"), rows)
 
 
-def _lists(pads: Sequence[tuple[int, int]]) -> list[list[int]]:
+def _lists(pads: Pads) -> list[list[int]]:
     return [list(pair) for pair in pads]
 
 
-def _pairs(geometry: ConvGeometry) -> str:
-    return "\n".join(", ".join(map(str, pair)) for pair in geometry.pads)
+def _lines(pads: Pads) -> str:
+    return "\n".join(f"{before}, {after}" for before, after in pads)

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from convmat.report.encodings import printable, readable
-from convmat.report.facts import Fact, Grid, headline
+from convmat.report.facts import Grid, headline
+from convmat.shown import Fact, cell, facts_table
 
 _PIPE_WIDTH = 100_000  # a pipe has no edge to wrap at
 _UNKNOWN_WIDTH = 80
@@ -32,7 +33,7 @@ def tables_text(parts: Sequence[Sequence[Fact] | Grid], stream: TextIO) -> str:
             continue
         facts: Sequence[Fact] = part
         if any(fact.key == "equal" for fact in facts):
-            tables.insert(0, _cell(headline(facts)))
+            tables.insert(0, cell(headline(facts)))
         tables.append(facts_table([fact for fact in facts if fact.key != "equal"]))
     with console.capture() as captured:
         console.print(Group(*tables))
@@ -52,7 +53,7 @@ def _shown_on(stream: TextIO, parts: Sequence[Sequence[Fact] | Grid]) -> Iterato
     """The parts in the signs that the stream has, so that what is measured is what is shown."""
 
     def shown(text: str) -> str:
-        return readable(text, stream.encoding)
+        return "\n".join(printable(line) for line in readable(text, stream.encoding).split("\n"))
 
     for part in parts:
         if isinstance(part, Grid):
@@ -70,11 +71,11 @@ def json_text(facts: Sequence[Fact]) -> str:
     """The facts as one JSON object; one that is absent yields to one of its key that is not."""
     import json
 
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for fact in facts:
-        if found.get(fact.key) is None:
-            found[fact.key] = _plain(fact.value)
-    return json.dumps(found) + "\n"
+        if values.get(fact.key) is None:
+            values[fact.key] = _plain(fact.value)
+    return json.dumps(values) + "\n"
 
 
 def _plain(value: Any) -> Any:
@@ -86,26 +87,10 @@ def _plain(value: Any) -> Any:
     return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
-def facts_table(facts: Sequence[Fact]) -> Table:
-    """Facts that have a label, one a line."""
-    table = Table(box=box.ROUNDED, show_header=False)
-    table.add_column(style="cyan", overflow="fold")
-    table.add_column(overflow="fold")
-    for fact in (f for f in facts if f.label):
-        table.add_row(Text(fact.label), _cell(fact.text))
-    return table
-
-
 def _grid_table(grid: Grid) -> Table:
     table = Table(box=box.ROUNDED)
     for column in grid.columns:
         table.add_column(Text(column), overflow="fold")
     for row in grid.rows:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(cell(value) for value in row))
     return table
-
-
-def _cell(value: str) -> Text:
-    lines = [printable(line) for line in value.split("\n")]
-    style = {"equal": "green", "different": "bold red"}.get(value.split(":")[0], "")
-    return Text("\n".join(lines), style=style)

@@ -10,7 +10,8 @@ import numpy as np
 
 from convmat.experiment.divergence import SMALL
 from convmat.experiment.run import Epoch, Experiment, Run
-from convmat.report.facts import Fact, Grid, absent, ends, geometry_facts, shape_fact, sizes
+from convmat.report.facts import Grid, absent, ends, geometry_facts
+from convmat.shown import Fact, shape_fact, sizes
 
 _PLOT_ROWS, _PLOT_COLUMNS = 12, 56
 
@@ -44,7 +45,7 @@ def networks_grid(experiment: Experiment) -> Grid:
     s, g = experiment.settings, experiment.geometry
     image, patches = g.input_shape[1:], (g.patches, g.terms)
     flat, pixels = experiment.initial["dense"].shape
-    pads = g.padding or ", ".join(f"{before}+{after}" for before, after in g.pads)
+    pads = g.rule or ", ".join(f"{before}+{after}" for before, after in g.pads)
     conv = f"Conv {s.filters} of {sizes(g.kernel_size)}, stride {sizes(g.stride)}, {pads}"
     first, dense = f"{g.terms * s.filters:,}", f"{flat * pixels:,}"
     total = f"{g.terms * s.filters + flat * pixels:,}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from convmat.geometry import LINE_NAMES, POSITION_NAMES, TAP_NAMES, ConvGeometry
-from convmat.report.facts import Fact, Grid, absent, percent, shape_fact, sizes
+from convmat.geometry import ConvGeometry
+from convmat.report.facts import Grid, absent
+from convmat.shown import Fact, percent, shape_fact, sizes
 from convmat.verification import Report
 from convmat.verification.layer import Explanation
 from convmat.verification.quantization import Requantize
 from convmat.verification.stages import STAGES
 from convmat.verification.verdict import HISTOGRAM, number_text, plain
+from convmat.words import LINE_NAMES, POSITION_NAMES, TAP_NAMES
 
 if TYPE_CHECKING:
     from convmat.verification.diagnosis import Findings

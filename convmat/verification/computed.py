@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.axis import kernel_extent, output_length, padding_source
 from convmat.engine import convolve
-from convmat.geometry import ConvGeometry, kernel_extent, output_length, padding_source
+from convmat.geometry import ConvGeometry
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]

@@ -29,9 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from convmat.checks import finite, flag, got, numbers
 from convmat.errors import SettingError
-from convmat.geometry import told
-from convmat.patches import as_numbers, check_flag, is_finite
 from convmat.verification.verdict import FEW, HISTOGRAM, Report
 
 Array = NDArray[Any]
@@ -57,7 +56,7 @@ def compare(
         DTypeError: no numbers. SettingError: `exact` and a tolerance, or a tolerance below 0.
     """
     rule = Rule.of(exact, atol, rtol)
-    result, wanted = as_numbers("result", result), as_numbers("expected", wanted)
+    result, wanted = numbers("result", result), numbers("expected", wanted)
     return Definition(wanted.shape, [wanted], lambda whole: whole).compare(result, rule)
 
 
@@ -75,16 +74,16 @@ class Rule(NamedTuple):
     @classmethod
     def of(cls, exact: bool = False, atol: float | None = None, rtol: float | None = None) -> Rule:
         """The rule that the arguments of `verify` make."""
-        check_flag("exact", exact)
+        flag("exact", exact)
         for name, value in (("atol", atol), ("rtol", rtol)):
             if value is None:
                 continue
             if exact:
                 raise SettingError(
-                    name, f"got {told(value)}, and exact leaves no tolerance; give one of the two"
+                    name, f"got {got(value)}, and exact leaves no tolerance; give one of the two"
                 )
-            if not is_finite(value) or value < 0:
-                raise SettingError(name, f"got {told(value)}; give a finite number, at least 0")
+            if not finite(value) or value < 0:
+                raise SettingError(name, f"got {got(value)}; give a finite number, at least 0")
         given = atol is not None or rtol is not None
         return cls(exact, (float(atol or 0), float(rtol or 0)) if given else None)
 

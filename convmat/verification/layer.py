@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import reference
+from convmat.checks import got, numbers
 from convmat.engine import Convolution, execute, filter_geometry, prepare
 from convmat.errors import DTypeError, SettingError
-from convmat.geometry import ConvGeometry, Padding, Sizes, told
-from convmat.patches import as_numbers
+from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.verification.judge import Definition, Rule, bands, magnitude
 from convmat.verification.quantization import Requantize
 from convmat.verification.verdict import Report
@@ -63,12 +63,12 @@ def verify(
         a tolerance below 0, or what makes no requantization.
     """
     if not callable(watch):
-        raise SettingError("watch", f"got {told(watch)}; give what hands on the steps of an iterable")
+        raise SettingError("watch", f"got {got(watch)}; give what hands on the steps of an iterable")
     rule = Rule.of(exact, atol, rtol)
     todo = prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode)
     x, filters = np.asarray(x), np.asarray(filters)
     bias = None if bias is None else np.asarray(bias)
-    result = None if expected is None else as_numbers("expected", expected)
+    result = None if expected is None else numbers("expected", expected)
     quantized = None
     if requantize is not None:
         quantized = Requantize.of(requantize).resolved(None if result is None else result.dtype)
@@ -112,7 +112,7 @@ def _definition(
     watch: Watch,
 ) -> Definition:
     """The layer's result, some outputs at a time."""
-    window = (geometry.stride, plain_padding(geometry), geometry.dilation)
+    window = (geometry.stride, geometry.padding, geometry.dilation)
     size = reference.output_size(x.shape[1:-1], filters.shape[1:-1], *window)
     shape = (len(x), *size, len(filters))
     sums = partial(reference.convolve_by_taps, x, filters, *window, **layer)
@@ -142,11 +142,6 @@ def _definition(
         [] if quantized is not None else inputs,
         geometry.terms + (bias is not None),
     )
-
-
-def plain_padding(geometry: ConvGeometry) -> Any:
-    """The padding as given, in the only forms the reference reads; names are left for it to work out."""
-    return geometry.padding if geometry.padding is not None else geometry.pads
 
 
 class Explanation(NamedTuple):
@@ -184,7 +179,7 @@ def explain(
         filters,
         at,
         geometry.stride,
-        plain_padding(geometry),
+        geometry.padding,
         geometry.dilation,
         groups=steps["groups"],
         **layer,

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convmat.geometry import AXIS_NAMES, PADDING_MODES, PADDING_NAMES
+from convmat.axis import PADDING_MODES, PADDING_NAMES
+from convmat.geometry import AXIS_NAMES
 from convmat.layouts import KERNEL_LAYOUTS
 from convmat.verification.computed import Array, Change, Computation, Index, Move, Shape
 

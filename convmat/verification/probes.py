@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat import reference
+from convmat.checks import SEED_LIMIT, filter_groups, got, whole
 from convmat.errors import DTypeError, GeometryError, ShapeError
-from convmat.geometry import ConvGeometry, told, whole
-from convmat.patches import check_filter_groups
-from convmat.wholes import SEED_LIMIT
+from convmat.geometry import ConvGeometry
 
 PROBE_DTYPES = ("float32", "float64", "float16", "int8", "uint8", "int16")
 MOST_ELEMENTS = 1 << 20
@@ -59,8 +58,8 @@ class Probe:
 
     def __post_init__(self) -> None:
         if self.filters < 1:
-            raise GeometryError("filters", f"must be at least 1, got {told(self.filters)}")
-        check_filter_groups(self.filters, self.geometry.groups)
+            raise GeometryError("filters", f"must be at least 1, got {got(self.filters)}")
+        filter_groups(self.filters, self.geometry.groups)
         if str(self.dtype) not in PROBE_DTYPES:
             raise DTypeError("dtype", f"got {self.dtype}; give one of {', '.join(PROBE_DTYPES)}")
         for has, shape in (
@@ -75,7 +74,7 @@ class Probe:
                 )
         most = MOST_ELEMENTS // max(self.geometry.matrix_shape[0], math.prod(self.filter_shape[1:]))
         if self.filters > most:
-            raise GeometryError("filters", f"must be 1 to {most} in a probe, got {told(self.filters)}")
+            raise GeometryError("filters", f"must be 1 to {most} in a probe, got {got(self.filters)}")
         if self.geometry.batch == 0:
             raise ShapeError("input_shape", "has no images; give at least one")
         if self._peak < 1:
@@ -208,7 +207,7 @@ class Probe:
         geometry = self.geometry
         return {
             "stride": geometry.stride,
-            "padding": geometry.padding if geometry.padding is not None else geometry.pads,
+            "padding": geometry.padding,
             "dilation": geometry.dilation,
             "padding_mode": self.padding_mode,
         }

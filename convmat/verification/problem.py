@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from convmat.checks import numbers
 from convmat.errors import ConvmatError
 from convmat.geometry import ConvGeometry, Padding, Sizes
-from convmat.patches import as_numbers
 from convmat.verification.computed import Array, Computation
 from convmat.verification.judge import subnormal
 from convmat.verification.layer import verify
@@ -42,14 +42,14 @@ class Problem:
         flip: bool,
         padding_mode: str,
     ) -> None:
-        x, filters = as_numbers("input", x), as_numbers("filters", filters)
-        bias = None if bias is None else as_numbers("bias", bias)
+        x, filters = numbers("input", x), numbers("filters", filters)
+        bias = None if bias is None else numbers("bias", bias)
         given = ConvGeometry(x.shape, filters.shape[1:-1], stride, padding, dilation, groups)
         if flip:
             filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
-        rule = given.padding if given.padding is not None else given.pads
-        self.right = Computation(x, filters, given.stride, rule, given.dilation, groups, bias, padding_mode)
-        result = as_numbers("expected", expected)
+        window = given.stride, given.padding, given.dilation
+        self.right = Computation(x, filters, *window, groups, bias, padding_mode)
+        result = numbers("expected", expected)
         if result.dtype.kind == "u" and result.max(initial=0) > np.iinfo(np.int64).max:
             result = result.astype(np.float64)  # no sum is as large
         self.result, self.flat, self.judged = result, result.ravel(), judged

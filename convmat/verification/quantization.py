@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.checks import finite, got, several
 from convmat.errors import DTypeError, IntegerRangeError, SettingError
-from convmat.geometry import several, told
-from convmat.patches import is_finite
 
 ROUNDINGS = ("half-up", "half-even", "half-away", "gemmlowp")
 DTYPES = ("int8", "uint8", "int16")
@@ -44,7 +43,7 @@ class Requantize(NamedTuple):
         parts = several(given)
         if parts is None or not 1 <= len(parts) <= len(cls._fields):
             raise SettingError(
-                "requantize", f"got {told(given)}; expected ({', '.join(cls._fields)}), as in (0.004, -3)"
+                "requantize", f"got {got(given)}; expected ({', '.join(cls._fields)}), as in (0.004, -3)"
             )
         return cls(*parts)
 
@@ -59,15 +58,13 @@ class Requantize(NamedTuple):
             (DTYPES[0] if self.dtype is None else self.dtype, DTYPES),
         ):
             if not isinstance(value, str) or value not in choices:
-                raise SettingError("requantize", f"got {told(value)}; expected one of {', '.join(choices)}")
-        if not is_finite(self.scale) or self.scale <= 0:
+                raise SettingError("requantize", f"got {got(value)}; expected one of {', '.join(choices)}")
+        if not finite(self.scale) or self.scale <= 0:
             raise SettingError(
-                "requantize", f"the scale is {told(self.scale)}; give one finite number above 0"
+                "requantize", f"the scale is {got(self.scale)}; give one finite number above 0"
             )
         if not isinstance(self.zero_point, (int, np.integer)):
-            raise SettingError(
-                "requantize", f"the zero point is {told(self.zero_point)}; give a whole number"
-            )
+            raise SettingError("requantize", f"the zero point is {got(self.zero_point)}; give a whole number")
         if self.dtype is not None:
             self.limits(np.dtype(self.dtype))
         return self
@@ -82,7 +79,7 @@ class Requantize(NamedTuple):
         if not low <= self.zero_point <= high:
             raise SettingError(
                 "requantize",
-                f"the zero point {told(self.zero_point)} is no {dtype}; give one of {low}..{high}",
+                f"the zero point {got(self.zero_point)} is no {dtype}; give one of {low}..{high}",
             )
         return low, high
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from convmat import reference
-from convmat.geometry import PADDING_MODES, PADDING_NAMES, whole
+from convmat.axis import PADDING_MODES, PADDING_NAMES
+from convmat.checks import SEED_LIMIT, whole
 from convmat.verification.families import (
     FAMILIES,
     TABLE,
@@ -21,7 +22,6 @@ from convmat.verification.families import (
     Subject,
 )
 from convmat.verification.verdict import Report
-from convmat.wholes import SEED_LIMIT
 
 MOST_CASES = 1_000_000  # of random geometries
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.axis import padding_source
 from convmat.errors import GeometryError
-from convmat.geometry import POSITION_NAMES, ConvGeometry, Place, padding_source
-from convmat.report.facts import columns_text, pads_text, sizes
+from convmat.geometry import ConvGeometry, Place
 from convmat.report.figures.canvas import (
     ACCENTS,
     BODY,
@@ -35,6 +35,15 @@ from convmat.report.figures.canvas import (
     label,
     number_text,
     text_size,
+)
+from convmat.shown import sizes
+from convmat.words import (
+    POSITION_NAMES,
+    column_formula,
+    columns_text,
+    pads_text,
+    pixel_formulas,
+    row_formula,
 )
 
 IMAGES = 3
@@ -606,13 +615,12 @@ def _patch_name(geometry: ConvGeometry, patch: Sequence[int]) -> Sequence[int]:
 
 def formulas(geometry: ConvGeometry, place: Place | None, row: int, order: str) -> list[str]:
     """Eq. 8 with the numbers of a place filled in, or of the first element of a row."""
-    axes = range(len(geometry.kernel_size))
     shown = geometry.place(row, 0) if place is None else geometry.place(place.row, place.column, order=order)
-    lines = [f"row {geometry.row_formula(shown.row)}"]
-    pixel = ", ".join(geometry.pixel_formula(shown, axis) for axis in axes)
+    lines = [f"row {row_formula(geometry, shown.row)}"]
+    pixel = ", ".join(pixel_formulas(geometry, shown))
     if place is None:
         return [f"{lines[0]}: its patch begins at pixel {pixel}"]
-    return [f"{lines[0]},  column {geometry.column_formula(shown.column, order)}", f"pixel {pixel}"]
+    return [f"{lines[0]},  column {column_formula(geometry, shown.column, order)}", f"pixel {pixel}"]
 
 
 def draw_patches(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.report.facts import percent, sizes
 from convmat.report.figures.canvas import HEAD, MARGIN, THEMES, Box, Label, Sheet, label
+from convmat.shown import percent, sizes
 
 if TYPE_CHECKING:
     from convmat.matrix import LayerMatrix

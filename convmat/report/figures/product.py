@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import ConvGeometry
-from convmat.report.facts import sizes
 from convmat.report.figures.canvas import (
     ACCENTS,
     BODY,
@@ -46,6 +45,7 @@ from convmat.report.figures.patches import (
     place_panel,
     title_text,
 )
+from convmat.shown import sizes
 
 FILTERS = 6
 """Filters, and feature maps, that are shown."""
