@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from convmat.patches import unroll as unroll
     from convmat.sizes import chain as chain
     from convmat.sizes import framework_pads as framework_pads
-    from convmat.verification import Report as Report
-    from convmat.verification import verify as verify
+    from convmat.verification.layer import verify as verify
+    from convmat.verification.verdict import Report as Report
 
 __version__ = "0.1.0"
 

@@ -38,7 +38,7 @@ Axis = tuple[list[int], list[int]]
 
 
 def output_size(
-    size: Sequence[int], kernel: Sequence[int], stride: Any, padding: Any, dilation: Any
+    size: Sequence[int], kernel: Sequence[int], stride: Any = 1, padding: Any = "valid", dilation: Any = 1
 ) -> tuple[int, ...]:
     """(H_out, W_out), counted."""
     return tuple(len(starts) for starts, _ in _axes(size, kernel, stride, padding, dilation))

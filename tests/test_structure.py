@@ -104,13 +104,6 @@ STILL_LONG = {
     "engine.py",
     "engine.py:convolve_transpose",
     "patches.py",
-    "reference.py",
-    "report/verdicts.py:verification_facts",
-    "verification/diagnosis.py",
-    "verification/judging.py",
-    "verification/judging.py:verify",
-    "verification/selfcheck.py",
-    "verification/selfcheck.py:_check_geometry",
 }
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from convmat.geometry import ConvGeometry
 from convmat.report.facts import Grid, absent, geometry_facts
 from convmat.shown import Fact, shape_fact, sizes
-from convmat.verification import Report
 from convmat.verification.probes import Probe
 from convmat.verification.selfcheck import Case, Check
+from convmat.verification.verdict import Report
 from convmat.words import POSITION_NAMES
 
 _SHOWN = 20  # cases that differ in the table; JSON has all

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from convmat.geometry import ConvGeometry
 from convmat.report.facts import Grid, absent
 from convmat.shown import Fact, percent, shape_fact, sizes
-from convmat.verification import Report
 from convmat.verification.layer import Explanation
 from convmat.verification.quantization import Requantize
 from convmat.verification.stages import STAGES
-from convmat.verification.verdict import HISTOGRAM, number_text, plain
+from convmat.verification.verdict import HISTOGRAM, Report, number_text, plain
 from convmat.words import LINE_NAMES, POSITION_NAMES, TAP_NAMES
 
 if TYPE_CHECKING:

@@ -53,10 +53,9 @@ class SmallLayer(Subject):
     ) -> None:
         self.name, self.shapes, self.options, self.rng = name, (shape, filter_shape), options, rng
         self.shape, self.kernel = shape, filter_shape[1:-1]
-        self.window: dict[str, Any] = {
-            k: options[k] for k in ("stride", "padding", "dilation") if k in options
-        }
-        self.patch = {k: options[k] for k in (*self.window, "padding_mode") if k in options}
+        names = "stride", "padding", "dilation", "padding_mode"
+        self.patch = {name: value for name, value in options.items() if name in names}
+        self.window = {name: value for name, value in self.patch.items() if name != "padding_mode"}
         self.x, self.w = self.numbers(shape), self.numbers(filter_shape)
         self.linear = {key: value for key, value in options.items() if key != "bias"}
         self.layer = self.linear | ({"bias": self.numbers(len(self.w))} if options.get("bias") else {})
@@ -66,7 +65,6 @@ class SmallLayer(Subject):
         self.coded = np.arange(1, self.x.size + 1).reshape(shape)
 
     def numbers(self, shape: int | tuple[int, ...], dtype: Any = np.float32) -> Array:
-        """Random whole numbers."""
         return self.rng.integers(-8, 9, shape).astype(dtype)
 
     def noise(self, shape: tuple[int, ...]) -> Array:
@@ -270,8 +268,7 @@ def _folded_blocks(on: Blocks) -> Report:
 @family("transpose")
 def _transposed(on: SmallLayer) -> Report:
     """Against the definition, sized by itself where that leaves anything, and by the input."""
-    defaults = {"stride": 1, "padding": "valid", "dilation": 1}
-    size = reference.output_size(on.shape[1:-1], on.kernel, **defaults | on.window)
+    size = reference.output_size(on.shape[1:-1], on.kernel, **on.window)
     y = on.rng.integers(-8, 9, (on.shape[0], *size, len(on.w)))
     bias = on.numbers(on.shape[-1])
     known: list[dict[str, Any]] = [{"input_shape": on.shape}]

@@ -112,7 +112,7 @@ def _definition(
     watch: Watch,
 ) -> Definition:
     """The layer's result, some outputs at a time."""
-    window = (geometry.stride, plain_padding(geometry), geometry.dilation)
+    window = (geometry.stride, geometry.padding, geometry.dilation)
     size = reference.output_size(x.shape[1:-1], filters.shape[1:-1], *window)
     shape = (len(x), *size, len(filters))
     sums = partial(reference.convolve_by_taps, x, filters, *window, **layer)
@@ -142,11 +142,6 @@ def _definition(
         [] if quantized is not None else inputs,
         geometry.terms + (bias is not None),
     )
-
-
-def plain_padding(geometry: ConvGeometry) -> Any:
-    """The padding as given, in the only forms the reference reads; names are left for it to work out."""
-    return geometry.padding
 
 
 class Explanation(NamedTuple):
@@ -184,7 +179,7 @@ def explain(
         filters,
         at,
         geometry.stride,
-        plain_padding(geometry),
+        geometry.padding,
         geometry.dilation,
         groups=steps["groups"],
         **layer,

@@ -47,8 +47,8 @@ class Problem:
         given = ConvGeometry(x.shape, filters.shape[1:-1], stride, padding, dilation, groups)
         if flip:
             filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
-        rule = given.padding
-        self.right = Computation(x, filters, given.stride, rule, given.dilation, groups, bias, padding_mode)
+        window = given.stride, given.padding, given.dilation
+        self.right = Computation(x, filters, *window, groups, bias, padding_mode)
         result = numbers("expected", expected)
         if result.dtype.kind == "u" and result.max(initial=0) > np.iinfo(np.int64).max:
             result = result.astype(np.float64)  # no sum is as large

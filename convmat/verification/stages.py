@@ -16,7 +16,7 @@ from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.matrix import layer_map
 from convmat.patches import check_sums, check_x_col, flatten_filters, fold, unroll
 from convmat.verification.judge import Definition, Rule, bands, compare, magnitude, working_bytes
-from convmat.verification.layer import plain_padding, verify
+from convmat.verification.layer import verify
 from convmat.verification.verdict import Report
 from convmat.watching import Watch, unwatched
 
@@ -48,7 +48,7 @@ def verify_unroll(
     result = expected
     if result is None:
         result = unroll(x, geometry.kernel_size, geometry.stride, geometry.pads, **options)
-    options |= {"stride": geometry.stride, "padding": plain_padding(geometry)}
+    options |= {"stride": geometry.stride, "padding": geometry.padding}
     parts = bands((geometry.batch, *geometry.output_size), geometry.matrix_shape[1])
     definition = Definition(
         geometry.matrix_shape,
@@ -109,7 +109,7 @@ def verify_fold(
     result = expected
     if result is None:
         result = fold(rows, shape, geometry.kernel_size, geometry.stride, geometry.pads, **options)
-    arguments = ((1, *shape[1:]), geometry.kernel_size, geometry.stride, plain_padding(geometry))
+    arguments = ((1, *shape[1:]), geometry.kernel_size, geometry.stride, geometry.padding)
     definition = _sums(
         lambda part: reference.fold(part, *arguments, **options, watch=watch),
         rows,
@@ -210,7 +210,7 @@ def _dense(
             numbers[..., group * depth : (group + 1) * depth],
             geometry.kernel_size,
             geometry.stride,
-            plain_padding(geometry),
+            geometry.padding,
             geometry.dilation,
             padding_mode,
         )
