@@ -8,8 +8,8 @@ import sys
 import traceback
 from contextlib import suppress
 
+from convmat.encodings import printable, readable
 from convmat.errors import ConvmatError
-from convmat.report.encodings import printable, readable
 
 _IMPORT = re.compile(r"(?:from|import) (\w+)")
 _PROJECTS = {"PIL": "pillow"}

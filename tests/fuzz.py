@@ -39,8 +39,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.cli import cli, options, run
+from convmat.encodings import READABLE
 from convmat.files.records import packed
-from convmat.report.encodings import READABLE
 from tests.damaged import archive, arrays, damaged, idx, images, nasty, saved, swapped, texts
 
 SECONDS = 10  # of the processor, so that a busy machine makes no offence

@@ -20,7 +20,7 @@ from PIL import Image
 
 from convmat.cli import cli, run
 from convmat.cli.options import INPUT_NAMES, File, OutputName
-from convmat.report.encodings import READABLE, readable
+from convmat.encodings import READABLE, readable
 from tests.tools import mostly_slow, shell
 
 pytestmark = pytest.mark.usefixtures("folder")

@@ -18,8 +18,8 @@ from convmat import __version__
 from convmat.cli.options import unknown_option
 from convmat.cli.output import shown_help
 from convmat.cli.signals import end_beside
+from convmat.encodings import READABLE
 from convmat.files.streams import patient
-from convmat.report.encodings import READABLE
 from convmat.trouble import say, tell
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import click
 
 from convmat.cli.signals import beside
+from convmat.encodings import readable
 from convmat.files.outputs import together
-from convmat.report.encodings import readable
 from convmat.trouble import say
 
 if TYPE_CHECKING:

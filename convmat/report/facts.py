@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.encodings import printable
 from convmat.geometry import AXIS_NAMES, ConvGeometry
-from convmat.report.encodings import printable
 from convmat.shown import Fact, bytes_text, shape_fact, sizes
 from convmat.sizes import coverage
 from convmat.words import (

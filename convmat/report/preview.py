@@ -12,9 +12,9 @@ from rich.color import Color
 from rich.style import Style
 from rich.text import Text
 
+from convmat.encodings import can_show
 from convmat.errors import ShapeError
 from convmat.geometry import ConvGeometry
-from convmat.report.encodings import can_show
 from convmat.report.facts import ends
 from convmat.report.figures.patches import as_colours
 from convmat.report.tables import console_on

@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from convmat.report.encodings import printable, readable
+from convmat.encodings import printable, readable
 from convmat.report.facts import Grid
 from convmat.shown import Fact, cell, facts_table
 
