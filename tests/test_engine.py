@@ -548,12 +548,11 @@ def test_what_is_remembered_is_the_same_layer() -> None:
         each = [size, size]
         found = cm.convolve(x, filters, map(int, each), zip([size] * 2, each, strict=True), iter(each))
         np.testing.assert_array_equal(found, cm.convolve(x, filters, size, size, size))
-    # By whatever name padding goes, each plan prints its own.
-    shape = (2, 6, 7, 4), (6, 3, 3, 4)
-    assert [engine.filter_geometry(*shape, padding=p).rule for p in ("same", 1)] == ["same", None]
-    arrays = [np.zeros(s, np.float32) for s in shape]
-    plans = [engine.prepare(*arrays, padding=p).plan for p in ("same", 1, "half")]
-    assert [plan.geometry.rule for plan in plans] == ["same", None, "half"]
+    # Each plan has the padding that was named for it, though the pads are the same.
+    arrays = [np.zeros(s, np.float32) for s in ((2, 6, 7, 4), (6, 3, 3, 4))]
+    for _ in range(2):
+        plans = [engine.prepare(*arrays, padding=p).plan for p in ("same", 1, "half")]
+        assert [plan.geometry.rule for plan in plans] == ["same", None, "half"]
 
 
 def test_a_plan_is_equal_to_its_like() -> None:
@@ -652,16 +651,6 @@ def test_multiply_refuses(x_shape: tuple[int, ...], w_shape: tuple[int, ...], me
 
 
 # What is remembered from call to call.
-
-
-def test_a_plan_has_the_padding_that_was_named_for_it() -> None:
-    """Geometries of other names for equal pads are others: what was given makes them."""
-    names = ("same", "half", (1, 1))
-    for _ in range(2):
-        plans = [engine.prepare(np.ones((1, 9, 9, 1)), np.ones((1, 3, 3, 1)), padding=p).plan for p in names]
-        assert len(set(plans)) == 3
-        for name, plan in zip(names, plans, strict=True):
-            assert plan.geometry.rule == (name if isinstance(name, str) else None)
 
 
 def test_what_is_remembered_cannot_be_changed() -> None:

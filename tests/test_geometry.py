@@ -22,7 +22,6 @@ from convmat.geometry import ConvGeometry
 from convmat.sizes import coverage, transpose_under_every_rule, uncovered_lines, under_every_rule
 from convmat.transposed import transpose_geometry
 from convmat.verification import stages
-from convmat.words import output_formulas, transpose_formulas
 from tests.strategies import RULES, Layer, Rule, find_pads, layers, slide
 
 SYMMETRIC = [(p, p) for p in range(4)]
@@ -114,29 +113,6 @@ def test_axes_multiply(layer: Layer, max_rows: int) -> None:
     assert covered == list(range(len(rows)))
 
 
-@pytest.mark.parametrize(
-    "max_rows, shape",
-    [
-        (1, (1, 1, 1)),
-        (3, (1, 1, 2)),  # two pieces of a line either way, as equal as can be
-        (4, (1, 1, 4)),
-        (11, (1, 2, 4)),
-        (12, (1, 3, 4)),
-        (47, (3, 3, 4)),
-    ],
-)
-def test_a_block_is_cut_evenly(max_rows: int, shape: tuple[int, ...]) -> None:
-    assert ConvGeometry((5, 3, 4, 1), 1).block_shape(max_rows) == shape
-
-
-def test_threads_get_equal_shares() -> None:
-    """14 lines in blocks of at most 3: five blocks would leave one of two threads with 9 lines."""
-    geometry = ConvGeometry((1, 14, 14, 1), 1)
-    assert geometry.block_shape(3 * 14) == (1, 3, 14)
-    assert geometry.block_shape(3 * 14, threads=2) == (1, 2, 14)
-    assert geometry.block_shape(7 * 14, threads=2) == (1, 7, 14)
-
-
 def test_the_paper_s_example() -> None:
     """28 × 28 digits, 7 × 7 patches side by side: 16 rows of 49 pixels, each pixel once."""
     geometry = ConvGeometry((1, 28, 28, 1), 7, stride=7)
@@ -144,31 +120,6 @@ def test_the_paper_s_example() -> None:
     assert geometry.input_index(5, 10) == (0, 7 + 1, 7 + 3, 0)
     assert geometry.matrix_indices(0, (8, 10), 0) == [(5, 10)]
     assert coverage(geometry) == (1.0, 0, 784)
-
-
-@pytest.mark.parametrize(
-    "size, arguments, text",
-    [
-        (28, {"kernel_size": 7, "stride": 7}, "floor((28 + 0 + 0 - 7) / 7) + 1 = 4"),
-        (5, {"kernel_size": 3, "padding": ((1, 2),)}, "floor((5 + 1 + 2 - 3) / 1) + 1 = 6"),
-        (
-            9,
-            {"kernel_size": 3, "dilation": 2, "stride": 2},
-            "floor((9 + 0 + 0 - (2*(3 - 1) + 1)) / 2) + 1 = 3",
-        ),
-        (6, {"kernel_size": 4, "padding": "same"}, "floor((6 + 1 + 2 - 4) / 1) + 1 = 6"),
-    ],
-)
-def test_output_formula(size: int, arguments: dict[str, Any], text: str) -> None:
-    assert output_formulas(ConvGeometry((1, size, 1), **arguments)) == [text]
-
-
-def test_output_formula_of_each_axis() -> None:
-    geometry = ConvGeometry((1, 6, 9, 1), (2, 3), stride=(1, 2), padding=(0, 1))
-    assert output_formulas(geometry) == [
-        "floor((6 + 0 + 0 - 2) / 1) + 1 = 5",
-        "floor((9 + 1 + 1 - 3) / 2) + 1 = 5",
-    ]
 
 
 def test_under_every_rule() -> None:
@@ -454,23 +405,6 @@ def test_what_makes_no_transpose(fault: dict[str, Any], message: str) -> None:
     example = {"output_shape": (1, 3, 4, 5), "channels": 2, "kernel_size": 3, "stride": 2}
     with pytest.raises(GeometryError, match=message):
         transpose_geometry(**example | fault)
-
-
-@pytest.mark.parametrize(
-    "size, arguments, text",
-    [
-        (112, {"stride": 2, "padding": 1, "output_padding": 1}, "(112 - 1)*2 - (1 + 1) + 3 + 1 = 224"),
-        (3, {"padding": ((0, 1),)}, "(3 - 1)*1 - (0 + 1) + 3 + 0 = 4"),
-        (3, {"stride": 2, "padding": "same"}, "(3 - 1)*2 - (0 + 1) + 3 + 0 = 6"),
-        (3, {"stride": 4, "padding": "same"}, "(3 - 1)*4 - (0 + 0) + 3 + 1 = 12"),
-        (3, {"dilation": 3, "output_padding": 2}, "(3 - 1)*1 - (0 + 0) + (3*(3 - 1) + 1) + 2 = 11"),
-    ],
-)
-def test_transpose_formula(size: int, arguments: dict[str, Any], text: str) -> None:
-    geometry = transpose_geometry((1, size, 1), 1, 3, **arguments)
-    assert transpose_formulas(geometry, [size]) == [text]
-    left, right = text.split(" = ")
-    assert eval(left) == int(right) == geometry.input_size[0]
 
 
 def test_transpose_under_every_rule() -> None:

@@ -15,7 +15,6 @@ from PIL import Image
 import convmat as cm
 from convmat.cli import run
 from convmat.errors import GeometryError, MappingIndexError
-from convmat.words import column_formula, pixel_formulas, row_formula
 from tests.strategies import MODES, Layer, layers
 from tests.tools import DIGIT, SCENE, shell
 
@@ -45,32 +44,6 @@ def test_every_element_of_x_col_both_ways(layer: Layer) -> None:
             n, *pixel, c = element
             found = g.matrix_indices(n, pixel, c, layer.padding_mode, order=order)
             assert found == held.get(x[element], [])
-
-
-@given(layers(least_batch=1))
-def test_the_formulas_are_true(layer: Layer) -> None:
-    """What stands left of each equality sign, computed, is what stands right of it."""
-    g = cm.ConvGeometry(layer.shape, layer.kernel, **layer.where)
-    rows, cols = g.matrix_shape
-    for row, col in ((0, 0), (rows - 1, cols - 1), (rows // 2, cols // 3)):
-        for order in ("hwc", "chw"):
-            place = g.place(row, col, order=order)
-            formulas = [row_formula(g, row), column_formula(g, col, order)]
-            formulas += pixel_formulas(g, place)
-            results = [row, col, *place.position]
-            for formula, result in zip(formulas, results, strict=True):
-                left, right = formula.split(" = ")
-                assert eval(left) == int(right) == result
-
-
-def test_the_formulas_of_the_paper_s_example() -> None:
-    g = cm.ConvGeometry((2, 28, 28, 3), 7, stride=7, padding=(0, 1))
-    place = g.place(21, 40)
-    assert row_formula(g, 21) == "(1*4 + 1)*4 + 1 = 21"
-    assert column_formula(g, 40) == "(1*7 + 6)*3 + 1 = 40"
-    assert column_formula(g, 40, "chw") == "(0*7 + 5)*7 + 5 = 40"
-    assert pixel_formulas(g, place) == ["1*7 + 1*1 - 0 = 8", "1*7 + 6*1 - 1 = 12"]
-    assert place == (21, 40, (1, 1, 1), (1, 6), 1, (8, 12), (1, 8, 12, 1))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The parts of the package by floors: a part imports from floors below it, and from itself.
 FLOORS = (
     ("errors", "shown", "encodings", "watching", "doubts", "axis", "blocks", "native", "reference"),
-    ("checks",),
+    ("checks", "trouble"),
     ("geometry", "layouts", "kernels", "arithmetic", "threads", "spectrum", "files"),
     ("transposed", "words", "entries"),
     ("sizes", "patches"),
@@ -27,7 +27,6 @@ FLOORS = (
     ("matrix",),
     ("verification", "experiment", "networks"),
     ("report", "figures"),
-    ("trouble",),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,18 +117,24 @@ def turned_fact(turned: Sequence[tuple[str, str]], count: int) -> Fact:
 
 def rows_grid(geometry: ConvGeometry, title: str, matrix: NDArray[Any]) -> Grid:
     """The first and last rows of X_col or Y, each with the patch and the pixels it comes from."""
-    lines = []
-    for row in ends(len(matrix)):
-        if row is None:
-            lines.append(("…", "", "", ""))
-            continue
+
+    def line(row: int) -> tuple[str, ...]:
         n, *position = geometry.patch_position(row)
         spans = ", ".join(f"{span.start}..{span.stop - 1}" for span in geometry.patch_spans(position))
-        patch = ", ".join(map(str, (n, *position)))
-        lines.append((str(row), patch, spans, values_text(matrix[row])))
+        return str(row), ", ".join(map(str, (n, *position))), spans, values_text(matrix[row])
+
     position_names = ", ".join(("n", *POSITION_NAMES[len(geometry.axis_names)]))
     line_names = ", ".join(LINE_NAMES[name] for name in geometry.axis_names)
-    return Grid(title, ("row", f"patch ({position_names})", line_names, "values"), lines)
+    return ends_grid(title, ("row", f"patch ({position_names})", line_names, "values"), len(matrix), line)
+
+
+def ends_grid(
+    title: str, columns: tuple[str, ...], count: int, line: Callable[[int], tuple[str, ...]], most: int = 9
+) -> Grid:
+    """`count` lines, given by their numbers; where they are more than `most`, the first and the last."""
+    gap = ("…", *[""] * (len(columns) - 1))
+    numbers = range(count) if count <= most else ends(count)
+    return Grid(title, columns, [gap if number is None else line(number) for number in numbers])
 
 
 def ends(rows: int) -> list[int | None]:

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from convmat.geometry import AXIS_NAMES, ConvGeometry, Place
-from convmat.report.facts import Grid, absent, ends
+from convmat.report.facts import Grid, absent, ends_grid, geometry_facts
 from convmat.shown import Fact, shape_fact
 from convmat.words import (
     POSITION_NAMES,
     TAP_NAMES,
-    axes_text,
     column_formula,
     columns_text,
-    pads_text,
     pixel_formulas,
     row_formula,
 )
@@ -121,32 +119,26 @@ _OF_A_PLACE = (
 def places_grid(geometry: ConvGeometry, places: Sequence[Place], order: str) -> Grid:
     """Every row and column that a pixel went to, with the patch and the tap."""
     pixel_names, tap_names = _names(geometry)
-    columns = ["row", "column", f"patch ({_listed(pixel_names[:-1])})", f"tap ({_listed(tap_names[:-1])})"]
-    padded = any(place.in_padding for place in places)
-    lines: list[tuple[str, ...]] = []
-    for number in range(len(places)) if len(places) <= _MOST_LINES else ends(len(places)):
-        if number is None:
-            lines.append(("…", *[""] * (len(columns) - 1 + (order == "chw") + padded)))
-            continue
+    beside, padded = order == "chw", any(place.in_padding for place in places)
+
+    def line(number: int) -> tuple[str, ...]:
         place = places[number]
-        line = [str(place.row), str(place.column), _listed(place.patch), _listed(place.tap)]
-        if order == "chw":
-            line.insert(2, str(geometry.column_of(place.tap, place.channel)))
-        if padded:
-            line.append(f"padding, at {_listed(place.position)}" if place.in_padding else "")
-        lines.append(tuple(line))
-    if order == "chw":
-        columns.insert(2, "column in hwc order")
-    return Grid("", (*columns, "in") if padded else tuple(columns), lines)
+        hwc = [str(geometry.column_of(place.tap, place.channel))] if beside else []
+        inside = [f"padding, at {_listed(place.position)}" if place.in_padding else ""] if padded else []
+        return str(place.row), str(place.column), *hwc, _listed(place.patch), _listed(place.tap), *inside
+
+    columns = (
+        *("row", "column", *(["column in hwc order"] if beside else [])),
+        *(f"patch ({_listed(pixel_names[:-1])})", f"tap ({_listed(tap_names[:-1])})"),
+        *(["in"] if padded else []),
+    )
+    return ends_grid("", columns, len(places), line, _MOST_LINES)
 
 
 def _mapping_facts(geometry: ConvGeometry, padding_mode: str, order: str) -> list[Fact]:
+    keys = ("input_shape", "padding", "padding_mode", "pads", "output_size")
     return [
-        shape_fact("input_shape", "input shape", geometry.input_shape, axes_text(geometry)),
-        Fact("padding", "", geometry.rule, ""),
-        Fact("padding_mode", "", padding_mode, ""),
-        Fact("pads", "padding", [list(p) for p in geometry.pads], pads_text(geometry, padding_mode)),
-        shape_fact("output_size", "output size", geometry.output_size),
+        *(fact for fact in geometry_facts(geometry, padding_mode) if fact.key in keys),
         shape_fact("matrix_shape", "X_col", geometry.matrix_shape),
         Fact("order", "columns over", order, columns_text(geometry, order)),
     ]

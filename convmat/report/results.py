@@ -13,7 +13,7 @@ from convmat.layouts import from_batch_shape, output_layout
 from convmat.report.facts import (
     Grid,
     absent,
-    ends,
+    ends_grid,
     geometry_facts,
     result_facts,
     values_text,
@@ -45,16 +45,14 @@ def filters_grid(filters: NDArray[Any], w_col: NDArray[Any], order: str) -> Grid
     """The first and last rows of W_col, each with the tap it comes from."""
     *kernel, channels = filters.shape[1:]
     names = TAP_NAMES[len(kernel)]
-    digits = (*kernel, channels) if order == "hwc" else (channels, *kernel)
-    columns = [*names, "c"] if order == "hwc" else ["c", *names]
-    lines = []
-    for row in ends(len(w_col)):
-        if row is None:
-            lines.append(("…", "", ""))
-            continue
-        tap = ", ".join(map(str, np.unravel_index(row, digits)))
-        lines.append((str(row), tap, values_text(w_col[row])))
-    return Grid("W_col", ("row", f"tap ({', '.join(columns)})", "values"), lines)
+    digits, columns = (*kernel, channels), (*names, "c")
+    if order == "chw":
+        digits, columns = (channels, *kernel), ("c", *names)
+
+    def line(row: int) -> tuple[str, ...]:
+        return str(row), ", ".join(map(str, np.unravel_index(row, digits))), values_text(w_col[row])
+
+    return ends_grid("W_col", ("row", f"tap ({', '.join(columns)})", "values"), len(w_col), line)
 
 
 def product_facts(
@@ -70,8 +68,7 @@ def product_facts(
 
 def values_grid(title: str, matrix: NDArray[Any]) -> Grid:
     """The first and last rows of a matrix."""
-    lines = [("…", "") if r is None else (str(r), values_text(matrix[r])) for r in ends(len(matrix))]
-    return Grid(title, ("row", "values"), lines)
+    return ends_grid(title, ("row", "values"), len(matrix), lambda row: (str(row), values_text(matrix[row])))
 
 
 def layer_facts(plan: Plan, flip: bool, layout: str) -> list[Fact]:
