@@ -546,7 +546,7 @@ def _judge(given: Input, end: End, changed: set[str]) -> None:
     if not all(re.fullmatch(_WARNING, line) for line in lines):
         raise Offence(f"said: {end.err}")
     wanted = [os.path.normpath(name) for name in outputs if name] if end.status == 0 else []
-    left = [n for n in changed if not any(n == name or n.startswith(f"{name}/") for name in wanted)]
+    left = [n for n in changed if not any(name in (n, ".") or n.startswith(f"{name}/") for name in wanted)]
     if left:
         raise Offence(f"changed or left behind: {', '.join(sorted(left))}")
     for name in wanted if "--dry-run" not in given.words else ():

@@ -103,9 +103,9 @@ def write_animation(name: str, frames: Iterable[tuple[NDArray[np.uint8], int]]) 
 def animation_bytes(name: str, size: tuple[int, int], count: int) -> int:
     """Memory that `write_animation` takes for so many pictures of a size.
 
-    Pillow's have 4 bytes a pixel; a GIF's are held with palettes, too, an .apng's as what changes.
+    Pillow's have 4 bytes a pixel; a GIF's are held with palettes, too, a PNG's as what changes.
     """
-    return (4 + {".gif": 1, ".apng": 4}.get(ending(name), 0)) * math.prod(size) * count
+    return (4 + {".gif": 1, ".apng": 4, ".png": 4}.get(ending(name), 0)) * math.prod(size) * count
 
 
 def _with_one_palette(pictures: list[Image.Image]) -> list[Image.Image]:
