@@ -191,6 +191,11 @@ def test_contributing_names_what_is_there() -> None:
     files = re.findall(r"`((?:convmat|tests|docs)/[\w/.]*\.\w+)`", text)
     assert len(files) > 10
     assert [name for name in files if not ("NAME" in name or (ROOT / name).exists())] == []
+    steps = re.findall(r"`([\w/]+\.(?:py|c)):(\w+)`", text)
+    assert len(steps) > 20
+    defined = r"^(?:def |class |int ){}\b"
+    sources = {file: (ROOT / "convmat" / file).read_text(encoding="utf-8") for file, _ in steps}
+    assert [step for step in steps if not re.search(defined.format(step[1]), sources[step[0]], re.M)] == []
 
 
 def test_manual_pages(tmp_path: Path) -> None:
