@@ -170,8 +170,7 @@ def prepare(
     x, filters = numbers("input", x), numbers("filters", filters)
     choice("padding_mode", padding_mode, PADDING_MODES)
     flag("flip", flip)
-    if bias is not None:
-        bias = bias_numbers(bias, len(filters) if filters.ndim else 0, "filters")
+    bias = None if bias is None else numbers("bias", bias)
     arithmetic = choose_arithmetic(math.prod(filters.shape[1:]), x, filters, bias)
     steps = steps_of(x) if x.dtype == arithmetic.accumulator else None
     compiled = (
@@ -182,6 +181,8 @@ def prepare(
     plan = make_plan(*layer, 1 if threads is None else thread_count(threads))
     if threads is None and plan.worth_threads:  # to ask how many there are takes as long as a small layer
         plan = make_plan(*layer, thread_count())
+    if bias is not None:
+        bias_numbers(bias, len(filters), "filters")
     if flip:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
     return Convolution(plan, x, *_weights(filters, bias, arithmetic.accumulator, compiled))

@@ -323,7 +323,7 @@ def test_verify_alone_checks_itself(facts: Any, monkeypatch: pytest.MonkeyPatch)
     found = facts("verify")
     assert found["equal"] is True
     assert found["cases"] == sum(family["cases"] for family in found["families"]) > 300
-    monkeypatch.setattr("convmat.verification.selfcheck.flatten_filters", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("convmat.verification.families.flatten_filters", lambda *_, **__: 1 / 0)
     found = facts("verify", status=1)
     assert found["equal"] is False
     family = next(family for family in found["families"] if family["family"] == "flatten-filters")

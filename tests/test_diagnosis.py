@@ -568,7 +568,7 @@ def test_the_command_says_the_same(
     for name, array in (("nhwc", x), ("nchw", from_batch(x, "nchw")), ("k", filters), ("b", bias)):
         np.save(f"{name}.npy", array)
 
-    def got(wrong: np.ndarray, layout: str, *more: str) -> list[dict[str, Any]]:
+    def told(wrong: np.ndarray, layout: str, *more: str) -> list[dict[str, Any]]:
         np.save("wrong.npy", from_batch(wrong, layout))
         command = ["verify", f"{layout}.npy", "--kernel", "k.npy", "--bias", "b.npy", "-p", "same"]
         command += ["--stride", ",".join(map(str, stride)), "--dims", str(axes), "--layout", layout]
@@ -590,14 +590,14 @@ def test_the_command_says_the_same(
             if axes == 1 and layout == "nchw" and mistake.key == "output-nchw":
                 continue  # (N, W_out, K) are also the rows of X_col · W_col for each image, and so right
             if axes == 2 or layout == "nchw" or mistake.part in ("value", "result"):
-                assert [one["mistakes"] for one in got(wrong, layout)] == wanted, (mistake.key, layout)
+                assert [one["mistakes"] for one in told(wrong, layout)] == wanted, (mistake.key, layout)
     assert tried > 25
     turned = np.flip(filters, axes)
     wrong = plain_result(computed.Computation(x, turned, stride, "same", (1,) * axes, 1, None, "zeros"))
     for more, judged in (((), {}), (("--exact",), {"exact": True}), (("--atol", "0.5"), {"atol": 0.5})):
         wanted = [list(d.mistakes) for d in diagnosed(right, wrong, judged=judged)]
         assert ["flipped-left-right", "bias-missing"] in wanted
-        assert [one["mistakes"] for one in got(wrong, "nchw", *more)] == wanted
+        assert [one["mistakes"] for one in told(wrong, "nchw", *more)] == wanted
 
 
 @pytest.mark.parametrize("axes", mostly_slow([2, 1, 3]))

@@ -676,7 +676,7 @@ CASES = [
         f"convmat convolve {DIGIT} --kernel box:3 -o no/y.png",
         r"no/y\.png: cannot be written: No such file or directory",
     ),
-    output("not open", "/dev/fd/9", r"/dev/fd/9: cannot be written: Bad file descriptor"),
+    output("not open", "/dev/fd/999", r"/dev/fd/999: cannot be written: Bad file descriptor"),
     output("open to read", "/dev/fd/9 9</dev/null", r"/dev/fd/9: cannot be written: Bad file descriptor"),
     Case(
         "a folder that is gone",

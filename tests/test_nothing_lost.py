@@ -30,7 +30,7 @@ X = np.arange(98.0).reshape(2, 7, 7, 1)
 
 
 @pytest.fixture
-def got(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+def told(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
     """Run a command line that is refused in one line, with nothing printed; the line."""
 
     def refuse(line: str) -> str:
@@ -110,7 +110,7 @@ def test_an_input_is_never_written_over(name: str, told: Callable[[str], str]) -
     for line, file in WRITERS:
         suffix = line.rpartition("{}")[2]
         other = others[file + suffix]
-        assert got(line.format(other.removesuffix(suffix))) == (
+        assert told(line.format(other.removesuffix(suffix))) == (
             f"{other}: is an input, and those are never written over; name another"
         )
 
@@ -161,7 +161,7 @@ def test_no_two_outputs_to_one_file(
     if there:
         for name in ("a", "a.png"):
             Path(name).write_bytes(b"old")
-    found = got(line)
+    found = told(line)
     wanted = "{}: is the same file as {}, an output, too; name another"
     assert found in (wanted.format(second, first), wanted.format(first, second))
 
@@ -216,7 +216,7 @@ def test_an_array_is_not_named_like_another_format(ending: str, told: Callable[[
         *([] if picture else ["fold x_col.npy --input-shape 7,7 --k 3"]),
         "matrix one.npy --kernel k.npy --dense",
     ):
-        found = got(f"{line} -o out.{ending}")
+        found = told(f"{line} -o out.{ending}")
         assert found.startswith(f"out.{ending}: is a"), found
         assert "'s name, and this is written as .np" in found
         assert "; name it .np" in found
@@ -225,11 +225,11 @@ def test_an_array_is_not_named_like_another_format(ending: str, told: Callable[[
 @pytest.mark.parametrize("ending", [*(e for e in ENDINGS if e != "npz"), "npy", "png"])
 def test_archives_and_folders_neither(ending: str, told: Callable[[str], str]) -> None:
     write_inputs()
-    assert "; name it .npz" in got(f"matrix one.npy --kernel k.npy -o out.{ending}")
+    assert "; name it .npz" in told(f"matrix one.npy --kernel k.npy -o out.{ending}")
     for line in ("train -o", "probe write --k 3"):
-        assert "written as a folder; leave the ending out" in got(f"{line} out.{ending}")
+        assert "written as a folder; leave the ending out" in told(f"{line} out.{ending}")
     if ending not in ("png", "apng"):
-        assert "is no picture's name; end it in one of .bmp" in got(
+        assert "is no picture's name; end it in one of .bmp" in told(
             f"unroll x.npy --k 3 --figure out.{ending}"
         )
 
@@ -270,7 +270,7 @@ def test_what_is_refused_changes_nothing(line: str, said: str, told: Callable[[s
     np.save("huge.npy", np.full((3, 3), 1e300))
     for name in ("old.npy", "old.npz", "old.png"):
         Path(name).write_bytes(b"old")
-    assert said in got(line)
+    assert said in told(line)
 
 
 @pytest.mark.parametrize("command", ["unroll nan.npy --k 3", "convolve nan.npy --kernel k.npy"])

@@ -377,8 +377,8 @@ def test_the_shells_names_of_pipes(name: str) -> None:
 
 
 @pytest.mark.parametrize("link", [False, True])
-@pytest.mark.parametrize("folder", ["/dev/fd", "/proc/self/fd"])
-def test_what_is_open_already_is_written_where_it_is(folder: str, link: bool) -> None:
+@pytest.mark.parametrize("numbers", ["/dev/fd", "/proc/self/fd"])
+def test_what_is_open_already_is_written_where_it_is(numbers: str, link: bool) -> None:
     """A file that is gone from its folder; and one that is, which goes on after what it has."""
     for gone in (True, False):
         with open("open", "w+b") as stream:
@@ -386,7 +386,7 @@ def test_what_is_open_already_is_written_where_it_is(folder: str, link: bool) ->
             stream.flush()
             if gone:
                 os.unlink("open")
-            name = f"{folder}/{stream.fileno()}"
+            name = f"{numbers}/{stream.fileno()}"
             if link:
                 os.symlink(name, "link")
             put("link" if link else name, b"new")

@@ -32,7 +32,7 @@ def _image(folder: Path) -> None:
 
 
 @pytest.fixture
-def got(capsys: pytest.CaptureFixture[str]) -> Any:
+def told(capsys: pytest.CaptureFixture[str]) -> Any:
     """Run a line that is trouble; what is told of it, which is one line."""
 
     def call(*args: str) -> str:
@@ -65,16 +65,16 @@ def got(capsys: pytest.CaptureFixture[str]) -> Any:
 )
 def test_a_command_that_there_is_not_is_answered_with_the_one_meant(said: str, meant: str, told: Any) -> None:
     for args in ((said,), (said, "a.npy", "--k", "3"), (said, "--help"), ("help", said)):
-        assert got(*args) == (
+        assert told(*args) == (
             f"convmat: No such command '{said}' (did you mean '{meant}'?); see 'convmat --help'\n"
         )
 
 
 def test_a_command_that_is_near_to_none(told: Any) -> None:
-    assert got("banana") == "convmat: No such command 'banana'; see 'convmat --help'\n"
-    assert "a command comes before it: 'convmat unroll a.npy'" in got("a.npy", "--k", "3")
-    assert "options of a command come after it" in got("--k", "3", "unroll", "a.npy")
-    assert "did you mean '--version'?" in got("--verison")
+    assert told("banana") == "convmat: No such command 'banana'; see 'convmat --help'\n"
+    assert "a command comes before it: 'convmat unroll a.npy'" in told("a.npy", "--k", "3")
+    assert "options of a command come after it" in told("--k", "3", "unroll", "a.npy")
+    assert "did you mean '--version'?" in told("--verison")
 
 
 def test_help_is_a_command_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,7 +113,7 @@ def test_an_option_that_there_is_not_is_answered_with_the_one_meant(
     command: str, said: str, meant: str, told: Any
 ) -> None:
     for value in (f"{said}=3", said) if said.startswith("--") else (said,):
-        line = got(*command.split(), "a.npy", value)
+        line = told(*command.split(), "a.npy", value)
         assert line == (
             f"convmat: No such option '{said}' (did you mean '{meant}'?); see 'convmat {command} --help'\n"
         )
@@ -122,7 +122,7 @@ def test_an_option_that_there_is_not_is_answered_with_the_one_meant(
 @pytest.mark.parametrize("said", ["--gray", "--fast", "--gpu", "--colour", "--verbose", "--x", "-z", "--in"])
 def test_an_option_that_is_near_to_none_has_no_hint(said: str, told: Any) -> None:
     for ctx in ALL:
-        line = got(*ctx.command_path.split()[1:], said)
+        line = told(*ctx.command_path.split()[1:], said)
         assert line == f"convmat: No such option '{said}'; see '{ctx.command_path} --help'\n"
 
 
