@@ -73,7 +73,7 @@ MISTAKES = [
     ("multiply", "backwards", 1),
     ("_compute", "index lost", 1),
     ("_transpose_compiled", "index lost", 1),
-    ("convolve_transpose", "method lost", 2),
+    ("_by_bands", "method lost", 2),
     # The layer's matrix, and layouts
     ("csr_arrays", "factor lost", 4),
     ("csr_arrays", "axes not moved", 1),
@@ -94,7 +94,7 @@ BY_NUMPY = [
     ("_by_numpy", "groups backwards", 2),
     ("_by_numpy", "arguments swapped", 1),
     ("_products", "axes not moved", 1),
-    ("convolve_transpose", "statement lost", 5),
+    ("_by_bands", "statement lost", 4),
 ]
 TWINS = {"zeros": "ones", "imag": "real", "moveaxis": "swapaxes"}
 

@@ -14,13 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat import reference
+from convmat.adjoint import convolve_transpose
 from convmat.axis import PADDING_NAMES
-from convmat.engine import convolve, convolve_transpose, execute, kernels, multiply, prepare, stream
+from convmat.engine import convolve, execute, multiply, prepare, stream
 from convmat.errors import DTypeError
+from convmat.folding import fold, fold_stream
 from convmat.geometry import ORDERS, ConvGeometry
 from convmat.layouts import from_batch, product_shape, to_batch, to_filters
 from convmat.matrix import layer_matrix
-from convmat.patches import flatten_filters, fold, fold_stream, unroll
+from convmat.patches import flatten_filters, unroll
+from convmat.plan import kernels
 from convmat.transposed import transpose_geometry
 from convmat.verification.judge import compare_exactly
 from convmat.verification.layer import verify
