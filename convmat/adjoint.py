@@ -16,7 +16,7 @@ from convmat.arithmetic import choose_arithmetic
 from convmat.checks import bias_numbers, filter_groups, numbers
 from convmat.engine import as_floats, tidy, weights_of
 from convmat.errors import ShapeError
-from convmat.folding import Band, bands, lay_down
+from convmat.folding import Band, bands_of, lay_down
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.patches import allocate
 from convmat.plan import BLOCK_BYTES, choose_kernel
@@ -121,7 +121,7 @@ def _by_bands(
     line = math.prod(y.shape[2:-1]) * accumulator.itemsize
     line *= len(filters) if compiled is not None else math.prod(geometry.kernel_size) * geometry.channels
     x = allocate(geometry.input_shape, result)
-    for band in bands(geometry, y.shape[1:-1], line, BLOCK_BYTES):
+    for band in bands_of(geometry, y.shape[1:-1], line, BLOCK_BYTES):
         part = y[band.images.start : band.images.stop, band.outputs.start : band.outputs.stop]
         lines = x[band.box]
         with np.errstate(all="ignore"):

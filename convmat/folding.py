@@ -147,7 +147,7 @@ class Band(NamedTuple):
         return [first, *(before for before, _ in geometry.pads[1:])]
 
 
-def bands(geometry: ConvGeometry, outputs: Sequence[int], line_bytes: int, limit: int) -> Iterator[Band]:
+def bands_of(geometry: ConvGeometry, outputs: Sequence[int], line_bytes: int, limit: int) -> Iterator[Band]:
     """Images cut so that the outputs that reach a band take `limit` bytes, or what one kernel's height is.
 
     Args:
@@ -199,7 +199,7 @@ class _Folding(NamedTuple):
     def bands(self, limit: int, itemsize: int) -> Iterator[Band]:
         """The bands to `write`, of an X_col with elements of so many bytes."""
         line = math.prod(self.geometry.output_size[1:]) * self.geometry.matrix_shape[1] * itemsize
-        return bands(self.geometry, self.geometry.output_size, line, limit)
+        return bands_of(self.geometry, self.geometry.output_size, line, limit)
 
     def write(self, lines: NDArray[Any], rows: NDArray[Any], band: Band) -> None:
         """Write a band's lines, (n, lines, *others, C), C-contiguous, from its rows of X_col."""

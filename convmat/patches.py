@@ -70,7 +70,7 @@ def unroll(
     for block in geometry.boxes(_block_shape(x, geometry, BLOCK_BYTES)):
         part = out[block.rows.start : block.rows.stop]
         rows = part if part.flags.c_contiguous else np.empty(part.shape, x.dtype)
-        _write_rows(rows, x, geometry, block, padding_mode, order, threads)
+        _unroll_block(rows, x, geometry, block, padding_mode, order, threads)
         if rows is not part:
             part[...] = rows
     return out
@@ -91,7 +91,7 @@ def unroll_stream(
     buffer = np.empty((math.prod(shape), geometry.matrix_shape[1]), x.dtype)
     for block in geometry.boxes(shape):
         rows = buffer[: len(block.rows)]
-        _write_rows(rows, x, geometry, block, padding_mode, order, threads)
+        _unroll_block(rows, x, geometry, block, padding_mode, order, threads)
         yield rows
 
 
@@ -100,7 +100,7 @@ def _block_shape(x: NDArray[Any], geometry: ConvGeometry, nbytes: int) -> tuple[
     return geometry.block_shape(nbytes // (geometry.row_footprint * x.itemsize))
 
 
-def _write_rows(
+def _unroll_block(
     rows: NDArray[Any],
     x: NDArray[Any],
     geometry: ConvGeometry,
