@@ -10,13 +10,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from convmat.adjoint import convolve_transpose as convolve_transpose
     from convmat.engine import convolve as convolve
-    from convmat.engine import convolve_transpose as convolve_transpose
     from convmat.errors import ConvmatError as ConvmatError
+    from convmat.folding import fold as fold
     from convmat.geometry import ConvGeometry as ConvGeometry
     from convmat.matrix import layer_matrix as layer_matrix
     from convmat.patches import flatten_filters as flatten_filters
-    from convmat.patches import fold as fold
     from convmat.patches import unroll as unroll
     from convmat.sizes import chain as chain
     from convmat.sizes import framework_pads as framework_pads
@@ -31,9 +31,9 @@ _HOMES = {
     "Report": "verification",
     "chain": "sizes",
     "convolve": "engine",
-    "convolve_transpose": "engine",
+    "convolve_transpose": "adjoint",
     "flatten_filters": "patches",
-    "fold": "patches",
+    "fold": "folding",
     "framework_pads": "sizes",
     "layer_matrix": "matrix",
     "unroll": "patches",

@@ -10,48 +10,22 @@ from __future__ import annotations
 
 import itertools
 import math
-import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from typing import Any, NamedTuple, SupportsIndex
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import native
-from convmat.arithmetic import Arithmetic, choose_arithmetic
+from convmat.arithmetic import choose_arithmetic
 from convmat.axis import PADDING_MODES
 from convmat.blocks import Block
-from convmat.checks import bias_numbers, choice, filter_groups, flag, numbers, out_array
+from convmat.checks import bias_numbers, choice, flag, numbers, out_array
 from convmat.errors import ShapeError
-from convmat.geometry import ConvGeometry, Padding, Sizes
-from convmat.patches import (
-    Band,
-    allocate,
-    bands,
-    geometry_of,
-    lay_down,
-    pack_block,
-    patches_of,
-    settled_where,
-    steps_of,
-    window,
-)
-from convmat.shown import Fact, Shown, bytes_text, shape_fact, sizes
+from convmat.geometry import Padding, Sizes
+from convmat.patches import allocate, pack_block, patches_of, settled_where, steps_of, window
+from convmat.plan import NUMPY_KERNELS, Plan, make_plan, parts_of
 from convmat.threads import thread_count
-from convmat.transposed import transpose_geometry
-
-BLOCK_BYTES = 1 << 21
-"""Of NumPy's X_col, or of what is converted of X or Y, that are held at a time."""
-
-_CALL_FLOPS = 20_000_000_000
-"""Done by one call of the compiled library, at most about: between two calls Ctrl-C is answered."""
-
-_WORTH_THREADS = 1_000_000
-"""Operations and bytes, about, from which on another thread is woken."""
-
-NUMPY_KERNELS = ("blocks", "taps")
 
 
 def convolve(
@@ -144,7 +118,7 @@ class Convolution(NamedTuple):
     plan: Plan
     x: NDArray[Any]
     filters: NDArray[Any]
-    """(K, *kernel, C/groups), flipped if so asked, as `_weights` makes them."""
+    """(K, *kernel, C/groups), flipped if so asked, as `weights_of` makes them."""
     bias: NDArray[Any] | None
     """(K,), likewise."""
 
@@ -185,10 +159,10 @@ def prepare(
         bias_numbers(bias, len(filters), "filters")
     if flip:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
-    return Convolution(plan, x, *_weights(filters, bias, arithmetic.accumulator, compiled))
+    return Convolution(plan, x, *weights_of(filters, bias, arithmetic.accumulator, compiled))
 
 
-def _weights(
+def weights_of(
     filters: NDArray[Any],
     bias: NDArray[Any] | None,
     accumulator: np.dtype[Any],
@@ -200,7 +174,7 @@ def _weights(
             filters = filters.astype(accumulator, copy=False)
             bias = None if bias is None else bias.astype(accumulator)
     if compiled is not None and accumulator.kind == "c":
-        filters, bias = as_real(filters), None if bias is None else _as_floats(np.ascontiguousarray(bias))
+        filters, bias = as_real(filters), None if bias is None else as_floats(np.ascontiguousarray(bias))
     return tidy(filters), None if bias is None else tidy(bias)
 
 
@@ -220,226 +194,6 @@ def as_real(filters: NDArray[Any]) -> NDArray[Any]:
     real[:, 1, ..., 0] = filters.imag
     np.multiply(filters.imag, -1, out=real[:, 0, ..., 1])  # np.negative is wrong for some strides (NumPy 2.4)
     return real.reshape(2 * count, *kernel, 2 * depth)
-
-
-def filter_geometry(
-    input_shape: tuple[int, ...],
-    filter_shape: tuple[int, ...],
-    stride: Sizes = 1,
-    padding: Padding = "valid",
-    dilation: Sizes = 1,
-    groups: SupportsIndex = 1,
-) -> ConvGeometry:
-    """The geometry of filters (K, *kernel, C/groups) on an input (N, *spatial, C), checked to fit.
-
-    Raises:
-        ShapeError: another number of axes or channels. GeometryError: as `ConvGeometry`.
-    """
-    if len(filter_shape) != len(input_shape) or 0 in filter_shape:
-        raise ShapeError(
-            "filters",
-            f"have shape {filter_shape}, expected (K, *kernel, C/groups) with "
-            f"{len(input_shape)} axes, none 0, as for the input {input_shape}",
-        )
-    geometry = geometry_of(input_shape, filter_shape[1:-1], stride, padding, dilation, groups)
-    filter_groups(filter_shape[0], geometry.groups)
-    if filter_shape[-1] * geometry.groups != geometry.channels:
-        raise ShapeError(
-            "filters",
-            f"made for {filter_shape[-1]} channels in each of {geometry.groups} groups, the input has "
-            f"{geometry.channels} in all; give filters of shape "
-            f"{('K', *filter_shape[1:-1], geometry.channels // geometry.groups)}".replace("'", ""),
-        )
-    return geometry
-
-
-# Plan.
-
-
-@dataclass(frozen=True)
-class Plan(Shown):
-    """One convolution, decided: its arithmetic, its kernel, what is computed at a time, how many threads."""
-
-    geometry: ConvGeometry
-    filters: int
-    """K."""
-    arithmetic: Arithmetic
-    padding_mode: str
-    kernel: str
-    """Compiled: "wide" (vectors of filters), "planes" (of outputs) or "depthwise" (of channels). NumPy's:
-    "blocks" (of X_col, times W_col) or "taps" (added one after another)."""
-    level: str
-    """The instructions that the compiled kernel uses, or "NumPy"."""
-    in_place: bool
-    """Whether x is read where it lies. Else each band's part is first copied, in the accumulator's dtype."""
-    band: tuple[int, ...]
-    """Outputs, over (n, *position), computed by one call; consecutive rows of Y."""
-    box: native.Box | None
-    """Outputs that a thread of a compiled kernel computes at a time; None for NumPy."""
-    threads: int
-    layer: bytes | None = field(repr=False, compare=False)
-    """What the compiled library is given, where one call does it all."""
-
-    def for_batch(self, batch: int) -> Plan:
-        """The same plan for another number of images: as a batch is run that comes in parts."""
-        return replace(self, geometry=self.geometry.for_batch(batch))
-
-    @cached_property
-    def output_shape(self) -> tuple[int, ...]:
-        """(N, *out, K)."""
-        return (self.geometry.batch, *self.geometry.output_size, self.filters)
-
-    @property
-    def scratch(self) -> int:
-        """Bytes that a thread works in: of a compiled box, or of NumPy's block of X_col and its product."""
-        if self.box is not None:
-            return self.box.scratch
-        columns = self.geometry.matrix_shape[1] if self.kernel == "blocks" else self.geometry.channels
-        return math.prod(self.band) * (columns + self.filters) * self.arithmetic.accumulator.itemsize
-
-    @property
-    def flops(self) -> int:
-        """Multiplications and additions of the definition; of a complex product there are four, and four."""
-        each = 8 if self.arithmetic.accumulator.kind == "c" else 2
-        return each * self.geometry.matrix_shape[0] * self.geometry.terms * self.filters
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of X and W, in the accumulator's dtype, and of Y: what has to be read and written once."""
-        weights = self.filters * self.geometry.terms
-        read = (math.prod(self.geometry.input_shape) + weights) * self.arithmetic.accumulator.itemsize
-        return read + math.prod(self.output_shape) * self.arithmetic.result.itemsize
-
-    @cached_property
-    def worth_threads(self) -> bool:
-        """Whether there is so much to do that to wake another thread takes less than it saves."""
-        return self.box is not None and self.flops // 8 + self.bytes >= _WORTH_THREADS
-
-    def facts(self) -> list[Fact]:
-        """The layer, and how it is computed."""
-        geometry, summed = self.geometry, str(self.arithmetic.accumulator)
-        weights = (*geometry.kernel_size, geometry.channels // geometry.groups)
-        box = None if self.box is None else list(self.box[:4])
-        band = f"{sizes(self.band)} of (n, *positions)" + (f", in boxes of {sizes(box)}" if box else "")
-        read = "read where it lies" if self.in_place else "copied, a band at a time"
-        return [
-            *geometry.facts(),
-            Fact("filters", "filters", self.filters, f"{self.filters} of {sizes(weights)}"),
-            Fact("groups", "groups", geometry.groups, str(geometry.groups)),
-            shape_fact("output_shape", "Y", self.output_shape),
-            Fact("kernel", "kernel", self.kernel, f"{self.kernel}, {self.level}"),
-            Fact("level", "", self.level, ""),
-            Fact("accumulators", "summed in", [summed], summed),
-            Fact("in_place", "X", self.in_place, read),
-            Fact("band_shape", "outputs at a time", list(self.band), band),
-            Fact("box_shape", "", box, ""),
-            Fact("scratch_bytes", "scratch of a thread", self.scratch, bytes_text(self.scratch)),
-            Fact("threads", "threads", self.threads, str(self.threads)),
-            Fact("flops", "FLOPs", self.flops, str(self.flops)),
-            Fact("bytes", "bytes of X, W, Y", self.bytes, bytes_text(self.bytes)),
-        ]
-
-    def __str__(self) -> str:
-        return (
-            f"{self.kernel}, {self.level}, {sizes(self.band)} outputs at a time"
-            + ("" if self.box is None else f" in boxes of {sizes(self.box[:4])}")
-            + (", x read in place" if self.in_place else ", x copied")
-            + f"; {self.scratch} bytes of scratch, {self.threads} thread{'s' if self.threads > 1 else ''}; "
-            f"{self.flops} FLOPs in {self.arithmetic.accumulator}, {self.bytes} bytes, "
-            f"result {self.arithmetic.result}"
-        )
-
-
-def choose_kernel(taps: int, planes: int, channels: int, filters: int, groups: int, lanes: int) -> str:
-    """The compiled kernel that suits a layer.
-
-    Args:
-        taps: of a kernel, kd·kh·kw. planes: that the kernel of that name makes of a channel, kd·S_h·S_w.
-        lanes: of a vector.
-    """
-    depth, own = channels // groups, filters // groups
-    if depth == 1 and channels >= lanes:
-        return "depthwise"
-    # Cycles for an output, about: vectors of filters; or the planes, and a vector of outputs for each tap.
-    wide = 24 + depth * 0.6 * taps * -(-own // lanes)
-    split = 4 + 1.75 * own + depth * (planes * (1 if groups == 1 else 2.5) + 0.75 * taps * own / lanes)
-    return "planes" if split < wide else "wide"
-
-
-def kernels(geometry: ConvGeometry, accumulator: np.dtype[Any]) -> tuple[str, ...]:
-    """Every kernel that can compute such a layer here."""
-    alone, compiled = geometry.channels == geometry.groups, native.library()
-    found = ["blocks", *(["taps"] if alone else [])]
-    if compiled is not None and accumulator.kind in "fc":
-        found += ["wide", "planes"]
-        if alone and accumulator.kind == "f" and geometry.channels >= compiled.lanes(accumulator):
-            found.append("depthwise")
-    return tuple(found)
-
-
-@lru_cache(maxsize=256)
-def make_plan(
-    input_shape: tuple[int, ...],
-    filter_shape: tuple[int, ...],
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    arithmetic: Arithmetic,
-    padding_mode: str,
-    steps: tuple[int, ...] | None,
-    compiled: native.Native | None,
-    kernel: str | None,
-    band_bytes: int | None,
-    threads: int,
-) -> Plan:
-    """Decide how to convolve; remembered, since the same layer comes again and again.
-
-    Args:
-        stride, padding, dilation, groups: as `settled_where` makes them.
-        steps: `steps_of` an x that has the accumulator's dtype, and can be read where it lies.
-        compiled: the library that is to compute; None for NumPy.
-        kernel: one of `kernels`; by default the one that suits.
-        band_bytes: of Y, or of what is copied for it, that are held at a time, at most, or one row; by
-            default `BLOCK_BYTES` where something is copied, else all.
-        threads: to use at most; small work is done on one.
-    """
-    geometry = filter_geometry(input_shape, filter_shape, stride, padding, dilation, groups)
-    (accumulator, result), filters = arithmetic, filter_shape[0]
-    itemsize, parts = accumulator.itemsize, _parts(accumulator)
-    plan = Plan(geometry, filters, arithmetic, padding_mode, kernel or "", "NumPy", False, (), None, 1, None)
-    if compiled is None:
-        kernel = kernel or ("taps" if geometry.channels == geometry.groups else "blocks")
-        row = itemsize * max(filters, geometry.row_footprint)
-        # No more than by default: BLAS rounds by the size of a block, and a stream has the bits of the whole.
-        fit = min(band_bytes or BLOCK_BYTES, BLOCK_BYTES) // row
-        return replace(plan, kernel=kernel, band=geometry.block_shape(fit))
-    whole = band_bytes is None and (accumulator == result or result.kind == "i")
-    if whole and steps is not None:
-        rows = _CALL_FLOPS // (2 * geometry.terms * filters)
-    else:
-        row = itemsize * max(0 if whole else filters, math.prod(geometry.stride) * geometry.channels)
-        rows = (band_bytes or BLOCK_BYTES) // row
-    band = geometry.block_shape(rows)
-    first = Block(range(math.prod(band)), tuple(map(range, band)))
-    sizes = pack_block(geometry, first, steps, padding_mode, filters, parts)
-    real = np.empty(0, accumulator).real.dtype
-    if kernel is None:
-        taps, planes = math.prod(geometry.kernel_size), math.prod(geometry.stride[-2:])
-        planes *= math.prod(geometry.kernel_size[:-2])
-        layer = (parts * geometry.channels, parts * filters, geometry.groups)
-        kernel = choose_kernel(taps, planes, *layer, compiled.lanes(real))
-    plan = replace(plan, kernel=kernel, level=compiled.level, in_place=steps is not None, band=band)
-    all_at_once = steps is not None and band == (geometry.batch, *geometry.output_size)
-    plan = replace(plan, box=native.Box(0, 0, 0, 0, 0, 0))
-    threads = threads if plan.worth_threads else 1
-    packed = compiled.layer(sizes, real, kernel, threads, result.kind == "i")
-    return replace(plan, box=native.box_of(packed), threads=threads, layer=packed if all_at_once else None)
-
-
-def _parts(dtype: np.dtype[Any]) -> int:
-    """Real numbers in one of the dtype's."""
-    return 2 if dtype.kind == "c" else 1
 
 
 # Run.
@@ -493,8 +247,8 @@ def _compute(todo: Convolution, block: Block, rows: NDArray[Any]) -> None:
             seen = tidy(window(todo.x, plan.geometry, block.positions, plan.padding_mode))
             x = np.empty(seen.shape, accumulator)
             _convert(compiled, seen, x, plan.threads)
-    sizes = pack_block(plan.geometry, block, steps, plan.padding_mode, plan.filters, _parts(accumulator))
-    real, integers = _as_floats(x).dtype, plan.arithmetic.result.kind == "i"
+    sizes = pack_block(plan.geometry, block, steps, plan.padding_mode, plan.filters, parts_of(accumulator))
+    real, integers = as_floats(x).dtype, plan.arithmetic.result.kind == "i"
     _call(todo, compiled.layer(sizes, real, plan.kernel, plan.threads, integers), x, rows)
 
 
@@ -504,7 +258,7 @@ def _call(todo: Convolution, layer: bytes, x: NDArray[Any], y: NDArray[Any]) -> 
     assert compiled is not None
     accumulator, result = plan.arithmetic
     sums = y if accumulator == result or result.kind == "i" else np.empty(y.shape, accumulator)
-    compiled.convolve(layer, _as_floats(x), todo.filters, todo.bias, _as_floats(sums), plan.threads)
+    compiled.convolve(layer, as_floats(x), todo.filters, todo.bias, as_floats(sums), plan.threads)
     if sums is not y:
         with np.errstate(all="ignore"):
             np.copyto(y, sums, casting="unsafe")
@@ -519,7 +273,7 @@ def _convert(compiled: native.Native, source: NDArray[Any], target: NDArray[Any]
         np.copyto(target, source, casting="unsafe")
 
 
-def _as_floats(a: NDArray[Any]) -> NDArray[Any]:
+def as_floats(a: NDArray[Any]) -> NDArray[Any]:
     """Complex numbers, which are neighbours, as twice as many channels, in place."""
     return a.view(a.real.dtype) if a.dtype.kind == "c" else a
 
@@ -545,143 +299,3 @@ def _by_numpy(todo: Convolution, block: Block) -> NDArray[Any]:
             y[...] = part.reshape(len(block.rows), g.terms) @ w.reshape(own, g.terms).T
     rows = total.reshape(-1, plan.filters)
     return rows if todo.bias is None else rows + todo.bias
-
-
-# The way back.
-
-
-def convolve_transpose(
-    y: ArrayLike,
-    filters: ArrayLike,
-    stride: Sizes = 1,
-    padding: Padding = "valid",
-    dilation: Sizes = 1,
-    groups: int = 1,
-    output_padding: Sizes = 0,
-    input_shape: Sequence[SupportsIndex] | None = None,
-    *,
-    bias: ArrayLike | None = None,
-    threads: int | None = None,
-) -> NDArray[Any]:
-    """Transposed convolution: fold(Y · W_colᵀ), the adjoint of `convolve`, ⟨convolve x, y⟩ = ⟨x, this y⟩.
-
-    So it is the gradient of a convolution by its input, and the layer called deconvolution or
-    ConvTranspose. Compiled, Y · W_colᵀ is never in memory.
-
-    Args:
-        y: (N, *out, K), what a convolution with these filters gives.
-        filters: (K, *kernel, C/groups), those of the convolution that is transposed.
-        stride, padding, dilation, groups: of that convolution.
-        output_padding: lines more at the end of each axis; 0 to max(stride, dilation) − 1.
-        input_shape: (N, *spatial, C) of that convolution's input, where many would give this y: the result
-            is then the exact adjoint, under any padding name. Without it the output has
-            (H − 1)·S − P + D·(k − 1) + 1 + output_padding lines, or H·S for "same" and "same-lower".
-        bias: (C,), added to each pixel.
-        threads: as `convolve` takes them; the same bits for any number.
-
-    Returns:
-        (N, *spatial, C), in the dtype that `convolve` has.
-
-    Raises:
-        As `convolve`; GeometryError for an `input_shape` whose convolution does not give this y.
-    """
-    y, filters = numbers("input", y), numbers("filters", filters)
-    if len(filters.shape) != y.ndim or 0 in filters.shape:
-        raise ShapeError(
-            "filters",
-            f"have shape {filters.shape}, expected (K, *kernel, C/groups) with {y.ndim} axes, none 0",
-        )
-    if y.shape[-1] != len(filters):
-        raise ShapeError(
-            "input",
-            f"has {y.shape[-1]} channels, {len(filters)} filters give as many; what is transposed takes "
-            "the outputs of a convolution with these filters",
-        )
-    filter_groups(len(filters), groups)
-    geometry = transpose_geometry(
-        y.shape,
-        filters.shape[-1] * groups,
-        filters.shape[1:-1],
-        stride,
-        padding,
-        dilation,
-        groups,
-        output_padding,
-        input_shape,
-    )
-    if bias is not None:
-        bias = bias_numbers(bias, geometry.channels, "channels")
-    terms = math.prod(geometry.kernel_size) * len(filters) // groups
-    accumulator, result = choose_arithmetic(terms, y, filters, bias)
-    threads, compiled = thread_count(threads), native.library() if accumulator.kind != "i" else None
-    if compiled is not None:
-        filters = filters.conj()  # for `as_real`: its transpose is that of the filters themselves
-    weights, bias = _weights(filters, bias, accumulator, compiled)
-    line = math.prod(y.shape[2:-1]) * accumulator.itemsize
-    line *= len(filters) if compiled is not None else math.prod(geometry.kernel_size) * geometry.channels
-    x = allocate(geometry.input_shape, result)
-    for band in bands(geometry, y.shape[1:-1], line, BLOCK_BYTES):
-        part = y[band.images.start : band.images.stop, band.outputs.start : band.outputs.stop]
-        lines = x[band.box]
-        with np.errstate(all="ignore"):
-            part = tidy(part.astype(accumulator, copy=False))
-            direct = accumulator == result or (compiled is not None and result.kind == "i")
-            sums = lines if direct else np.empty(lines.shape, accumulator)
-            if compiled is not None:
-                _transpose_compiled(compiled, geometry, band, part, weights, bias, sums, threads)
-            else:
-                sums[...] = lay_down(_products(part, weights, geometry), geometry, band)
-                sums += 0 if bias is None else bias
-            if sums is not lines:
-                np.copyto(lines, sums, casting="unsafe")
-    return x
-
-
-def _products(y: NDArray[Any], filters: NDArray[Any], geometry: ConvGeometry) -> NDArray[Any]:
-    """Y · W_colᵀ of each group as patches, (n, *positions, *kernel, C)."""
-    groups, kernel, depth = geometry.groups, geometry.kernel_size, filters.shape[-1]
-    own = len(filters) // groups
-    rows = y.reshape(-1, groups, own).swapaxes(0, 1)
-    found = np.matmul(rows, filters.reshape(groups, own, -1))  # (groups, rows, kh·kw·C/groups)
-    split: NDArray[Any] = np.moveaxis(found.reshape(groups, *y.shape[:-1], *kernel, depth), 0, -2)
-    return split.reshape(*y.shape[:-1], *kernel, geometry.channels)
-
-
-def _transpose_compiled(
-    compiled: native.Native,
-    geometry: ConvGeometry,
-    band: Band,
-    y: NDArray[Any],
-    filters: NDArray[Any],
-    bias: NDArray[Any] | None,
-    x: NDArray[Any],
-    threads: int,
-) -> None:
-    """Write a band's lines: each place of a pixel in a stride is a convolution of its own over y."""
-    y, x = _as_floats(y), _as_floats(x)
-    where = (geometry.stride, geometry.dilation, tuple(band.before(geometry)), geometry.groups)
-    w, pixels = filters.reshape(-1), x.reshape(-1)
-    shapes = (y.shape, filters.shape, x.shape)
-    for layer, w_at, x_at in _phases(where, *shapes, y.dtype, x.dtype.kind == "i", threads, compiled):
-        compiled.convolve(layer, y, w[w_at:], bias, pixels[x_at:], threads)
-
-
-@lru_cache(maxsize=64)
-def _phases(
-    where: tuple[Any, ...],
-    y_shape: tuple[int, ...],
-    w_shape: tuple[int, ...],
-    x_shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    integers: bool,
-    threads: int,
-    compiled: native.Native,
-) -> list[tuple[bytes, int, int]]:
-    """The convolutions that a transposed one is, and where they begin in W and X."""
-    found = []
-    lanes, filters, channels, groups = compiled.lanes(dtype), y_shape[-1], x_shape[-1], where[-1]
-    for packed, w_at, x_at in native.phases(where, y_shape, w_shape, x_shape):
-        taps = math.prod(struct.unpack_from("3q", packed, 8 * 10))
-        kernel = choose_kernel(taps, 1, filters, channels, groups, lanes)
-        found.append((compiled.layer(packed, dtype, kernel, threads, integers), w_at, x_at))
-    return found

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import spectrum
+from convmat.adjoint import convolve_transpose
 from convmat.arithmetic import choose_arithmetic
 from convmat.axis import PADDING_MODES, padding_source
 from convmat.checks import STEP_LIMIT, choice, flag, got, numbers, several, whole
-from convmat.engine import convolve, convolve_transpose, filter_geometry
+from convmat.engine import convolve
 from convmat.entries import (
     BLOCK_ENTRIES,
     Run,
@@ -35,6 +36,7 @@ from convmat.entries import (
 from convmat.errors import GeometryError, ShapeError
 from convmat.files.memory import check_memory
 from convmat.geometry import ConvGeometry, Padding, Sizes
+from convmat.plan import filter_geometry
 from convmat.shown import Fact, Shown, bytes_text, percent, shape_fact
 from convmat.spectrum import Spectrum
 from convmat.watching import Watch, unwatched

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convmat as cm
-from convmat import engine, patches, reference
+from convmat import engine, folding, reference
 from convmat.errors import ConvmatError, DTypeError, GeometryError, IntegerRangeError, ShapeError
+from convmat.plan import NUMPY_KERNELS, choose_kernel, kernels
 from tests.levels import NUMPY, at_each_level
 from tests.strategies import (
     DISGUISES,
@@ -58,7 +59,7 @@ def test_every_way_gives_the_same_bits(
     np.testing.assert_array_equal(y, wanted)
 
     plan = engine.prepare(x, filters, **options).plan
-    for kernel in engine.kernels(plan.geometry, plan.arithmetic.accumulator):
+    for kernel in kernels(plan.geometry, plan.arithmetic.accumulator):
         for memory in (x, disguise(x)):
             other = engine.prepare(memory, filters, **options, kernel=kernel, band_bytes=band, threads=2)
             assert other.plan.kernel == kernel
@@ -168,7 +169,7 @@ def test_threads_do_not_show(layer: Layer, dtype: str, band: int | None) -> None
     """The same bits for any number, of every kernel, in any bands; a plan is a value that can be changed."""
     x, filters, options = layer.arrays(noise(dtype, rng()))
     plan = engine.prepare(x, filters, **options).plan
-    for kernel in engine.kernels(plan.geometry, plan.arithmetic.accumulator):
+    for kernel in kernels(plan.geometry, plan.arithmetic.accumulator):
         one = engine.prepare(x, filters, **options, threads=1, kernel=kernel, band_bytes=band)
         many = one._replace(plan=dataclasses.replace(one.plan, threads=5))
         assert_same_bits(engine.execute(many), engine.execute(one))
@@ -180,14 +181,12 @@ def test_threads_of_a_larger_layer_do_not_show() -> None:
     for filters, groups in ((make((24, 3, 3, 16)), 1), (make((16, 3, 3, 1)), 16), (make((4, 5, 5, 16)), 1)):
         x = make((2, 48, 51, 16))
         plan = engine.prepare(x, filters, groups=groups).plan
-        for kernel in engine.kernels(plan.geometry, np.dtype("f4")):
+        for kernel in kernels(plan.geometry, np.dtype("f4")):
             todo = [
                 engine.prepare(x, filters, padding=1, groups=groups, threads=threads, kernel=kernel)
                 for threads in (1, 2, 5)
             ]
-            assert (
-                [t.plan.threads for t in todo] == [1, 1, 1] if kernel in engine.NUMPY_KERNELS else [1, 2, 5]
-            )
+            assert [t.plan.threads for t in todo] == [1, 1, 1] if kernel in NUMPY_KERNELS else [1, 2, 5]
             one, *others = map(engine.execute, todo)
             for other in others:
                 assert_same_bits(other, one)
@@ -532,7 +531,7 @@ def test_which_kernel_suits(
     taps: int, planes: int, channels: int, filters: int, groups: int, kernel: str
 ) -> None:
     """With 8 lanes, float32's of AVX2."""
-    assert engine.choose_kernel(taps, planes, channels, filters, groups, 8) == kernel
+    assert choose_kernel(taps, planes, channels, filters, groups, 8) == kernel
 
 
 def test_what_is_remembered_is_the_same_layer() -> None:
@@ -655,4 +654,4 @@ def test_multiply_refuses(x_shape: tuple[int, ...], w_shape: tuple[int, ...], me
 
 def test_what_is_remembered_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="read-only"):
-        patches._counts(cm.ConvGeometry((1, 5, 5, 1), 3))[0][0] = 7
+        folding._counts(cm.ConvGeometry((1, 5, 5, 1), 3))[0][0] = 7

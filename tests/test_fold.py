@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import convmat as cm
-from convmat import patches, reference
+from convmat import folding, reference
 from convmat.cli import run
 from convmat.errors import ConvmatError, DTypeError, GeometryError, IntegerRangeError, ShapeError
 from convmat.sizes import coverage, uncovered_lines
@@ -105,7 +105,7 @@ def test_blocks_threads_and_memory_do_not_show(
     one = fold(p, 1)
     assert_same_bits(fold(frozen(disguise(p)), 3), one)
     g = geometry_of(layer)
-    streamed = [a.copy() for a in patches.fold_stream([p], p.dtype, g, overlap, threads=2, block_bytes=1)]
+    streamed = [a.copy() for a in folding.fold_stream([p], p.dtype, g, overlap, threads=2, block_bytes=1)]
     joined = np.concatenate([one[:0].reshape(-1, *one.shape[2:]), *streamed])
     assert_same_bits(joined.reshape(one.shape).astype(one.dtype), one)  # joined, in native byte order
 
@@ -119,7 +119,7 @@ def test_parts_of_any_length(cuts: list[int]) -> None:
         x_col = np.ascontiguousarray(
             p.reshape(len(p), 6, 2).transpose(0, 2, 1).reshape(p.shape) if order == "chw" else p
         )
-        stream = patches.fold_stream(np.split(x_col, cuts), p.dtype, g, order=order, threads=2, block_bytes=1)
+        stream = folding.fold_stream(np.split(x_col, cuts), p.dtype, g, order=order, threads=2, block_bytes=1)
         lines = [part.copy() for part in stream]
         assert len(lines) == 4
         np.testing.assert_array_equal(np.concatenate(lines).reshape(wanted.shape), wanted)
@@ -127,8 +127,8 @@ def test_parts_of_any_length(cuts: list[int]) -> None:
 
 def test_a_stream_of_no_images_is_empty() -> None:
     g = cm.ConvGeometry((0, 5, 3), 2)
-    assert list(patches.fold_stream([], np.dtype("f4"), g)) == []
-    for overlap in patches.OVERLAPS:
+    assert list(folding.fold_stream([], np.dtype("f4"), g)) == []
+    for overlap in folding.OVERLAPS:
         empty = cm.fold(np.empty((0, 6), ">f4"), (0, 5, 3), 2, overlap=overlap)
         assert (empty.shape, empty.dtype) == ((0, 5, 3), np.dtype("f4"))
 
@@ -342,7 +342,7 @@ def test_the_command_gives_what_the_library_gives(
         sizes = [*sizes[:-3], "3", "7", "8"]
     options = ["-k", "3,2", "-s", "2,1", "-p", "1,0,2,1", "-d", "1,2"]
     options += ["--order", order, "--layout", layout, "--input-shape", ",".join(sizes)]
-    for overlap in patches.OVERLAPS:
+    for overlap in folding.OVERLAPS:
         assert run(["fold", "x.npy", *options, "--overlap", overlap, "-q", "-o", "y.npy"]) == 0
         wanted = cm.fold(
             x_col, x.shape, (3, 2), (2, 1), ((1, 0), (2, 1)), (1, 2), overlap=overlap, order=order

@@ -64,7 +64,7 @@ MISTAKES = [
     ("window", "statement lost", 5),
     ("_regrouped", "term lost", 2),
     ("Band.before", "sign", 2),
-    ("bands", "term lost", 6),
+    ("bands_of", "term lost", 6),
     # The engine
     ("prepare", "number + 1", 1),
     ("as_real", "sign", 1),
@@ -73,7 +73,7 @@ MISTAKES = [
     ("multiply", "backwards", 1),
     ("_compute", "index lost", 1),
     ("_transpose_compiled", "index lost", 1),
-    ("convolve_transpose", "method lost", 2),
+    ("_by_bands", "method lost", 2),
     # The layer's matrix, and layouts
     ("csr_arrays", "factor lost", 4),
     ("csr_arrays", "axes not moved", 1),
@@ -86,7 +86,7 @@ BY_NUMPY = [
     ("patches_of", "argument None", 2),
     ("lay_down", "limit lost", 2),
     ("lay_down", "factor lost", 2),
-    ("_write_rows", "axes not moved", 1),
+    ("_unroll_block", "axes not moved", 1),
     ("_Folding._patches", "axes not moved", 1),
     ("_Folding._by_numpy", "branches swapped", 1),
     ("_Folding._by_numpy", "statement lost", 2),
@@ -94,7 +94,7 @@ BY_NUMPY = [
     ("_by_numpy", "groups backwards", 2),
     ("_by_numpy", "arguments swapped", 1),
     ("_products", "axes not moved", 1),
-    ("convolve_transpose", "statement lost", 5),
+    ("_by_bands", "statement lost", 4),
 ]
 TWINS = {"zeros": "ones", "imag": "real", "moveaxis": "swapaxes"}
 

@@ -12,6 +12,7 @@ import pytest
 import convmat as cm
 from convmat.axis import PADDING_NAMES
 from convmat.verification import families, layer, selfcheck
+from convmat.verification.slopes import pixel_slopes, weight_slopes
 from tests.tools import mostly_slow
 
 
@@ -176,9 +177,9 @@ def test_the_gradients_are_those_of_the_definition(monkeypatch: pytest.MonkeyPat
     """By hand: Y = [w0·x0 + w1·x1, w0·x1 + w1·x2], dY = [1, 10]."""
     x, w = np.array([[[2.0], [3.0], [5.0]]]), np.array([[[7.0], [11.0]]])
     dy = np.array([[[1.0], [10.0]]])
-    slopes = families._weight_slopes(x, w, dy, {})
+    slopes = weight_slopes(x, w, dy, {})
     np.testing.assert_array_equal(slopes.ravel(), [2 * 1 + 3 * 10, 3 * 1 + 5 * 10])
-    slopes = families._pixel_slopes(x, w, dy, {})
+    slopes = pixel_slopes(x, w, dy, {})
     np.testing.assert_array_equal(slopes.ravel(), [7 * 1, 11 * 1 + 7 * 10, 11 * 10])
 
 

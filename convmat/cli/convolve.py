@@ -89,8 +89,9 @@ def _convolved(
     from convmat.cli.layer import open_layer
     from convmat.cli.output import STREAM_BYTES
     from convmat.cli.work import Work
-    from convmat.engine import Plan, prepare, stream
+    from convmat.engine import prepare, stream
     from convmat.files.memory import check_memory
+    from convmat.plan import Plan
     from convmat.report.facts import absent, rows_grid
     from convmat.report.results import layer_facts, plan_facts
     from convmat.shown import Fact
@@ -136,10 +137,10 @@ def _transposed(
     output_padding: Any,
     input_shape: tuple[int, ...] | None,
 ) -> Work:
+    from convmat.adjoint import convolve_transpose
     from convmat.cli.layer import open_transposed_layer
     from convmat.cli.output import STREAM_BYTES
     from convmat.cli.work import Work
-    from convmat.engine import convolve_transpose
     from convmat.files.memory import check_memory
     from convmat.report.facts import absent
     from convmat.report.results import plan_facts, transposed_facts

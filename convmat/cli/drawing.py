@@ -14,12 +14,12 @@ from convmat.cli.figures import Kept, kept_bytes
 from convmat.cli.inputs import Batch
 from convmat.cli.options import LayerOptions
 from convmat.cli.output import watching
-from convmat.engine import Plan
 from convmat.figures.panels import IMAGES
 from convmat.figures.preview import check_preview, preview_text
 from convmat.figures.writing import as_pixels, check_drawable, check_finite, write_layer, write_patches
 from convmat.files.memory import check_memory
 from convmat.geometry import ConvGeometry
+from convmat.plan import Plan
 from convmat.report.tables import console_on
 from convmat.shown import Fact
 

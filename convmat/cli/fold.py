@@ -57,7 +57,7 @@ def _folded(
     from convmat.cli.layer import folded_geometry
     from convmat.cli.work import Work
     from convmat.files.npy import NpyInput
-    from convmat.patches import fold_dtype, fold_stream
+    from convmat.folding import fold_dtype, fold_stream
     from convmat.report.facts import absent, geometry_facts, input_fact
     from convmat.report.results import fold_facts, uncovered_text
     from convmat.sizes import coverage

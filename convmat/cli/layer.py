@@ -17,15 +17,15 @@ from convmat.cli.inputs import Batch, check_one_pipe, input_batch_shape, open_ba
 from convmat.cli.options import LayerOptions
 from convmat.cli.output import drain, warn
 from convmat.doubts import likelier_kernel_layout
-from convmat.engine import filter_geometry
 from convmat.errors import FileError, GeometryError, ShapeError
 from convmat.files.npy import NpyInput
 from convmat.files.numbers import is_text, is_typed, parse_numbers
 from convmat.files.streams import is_pipe
+from convmat.folding import check_x_col
 from convmat.geometry import ConvGeometry
 from convmat.kernels import NAMES, is_kernel_name, named_kernel
 from convmat.layouts import KERNEL_LAYOUTS, said_axes, to_filters
-from convmat.patches import check_x_col
+from convmat.plan import filter_geometry
 from convmat.transposed import transpose_geometry
 
 

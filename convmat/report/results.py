@@ -23,8 +23,8 @@ from convmat.sizes import coverage, uncovered_lines
 from convmat.words import LINE_NAMES, TAP_NAMES, axes_text, columns_text, transpose_formulas
 
 if TYPE_CHECKING:
-    from convmat.engine import Plan
     from convmat.matrix import LayerMap
+    from convmat.plan import Plan
     from convmat.spectrum import Spectrum
 
 

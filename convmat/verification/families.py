@@ -14,16 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat import reference
+from convmat.adjoint import convolve_transpose
 from convmat.axis import PADDING_NAMES
-from convmat.engine import convolve, convolve_transpose, execute, kernels, multiply, prepare, stream
+from convmat.engine import convolve, execute, multiply, prepare, stream
 from convmat.errors import DTypeError
+from convmat.folding import fold, fold_stream
 from convmat.geometry import ORDERS, ConvGeometry
 from convmat.layouts import from_batch, product_shape, to_batch, to_filters
 from convmat.matrix import layer_matrix
-from convmat.patches import flatten_filters, fold, fold_stream, unroll
+from convmat.patches import flatten_filters, unroll
+from convmat.plan import kernels
 from convmat.transposed import transpose_geometry
 from convmat.verification.judge import compare_exactly
 from convmat.verification.layer import verify
+from convmat.verification.slopes import pixel_slopes, weight_slopes
 from convmat.verification.verdict import Report
 
 Array = NDArray[Any]
@@ -321,43 +325,16 @@ def _gradients(on: SmallLayer) -> Report:
         dw = (unroll(part, on.kernel, **on.patch).T @ rows).T.reshape(filters.shape)
         by_weight.append(_turned(dw) if on.flip else dw)
         by_pixel.append(fold(rows @ flatten_filters(filters).T, part.shape, on.kernel, **on.window))
-    results, wanted = [np.concatenate(by_weight)], [_weight_slopes(pixels, weights, dy, on.linear)]
+    results, wanted = [np.concatenate(by_weight)], [weight_slopes(pixels, weights, dy, on.linear)]
     if on.mode == "zeros":  # what other modes pad with has slopes of its own, which fold drops
         back = convolve_transpose(dy, turned, **on.window, groups=on.groups, input_shape=on.shape)
         results += [np.concatenate(by_pixel, -1), back]
-        wanted += [_pixel_slopes(pixels, weights, dy, on.linear)] * 2
+        wanted += [pixel_slopes(pixels, weights, dy, on.linear)] * 2
     return compare_exactly(*(np.concatenate([a.reshape(-1) for a in side]) for side in (results, wanted)))
 
 
 def _turned(filters: Array) -> Array:
     return np.flip(filters, tuple(range(1, filters.ndim - 1)))
-
-
-def _weight_slopes(x: Array, w: Array, dy: Array, linear: dict[str, Any]) -> Array:
-    """The slope of ⟨Y, dY⟩ along each weight, by central differences of the definition."""
-    groups = linear.get("groups", 1)
-    nudges = np.eye(w.size).reshape(w.size, *w.shape)
-    # All nudged filters at once, as so many more filters in each group.
-    nudged = np.concatenate([w + nudges, w - nudges]).reshape(2 * w.size, groups, -1, *w.shape[1:])
-    filters = np.moveaxis(nudged, 0, 1).reshape(-1, *w.shape[1:])
-    y = reference.convolve_by_taps(x, filters, **linear)
-    by_bank = y.reshape(*dy.shape[:-1], groups, 2 * w.size, -1)
-    losses = np.einsum(
-        "pgbk,pgk->b", by_bank.reshape(-1, *by_bank.shape[-3:]), dy.reshape(-1, groups, len(w) // groups)
-    )
-    slopes = (losses[: w.size] - losses[w.size :]) / 2
-    return np.reshape(slopes, w.shape)
-
-
-def _pixel_slopes(x: Array, w: Array, dy: Array, linear: dict[str, Any]) -> Array:
-    """The slope of ⟨Y, dY⟩ along each pixel of each channel, by central differences of the definition."""
-    slopes = []
-    for image, towards in zip(x, dy, strict=True):  # an image's pixels matter to its outputs alone
-        nudges = np.eye(image.size).reshape(image.size, *image.shape)
-        y = reference.convolve_by_taps(np.concatenate([image + nudges, image - nudges]), w, **linear)
-        losses = y.reshape(2 * image.size, -1) @ towards.reshape(-1)
-        slopes.append(((losses[: image.size] - losses[image.size :]) / 2).reshape(image.shape))
-    return np.stack(slopes)
 
 
 @family("dtypes", OneDtype)

@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat import reference
 from convmat.checks import got, numbers
-from convmat.engine import Convolution, execute, filter_geometry, prepare
+from convmat.engine import Convolution, execute, prepare
 from convmat.errors import DTypeError, SettingError
 from convmat.geometry import ConvGeometry, Padding, Sizes
+from convmat.plan import filter_geometry
 from convmat.verification.judge import Definition, Rule, bands, magnitude
 from convmat.verification.quantization import Requantize
 from convmat.verification.verdict import Report

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from convmat import reference
 from convmat.errors import MemoryLimitError
+from convmat.folding import check_sums, check_x_col, fold
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.matrix import layer_map
-from convmat.patches import check_sums, check_x_col, flatten_filters, fold, unroll
+from convmat.patches import flatten_filters, unroll
 from convmat.verification.judge import Definition, Rule, bands, compare, magnitude, working_bytes
 from convmat.verification.layer import verify
 from convmat.verification.verdict import Report
