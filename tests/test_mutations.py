@@ -39,7 +39,7 @@ MISTAKES = [
     # The mapping
     ("ConvGeometry.place", "sign", 1),
     ("ConvGeometry.place", "factors crossed", 1),
-    ("ConvGeometry.matrix_indices", "comparison loosened", 1),
+    ("ConvGeometry._taps_at", "sign", 1),
     ("ConvGeometry.column_of", "branches swapped", 1),
     ("block_shape", "statement lost", 1),
     ("_ravel", "sign", 1),
@@ -66,11 +66,11 @@ MISTAKES = [
     ("Band.before", "sign", 2),
     ("bands_of", "term lost", 6),
     # The engine
-    ("prepare", "number + 1", 1),
+    ("prepare", "number + 1", 3),
     ("as_real", "sign", 1),
     ("as_real", "twin", 1),
     ("stream", "statement lost", 1),
-    ("multiply", "backwards", 1),
+    ("multiply", "backwards", 2),
     ("_compute", "index lost", 1),
     ("_transpose_compiled", "index lost", 1),
     ("_by_bands", "method lost", 2),

@@ -37,6 +37,7 @@ Array = NDArray[Any]
 
 _BAND = 1 << 18  # elements of the definition that are held at one time
 _EACH = 112  # bytes that are made of an element
+_BESIDE = 4 << 20  # bytes that a comparison takes, however small
 
 
 def compare(
@@ -358,8 +359,8 @@ class _Comparison:
 
 
 def working_bytes(elements: int, *dtypes: np.dtype[Any]) -> int:
-    """Memory that comparing results of these dtypes takes, beside the two: up to 28 MB, 56 MB of complex."""
-    return min(elements, _BAND) * _EACH * (2 if any(dtype.kind == "c" for dtype in dtypes) else 1)
+    """Memory that comparing results of these dtypes takes, beside the two: up to 32 MB, 60 MB of complex."""
+    return _BESIDE + min(elements, _BAND) * _EACH * (2 if any(dtype.kind == "c" for dtype in dtypes) else 1)
 
 
 def bands(shape: Sequence[int], each: int = 1) -> list[tuple[slice, ...]]:
