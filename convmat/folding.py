@@ -209,23 +209,23 @@ class _Folding(NamedTuple):
         )
         if self.how == "sum":
             check_sums(rows, g)
-        found = lines if self.accumulator == self.result else np.empty(lines.shape, self.accumulator)
-        sums = found
+        folded = lines if self.accumulator == self.result else np.empty(lines.shape, self.accumulator)
+        sums = folded
         with np.errstate(all="ignore"):
             if self.how != "move":
                 rows = rows.astype(self.accumulator, copy=False)
             if self.how != "move" and self.accumulator.kind == "c":  # two channels each, which are neighbours
                 rows, order, parts = _as_floats(self._patches(rows, band)), "hwc", 2
-                sums = _as_floats(found)
+                sums = _as_floats(folded)
             if compiled is not None:
                 out = [len(band.outputs), *g.output_size[1:]]
-                packed = pack(g, len(found), found.shape[1:-1], out, band.before(g), parts=parts)
-                rows, count = np.ascontiguousarray(rows), math.prod(found.shape[:-2])
+                packed = pack(g, len(folded), folded.shape[1:-1], out, band.before(g), parts=parts)
+                rows, count = np.ascontiguousarray(rows), math.prod(folded.shape[:-2])
                 compiled.fold(packed, rows, 0, sums, self.how, order, 0, count, self.threads)
             else:
                 sums[...] = self._by_numpy(self._patches(rows, band) if parts == 1 else rows, band)
-            if found is not lines:
-                np.copyto(lines, found, casting="unsafe")
+            if folded is not lines:
+                np.copyto(lines, folded, casting="unsafe")
 
     def _patches(self, rows: NDArray[Any], band: Band) -> NDArray[Any]:
         """Rows of X_col as (n, *outputs, *kernel, C)."""
@@ -289,7 +289,7 @@ def lay_down(
 @lru_cache(maxsize=16)
 def _counts(geometry: ConvGeometry) -> tuple[NDArray[np.intp], ...]:
     """How many patches see each pixel along each axis, read-only; over several axes these multiply."""
-    found = []
+    counts = []
     for size, k, s, d, (before, _), out in zip(
         geometry.input_size,
         geometry.kernel_size,
@@ -302,8 +302,8 @@ def _counts(geometry: ConvGeometry) -> tuple[NDArray[np.intp], ...]:
         seen = np.add.outer(np.arange(k) * d, np.arange(out) * s) - before
         count = np.bincount(seen[(seen >= 0) & (seen < size)], minlength=size)
         count.setflags(write=False)  # every caller is given the same
-        found.append(count)
-    return tuple(found)
+        counts.append(count)
+    return tuple(counts)
 
 
 def _most_that_meet(geometry: ConvGeometry) -> int:

@@ -135,21 +135,21 @@ def probe_grid(cases: Sequence[dict[str, Any]], probe: Probe) -> Grid:
 
 def judged_facts(folder: str, stage: str, reports: Mapping[str, Report], others: Sequence[str]) -> list[Fact]:
     """Results judged against a probe, in one verdict; `others` are the cases of which there was none."""
-    different = sum(not found for found in reports.values())
+    different = sum(not report for report in reports.values())
     cases = [
         {
             "name": name,
-            "result_shape": list(found.shape),
-            "definition_shape": list(found.expected_shape),
-            "elements": found.elements,
-            "outside": found.outside,
-            "max_abs_error": found.max_abs_error,
-            "worst": None if found.worst is None else list(found.worst),
-            "worst_value": None if found.worst_values is None else _number(found.worst_values[0]),
-            "worst_definition": None if found.worst_values is None else _number(found.worst_values[1]),
-            "equal": bool(found),
+            "result_shape": list(report.shape),
+            "definition_shape": list(report.expected_shape),
+            "elements": report.elements,
+            "outside": report.outside,
+            "max_abs_error": report.max_abs_error,
+            "worst": None if report.worst is None else list(report.worst),
+            "worst_value": None if report.worst_values is None else _number(report.worst_values[0]),
+            "worst_definition": None if report.worst_values is None else _number(report.worst_values[1]),
+            "equal": bool(report),
         }
-        for name, found in reports.items()
+        for name, report in reports.items()
     ]
     count = len(reports)
     verdict = f"different: {different} of " if different else "equal: "
@@ -172,16 +172,16 @@ def judged_grid(reports: Mapping[str, Report], geometry: ConvGeometry, stage: st
     )
     columns = ("case", "elements that differ", "worst element", "its value", "by definition", "verdict")
     lines = []
-    for name, found in reports.items():
-        if found.shape != found.expected_shape:
-            lines.append((name, "", "", "", "", str(found)))
+    for name, report in reports.items():
+        if report.shape != report.expected_shape:
+            lines.append((name, "", "", "", "", str(report)))
             continue
         place = value = wanted = ""
-        if found.worst is not None and found.worst_values is not None:
-            place = ", ".join(f"{axis} {i}" for axis, i in zip(names, found.worst, strict=True))
-            value, wanted = (f"{number:.15g}" for number in found.worst_values)
-        share = f"{found.outside} of {found.elements}"
-        lines.append((name, share, place, value, wanted, "equal" if found else "different"))
+        if report.worst is not None and report.worst_values is not None:
+            place = ", ".join(f"{axis} {i}" for axis, i in zip(names, report.worst, strict=True))
+            value, wanted = (f"{number:.15g}" for number in report.worst_values)
+        share = f"{report.outside} of {report.elements}"
+        lines.append((name, share, place, value, wanted, "equal" if report else "different"))
     return Grid("", columns, lines)
 
 
