@@ -69,7 +69,7 @@ def _inside(geometry: ConvGeometry, axis: int) -> tuple[int, int]:
 
 
 def check_padded(geometry: ConvGeometry) -> None:
-    """Raise GeometryError where outputs that reach into the padding are too many to be looked at."""
+    """Raise GeometryError where too many outputs reach into the padding: they are looked at one by one."""
     for axis, name in enumerate(geometry.axis_names):
         first, end = _inside(geometry, axis)
         padded = first + geometry.output_size[axis] - end

@@ -75,8 +75,8 @@ def layer_matrix(
 
     Raises:
         GeometryError, ShapeError: sizes or filters that do not fit, or 2^31 pixels or more along an axis, or
-            more padding than can be looked at. DTypeError: elements that are not
-            numbers. IntegerRangeError: weights whose sums could pass 2^63.
+            more padding than can be looked at. DTypeError: elements that are not numbers. IntegerRangeError:
+            weights whose sums could pass 2^63.
     """
     layer = layer_map(
         filters, input_shape, stride, padding, dilation, groups, flip, padding_mode, layout=layout

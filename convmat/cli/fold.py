@@ -58,13 +58,14 @@ def _folded(
     from convmat.cli.work import Work
     from convmat.files.npy import NpyInput
     from convmat.folding import fold_dtype, fold_stream
+    from convmat.patches import BLOCK_BYTES
     from convmat.report.facts import absent, geometry_facts, input_fact
     from convmat.report.results import fold_facts, uncovered_text
     from convmat.sizes import coverage
 
     patches = NpyInput(x_col)
     geometry = folded_geometry(patches.shape, input_shape, layer)
-    dtype, rows = fold_dtype(patches.dtype, geometry, overlap), patches.rows(1 << 22)
+    dtype, rows = fold_dtype(patches.dtype, geometry, overlap), patches.rows(BLOCK_BYTES)
     folded = fold_stream(rows, patches.dtype, geometry, overlap, layer.order, threads)
     facts = [input_fact([x_col]), *geometry_facts(geometry)]
     facts += fold_facts(geometry, patches.shape, overlap, layer.order, layer.layout, dtype)
@@ -82,7 +83,7 @@ def _folded(
 
 
 def _end_of(rows: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
-    """None at all; but a file that has more than it should is told of as its end is read."""
+    """Read what is left, so that a file with more rows than it should have is refused; no images."""
     from convmat.cli.output import drain
 
     drain(rows)
