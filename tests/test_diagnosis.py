@@ -529,6 +529,7 @@ def test_several_results_at_once() -> None:
     assert [d.exceptions for d in diagnose_all(cases)] == [((0, 0, 1, 2, 3),)]
 
 
+@pytest.mark.slow
 def test_none_is_nothing_said() -> None:
     """How a result is judged need not be said; quantized results have pairs, too."""
     layer = list(random_layers(12))[7]
@@ -671,6 +672,7 @@ def test_the_command_says_how_far_it_came(
     assert text in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", mostly_slow(["nchw", "nhwc"]))
 def test_a_probe_names_pairs_and_exceptions(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

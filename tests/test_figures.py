@@ -121,6 +121,7 @@ def test_plans_say_what_unroll_does(name: str, order: str) -> None:
         assert within(panel.box, patch.box)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(FLAT)
 def test_shown_rows_are_those_of_x_col(layer: Layer) -> None:

@@ -6,11 +6,13 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 SAMPLES = Path(__file__).parent.parent / "sample_images"
 
 
+@pytest.mark.slow
 def test_script_draws_them(tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("draw", SAMPLES / "draw.py")
     assert spec and spec.loader

@@ -64,6 +64,7 @@ def test_cases_are_told_apart() -> None:
     assert ("gradients", "random 3 of seed 5") in names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", mostly_slow([2**40, 0, 1]))
 def test_other_numbers_and_random_geometries(seed: int, usual: dict[str, selfcheck.Check]) -> None:
     for check in selfcheck.self_check(seed, 25):
@@ -86,6 +87,7 @@ def test_random_geometries_use_every_option() -> None:
         assert min(cm.ConvGeometry(shape, filters[1:-1], **where).output_size) > 0
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers() -> None:
     assert list(selfcheck.self_check(3, 2)) == list(selfcheck.self_check(3, 2))
 

@@ -171,6 +171,7 @@ def test_memory_stays_small_whatever_the_batch(pipe: bool) -> None:
     assert int(PEAK.findall(done.stdout)[0]) < 100_000
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_do_not_meet() -> None:
     """Many write the same name, and each its own, in one folder."""
     np.save("x.npy", np.arange(200 * 200.0).reshape(200, 200))

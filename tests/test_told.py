@@ -214,6 +214,7 @@ def test_brief_is_one_line(line: str, told: str, status: int, said: Any) -> None
     assert said(f"{line} --brief") == (status, f"{told}\n", "")
 
 
+@pytest.mark.slow
 def test_brief_of_floats_tells_the_largest_error_in_its_bound(said: Any) -> None:
     status, out, err = said(f"verify {DIGIT} --kernel box:3 --brief")
     assert (status, err) == (0, "")

@@ -358,6 +358,7 @@ def test_going_on_after_any_step(step: int) -> None:
         assert values.tobytes() == gone_on.arrays()[key].tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_figures")
 @pytest.mark.parametrize("signal_number", mostly_slow([signal.SIGINT, signal.SIGTERM]))
 def test_ctrl_c_keeps_what_was_done(signal_number: signal.Signals) -> None:
