@@ -67,7 +67,7 @@ WORKS: dict[str, Callable[[Any], Any]] = {
 def test_all_steps_of_a_work_are_handed_on(
     work: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("convmat.verification.judge._BAND", 1)
+    monkeypatch.setattr("convmat.verification.judge.BAND", 1)
     spy = Spy()
     found = work(spy)
     assert str(found) == str(work(lambda steps, total: steps))

@@ -34,7 +34,7 @@ def command(first: str, second: str, **tolerance: Any) -> None:
     from convmat.files.memory import check_memory
     from convmat.files.npy import NpyInput
     from convmat.report.facts import input_fact
-    from convmat.verification.judge import compare, working_bytes
+    from convmat.verification.comparison import compare, working_bytes
 
     check_one_pipe(first, second)
     a, b = NpyInput(first), NpyInput(second)

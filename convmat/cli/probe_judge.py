@@ -126,7 +126,7 @@ def _verdicts_on(
 def _verdict(array: NDArray[Any], wanted: NDArray[Any], layout: str, stage: str) -> _Verdict:
     """An array as it is read to be a case's result, and the verdict on it."""
     from convmat.cli.judged import first_equal, results
-    from convmat.verification.judge import compare_exactly
+    from convmat.verification.comparison import compare_exactly
 
     readings = {"": array}
     if stage == "convolve":

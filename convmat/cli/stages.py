@@ -35,9 +35,9 @@ from convmat.report.checks import checks_facts, checks_grids
 from convmat.report.facts import Grid, geometry_facts, input_fact
 from convmat.report.verdicts import diagnosis_facts, explained_facts, terms_grid
 from convmat.shown import Fact, shape_fact
+from convmat.verification.comparison import working_bytes
 from convmat.verification.diagnosis import diagnose as diagnosed
 from convmat.verification.diagnosis import diagnosis_bytes, may_be_explained
-from convmat.verification.judge import working_bytes
 from convmat.verification.layer import explain as explained
 from convmat.verification.layer import verify
 from convmat.verification.quantization import Requantize

@@ -1,6 +1,6 @@
 """Verification: a result against the definition, the bound it is judged by, and the self-check."""
 
-from convmat.verification.judge import compare, compare_exactly
+from convmat.verification.comparison import compare, compare_exactly
 from convmat.verification.layer import verify
 from convmat.verification.verdict import Report
 

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 
 from convmat.errors import ConvmatError
 from convmat.geometry import ConvGeometry, Padding, Sizes
+from convmat.verification.comparison import working_bytes
 from convmat.verification.computed import Array, Computation
-from convmat.verification.judge import working_bytes
 from convmat.verification.mistakes import Mistake, known_mistakes
 from convmat.verification.problem import Place, Problem
 from convmat.watching import Watch, unwatched

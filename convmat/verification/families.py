@@ -25,7 +25,7 @@ from convmat.matrix import layer_matrix
 from convmat.patches import flatten_filters, unroll
 from convmat.plan import kernels
 from convmat.transposed import transpose_geometry
-from convmat.verification.judge import compare_exactly
+from convmat.verification.comparison import compare_exactly
 from convmat.verification.layer import verify
 from convmat.verification.slopes import pixel_slopes, weight_slopes
 from convmat.verification.verdict import Report

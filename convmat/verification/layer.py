@@ -17,7 +17,8 @@ from convmat.engine import Convolution, execute, prepare
 from convmat.errors import DTypeError, SettingError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.plan import filter_geometry
-from convmat.verification.judge import Definition, Rule, bands, magnitude
+from convmat.verification.comparison import Definition
+from convmat.verification.judge import Rule, bands, magnitude
 from convmat.verification.quantization import Requantize
 from convmat.verification.verdict import Report
 from convmat.watching import Watch, unwatched

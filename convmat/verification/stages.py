@@ -16,7 +16,8 @@ from convmat.folding import check_sums, check_x_col, fold
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.matrix import layer_map
 from convmat.patches import flatten_filters, unroll
-from convmat.verification.judge import Definition, Rule, bands, compare, magnitude, working_bytes
+from convmat.verification.comparison import Definition, compare, working_bytes
+from convmat.verification.judge import Rule, bands, magnitude
 from convmat.verification.layer import verify
 from convmat.verification.verdict import Report
 from convmat.watching import Watch, unwatched
