@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat import native
 from convmat.arithmetic import choose_arithmetic
-from convmat.checks import bias_numbers, filter_groups, numbers
+from convmat.checks import bias_numbers, filter_groups, numbers, spatial_shape
 from convmat.engine import as_floats, tidy, weights_of
 from convmat.errors import ShapeError
 from convmat.folding import Band, bands_of, lay_down
 from convmat.geometry import ConvGeometry, Padding, Sizes
-from convmat.patches import allocate
-from convmat.plan import BLOCK_BYTES, choose_kernel
+from convmat.patches import allocate, settled, settled_where
+from convmat.plan import BLOCK_BYTES, WORTH_THREADS, choose_kernel, parts_of
 from convmat.threads import thread_count
 from convmat.transposed import transpose_geometry
 
@@ -60,14 +60,15 @@ def convolve_transpose(
         As `convolve`; GeometryError for an `input_shape` whose convolution does not give this y.
     """
     y, filters = numbers("input", y), numbers("filters", filters)
-    geometry = _checked_geometry(
-        y.shape, filters.shape, stride, padding, dilation, groups, output_padding, input_shape
-    )
+    where = (*settled_where(stride, padding, dilation, groups), settled("output_padding", output_padding))
+    shape = None if input_shape is None else spatial_shape("input_shape", input_shape)
+    geometry = _checked_geometry(y.shape, filters.shape, *where, shape)
     if bias is not None:
         bias = bias_numbers(bias, geometry.channels, "channels")
     return _by_bands(y, filters, bias, geometry, threads)
 
 
+@lru_cache(maxsize=256)
 def _checked_geometry(
     y_shape: tuple[int, ...],
     filter_shape: tuple[int, ...],
@@ -76,9 +77,12 @@ def _checked_geometry(
     dilation: Sizes,
     groups: int,
     output_padding: Sizes,
-    input_shape: Sequence[SupportsIndex] | None,
+    input_shape: tuple[int, ...] | None,
 ) -> ConvGeometry:
-    """The geometry of the convolution that is transposed, of filters and outputs checked to fit it."""
+    """The geometry of the convolution that is transposed, of filters and outputs checked to fit it.
+
+    Remembered, as layers come again and again; `settled` arguments may be remembered by.
+    """
     if len(filter_shape) != len(y_shape) or 0 in filter_shape:
         raise ShapeError(
             "filters",
@@ -114,28 +118,36 @@ def _by_bands(
     """The transposed convolution of checked arrays, (N, *spatial, C), a band of lines at a time."""
     terms = math.prod(geometry.kernel_size) * len(filters) // geometry.groups
     accumulator, result = choose_arithmetic(terms, y, filters, bias)
-    threads, compiled = thread_count(threads), native.library() if accumulator.kind != "i" else None
+    compiled = native.library() if accumulator.kind != "i" else None
     if compiled is not None:
         filters = filters.conj()  # for `as_real`: its transpose is that of the filters themselves
     weights, bias = weights_of(filters, bias, accumulator, compiled)
-    line = math.prod(y.shape[2:-1]) * accumulator.itemsize
-    line *= len(filters) if compiled is not None else math.prod(geometry.kernel_size) * geometry.channels
     x = allocate(geometry.input_shape, result)
-    for band in bands_of(geometry, y.shape[1:-1], line, BLOCK_BYTES):
+    direct = accumulator == result or (compiled is not None and result.kind == "i")
+    layer = (geometry, y.shape, weights.shape, accumulator, direct and result.kind == "i", compiled)
+    used = thread_count(threads) if threads is not None or _worth_threads(geometry, len(filters)) else 1
+    for band, phases in _decided(*layer, used):
         part = y[band.images.start : band.images.stop, band.outputs.start : band.outputs.stop]
         lines = x[band.box]
         with np.errstate(all="ignore"):
             part = tidy(part.astype(accumulator, copy=False))
-            direct = accumulator == result or (compiled is not None and result.kind == "i")
             sums = lines if direct else np.empty(lines.shape, accumulator)
             if compiled is not None:
-                _transpose_compiled(compiled, geometry, band, part, weights, bias, sums, threads)
+                source, target, w = as_floats(part), as_floats(sums).reshape(-1), weights.reshape(-1)
+                for packed, w_at, x_at in phases:
+                    compiled.convolve(packed, source, w[w_at:], bias, target[x_at:], used)
             else:
                 sums[...] = lay_down(_products(part, weights, geometry), geometry, band)
                 sums += 0 if bias is None else bias
             if sums is not lines:
                 np.copyto(lines, sums, casting="unsafe")
     return x
+
+
+def _worth_threads(geometry: ConvGeometry, filters: int) -> bool:
+    """Whether to wake another thread takes less than it saves; as many operations as the convolution has."""
+    work = geometry.matrix_shape[0] * geometry.terms * filters // 4 + math.prod(geometry.input_shape)
+    return work >= WORTH_THREADS
 
 
 def _products(y: NDArray[Any], filters: NDArray[Any], geometry: ConvGeometry) -> NDArray[Any]:
@@ -148,23 +160,39 @@ def _products(y: NDArray[Any], filters: NDArray[Any], geometry: ConvGeometry) ->
     return split.reshape(*y.shape[:-1], *kernel, geometry.channels)
 
 
-def _transpose_compiled(
-    compiled: native.Native,
+Phase = tuple[bytes, int, int]
+"""A convolution that is part of a transposed one, and where it begins in W and in X."""
+
+
+@lru_cache(maxsize=64)
+def _decided(
     geometry: ConvGeometry,
-    band: Band,
-    y: NDArray[Any],
-    filters: NDArray[Any],
-    bias: NDArray[Any] | None,
-    x: NDArray[Any],
+    y_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    accumulator: np.dtype[Any],
+    integers: bool,
+    compiled: native.Native | None,
     threads: int,
-) -> None:
-    """Write a band's lines: each place of a pixel in a stride is a convolution of its own over y."""
-    y, x = as_floats(y), as_floats(x)
-    where = (geometry.stride, geometry.dilation, tuple(band.before(geometry)), geometry.groups)
-    w, pixels = filters.reshape(-1), x.reshape(-1)
-    shapes = (y.shape, filters.shape, x.shape)
-    for layer, w_at, x_at in _phases(where, *shapes, y.dtype, x.dtype.kind == "i", threads, compiled):
-        compiled.convolve(layer, y, w[w_at:], bias, pixels[x_at:], threads)
+) -> list[tuple[Band, list[Phase]]]:
+    """The bands of lines, and what the compiled library does for each; remembered.
+
+    Args:
+        w_shape: of the weights, `as_real` where they are complex. integers: whether it writes int64.
+    """
+    parts = 1 if compiled is None else parts_of(accumulator)
+    line = math.prod(y_shape[2:-1]) * accumulator.itemsize
+    line *= y_shape[-1] if compiled is not None else math.prod(geometry.kernel_size) * geometry.channels
+    decided: list[tuple[Band, list[Phase]]] = []
+    for band in bands_of(geometry, y_shape[1:-1], line, BLOCK_BYTES):
+        y_part = (len(band.images), len(band.outputs), *y_shape[2:-1], parts * y_shape[-1])
+        x_part = (len(band.images), len(band.lines), *geometry.input_shape[2:-1], parts * geometry.channels)
+        phases = []
+        if compiled is not None:
+            real = np.empty(0, accumulator).real.dtype
+            where = (geometry.stride, geometry.dilation, tuple(band.before(geometry)), geometry.groups)
+            phases = _phases(where, y_part, w_shape, x_part, real, integers, threads, compiled)
+        decided.append((band, phases))
+    return decided
 
 
 @lru_cache(maxsize=64)
@@ -177,12 +205,14 @@ def _phases(
     integers: bool,
     threads: int,
     compiled: native.Native,
-) -> list[tuple[bytes, int, int]]:
-    """The convolutions that a transposed one is, and where they begin in W and X."""
-    found = []
-    lanes, filters, channels, groups = compiled.lanes(dtype), y_shape[-1], x_shape[-1], where[-1]
+) -> list[Phase]:
+    """Each place of a pixel in a stride is a convolution of its own over y; `where` as in `native.phases`.
+
+    Remembered apart, as most bands are alike.
+    """
+    phases, lanes = [], compiled.lanes(dtype)
     for packed, w_at, x_at in native.phases(where, y_shape, w_shape, x_shape):
         taps = math.prod(struct.unpack_from("3q", packed, 8 * 10))
-        kernel = choose_kernel(taps, 1, filters, channels, groups, lanes)
-        found.append((compiled.layer(packed, dtype, kernel, threads, integers), w_at, x_at))
-    return found
+        kernel = choose_kernel(taps, 1, y_shape[-1], x_shape[-1], where[-1], lanes)
+        phases.append((compiled.layer(packed, dtype, kernel, threads, integers), w_at, x_at))
+    return phases

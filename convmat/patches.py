@@ -238,23 +238,23 @@ def geometry_of(
 ) -> ConvGeometry:
     """`ConvGeometry` of these arguments, remembered, since the same layer comes again and again."""
     where = settled_where(stride, padding, dilation, groups)
-    return _geometry(_settled("input_shape", shape), _settled("kernel_size", kernel_size), *where)
+    return _geometry(settled("input_shape", shape), settled("kernel_size", kernel_size), *where)
 
 
 def settled_where(stride: Sizes, padding: Padding, dilation: Sizes, groups: SupportsIndex) -> tuple[Any, ...]:
     """These arguments in a form that may be remembered by."""
     return (
-        _settled("stride", stride),
-        _settled("padding", padding),
-        _settled("dilation", dilation),
-        _settled("groups", groups),
+        settled("stride", stride),
+        settled("padding", padding),
+        settled("dilation", dilation),
+        settled("groups", groups),
     )
 
 
 _geometry = lru_cache(maxsize=256)(ConvGeometry)
 
 
-def _settled(name: str, value: Any, depth: int = 2) -> Any:
+def settled(name: str, value: Any, depth: int = 2) -> Any:
     """`value` in ints, strings and tuples of them, fit to be remembered by: 1.0 and True would equal 1."""
     kind = type(value)
     if kind is int or kind is str or (kind is tuple and _INT.issuperset(map(type, value))):
@@ -262,7 +262,7 @@ def _settled(name: str, value: Any, depth: int = 2) -> Any:
     if isinstance(value, str):
         return str(value)
     if depth and (parts := several(value)) is not None:
-        return tuple(_settled(name, part, depth - 1) for part in parts)
+        return tuple(settled(name, part, depth - 1) for part in parts)
     return whole(name, value)
 
 

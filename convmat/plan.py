@@ -24,7 +24,7 @@ BLOCK_BYTES = 1 << 21
 _CALL_FLOPS = 20_000_000_000
 """Done by one call of the compiled library, at most about: between two calls Ctrl-C is answered."""
 
-_WORTH_THREADS = 1_000_000
+WORTH_THREADS = 1_000_000
 """Operations and bytes, about, from which on another thread is woken."""
 
 NUMPY_KERNELS = ("blocks", "taps")
@@ -87,7 +87,7 @@ class Plan(Shown):
     @cached_property
     def worth_threads(self) -> bool:
         """Whether there is so much to do that to wake another thread takes less than it saves."""
-        return self.box is not None and self.flops // 8 + self.bytes >= _WORTH_THREADS
+        return self.box is not None and self.flops // 8 + self.bytes >= WORTH_THREADS
 
     def facts(self) -> list[Fact]:
         """The layer, and how it is computed."""

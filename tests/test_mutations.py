@@ -72,7 +72,7 @@ MISTAKES = [
     ("stream", "statement lost", 1),
     ("multiply", "backwards", 2),
     ("_compute", "index lost", 1),
-    ("_transpose_compiled", "index lost", 1),
+    ("_by_bands", "index lost", 3),
     ("_by_bands", "method lost", 2),
     # The layer's matrix, and layouts
     ("csr_arrays", "factor lost", 4),
@@ -94,7 +94,7 @@ BY_NUMPY = [
     ("_by_numpy", "groups backwards", 2),
     ("_by_numpy", "arguments swapped", 1),
     ("_products", "axes not moved", 1),
-    ("_by_bands", "statement lost", 4),
+    ("_by_bands", "statement lost", 3),
 ]
 TWINS = {"zeros": "ones", "imag": "real", "moveaxis": "swapaxes"}
 
