@@ -851,12 +851,31 @@ __attribute__((noinline)) static void NAME(transpose)(T *to, Int to_step, const 
     NAME(turn)(0, to, to_step, from, from_step, lines, n);
 }
 
+/* n results that lie side by side, to y. */
+INLINE void NAME(put)(int integers, void *at, const T *from, Int n) {
+    T *to = at;
+    if (integers) {
+        Int i = 0;
+        for (; i + 4 <= n; i += 4)
+            NAME(leave)(1, (int64_t *)at + i, *(const Four *)(from + i));
+        for (; i < n; i++)
+            ((int64_t *)at)[i] = (int64_t)from[i];
+        return;
+    }
+    for (; n >= LANES; n -= LANES, to += LANES, from += LANES)
+        STORE(to) = LOAD(from);
+    UNROLL
+    for (int some = LANES / 2; some; some /= 2)
+        if (n & some)
+            memcpy(to, from, some * sizeof(T)), to += some, from += some;
+}
+
 /* Results (filter, output), `plane` apart, become pixels of y, `step` apart. */
 static void NAME(join)(int integers, Int filters, void *to, Int step, const T *from, Int plane, Int n) {
-    if (integers)
+    if (filters == 1 && step == 1)
+        NAME(put)(integers, to, from, n);
+    else if (integers)
         NAME(turn)(1, to, step, from, plane, filters, n);
-    else if (filters == 1 && step == 1)
-        memcpy(to, from, n * sizeof(T));
     else
         NAME(transpose)(to, step, from, plane, filters, n);
 }
@@ -885,25 +904,6 @@ typedef struct {
     Int first, lanes;
     int integers;
 } NAME(Sweep);
-
-/* n results of an output, fewer than WIDEST registers hold, to y. */
-INLINE void NAME(put)(int integers, void *at, const T *from, Int n) {
-    T *to = at;
-    if (integers) {
-        Int i = 0;
-        for (; i + 4 <= n; i += 4)
-            NAME(leave)(1, (int64_t *)at + i, *(const Four *)(from + i));
-        for (; i < n; i++)
-            ((int64_t *)at)[i] = (int64_t)from[i];
-        return;
-    }
-    for (; n >= LANES; n -= LANES, to += LANES, from += LANES)
-        STORE(to) = LOAD(from);
-    UNROLL
-    for (int some = LANES / 2; some; some /= 2)
-        if (n & some)
-            memcpy(to, from, some * sizeof(T)), to += some, from += some;
-}
 
 INLINE void NAME(tiles)(const int pixels, const int wide, const NAME(Sweep) * given) {
     const NAME(Sweep) t = *given; /* a copy, which no store of a sum can change */
