@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # The parts of the package by floors: a part imports from floors below it, and from itself.
 FLOORS = (
-    ("errors", "shown", "encodings", "watching", "doubts", "axis", "blocks", "native", "reference"),
+    ("errors", "shown", "encodings", "watching", "doubts", "axis", "blocks", "formats", "native", "reference"),
     ("checks", "trouble"),
     ("geometry", "layouts", "kernels", "arithmetic", "threads", "spectrum", "files"),
     ("transposed", "words", "entries"),
