@@ -1,12 +1,15 @@
-"""Floating-point formats: how fine, how large, and how numbers are rounded to them."""
+"""Floating-point formats: how fine, how large, how they round; and arrays of those that NumPy lacks."""
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from convmat.errors import DTypeError
 
 Array = NDArray[Any]
 
@@ -48,6 +51,15 @@ class Format(NamedTuple):
         cut = self._rounded(values, np.trunc)
         return np.where(np.isinf(values), cut, np.clip(cut, -self.largest, self.largest))
 
+    def spacing(self, value: Any) -> Any:
+        """How far numbers of the format lie apart where `value` is, which is rounded to it first.
+
+        The dtype of `value` is as fine as the format, or finer.
+        """
+        own = np.finfo(value.dtype).nmant + 1
+        near = value if own == self.bits else self.round(value)
+        return np.maximum(np.ldexp(np.spacing(near), int(own) - self.bits), near.dtype.type(self.least))
+
     @np.errstate(invalid="ignore")
     def _rounded(self, values: Array, to_whole: Any) -> Array:
         """Multiples of the last place that the values have in the format, as `to_whole` chooses them."""
@@ -84,3 +96,155 @@ FORMATS = {
     )
 }
 """The formats by their names, which are those of NumPy and ml_dtypes, and NVIDIA's of TF32."""
+
+
+# Arrays of numbers that NumPy has no dtype for
+
+CODED = tuple(name for name in FORMATS if name.startswith(("bfloat16", "float8")))
+"""The formats that lie in files and tensors, and that NumPy lacks."""
+
+_OF_ML_DTYPES = (
+    *("int1", "int2", "int4", "uint1", "uint2", "uint4"),
+    *("float4_e2m1fn", "float6_e2m3fn", "float6_e3m2fn", "float8_e8m0fnu"),
+)
+
+
+class Narrow(np.ndarray[Any, np.dtype[Any]]):
+    """float32 values that are all of a narrower format, as its views are."""
+
+    format: Format | None = None
+
+    def __array_finalize__(self, base: Any) -> None:
+        self.format = getattr(base, "format", None)
+
+
+def narrow(values: Array, form: Format | None) -> Array:
+    """Values of a format as float32 that knows it; as they are, where there is none."""
+    if form is None:
+        return values
+    known = np.asarray(values, np.float32).view(Narrow)
+    known.format = form
+    return known
+
+
+def format_of(array: Array) -> Format | None:
+    """The format of an array's numbers, of complex ones that of their parts; None for integers."""
+    if isinstance(array, Narrow) and array.format is not None:
+        return array.format
+    if array.dtype.kind not in "fc":
+        return None
+    info = np.finfo(array.dtype)
+    return Format(str(info.dtype), int(info.nmant) + 1, float(info.max), float(info.tiny))
+
+
+def dtype_name(array: Array) -> str:
+    """The name of an array's dtype, or of the format that NumPy has none for."""
+    form = array.format if isinstance(array, Narrow) else None
+    return str(array.dtype) if form is None else form.name
+
+
+class Stored(NamedTuple):
+    """How numbers lie in bytes, and what they are read as."""
+
+    name: str
+    dtype: np.dtype[Any]
+    """Of NumPy, or one that ml_dtypes added to it; unsigned integers where the numbers are codes."""
+    form: Format | None = None
+    """Of codes, or of numbers of ml_dtypes."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether NumPy has no such numbers itself."""
+        return self.name in (*CODED, *_OF_ML_DTYPES)
+
+    @property
+    def read_as(self) -> np.dtype[Any]:
+        """The dtype that `widened` gives."""
+        if not self.is_foreign:
+            return self.dtype
+        return np.dtype(np.int8 if self.form is None else np.float32)
+
+    def widened(self, stored: Array) -> Array:
+        """The numbers, exactly, in a dtype of NumPy's own; `stored` is of as many bytes an element."""
+        if self.name == "bfloat16":  # the upper half of a float32
+            return np.left_shift(stored.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
+        if self.name in CODED:
+            return _values(self.name)[stored.view(np.uint8)]
+        return stored.view(self.dtype).astype(self.read_as, copy=False)
+
+
+@lru_cache
+def _values(name: str) -> Array:
+    """The 256 numbers of a format of 8 bits: a sign, an exponent of which 0 is subnormal, a fraction."""
+    form, codes = FORMATS[name], np.arange(128)
+    hidden = 1 << (form.bits - 1)
+    exponent, fraction = codes // hidden, codes % hidden
+    sizes = np.ldexp(
+        form.least * np.where(exponent, hidden + fraction, fraction), np.maximum(exponent, 1) - 1
+    )
+    beyond = np.flatnonzero(sizes > form.largest)
+    sizes[beyond[1:]] = math.nan
+    sizes[beyond[:1]] = form.overflow
+    values = np.concatenate([sizes, -sizes]).astype(np.float32)
+    if name.endswith("uz"):
+        values[128] = math.nan
+    return values
+
+
+def stored(name: str) -> Stored:
+    """What a dtype's name stands for: one of NumPy's numbers, of `CODED`, or of ml_dtypes.
+
+    Raises:
+        DTypeError: no such dtype, one whose elements are no numbers, or one that needs ml_dtypes, which is
+            not installed.
+    """
+    if name in CODED:
+        return Stored(name, np.dtype(np.uint16 if name == "bfloat16" else np.uint8), FORMATS[name])
+    if name in _OF_ML_DTYPES:
+        return _of_ml_dtypes(name)
+    try:
+        dtype = np.dtype(name)
+    except Exception:  # of what is no name NumPy may raise anything
+        dtype = np.dtype(object)
+    if dtype.kind not in "biufc" or dtype.isbuiltin == 2:
+        said = " ".join(name.split())[:40]
+        raise DTypeError(
+            "dtype", f"{said!r} is no dtype of numbers; give one of NumPy's, or of {', '.join(CODED)}"
+        )
+    return Stored(name, dtype)
+
+
+def _of_ml_dtypes(name: str) -> Stored:
+    try:
+        import ml_dtypes
+    except ImportError:
+        problem = f"{name} is read with ml_dtypes, which is not installed; pip install ml_dtypes"
+        raise DTypeError("dtype", problem) from None
+    dtype, form = np.dtype(getattr(ml_dtypes, name)), None
+    if name.startswith("float"):
+        info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+        form = Format(name, info.nmant + 1, float(info.max), float(info.tiny))
+    return Stored(name, dtype, form)
+
+
+def as_array(values: Any) -> Array:
+    """An array of whatever holds numbers in this machine's memory: lists, arrays, tensors.
+
+    What has `__array__` or `__dlpack__` is taken by it, a tensor of PyTorch without its gradient. Numbers
+    that NumPy has no dtype for are widened, and known by their format.
+
+    Raises:
+        What the values' own methods do.
+    """
+    if not isinstance(values, np.ndarray):
+        values = values.detach() if hasattr(values, "detach") else values
+        name = str(getattr(values, "dtype", "")).rpartition(".")[2]  # torch.bfloat16
+        if name in CODED and hasattr(values, "float"):
+            return narrow(np.asarray(values.float()), FORMATS[name])
+        by_dlpack = hasattr(values, "__dlpack__") and not hasattr(values, "__array__")
+        values = np.from_dlpack(values) if by_dlpack else np.asarray(values)
+    array: Array = values
+    if array.dtype.isbuiltin == 2:  # added by ml_dtypes
+        kind = stored(array.dtype.name)
+        return narrow(kind.widened(array), kind.form)
+    return array
