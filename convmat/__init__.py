@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from convmat.sizes import chain as chain
     from convmat.sizes import framework_pads as framework_pads
     from convmat.verification.comparison import compare as compare
-    from convmat.verification.diagnosis import diagnose as diagnose
     from convmat.verification.edge import verify as verify
     from convmat.verification.verdict import Report as Report
 
@@ -36,7 +35,6 @@ _HOMES = {
     "convolve": "engine",
     "convolve_transpose": "adjoint",
     "flatten_filters": "patches",
-    "diagnose": "verification",
     "fold": "folding",
     "framework_pads": "sizes",
     "layer_matrix": "matrix",

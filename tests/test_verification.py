@@ -21,6 +21,7 @@ from convmat.errors import (
     SettingError,
     ShapeError,
 )
+from convmat.formats import FORMATS
 from convmat.verification import judge, stages
 from convmat.verification import layer as layer_module
 from convmat.verification.quantization import ROUNDINGS, requantize

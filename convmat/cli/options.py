@@ -215,10 +215,9 @@ bytes_options = together(
     _of_bytes(
         "--dtype",
         DType(),
-        "Of arrays that do not tell it, as bfloat16 in .npy and raw .bin do not: bfloat16, float8_e4m3fn, "
-        "float32, int8 and so on. For one file alone: FILE:DTYPE, or FILE:DTYPE:SHAPE.",
+        "Of arrays that do not tell it: bfloat16, float8_e4m3fn, int8… Of one file: FILE:DTYPE:SHAPE.",
     ),
-    _of_bytes("--shape", ArrayShape(), "Of raw arrays, .bin: 1,56,56,64 or 1x56x56x64."),
+    _of_bytes("--shape", ArrayShape(), "Of raw arrays, .bin: 1,56,56,64."),
 )
 
 

@@ -39,7 +39,7 @@ def compare(
         DTypeError: no numbers. SettingError: `exact` and a tolerance, or a tolerance below 0.
     """
     rule = Rule.of(exact, atol, rtol)
-    result, wanted = known_numbers("result", result), numbers("expected", wanted)
+    result, wanted = known_numbers("result", result), numbers("wanted", wanted)
     return Definition(wanted.shape, [wanted], lambda whole: whole).compare(result, rule)
 
 
