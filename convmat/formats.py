@@ -60,7 +60,7 @@ class Format(NamedTuple):
         near = value if own == self.bits else self.round(value)
         return np.maximum(np.ldexp(np.spacing(near), int(own) - self.bits), near.dtype.type(self.least))
 
-    @np.errstate(invalid="ignore")
+    @np.errstate(over="ignore", invalid="ignore")
     def _rounded(self, values: Array, to_whole: Any) -> Array:
         """Multiples of the last place that the values have in the format, as `to_whole` chooses them."""
         values = np.asarray(values)
