@@ -109,6 +109,9 @@ _OF_ML_DTYPES = (
 )
 
 
+_PART = 1 << 18  # numbers that are widened at a time
+
+
 class Narrow(np.ndarray[Any, np.dtype[Any]]):
     """float32 values that are all of a narrower format, as its views are."""
 
@@ -169,7 +172,10 @@ class Stored(NamedTuple):
         if self.name == "bfloat16":  # the upper half of a float32
             return np.left_shift(stored.view(np.uint16), 16, dtype=np.uint32).view(np.float32)
         if self.name in CODED:
-            return _values(self.name)[stored.view(np.uint8)]
+            wide, codes = np.empty(stored.shape, np.float32), stored.view(np.uint8).reshape(-1)
+            for start in range(0, codes.size, _PART):  # each code becomes an index of 8 bytes
+                wide.reshape(-1)[start : start + _PART] = _values(self.name)[codes[start : start + _PART]]
+            return wide
         return stored.view(self.dtype).astype(self.read_as, copy=False)
 
 

@@ -50,7 +50,7 @@ def verify(
     """Compare a convolution with the definition: the engine's, or yours if `expected` is given.
 
     Args:
-        x, filters and the geometry: as `convolve` takes them.
+        x, filters and the geometry: as `convolve` takes them, arrays or tensors (see `formats.as_array`).
         expected: the result to judge, (N, *out, K) or (N·H_out·W_out, K). Its accumulator is taken to be
             the coarser of the inputs' dtype and its own (float32 for float16, bfloat16 and float8).
         layout: "nhwc", or "nchw" of x and the result with channels first.
