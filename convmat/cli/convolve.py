@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convmat.cli.work import Work
+    from convmat.figures.look import Look
 
 _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
 
@@ -22,8 +23,15 @@ _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
 @click.command(
     "convolve",
     cls=Command,
-    needs={"theme": "figure", "output_padding": "transpose", "input_shape": "transpose"},
-    bars={"plan": "transpose", "figure": "transpose"},
+    needs={
+        "theme": "figure animate",
+        "scale": "figure animate",
+        "at": "figure animate",
+        "fps": "animate",
+        "output_padding": "transpose",
+        "input_shape": "transpose",
+    },
+    bars={"plan": "transpose", "animate": "transpose"},
 )
 @options.inputs_argument()
 @options.layer
@@ -38,7 +46,8 @@ _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
     "1,28,28 with --layout nchw."
 )
 @options.figure_option("the layer as the product X_col · W_col = Y, and Y as feature maps")
-@options.theme_option
+@options.animate_option("the layer patch by patch")
+@options.look_of(options.at_option, options.fps_option)
 @options.output_option("npy", "picture")
 @options.report_options
 def command(
@@ -47,7 +56,8 @@ def command(
     input_shape: tuple[int, ...] | None,
     plan: bool,
     figure: str | None,
-    theme: str,
+    animate: str | None,
+    look: Look,
     output: str | None,
     **asked: Any,
 ) -> None:
@@ -72,9 +82,11 @@ def command(
     from convmat.cli.work import write
 
     if transpose:
-        work = _transposed(**asked, output_padding=output_padding, input_shape=input_shape)
+        work = _transposed(
+            **asked, output_padding=output_padding, input_shape=input_shape, figure=figure, look=look
+        )
     else:
-        work = _convolved(**asked, shows_plan=plan, figure=figure, theme=theme)
+        work = _convolved(**asked, shows_plan=plan, figure=figure, animate=animate, look=look)
     write(work, output)
 
 
@@ -84,7 +96,8 @@ def _convolved(
     threads: int | None,
     shows_plan: bool,
     figure: str | None,
-    theme: str,
+    animate: str | None,
+    look: Look,
 ) -> Work:
     from convmat.cli.layer import open_layer
     from convmat.cli.output import STREAM_BYTES
@@ -115,18 +128,19 @@ def _convolved(
         plan.output_shape,
         plan.arithmetic.result,
         [],
-        [*batch.facts(), *layer_facts(plan, layer.flip, layer.layout), *absent("picture", "figure")],
+        [*batch.facts(), *layer_facts(plan, layer.flip, layer.layout), *absent("picture", "figure", "animation")],
         grid=lambda y: rows_grid(plan.geometry, "Y", y),
         layout=layer.layout,
         from_8_bit=batch.dtype == "uint8",
         later_facts=later_facts,
     )
-    if figure is None:
+    if figure is None and animate is None:
         work.blocks = computed(batch.chunks())
     else:
         from convmat.cli.drawing import draw_layer
 
-        work.blocks, work.draw = draw_layer(batch, plan, arguments, computed, figure=figure, theme=theme)
+        files = {"figure": figure, "animation": animate}
+        work.blocks, work.draw = draw_layer(batch, plan, arguments, computed, look, **files)
     return work
 
 

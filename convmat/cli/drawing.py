@@ -14,6 +14,7 @@ from convmat.cli.figures import Kept, kept_bytes
 from convmat.cli.inputs import Batch
 from convmat.cli.options import LayerOptions
 from convmat.cli.output import watching
+from convmat.figures.look import Look
 from convmat.figures.panels import IMAGES
 from convmat.figures.preview import check_preview, preview_text
 from convmat.figures.writing import as_pixels, check_drawable, check_finite, write_layer, write_patches
@@ -33,7 +34,7 @@ def draw_unrolling(
     *,
     figure: str | None,
     animation: str | None,
-    theme: str,
+    look: Look,
     preview: bool,
 ) -> tuple[Kept, list[Fact], Callable[[TextIO], str] | None]:
     """Draw patches of the first images of a batch: its chunks, what was drawn, and the preview, if any.
@@ -41,6 +42,7 @@ def draw_unrolling(
     All that has no shade is refused before the first byte is out.
     """
     check_drawable(geometry, figure, animation)
+    focus = look.focus(geometry)
     if preview:
         check_preview(geometry)
     count = min(IMAGES, batch.shape[0])
@@ -49,23 +51,29 @@ def draw_unrolling(
     text = None
     if preview:
         pixels, _ = as_pixels(kept.all(), "preview")
-        text = partial(_previewed, geometry, layer.padding_mode, pixels)
+        text = partial(_previewed, geometry, layer.padding_mode, pixels, focus)
     if figure is not None or animation is not None:
         pictures = write_patches(
             geometry,
             layer.padding_mode,
             layer.order,
             kept.all(),
+            look,
             figure=figure,
             animation=animation,
-            theme=theme,
             watch=watching("frame"),
         )
     return kept, pictures, text
 
 
-def _previewed(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.uint8], stream: TextIO) -> str:
-    return preview_text(geometry, padding_mode, pixels, console_on(stream, _PIPED_WIDTH))
+def _previewed(
+    geometry: ConvGeometry,
+    padding_mode: str,
+    pixels: NDArray[np.uint8],
+    focus: tuple[int, int] | None,
+    stream: TextIO,
+) -> str:
+    return preview_text(geometry, padding_mode, pixels, console_on(stream, _PIPED_WIDTH), focus)
 
 
 def draw_layer(
@@ -73,12 +81,14 @@ def draw_layer(
     plan: Plan,
     arguments: dict[str, Any],
     computed: Callable[[Iterable[NDArray[Any]]], Iterator[NDArray[Any]]],
+    look: Look,
     *,
-    figure: str,
-    theme: str,
+    figure: str | None,
+    animation: str | None,
 ) -> tuple[Kept, Callable[[], list[Fact]]]:
     """The rows of Y that are `computed` of a batch, and what draws the layer of its first image with them."""
-    check_drawable(plan.geometry, figure)
+    check_drawable(plan.geometry, figure, animation)
+    look.focus(plan.geometry)
     check_finite(arguments["filters"], arguments["bias"])
     y_bytes = 2 * math.prod(plan.output_shape[1:]) * plan.arithmetic.result.itemsize
     check_memory("figure", y_bytes + kept_bytes(batch, 1), "draw a smaller image, or fewer filters")
@@ -88,6 +98,9 @@ def draw_layer(
     rows = Kept(computed(chunks), plan.geometry.patches)
 
     def draw() -> list[Fact]:
-        return write_layer(plan.geometry, image, shades, rows.all(), arguments, figure=figure, theme=theme)
+        files = {"figure": figure, "animation": animation}
+        return write_layer(
+            plan.geometry, image, shades, rows.all(), arguments, look, **files, watch=watching("frame")
+        )
 
     return rows, draw

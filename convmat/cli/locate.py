@@ -12,13 +12,14 @@ from convmat.cli.types import Pixel
 
 if TYPE_CHECKING:
     from convmat.cli.inputs import Batch
+    from convmat.figures.look import Look
     from convmat.geometry import ConvGeometry, Place
     from convmat.shown import Fact
 
 _MOST_PLACES = 20_000
 
 
-@click.command("locate", cls=Command, needs={"theme": "figure"})
+@click.command("locate", cls=Command, needs={"theme": "figure", "scale": "figure"})
 @options.inputs_argument(required=False)
 @options.absent_input_option
 @options.patches
@@ -26,7 +27,7 @@ _MOST_PLACES = 20_000
 @options.number("--col", help="Column of X_col, from 0, in the order that --order says.")
 @click.option("--pixel", type=Pixel(), help="Pixel and channel, from 0; n is 0 where it is left out.")
 @options.figure_option("the pixel, and everywhere it went")
-@options.theme_option
+@options.look_of()
 @options.report_options
 def command(
     inputs: tuple[str, ...],
@@ -36,7 +37,7 @@ def command(
     col: int | None,
     pixel: tuple[int, ...] | None,
     figure: str | None,
-    theme: str,
+    look: Look,
 ) -> None:
     """Which pixel is at a row and column of X_col, and where in X_col a pixel went, by Eq. 8.
 
@@ -59,7 +60,7 @@ def command(
     batch = open_input(inputs, layer, input_shape)
     geometry = patch_geometry(batch.shape, layer)
     element, places = _places(geometry, layer, row, col, pixel)
-    value, drawn = _value(batch, geometry, layer, element, places, figure, theme)
+    value, drawn = _value(batch, geometry, layer, element, places, figure, look)
     facts, grids = batch.facts(), []
     if pixel is None:
         facts += place_facts(geometry, places[0], layer.padding_mode, layer.order, value)
@@ -103,7 +104,7 @@ def _value(
     element: tuple[int, ...] | None,
     places: list[Place],
     figure: str | None,
-    theme: str,
+    look: Look,
 ) -> tuple[Any, list[Fact]]:
     """The value of an element, None where there is none, and what was drawn of it."""
     if figure is None:
@@ -126,6 +127,6 @@ def _value(
         if any(is_pipe(source.name) for source in batch.sources):
             drain(kept)  # whoever writes to us should not be cut off
     drawn = write_patches(
-        geometry, layer.padding_mode, layer.order, images, figure=figure, places=places, theme=theme
+        geometry, layer.padding_mode, layer.order, images, look, figure=figure, places=places
     )
     return images[0][element[1:]] if images is not None and element else None, drawn

@@ -11,9 +11,10 @@ import click
 
 from convmat.checks import got, read_whole
 from convmat.cli.output import note
-from convmat.cli.types import ArrayShape, DType, File, InputShape, NumberType, OutputName, PaddingType, Sizes
+from convmat.cli.types import ArrayShape, At, DType, File, InputShape, NumberType, OutputName, PaddingType, Sizes
 from convmat.errors import MappingIndexError
-from convmat.files.schema import Kind, Whole
+from convmat.figures.look import Look
+from convmat.files.schema import Kind, Number, Whole
 from convmat.words import POSITION_NAMES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -97,20 +98,25 @@ class LayerOptions:
         return {"stride": self.stride, "padding": self.pads, "dilation": self.dilation}
 
 
-def layer_of(*options: Option[Any]) -> Option[Any]:
-    """Some options of a layer, which the command gets as `layer`, a `LayerOptions`."""
-    names = [field.name for field in fields(LayerOptions)]
+def _gathered(kind: Any, into: str, options: Sequence[Option[Any]]) -> Option[Any]:
+    """Options that the command gets as one value of a `kind` whose fields they are."""
+    names = [field.name for field in fields(kind)]
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def gathered(*args: Any, **given: Any) -> Any:
             said = {name: given.pop(name) for name in names if name in given}
-            return function(*args, layer=LayerOptions(**said), **given)
+            return function(*args, **{into: kind(**said)}, **given)
 
         decorated: Callable[..., Any] = together(*options)(gathered)
         return decorated
 
     return decorate
+
+
+def layer_of(*options: Option[Any]) -> Option[Any]:
+    """Some options of a layer, which the command gets as `layer`, a `LayerOptions`."""
+    return _gathered(LayerOptions, "layer", options)
 
 
 def axes_of(dims: int | None, *sizes: Any, default: int = 2) -> int:
@@ -291,12 +297,37 @@ def output_option(
 
 def figure_option(what: str) -> Option[Any]:
     """`--figure FILE`, that draws `what`."""
-    help_text = f"Draw {what}, as .png or another picture."
-    return click.option("--figure", metavar="FILE", type=OutputName("picture"), help=help_text)
+    help_text = f"Draw {what}, as .svg, .png or another picture."
+    return click.option("--figure", metavar="FILE", type=OutputName("figure"), help=help_text)
+
+
+def animate_option(what: str) -> Option[Any]:
+    """`--animate FILE`, that draws `what` step by step."""
+    help_text = f"Draw {what}, as .svg, .gif, .webp or .apng."
+    return click.option("--animate", metavar="FILE", type=OutputName("animation"), help=help_text)
+
+
+def look_of(*options: Option[Any]) -> Option[Any]:
+    """How what is drawn is to look, which the command gets as `look`, a `Look`."""
+    return _gathered(Look, "look", (theme_option, scale_option, *options))
 
 
 theme_option = choice(
     "--theme", ("light", "dark"), "Colours of what is drawn: of paper, or of a screen at night."
+)
+scale_option = number(
+    "--scale", kind=Whole(1, 4), default=1, help="How many times larger what is drawn is, in pixels, 1 to 4."
+)
+at_option = click.option(
+    "--at",
+    type=At(),
+    help="Pixel that is drawn with what is about it: y,x.  [default: where the image varies most]",
+)
+fps_option = number(
+    "--fps",
+    kind=Number(0.1, 50),
+    read=float,
+    help="Frames a second of an animation, 0.1 to 50.  [default: for 8 seconds in all]",
 )
 
 

@@ -189,6 +189,13 @@ class Pixel(InputShape):
     example = "y,x,c or n,y,x,c: 9,12,0"
 
 
+class At(InputShape):
+    """A pixel."""
+
+    metavar = "[y,]x"
+    example = "y,x: 9,12"
+
+
 class Pads(Sizes):
     """Padding in pixels."""
 

@@ -9,17 +9,22 @@ import click
 
 from convmat.cli import options
 from convmat.cli.command import Command
-from convmat.cli.types import OutputName
 
 if TYPE_CHECKING:
     from convmat.cli.work import Work
+    from convmat.figures.look import Look
     from convmat.shown import Fact
 
 
 @click.command(
     "unroll",
     cls=Command,
-    needs={"theme": "figure animate"},
+    needs={
+        "theme": "figure animate",
+        "scale": "figure animate",
+        "at": "figure animate preview",
+        "fps": "animate",
+    },
     bars={"preview": "as_json quiet dry_run", "figure": "dry_run", "animate": "dry_run"},
 )
 @options.inputs_argument()
@@ -27,13 +32,8 @@ if TYPE_CHECKING:
 @click.option("--per-image", is_flag=True, help="Write N × P × (kh·kw·C), a matrix for each image.")
 @click.option("--dry-run", is_flag=True, help="Read headers only and write nothing; print what would be.")
 @options.figure_option("the patches and the rows of X_col they become")
-@click.option(
-    "--animate",
-    metavar="FILE",
-    type=OutputName("animation"),
-    help="Draw the kernel as it slides, and X_col as it grows, as .gif, .webp or .apng.",
-)
-@options.theme_option
+@options.animate_option("the kernel as it slides, and X_col as it grows")
+@options.look_of(options.at_option, options.fps_option)
 @click.option(
     "--preview", is_flag=True, help="Show the image and its patches in the terminal, after the table."
 )
@@ -51,7 +51,7 @@ def command(dry_run: bool, output: str | None, **asked: Any) -> None:
 
     Several images of one size make a batch. Without -o the table is the output.
 
-    Of large images --figure shows an excerpt, where the image varies most, and of a batch three images;
+    Of large images --figure shows an excerpt, where the image varies most or --at says, and of a batch three;
     --animate shows 100 patches at most. --preview has half blocks where the terminal has colours, and shades
     of characters where not.
     """
@@ -66,7 +66,7 @@ def _unrolled(
     per_image: bool,
     figure: str | None,
     animate: str | None,
-    theme: str,
+    look: Look,
     preview: bool,
     threads: int | None,
 ) -> Work:
@@ -87,7 +87,7 @@ def _unrolled(
         from convmat.cli.drawing import draw_unrolling
 
         chunks, pictures, text = draw_unrolling(
-            batch, geometry, layer, figure=figure, animation=animate, theme=theme, preview=preview
+            batch, geometry, layer, figure=figure, animation=animate, look=look, preview=preview
         )
     rows, columns = geometry.matrix_shape
     blocks = (

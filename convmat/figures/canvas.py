@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ImageFont
 
 from convmat.errors import ConvmatError
 
 Colour = tuple[int, int, int]
 
 MARGIN, GAP = 24, 32  # around a drawing, and between its parts
-SMALL, BODY, HEAD = 13, 15, 18  # sizes of text, in pixels
+TAG, SMALL, BODY, HEAD = 11, 13, 15, 18  # sizes of text, in pixels
 
 # Okabe and Ito's colours that show on white and on black, neighbours unlike each other, and a brown. In print
 # without colour some come close to each other, so whatever has one has a number too.
@@ -65,6 +65,7 @@ class Theme:
     padding: Colour
     """What is outside the image; no gray of an image looks like it, since it is hatched with `line`."""
     highlight: Colour
+    name: str = "light"
 
 
 THEMES = {
@@ -72,7 +73,7 @@ THEMES = {
         (255, 255, 255), (33, 37, 41), (95, 103, 112), (173, 181, 189), (233, 236, 239), (196, 30, 90)
     ),
     "dark": Theme(
-        (22, 25, 29), (233, 236, 239), (160, 168, 176), (84, 92, 100), (44, 49, 55), (255, 105, 150)
+        (22, 25, 29), (233, 236, 239), (160, 168, 176), (84, 92, 100), (44, 49, 55), (255, 105, 150), "dark"
     ),
 }
 """The drawings' themes, by the names of `--theme`."""
@@ -152,35 +153,85 @@ def number_text(value: Any) -> str:
     return str(int(value)) if np.asarray(value).dtype.kind in "biu" else f"{float(value):.3g}"
 
 
+class Rect(NamedTuple):
+    """A box, filled, outlined within itself, or both."""
+
+    box: Box
+    fill: Colour | None = None
+    edge: Colour | None = None
+    width: int = 1
+    title: str = ""
+
+
+class Words(NamedTuple):
+    """A line of text."""
+
+    line: Label
+    colour: Colour
+
+
+class Cells(NamedTuple):
+    """Colours, (h, w, 3), that fill a box as cells as large as each other."""
+
+    box: Box
+    colours: NDArray[np.uint8]
+    titles: Sequence[str]
+    """What each cell is, (h·w), for a reader who points at it; none, for a picture."""
+
+
+class Hatch(NamedTuple):
+    """A box shown as padding."""
+
+    box: Box
+    theme: Theme
+    title: str = ""
+
+
+class Lines(NamedTuple):
+    """The lines of a grid, a pixel wide."""
+
+    xs: Sequence[int]
+    ys: Sequence[int]
+    colour: Colour
+
+
+class Shape(NamedTuple):
+    """A filled polygon."""
+
+    points: tuple[tuple[int, int], ...]
+    colour: Colour
+
+
+Mark = Rect | Words | Cells | Hatch | Lines | Shape
+
+
 class Sheet:
-    """A picture being drawn."""
+    """A picture as the list of its marks, in the order in which they are painted: by `raster` or `vector`."""
 
     def __init__(self, size: tuple[int, int], theme: Theme) -> None:
+        self.size = size
         self.theme = theme
-        self.image = Image.new("RGB", size, theme.paper)
-        self._pen = ImageDraw.Draw(self.image)
+        self.marks: list[Mark] = [Rect(Box(0, 0, *size), theme.paper)]
 
-    def copy(self) -> Sheet:
-        """The same picture, to go on drawing on."""
-        other = Sheet((1, 1), self.theme)
-        other.image = self.image.copy()
-        other._pen = ImageDraw.Draw(other.image)
+    def layer(self) -> Sheet:
+        """A sheet of this size without paper, to be laid over it."""
+        other = Sheet(self.size, self.theme)
+        other.marks.clear()
         return other
 
-    def write(self, line: Label) -> None:
-        """Write a line of text where it lies."""
-        colour = line.colour or self.theme.ink
-        self._pen.text(line.box[:2], plain(line.text), fill=colour, font=font(line.size))
+    def write(self, *lines: Label) -> None:
+        """Write lines of text where they lie."""
+        self.marks += (Words(line, line.colour or self.theme.ink) for line in lines if line.text)
 
-    def fill(self, box: Box, colour: Colour) -> None:
+    def fill(self, box: Box, colour: Colour, title: str = "") -> None:
         """Fill a box."""
-        self._pen.rectangle(_inner(box), fill=colour)
+        self.marks.append(Rect(box, colour, title=title))
 
     def outline(self, box: Box, colour: Colour, width: int = 1, halo: bool = False) -> None:
-        """Outline a box, within it; with a `halo` of paper on both sides it shows on any picture."""
+        """Outline a box, within it; with a `halo` of paper around and in it it shows on any picture."""
         if halo:
-            self._pen.rectangle(_inner(box.grown(1)), outline=self.theme.paper, width=width + 2)
-        self._pen.rectangle(_inner(box), outline=colour, width=width)
+            self.marks.append(Rect(box.grown(1), None, self.theme.paper, width + 2))
+        self.marks.append(Rect(box, None, colour, width))
 
     def tag(self, line: Label, colour: Colour) -> None:
         """Write text on a plate of colour, which is the label's box."""
@@ -190,40 +241,31 @@ class Sheet:
     def numbers(self, cells: Sequence[tuple[Box, str, Colour]], room: int) -> None:
         """Write a number into each cell, in its colour, if cells of so many pixels have room for all."""
         if max((text_size(text, SMALL)[0] for _, text, _ in cells), default=0) <= room - 4:
-            for box, text, colour in cells:
-                self.write(centred(box, text, SMALL, colour))
+            self.write(*(centred(box, text, SMALL, colour) for box, text, colour in cells))
 
-    def cells(self, box: Box, colours: NDArray[np.uint8]) -> None:
-        """Colours, (h, w, 3), as cells that fill a box, all as large as each other."""
-        picture = Image.fromarray(np.ascontiguousarray(colours))
-        size = (box.right - box.left, box.bottom - box.top)
-        self.image.paste(picture.resize(size, Image.Resampling.NEAREST), box[:2])
+    def cells(self, box: Box, colours: NDArray[np.uint8], titles: Sequence[str] = ()) -> None:
+        """Colours, (h, w, 3), as cells that fill a box, each with what it is."""
+        self.marks.append(Cells(box, colours, titles))
 
-    def hatch(self, box: Box) -> None:
+    def hatch(self, box: Box, title: str = "") -> None:
         """Show a box as padding."""
-        self.fill(box, self.theme.padding)
-        for start in range(box.left + box.top, box.right + box.bottom, 6):
-            # The part of a rising diagonal that is in the box.
-            first, last = max(box.left, start - box.bottom + 1), min(box.right - 1, start - box.top)
-            if first <= last:
-                self._pen.line([(first, start - first), (last, start - last)], fill=self.theme.line)
+        self.marks.append(Hatch(box, self.theme, title))
 
     def lines(self, xs: Sequence[int], ys: Sequence[int]) -> None:
         """The lines of a grid, in a gray that shows on black and on white and draws the eye on neither."""
-        for x in xs:
-            self._pen.line([(x, ys[0]), (x, ys[-1])], fill=_GRID)
-        for y in ys:
-            self._pen.line([(xs[0], y), (xs[-1], y)], fill=_GRID)
+        self.marks.append(Lines(xs, ys, _GRID))
 
-    def arrow(self, left: int, right: int, y: int) -> None:
-        """An arrow from left to right."""
-        colour = self.theme.dim
-        self._pen.line([(left, y), (right - 8, y)], fill=colour, width=3)
-        self._pen.polygon([(right - 12, y - 8), (right, y), (right - 12, y + 8)], fill=colour)
+    def arrow(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+        """A level or an upright arrow."""
+        (x, y), (to_x, to_y) = start, end
+        dx, dy = int(np.sign(to_x - x)), int(np.sign(to_y - y))
 
-    def segment(self, left: int, right: int, y: int) -> None:
-        """A thin level line."""
-        self._pen.line([(left, y), (right - 1, y)], fill=self.theme.dim)
+        def at(along: int, beside: int) -> tuple[int, int]:
+            return to_x - along * dx + beside * dy, to_y - along * dy + beside * dx
+
+        tail = (abs(to_x - x) or abs(to_y - y), 1)
+        points = (at(*tail), at(12, 1), at(12, 8), at(0, 0), at(12, -8), at(12, -1), at(tail[0], -1))
+        self.marks.append(Shape(points, self.theme.dim))
 
     def dots(self, box: Box, upright: bool) -> None:
         """Three dots in the middle of a box: something is left out here."""
@@ -232,11 +274,25 @@ class Sheet:
             at = (x, y + step) if upright else (x + step, y)
             self.fill(Box(at[0] - 1, at[1] - 1, at[0] + 1, at[1] + 1), self.theme.dim)
 
-    def pixels(self) -> NDArray[np.uint8]:
-        """The picture, (height, width, 3)."""
-        return np.asarray(self.image)
+    def pixels(self, scale: int = 1) -> NDArray[np.uint8]:
+        """The picture, (height, width, 3), painted."""
+        from convmat.figures.raster import painted
+
+        return np.asarray(painted(self, scale))
 
 
-def _inner(box: Box) -> tuple[int, int, int, int]:
-    """A box as Pillow takes it, right and bottom included."""
-    return box.left, box.top, box.right - 1, box.bottom - 1
+class Moment(NamedTuple):
+    """A moment of an animation."""
+
+    lasting: Sheet
+    """What joins the picture, and stays."""
+    passing: Sheet
+    """What is seen in this moment alone."""
+
+
+class Film(NamedTuple):
+    """A picture that moves; the whole of it, after the last moment, is what a printer gets."""
+
+    start: Sheet
+    moments: tuple[Moment, ...]
+    fps: float

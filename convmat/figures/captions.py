@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from convmat.geometry import ConvGeometry, Place
 from convmat.shown import sizes
-from convmat.words import POSITION_NAMES, column_formula, pads_text, pixel_formulas, row_formula
+from convmat.words import POSITION_NAMES, pads_text
 
 
 def title(geometry: ConvGeometry, padding_mode: str) -> str:
@@ -55,10 +55,38 @@ def patch_names(geometry: ConvGeometry) -> str:
 
 
 def formulas(geometry: ConvGeometry, place: Place | None, row: int, order: str) -> list[str]:
-    """Eq. 8 with the numbers of a place filled in, or of the first element of a row."""
+    """Eq. 8 with the numbers of a place filled in, or of the first element of a row; what is 0 is left out."""
     shown = geometry.place(row, 0) if place is None else geometry.place(place.row, place.column, order=order)
-    of_row = f"row {row_formula(geometry, shown.row)}"
-    pixel = ", ".join(pixel_formulas(geometry, shown))
+    of_row = f"row {_equation(_ravelled(shown.patch, geometry.output_size), shown.row)}"
+    pixel = ", ".join(_pixel_texts(geometry, shown))
     if place is None:
-        return [f"{of_row}: its patch begins at pixel {pixel}"]
-    return [f"{of_row},  column {column_formula(geometry, shown.column, order)}", f"pixel {pixel}"]
+        return [f"{of_row}: its patch begins at {pixel}"]
+    digits = (*shown.tap, shown.channel) if order == "hwc" else (shown.channel, *shown.tap)
+    column = _equation(_ravelled(digits, geometry.column_sizes(order)[1:]), shown.column)
+    return [f"{of_row}, column {column}", f"pixel {pixel}"]
+
+
+def _pixel_texts(geometry: ConvGeometry, place: Place) -> Iterator[str]:
+    """Eq. 8 along each axis, y·S + i·D − P."""
+    names = POSITION_NAMES[len(geometry.kernel_size)]
+    axes = zip(names, place.patch[1:], geometry.stride, place.tap, geometry.dilation, geometry.pads, strict=True)
+    for (name, y, s, i, d, (before, _)), position in zip(axes, place.position, strict=True):
+        text = _product(y, s) + (f" + {_product(i, d)}" if i else "") + (f" - {before}" if before else "")
+        yield f"{name} = {_equation(text, position)}"
+
+
+def _equation(text: str, number: int) -> str:
+    return text if text == str(number) else f"{text} = {number}"
+
+
+def _ravelled(digits: Sequence[int], sizes: Sequence[int]) -> str:
+    """A number by its digits, `sizes` being those of all digits but the first."""
+    text = str(digits[0])
+    for digit, size in zip(digits[1:], sizes, strict=True):
+        text = f"{digit}" if text == "0" else f"{_product(text, size)} + {digit}"
+    return text
+
+
+def _product(number: object, factor: int) -> str:
+    text = f"({number})" if " " in str(number) else str(number)
+    return text if factor == 1 or text == "0" else f"{text}*{factor}"

@@ -1,15 +1,18 @@
-"""Patches outlined in the panels that show them, each with its row's number where that hides least."""
+"""Patches outlined in the panels that show them, few enough to be told apart, each with its row's number."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from convmat.figures.canvas import ACCENTS, SMALL, Box, Colour, Label, Sheet, text_size
-from convmat.figures.panels import NUMBERED, Panel
+from convmat.figures.canvas import ACCENTS, TAG, Box, Colour, Label, Sheet, text_size
+from convmat.figures.panels import Panel
 from convmat.geometry import ConvGeometry
+
+OUTLINES = 3
+"""Patches that are outlined in a picture at most: more hide each other."""
 
 
 class PatchMark(NamedTuple):
@@ -17,22 +20,21 @@ class PatchMark(NamedTuple):
 
     row: int
     """Of X_col: its number."""
-    colour: Colour
+    colour: Colour | None
+    """None for a thin line, where patches lie beside each other."""
     box: Box
     """All that its extent spans."""
     taps: tuple[Box, ...]
     """Where each of its taps reads, in the order i, j; left out where they fill the box, without dilation."""
-    inset: int
-    """Pixels that its lines are drawn within these boxes, so that they do not hide those of others."""
     tag: Label
 
     @property
-    def line(self) -> Box:
-        """Where the outline is drawn."""
-        return self.box.grown(-self.inset)
+    def lines(self) -> tuple[Box, ...]:
+        """What is outlined, each as large as in any other patch."""
+        return self.taps or (self.box,)
 
 
-def coloured(rows: Sequence[int]) -> dict[int, Colour]:
+def coloured(rows: Iterable[int]) -> dict[int, Colour]:
     """Rows, each with the colour of its outline."""
     return {row: ACCENTS[index % len(ACCENTS)] for index, row in enumerate(rows)}
 
@@ -44,47 +46,60 @@ def reach(geometry: ConvGeometry, row: int) -> tuple[range, range]:
     return ys, xs
 
 
+def told_apart(geometry: ConvGeometry, panels: Sequence[Panel], wanted: Iterable[int]) -> list[int]:
+    """The first of the wanted rows whose outlines do not lie on each other's, as many as are outlined."""
+    chosen: list[int] = []
+    strips: list[tuple[Box, ...]] = []
+    for row in dict.fromkeys(wanted):
+        own = [
+            strip
+            for panel in panels
+            if _is_in(geometry, panel, row)
+            for box in _boxes(geometry, panel, row)
+            for strip in _edges(box)
+        ]
+        pairs = itertools.product(own, (strip for other in strips for strip in other))
+        if own and all(a.overlap(b) <= 16 for a, b in pairs):  # where they cross
+            chosen.append(row)
+            strips.append(tuple(own))
+        if len(chosen) == OUTLINES:
+            break
+    return chosen
+
+
 def outlines(
-    geometry: ConvGeometry, panels: Sequence[Panel], colours: dict[int, Colour]
+    geometry: ConvGeometry, panels: Sequence[Panel], colours: dict[int, Colour], plain: Sequence[int] = ()
 ) -> tuple[PatchMark, ...]:
-    """The outlines of patches in the panels that show them, each with a tag where it hides least."""
+    """Outlines in the panels that show them, those that are `plain` thin, each with a tag in its own pixels."""
     marks: list[PatchMark] = []
-    shown: list[Panel] = []
-    for row, panel in itertools.product(colours, panels):
-        spans = reach(geometry, row)
-        if panel.image != geometry.patch_position(row)[0] or not panel.shows(*spans):
+    every = {**dict.fromkeys(plain), **colours}
+    for row, panel in itertools.product(every, panels):
+        if not _is_in(geometry, panel, row):
             continue
-        box = panel.box_of(*spans)
-        taps = tuple(_tap_boxes(geometry, panel, row)) if max(geometry.dilation) > 1 else ()
-        inset = _inset(box, min(min(panel.cell) // 3, 9), [mark.line for mark in marks])
-        marks.append(PatchMark(row, colours[row], box, taps, inset, Label(box, str(row), SMALL)))
-        shown.append(panel)
-    for index, (mark, panel) in enumerate(zip(marks, shown, strict=True)):
-        width, height = text_size(mark.tag.text, SMALL)
+        boxes = tuple(_boxes(geometry, panel, row))
+        taps = boxes if max(geometry.dilation) > 1 else ()
+        box = panel.box_of(*reach(geometry, row))
+        marks.append(PatchMark(row, every[row], box, taps, Label(box, str(row), TAG)))
+    for index, mark in enumerate(marks):
+        others = [line for other in marks if other is not mark for line in other.lines]
         tags = [other.tag.box for other in marks[:index]]
-        edges = [edge for other in marks if other is not mark for edge in _edges(other.line)]
-        if min(panel.cell) >= NUMBERED:  # the lines of numbers in the cells
-            middles = [(panel.at(0, y) + panel.at(0, y + 1)) // 2 for y in panel.ys]
-            edges += [Box(panel.box.left, y - 6, panel.box.right, y + 6) for y in middles]
-        tag = _tag_box(mark.box, (width + 8, height - 2), panel.box, tags, edges)
+        [panel] = [p for p in panels if p.box.overlap(mark.box)]
+        tag = _tag_box(mark, panel.box, others, tags)
         marks[index] = mark._replace(tag=mark.tag._replace(box=tag))
     return tuple(marks)
 
 
-def _inset(box: Box, most: int, others: Sequence[Box]) -> int:
-    """How far within a box its outline hides the fewest pixels of other outlines."""
-    edges = [edge for other in others for edge in _edges(other)]
-
-    def hidden(inset: int) -> int:
-        return sum(own.overlap(edge) for own in _edges(box.grown(-inset)) for edge in edges)
-
-    return min(range(0, most + 1, 4), key=hidden)
+def _is_in(geometry: ConvGeometry, panel: Panel, row: int) -> bool:
+    return panel.image == geometry.patch_position(row)[0] and panel.shows(*reach(geometry, row))
 
 
-def _tap_boxes(geometry: ConvGeometry, panel: Panel, row: int) -> Iterator[Box]:
+def _boxes(geometry: ConvGeometry, panel: Panel, row: int) -> Iterator[Box]:
+    """What is outlined of a patch: its extent, or with dilation each tap."""
+    if max(geometry.dilation) == 1:
+        yield panel.box_of(*reach(geometry, row))
+        return
     for column in range(0, geometry.matrix_shape[1], geometry.channels):
-        y, x = geometry.place(row, column).position
-        yield panel.pixel(y, x)
+        yield panel.pixel(*geometry.place(row, column).position)
 
 
 def _edges(box: Box) -> Iterator[Box]:
@@ -95,25 +110,38 @@ def _edges(box: Box) -> Iterator[Box]:
     yield Box(box.right - 3, box.top, box.right, box.bottom)
 
 
-def _tag_box(box: Box, size: tuple[int, int], panel: Box, tags: Sequence[Box], edges: Sequence[Box]) -> Box:
-    """Where the number of a patch hides least: within its corners, else beside them."""
-    w, h = size
-    lefts = (box.left, box.right - w, (box.left + box.right - w) // 2, box.left - w, box.right)
-    middle = (box.top + box.bottom - h) // 2
-    tops = (box.top, box.bottom - h, middle, box.top - h, box.bottom, box.top - h // 2, box.bottom - h // 2)
-    best, least = box, math.inf
-    for (i, top), (j, left) in itertools.product(enumerate(tops), enumerate(lefts)):
-        tag = Box(left, top, left + w, top + h)
-        hidden = 100 * sum(map(tag.overlap, tags)) + sum(map(tag.overlap, edges))
-        hidden += 10 * (w * h - tag.overlap(panel)) + (i + j) + (20 if max(i, j) >= 3 else 0)
-        if hidden < least:
-            best, least = tag, hidden
+def _tag_box(mark: PatchMark, panel: Box, others: Sequence[Box], tags: Sequence[Box]) -> Box:
+    """Where the number of a patch hides least: within a corner of its own, else beside it."""
+    width, height = text_size(mark.tag.text, TAG)
+    w, h = width + 6, height - 2
+    best, least = mark.box, math.inf
+    for order, box in enumerate((mark.lines[0], *mark.lines[-1:])):
+        lefts = (box.left, box.right - w, (box.left + box.right - w) // 2, box.left - w, box.right)
+        middle = (box.top + box.bottom - h) // 2
+        tops = (box.top, box.bottom - h, box.top - h, box.bottom, middle)
+        for (i, top), (j, left) in itertools.product(enumerate(tops), enumerate(lefts)):
+            tag = Box(left, top, left + w, top + h)
+            hidden = 100 * sum(map(tag.overlap, tags)) + 4 * sum(map(tag.overlap, others))
+            hidden += 10 * (w * h - tag.overlap(panel)) + i + j + 2 * order
+            hidden += w * h - tag.overlap(mark.box)  # others' pixels, or one's own
+            if 3 * w * h > (box.bottom - box.top) * (box.right - box.left):  # too small to be written into
+                hidden += 2 * tag.overlap(box)
+            if hidden < least:
+                best, least = tag, hidden
     return best
 
 
 def draw_outline(sheet: Sheet, patch: PatchMark) -> None:
     """Outline a patch; with dilation each of its taps."""
-    sheet.outline(patch.line, patch.colour, 1 if patch.taps else 3, halo=not patch.taps)
-    for tap in patch.taps:
-        width = 3 if tap.right - tap.left >= 12 else 1
-        sheet.outline(tap.grown(-patch.inset) if width > 1 else tap, patch.colour, width, halo=width > 1)
+    for box in patch.lines:
+        if patch.colour is None:
+            sheet.outline(box, sheet.theme.ink, 1, halo=True)
+        else:
+            width = 3 if box.right - box.left >= 12 else 1
+            sheet.outline(box, patch.colour, width, halo=width > 1)
+
+
+def draw_tag(sheet: Sheet, patch: PatchMark) -> None:
+    """Write the number of a patch where it lies."""
+    colour = sheet.theme.ink if patch.colour is None else patch.colour
+    sheet.tag(patch.tag, colour)

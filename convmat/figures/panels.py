@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from convmat.axis import padding_source
 from convmat.errors import GeometryError
-from convmat.figures.canvas import Box, Sheet, as_colours, contrast, faded, number_text
+from convmat.figures.canvas import Box, Sheet, as_colours, faded, number_text
+from convmat.figures.cells import GRIDDED, Faces, paint_cells, position_of
 from convmat.geometry import ConvGeometry, Place
 
 IMAGES = 3
@@ -23,9 +24,8 @@ IMAGES = 3
 SIDES = {1: 504, 2: 320, 3: 224}
 """Pixels of a panel's longer side, by how many panels there are."""
 
-EXCERPT_SIDE = 400
-NUMBERED, GRIDDED = 26, 10
-"""Pixels of a cell from which on it has room for a number, and lines part it from the next."""
+EXCERPT_SIDE, OVERVIEW_SIDE = 400, 200
+"""Of an excerpt's longer side, and of the whole beside it."""
 
 MOVES = 100
 """Patches of an animation."""
@@ -106,31 +106,31 @@ def padded_ranges(geometry: ConvGeometry) -> tuple[range, range]:
 
 
 def choose_window(
-    geometry: ConvGeometry, places: Sequence[Place], moving: bool, focus: tuple[int, int] | None
+    geometry: ConvGeometry, places: Sequence[Place], moves: int, focus: tuple[int, int] | None
 ) -> tuple[tuple[range, range], float]:
     """What of the padded image is shown: the whole, or else what lies about its middle, or about a place.
 
-    Also how many pixels of the drawing one of the image has, about.
+    Of an animation as much as its `moves` need. Also how many pixels of the drawing one of the image has, about.
     """
     whole = padded_ranges(geometry)
-    side = SIDES[1 if places or moving else min(geometry.batch, IMAGES)]
+    side = SIDES[1 if places or moves else min(geometry.batch, IMAGES)]
     excerpt_side = min(EXCERPT_SIDE, side)
     scale = min(side / max(map(len, whole)), _LARGEST_CELL)
     closer = min(excerpt_side / max(_PIXELS, 3 * max(geometry.extent)), _LARGEST_CELL)
     # One axis of a kernel may be a single pixel; the other has to be seen then.
     legible = max(geometry.extent) * scale >= _LEGIBLE or closer <= scale
-    if legible and not places and (not moving or geometry.patches <= MOVES):
+    if legible and not places and (not moves or geometry.patches <= moves):
         return whole, scale
     centre = focus or tuple(size // 2 for size in geometry.input_size)
     middle = places[0].position if places else centre
     ranges = []
     for at, (padded, reach, before, s, count) in zip(middle, _axes(geometry, whole), strict=True):
         length = max(_PIXELS // 2 if places else _PIXELS, 3 * reach)
-        if moving:  # as many patches on each axis as make their number
-            length = reach + s * (min(count, math.isqrt(MOVES)) - 1)
+        if moves:  # as many patches on each axis as make their number
+            length = reach + s * (min(count, math.isqrt(moves)) - 1)
         length = min(length, len(padded))
         start = min(max(at - length // 2, padded.start), padded.stop - length)
-        if moving:
+        if moves:
             start -= (start - padded.start) % s
         elif not places:  # of strides longer than the window a patch has to be in it, too
             corner = _nearest(range(start, start + length), reach, before, s, count) * s - before
@@ -193,34 +193,61 @@ def paint_panel(
     image: NDArray[np.uint8] | None,
     values: NDArray[Any] | None,
 ) -> None:
-    """Paint what a panel shows of an image, (H, W, C), padding hatched or, where it holds pixels, faded."""
-    h, w = geometry.input_size
-    ys = range(max(panel.ys.start, 0), min(panel.ys.stop, h))
-    xs = range(max(panel.xs.start, 0), min(panel.xs.stop, w))
-    sheet.hatch(panel.box)
-    if padding_mode != "zeros" and image is not None and max(panel.reduce) == 1:
-        lines = padding_source(np.array(panel.ys), h, padding_mode)
-        columns = padding_source(np.array(panel.xs), w, padding_mode)
-        sheet.cells(panel.box, faded(as_colours(image[np.ix_(lines, columns)]), sheet.theme))
+    """Paint what a panel shows of an image, (H, W, C), padding hatched or, where it holds pixels, faded.
+
+    Reduced by picking: a mean would show colours that are in no pixel.
+    """
+    sheet.hatch(panel.box, "padding: 0" if padding_mode == "zeros" else "padding")
+    whole = padding_mode != "zeros" and image is not None
+    ys, xs = (
+        positions if whole else range(max(positions.start, 0), min(positions.stop, size))
+        for positions, size in zip((panel.ys, panel.xs), geometry.input_size, strict=True)
+    )
+    lined = min(panel.cell) >= GRIDDED
     if ys and xs:
-        box = panel.box_of(ys, xs)
-        if image is None:
-            sheet.fill(box, sheet.theme.paper)
-        else:
-            # Reduced by picking: a mean would show colours that are in no pixel.
-            down, across = panel.reduce
-            sheet.cells(box, as_colours(image[ys.start : ys.stop : down, xs.start : xs.stop : across]))
-    if min(panel.cell) >= GRIDDED:
+        spans = [
+            [(panel.at(axis, p), panel.at(axis, p + step)) for p in positions[::step]]
+            for axis, (positions, step) in enumerate(zip((ys, xs), panel.reduce, strict=True))
+        ]
+        picked = ys[:: panel.reduce[0]], xs[:: panel.reduce[1]]
+        faces = _panel_faces(sheet, geometry, padding_mode, picked, image, values)
+        spans = [[(a, max(b, a + 1)) for a, b in axis] for axis in spans]
+        paint_cells(sheet, spans[0], spans[1], faces, lined=False)
+    if lined:
         sheet.lines(
             [panel.at(1, x) for x in range(panel.xs.start, panel.xs.stop + 1)],
             [panel.at(0, y) for y in range(panel.ys.start, panel.ys.stop + 1)],
         )
     else:
         sheet.outline(panel.box.grown(1), sheet.theme.line)
-    if values is not None and image is not None and min(panel.cell) >= NUMBERED and geometry.channels == 1:
-        numbers = [
-            (panel.pixel(y, x), number_text(values[y, x, 0]), contrast(as_colours(image[y, x][None])[0]))
-            for y in ys
-            for x in xs
-        ]
-        sheet.numbers(numbers, panel.cell[1])
+
+
+def _panel_faces(
+    sheet: Sheet,
+    geometry: ConvGeometry,
+    padding_mode: str,
+    picked: tuple[range, range],
+    image: NDArray[np.uint8] | None,
+    values: NDArray[Any] | None,
+) -> Faces:
+    """What the picked pixels show, padding among them where it holds some."""
+    lines, columns = (
+        padding_source(np.array(p), size, padding_mode) if padding_mode != "zeros" else np.array(p)
+        for p, size in zip(picked, geometry.input_size, strict=True)
+    )
+    outside = (lines != picked[0])[:, None] | (columns != picked[1])
+    colours = np.full((*outside.shape, 3), sheet.theme.paper, np.uint8)
+    if image is not None:
+        colours = as_colours(image[np.ix_(lines, columns)])
+        colours = np.where(outside[..., None], faded(colours, sheet.theme), colours)
+
+    def title(i: int, j: int) -> str:
+        y, x = int(lines[i]), int(columns[j])
+        text = "pixel " + ",".join(map(str, position_of(geometry, (y, x))))
+        text = f"padding, {text}" if outside[i, j] else text
+        return text if values is None else f"{text} = " + ", ".join(map(number_text, values[y, x]))
+
+    numbers = None
+    if values is not None and image is not None and geometry.channels == 1:
+        numbers = values[np.ix_(lines, columns)][..., 0]
+    return Faces(colours, numbers, np.zeros(outside.shape, bool), title)

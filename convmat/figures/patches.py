@@ -25,10 +25,12 @@ from convmat.figures.canvas import (
     label,
     text_size,
 )
-from convmat.figures.outlines import PatchMark, coloured, outlines, reach
+from convmat.figures.outlines import PatchMark, coloured, outlines, reach, told_apart
 from convmat.figures.panels import (
     EXCERPT_SIDE,
     IMAGES,
+    MOVES,
+    OVERVIEW_SIDE,
     SIDES,
     Panel,
     as_image,
@@ -41,7 +43,6 @@ from convmat.figures.panels import (
 from convmat.geometry import ConvGeometry, Place
 from convmat.words import columns_text
 
-_OVERVIEW_SIDE = 200
 _OUTLINED = 20  # pixels from patch to patch, for all of them to be outlined
 _ROWS = 48  # of X_col, shown when there are no more
 _PLACES = 24  # rows that hold one pixel
@@ -50,6 +51,8 @@ _ARROW = 44
 _MATRIX_WIDTH, _MATRIX_HEIGHT = 640, 560
 _LARGEST_COLUMN = 34
 _PITCHES = (16, 26)  # pixels from row to row of X_col, at least and at most
+_MAPPED, _MAP_WIDTH = 18, 60  # pixels from row to row for maps of their patches; of a map's width at most
+_FLAT = 100  # pixels of a panel's height up to which the maps of the patches are below it
 _BREAK = 20  # pixels of what is left out
 
 
@@ -63,6 +66,8 @@ class RowMark(NamedTuple):
     """That of its patch's outline."""
     name: Label | None
     patch: Label | None
+    map: tuple[Box, Box] | None
+    """The padded image, small, and the patch in it."""
 
 
 class Cell(NamedTuple):
@@ -94,6 +99,11 @@ class Rows(NamedTuple):
         return Box(left, self.marks[0].top, right, self.marks[-1].bottom)
 
     @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The pixels of each column."""
+        return [(left, left + self.column_width) for _, left in self.columns]
+
+    @property
     def lines(self) -> list[Label]:
         """All that is written."""
         beside = [line for mark in self.marks for line in (mark.name, mark.patch) if line is not None]
@@ -110,13 +120,14 @@ class PatchPlan:
     order: str
     size: tuple[int, int]
     """Width and height, in pixels."""
-    overview: Panel | None
+    overviews: tuple[Panel, ...]
+    """The whole of each image of which an excerpt is shown."""
     panels: tuple[Panel, ...]
     patches: tuple[PatchMark, ...]
     x_col: Rows
     labels: tuple[Label, ...]
     """Apart from those of X_col."""
-    arrow: tuple[int, int, int]
+    arrow: tuple[tuple[int, int], tuple[int, int]]
     marked: tuple[Place, ...]
     """Elements to point at."""
     frames: tuple[PatchMark, ...]
@@ -138,6 +149,8 @@ def plan_patches(
     places: Sequence[Place] = (),
     moving: bool = False,
     focus: tuple[int, int] | None = None,
+    example: int | None = None,
+    folding: Sequence[str] = (),
 ) -> PatchPlan:
     """Decide the picture of some patches and their rows of X_col.
 
@@ -147,43 +160,52 @@ def plan_patches(
         places: elements to point at, instead of patches of the plan's own choice.
         moving: for an animation, whose patches are in `frames`.
         focus: (y, x), what an excerpt should show; by default the middle.
+        example: the row that the caption explains, if it is shown; by default that nearest to the middle.
+        folding: for the way back, from X_col to the image: what is written instead of Eq. 8.
 
     Raises:
         GeometryError: three spatial axes, no image.
     """
     flat = as_image(geometry)
     places = [flat.place(p.row, p.column, padding_mode, order=order) for p in places]
-    window, scale = choose_window(flat, places, moving, focus)
+    window, scale = choose_window(flat, places, MOVES if moving else 0, focus)
     first = places[0].patch[0] if places else 0
     images = range(first, first + min(flat.batch, 1 if places or moving else IMAGES))
     labels = [label(MARGIN, MARGIN, captions.title(geometry, padding_mode), HEAD)]
     top = labels[0].box.bottom + 12
-    overview, panels, notes = _stack(geometry, window, images, moving, top)
-    rows, colours, frames = _choose(flat, panels, places, moving, scale)
+    overviews, panels, notes = _stack(geometry, window, images, moving, top)
+    room = max((panels[-1].box.bottom - top) // _PITCHES[1], 12)
+    if example is None or not panels[0].shows(*reach(flat, example)):
+        example = flat.patch_row((panels[0].image, *middle_patch(flat, panels[0])))
+    rows, colours, plain, frames = _choose(flat, panels, places, moving, scale, example, room, bool(folding))
     # To the right of the panels: an arrow, the rows' numbers, X_col, and the patches they are.
     start = max([*(panel.box.right for panel in panels), *(line.box.right for line in notes)]) + GAP
-    x_col = _place_matrix(geometry, order, rows, colours, moving, (start + _ARROW + 16, top))
+    flat_panel = panels[-1].box if len(panels) == 1 and panels[0].box.bottom - top < _FLAT else None
+    x_col = _place_matrix(geometry, order, rows, colours, moving, (start + _ARROW + 16, top), flat_panel)
     bottom = max(panels[-1].box.bottom, x_col.bottom)
-    example = frames[-1] if moving else sorted(colours)[(len(colours) - 1) // 2]
-    texts = captions.formulas(geometry, places[0] if places else None, example, order)
+    if not places:
+        example = frames[-1] if moving else next(iter(colours), example)
+    texts = folding or captions.formulas(geometry, places[0] if places else None, example, order)
     formulas = [label(MARGIN, bottom + 16 + 22 * index, text, SMALL) for index, text in enumerate(texts)]
     labels += notes
-    patches = outlines(flat, panels, colours)
+    patches = outlines(flat, panels, colours, plain)
     boxes = [line.box for line in (*labels, *formulas, *x_col.lines)]
+    boxes += [mark.map[0] for mark in x_col.marks if mark.map]
     boxes += [mark.tag.box for mark in patches] + [panel.box for panel in panels] + [x_col.box]
     width, height = max(box.right for box in boxes) + MARGIN, max(box.bottom for box in boxes) + MARGIN
-    middle = (panels[0].box.top + panels[0].box.bottom) // 2
+    middle = min((panels[0].box.top + panels[0].box.bottom) // 2, height - MARGIN)
+    arrow = (start, middle), (start + _ARROW, middle)
     return PatchPlan(
         geometry=flat,
         padding_mode=padding_mode,
         order=order,
         size=(width, height),
-        overview=overview,
+        overviews=tuple(overviews),
         panels=tuple(panels),
         patches=patches,
         x_col=x_col,
         labels=tuple(labels if moving else labels + formulas),
-        arrow=(start, start + _ARROW, min(middle, height - MARGIN)),
+        arrow=(arrow[1], arrow[0]) if folding else arrow,
         marked=tuple(places),
         frames=tuple(mark for row in frames for mark in outlines(flat, panels, coloured([row]))),
         note=formulas[0].box[:2],
@@ -192,67 +214,72 @@ def plan_patches(
 
 def _stack(
     geometry: ConvGeometry, window: tuple[range, range], images: Sequence[int], moving: bool, top: int
-) -> tuple[Panel | None, list[Panel], list[Label]]:
-    """One below the other: the whole of a single image, where only an excerpt is shown, and each image."""
+) -> tuple[list[Panel], list[Panel], list[Label]]:
+    """One below the other, each image: where only an excerpt is shown, below the whole of it."""
     flat = as_image(geometry)
-    whole, labels, overview = padded_ranges(flat), list[Label](), None
+    whole, labels = padded_ranges(flat), list[Label]()
     excerpt = window != whole
-    has_overview = excerpt and len(images) == 1 and flat is geometry
-    if has_overview:
-        labels.append(label(MARGIN, top, captions.image(geometry)))
-        overview = place_panel(images[0], whole, _OVERVIEW_SIDE, (MARGIN, labels[-1].box.bottom + 4))
-        top = overview.box.bottom + 16
-    side = EXCERPT_SIDE if moving or has_overview else SIDES[len(images)]
-    panels = []
+    overviews, panels = list[Panel](), list[Panel]()
+    side = EXCERPT_SIDE if len(images) == 1 and (moving or excerpt) else SIDES[len(images)]
     for n in images:
+        if excerpt:
+            labels.append(label(MARGIN, top, captions.image(geometry, n)))
+            at = (MARGIN, labels[-1].box.bottom + 4)
+            overviews.append(place_panel(n, whole, OVERVIEW_SIDE // len(images), at))
+            top = overviews[-1].box.bottom + 12
         text = captions.excerpt(geometry, n, window) if excerpt else captions.image(geometry, n)
         labels.append(label(MARGIN, top, text))
         panels.append(place_panel(n, window, side, (MARGIN, labels[-1].box.bottom + 4)))
         top = panels[-1].box.bottom + 16
-    return overview, panels, labels
+    return overviews, panels, labels
 
 
 def _choose(
-    geometry: ConvGeometry, panels: Sequence[Panel], places: Sequence[Place], moving: bool, scale: float
-) -> tuple[list[int], dict[int, Colour], list[int]]:
-    """Rows of X_col to show, the colours of those with an outline, and the moves of an animation."""
+    geometry: ConvGeometry,
+    panels: Sequence[Panel],
+    places: Sequence[Place],
+    moving: bool,
+    scale: float,
+    example: int,
+    room: int,
+    folding: bool,
+) -> tuple[list[int], dict[int, Colour], list[int], list[int]]:
+    """Rows of X_col to show, the colours of those with an outline, thin ones, and an animation's moves."""
+    every = range(panels[0].image * geometry.patches, (panels[-1].image + 1) * geometry.patches)
     if places:
-        rows = sorted({place.row for place in places})[:_PLACES]
-        # All that hold the pixel would hide each other, and it.
-        few = rows if len(rows) <= 3 else [rows[0], rows[len(rows) // 2], rows[-1]]
-        return rows, coloured(few), []
+        rows = sorted({place.row for place in places})
+        colours = coloured(told_apart(geometry, panels, [rows[0], rows[-1], rows[len(rows) // 2], *rows]))
+        return (list(every) if folding and len(every) <= _PLACES else rows[:_PLACES]), colours, [], []
     if moving:
         inside = itertools.product([panels[0].image], *positions_inside(geometry, panels[0]))
         rows = [geometry.patch_row(position) for position in inside]
-        return rows, {}, rows
-    every = range(panels[0].image * geometry.patches, (panels[-1].image + 1) * geometry.patches)
+        return rows, {}, [], rows
     rows = list(every) if len(every) <= _ROWS else []
-    # With dilation patches are outlined tap by tap, and few are enough.
-    if rows and max(geometry.dilation) == 1 and min(s * scale for s in geometry.stride) >= _OUTLINED:
-        return rows, coloured(rows), []
-    picks = sorted(_examples(geometry, panels, scale))
-    run = max(3, 15 // max(len(picks), 1))
-    rows = rows or sorted({r for row in picks for r in range(row, min(row + run, every.stop))})
-    return rows, coloured(picks), []
+    steps = zip(geometry.stride, geometry.extent, strict=True)
+    plain = rows if all(s >= extent and s * scale >= _OUTLINED for s, extent in steps) else []
+    chosen = told_apart(geometry, panels, _wanted(geometry, panels[0], example, scale, bool(plain)))
+    run = max(3, room // max(len(chosen), 1))
+    rows = rows or sorted({r for row in chosen for r in range(row, min(row + run, every.stop))})
+    return rows, coloured(chosen), plain, []
 
 
-def _examples(geometry: ConvGeometry, panels: Sequence[Panel], scale: float) -> set[int]:
-    """Rows of patches that stand for all: at corners, in the middle, and beside that; only what is shown."""
-    panel = panels[0]
-    last = [count - 1 for count in geometry.output_size]
-    middle = [count // 2 for count in geometry.output_size]
-    if (panel.ys, panel.xs) != padded_ranges(geometry):
-        middle = middle_patch(geometry, panel)
-    apart = [max(math.ceil(_APART / (s * scale)), 1) for s in geometry.stride]
-    beside = [min(m + a, end) for m, a, end in zip(middle, apart, last, strict=True)]
-    corner = [min(a, end) for a, end in zip(apart, last, strict=True)]
-    about = [middle, [middle[0], beside[1]], [beside[0], middle[1]]]
-    if max(geometry.dilation) > 1:
-        wanted = [[0, 0], middle, last]
-    else:
-        wanted = about if len(panels) > 1 else [[0, 0], [0, corner[1]], [corner[0], 0], *about, last]
-    rows = ((shown, geometry.patch_row((shown.image, *at))) for shown in panels for at in wanted)
-    return {row for shown, row in rows if shown.shows(*reach(geometry, row))}
+def _wanted(
+    geometry: ConvGeometry, panel: Panel, example: int, scale: float, parted: bool
+) -> Iterator[int]:
+    """Rows of patches that stand for all: the example, those at the corners, and those beside it.
+
+    The last come first in an excerpt, and where patches are `parted` and hide nothing of each other.
+    """
+    yield example
+    _, y, x = geometry.patch_position(example)
+    down, across = (max(math.ceil(_APART / (s * scale)), 1) for s in geometry.stride)
+    inside = positions_inside(geometry, panel)
+    beside = [(y, x + across), (y + down, x + across), (y - down, x - across), (y + down, x)]
+    corners = [(ends[0], ends[1]) for ends in zip(*((places[0], places[-1]) for places in inside), strict=True)]
+    near = parted or (panel.ys, panel.xs) != padded_ranges(geometry)
+    for at in (*beside, *corners) if near else (*corners, *beside):
+        if all(position in places for position, places in zip(at, inside, strict=True)):
+            yield geometry.patch_row((panel.image, *at))
 
 
 def _place_matrix(
@@ -262,8 +289,9 @@ def _place_matrix(
     colours: dict[int, Colour],
     moving: bool,
     origin: tuple[int, int],
+    beside: Box | None,
 ) -> Rows:
-    """Rows of X_col to the right of `origin`, below their captions."""
+    """Rows of X_col to the right of `origin`, below their captions; maps of their patches below `beside`."""
     flat = as_image(geometry)
     number_width = max(text_size(str(row), SMALL)[0] for row in rows) + 10
     columns, width = _columns(flat, origin[0] + number_width + 6, moving)
@@ -273,38 +301,70 @@ def _place_matrix(
     top = labels[-1].box.bottom + 6
     groups = _groups(flat, order, columns, width, top)
     left, right = columns[0][1], columns[-1][1] + width
-    body = top + text_size("0", SMALL)[1] + 8
-    marks, breaks, bottom = _place_rows(geometry, rows, colours, Box(left, body, right, body), moving)
+    body = max(top + text_size("0", SMALL)[1] + 8, beside.bottom + 12 if beside else 0)
+    start = Box(left, body, right, body)
+    marks, breaks, bottom = _place_rows(geometry, rows, colours, start, moving, beside)
     if marks[0].patch is not None:
-        labels.append(label(right + 10, top, f"patch ({captions.patch_names(geometry)})", SMALL))
+        labels.append(label(right + 10, body - text_size("0", SMALL)[1] - 8, _patches_head(geometry), SMALL))
     return Rows(tuple(marks), tuple(breaks), tuple(columns), width, tuple(groups), tuple(labels), bottom)
 
 
 def _place_rows(
-    geometry: ConvGeometry, rows: Sequence[int], colours: dict[int, Colour], start: Box, moving: bool
+    geometry: ConvGeometry,
+    rows: Sequence[int],
+    colours: dict[int, Colour],
+    start: Box,
+    moving: bool,
+    beside: Box | None,
 ) -> tuple[list[RowMark], list[Box], int]:
     """The rows of X_col from `start` down, what is left out between them, and where they end."""
     left, top, right, _ = start
     flat = as_image(geometry)
     pitch = max(min(_MATRIX_HEIGHT // len(rows), _PITCHES[1]), 5 if moving else _PITCHES[0])
     gap = 2 if pitch >= 10 else 0
-    marks: list[RowMark] = []
-    breaks: list[Box] = []
-    for index, row in enumerate(rows):
+    marks, breaks = list[RowMark](), list[Box]()
+    texts = [captions.patch(geometry, flat.patch_position(row)) for row in rows]
+    after = right + 10 + max(text_size(text, SMALL)[0] for text in texts) + 12
+    for index, (row, text) in enumerate(zip(rows, texts, strict=True)):
         if index and row != rows[index - 1] + 1 and not moving:
             breaks.append(Box(left, top, right, top + _BREAK))
             top += _BREAK
-        name = patch = None
+        name = patch = small = None
         if pitch >= _PITCHES[0]:
             width, height = text_size(str(row), SMALL)
             # A plate no higher than the row, so that neighbours' plates stay apart.
             plate = Box(left - width - 14, top + 1, left - 6, top + pitch - 1)
             name = Label(plate, str(row), SMALL)
-            text = captions.patch(geometry, flat.patch_position(row))
             patch = label(right + 10, top + (pitch - height) // 2, text, SMALL)
-        marks.append(RowMark(row, top, top + pitch - gap, colours.get(row), name, patch))
+        if not moving and pitch >= _MAPPED:
+            small = _map(flat, row, beside, Box(after, top, after, top + pitch - gap))
+        marks.append(RowMark(row, top, top + pitch - gap, colours.get(row), name, patch, small))
         top += pitch
     return marks, breaks, top
+
+
+def _patches_head(geometry: ConvGeometry) -> str:
+    return f"patch ({captions.patch_names(geometry)})"
+
+
+def _map(geometry: ConvGeometry, row: int, beside: Box | None, start: Box) -> tuple[Box, Box] | None:
+    """A padded image from `start` on, as high as that, or as wide as `beside`, and a patch of it; if it can be seen."""
+    whole = padded_ranges(geometry)
+    h, w = map(len, whole)
+    height = start.bottom - start.top
+    frame = Box(start.left, start.top, start.left + min(max(round(height * w / h), 8), _MAP_WIDTH), start.bottom)
+    if beside is not None:
+        frame = Box(beside.left, start.top + 4, beside.right, start.bottom - 4)
+    sides = []
+    spans = zip(reach(geometry, row), whole, ((frame.top, frame.bottom), (frame.left, frame.right)), strict=True)
+    for span, positions, (first, last) in spans:
+        size = (last - first) / len(positions)
+        begin = first + round((span.start - positions.start) * size)
+        sides.append((begin, first + round((span.stop - positions.start) * size)))
+    (top, bottom), (left, right) = sides
+    if min(bottom - top, right - left) < 3:
+        return None
+    return frame, Box(left, top, right, bottom)
 
 
 def _columns(geometry: ConvGeometry, left: int, moving: bool) -> tuple[list[tuple[int, int]], int]:

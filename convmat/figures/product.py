@@ -1,14 +1,15 @@
-"""The picture of a layer as a product: image, filters, feature maps; below them X_col · W_col = Y, to scale.
+"""The picture of a layer as a product: the image becomes X_col, the filters W_col, and X_col · W_col = Y the maps.
 
-One patch is followed through it: outlined in the image, one row of X_col, one row of Y, one pixel of each
-feature map (the paper's Fig. 3 and 4). `plan_product` decides what is shown and where, `draw_product` paints
-what it says.
+W_col stands above Y and X_col beside it, so that a number of Y is where its row and its column meet. One patch
+is followed through: outlined in the image, a row of X_col, a row of Y, a pixel of each feature map (the paper's
+Fig. 3 and 4). `plan_product` decides what is shown and where, `draw_product` paints what it says, and
+`animate_product` patch by patch.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,17 +24,20 @@ from convmat.figures.canvas import (
     MARGIN,
     SMALL,
     Box,
+    Film,
     Label,
+    Moment,
     Sheet,
     Theme,
-    contrast,
     label,
     number_text,
     text_size,
 )
-from convmat.figures.outlines import PatchMark, coloured, draw_outline, outlines
+from convmat.figures.cells import Faces, Span, limits, number_faces, paint_cells, shades, x_col_faces
+from convmat.figures.outlines import PatchMark, coloured, draw_outline, draw_tag, outlines, reach
+from convmat.figures.painting import frame_excerpt, rate
 from convmat.figures.panels import (
-    GRIDDED,
+    OVERVIEW_SIDE,
     Panel,
     as_image,
     choose_window,
@@ -41,6 +45,7 @@ from convmat.figures.panels import (
     padded_ranges,
     paint_panel,
     place_panel,
+    positions_inside,
 )
 from convmat.geometry import ConvGeometry
 from convmat.shown import sizes
@@ -49,11 +54,15 @@ FILTERS = 6
 """Filters, and feature maps, that are shown."""
 
 _SIDE = 300  # pixels of the image's longer side, and of two feature maps one below the other
-_FILTER_SIDE = 84
+_FILTER_SIDE, _NAME_WIDTH = 84, 150  # of a filter, and of a feature map's name with its range
 _LINES, _COLUMNS = 50, 12  # of a matrix, shown when there are no more
+_MOVES = 49  # patches of an animation
 _MATRIX_SIDE, _CELLS = 420, (8, 28)  # pixels of a matrix at most; of a cell of it, at least and at most
-_NUMBERED, _BREAK = 20, 14  # pixels of a cell from which on it has room for a number; of what is left out
-_LOW, _HIGH = np.array([0, 90, 170.0]), np.array([200, 80, 0.0])  # of numbers below 0 and above
+_BREAK = 14  # pixels of what is left out
+_ARROW = 44
+_SPELLED = 12  # products that are written out
+
+Arrow = tuple[tuple[int, int], tuple[int, int]]
 
 
 class Matrix(NamedTuple):
@@ -73,9 +82,20 @@ class Matrix(NamedTuple):
         (_, left), (_, right) = self.columns[0], self.columns[-1]
         return Box(left, self.rows[0][1], right + self.cell, self.rows[-1][1] + self.cell)
 
+    @property
+    def spans(self) -> tuple[list[Span], list[Span]]:
+        """The pixels of its rows, and of its columns."""
+        ys, xs = ([(at, at + self.cell) for _, at in places] for places in (self.rows, self.columns))
+        return ys, xs
+
     def part(self, values: NDArray[Any]) -> NDArray[Any]:
         """The elements that are shown, of all values."""
         return values[np.ix_([n for n, _ in self.rows], [k for k, _ in self.columns])]
+
+    def row_box(self, row: int) -> Box:
+        """Where a row lies."""
+        top = dict(self.rows)[row]
+        return Box(self.box.left, top, self.box.right, top + self.cell)
 
 
 class FilterMark(NamedTuple):
@@ -86,10 +106,11 @@ class FilterMark(NamedTuple):
 
 
 class MapMark(NamedTuple):
-    """A feature map."""
+    """A feature map, and where its name is."""
 
     number: int
     panel: Panel
+    name: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -102,8 +123,10 @@ class ProductPlan:
     size: tuple[int, int]
     row: int
     """Of X_col and Y, the patch that is followed."""
+    overview: Panel | None
     image: Panel
-    patch: PatchMark
+    patches: tuple[PatchMark, ...]
+    """The one that is followed, or those of an animation one after another."""
     filters: tuple[FilterMark, ...]
     maps: tuple[MapMark, ...]
     x_col: Matrix
@@ -111,7 +134,10 @@ class ProductPlan:
     w_col: Matrix
     y: Matrix
     labels: tuple[Label, ...]
-    arrows: tuple[tuple[int, int, int], ...]
+    arrows: tuple[Arrow, ...]
+    biased: bool
+    note: tuple[int, int]
+    """Where the product of the patch's row is written."""
 
 
 def plan_product(
@@ -120,6 +146,8 @@ def plan_product(
     padding_mode: str = "zeros",
     focus: tuple[int, int] | None = None,
     biased: bool = False,
+    example: int | None = None,
+    moving: bool = False,
 ) -> ProductPlan:
     """Decide the picture of a layer applied to the first image of a batch.
 
@@ -129,44 +157,81 @@ def plan_product(
         padding_mode: as in `unroll`.
         focus: (y, x), what an excerpt should show; by default the middle.
         biased: whether Y has a bias added.
+        example: the row of the patch to follow, if it is shown; by default that nearest to the middle.
+        moving: for an animation, of as many patches as are shown.
 
     Raises:
         GeometryError: three spatial axes.
     """
     flat = as_image(geometry.for_batch(1))
-    title = label(MARGIN, MARGIN, captions.title(geometry, padding_mode), HEAD)
-    window, _ = choose_window(flat, (), False, focus)
-    part = "" if window == padded_ranges(flat) else ", excerpt"
-    head = label(MARGIN, title.box.bottom + 12, captions.image(geometry, 0) + part)
-    body = head.box.bottom + 4
-    image = place_panel(0, window, _SIDE, (MARGIN, body))
-    row = flat.patch_row((0, *middle_patch(flat, image)))
-    patch = outlines(flat, [image], coloured([row]))[0]
+    equation = "Y = X_col · W_col" + (" + b" if biased else "")
+    labels = [label(MARGIN, MARGIN, f"{equation}: {captions.title(geometry, padding_mode)}", HEAD)]
+    top = labels[0].box.bottom + 12
+    window, _ = choose_window(flat, (), _MOVES if moving else 0, focus)
+    overview = None
+    body = top + text_size("0", BODY)[1] + 4
+    labels.append(label(MARGIN, top, captions.image(geometry, 0)))
+    if window != padded_ranges(flat):
+        overview = place_panel(0, padded_ranges(flat), OVERVIEW_SIDE * 2 // 3, (MARGIN, body))
+        labels.append(label(MARGIN, overview.box.bottom + 10, captions.excerpt(geometry, 0, window)))
+    side = min(max(_cell(flat.terms, flat.terms) * min(flat.terms, _LINES), _SIDE), _MATRIX_SIDE)
+    image = place_panel(0, window, side, (MARGIN, labels[-1].box.bottom + 4))
+    row = example
+    if row is None or not image.shows(*reach(flat, row)):
+        row = flat.patch_row((0, *middle_patch(flat, image)))
+    rows = [row]
+    if moving:
+        rows = [flat.patch_row((0, *at)) for at in itertools.product(*positions_inside(flat, image))]
+        row = rows[-1]
+    patches = tuple(mark for n in rows for mark in outlines(flat, [image], coloured([n])))
 
+    fitting = max(_MATRIX_SIDE // _cell(1, min(flat.terms, _LINES)), 3)
+    wanted = rows if moving else _ends(flat.matrix_shape[0], _LINES, row, fitting)
+    left = max(line.box.right for line in labels[1:])
+    x_col, w_col, y, words = _place_matrices(flat, filters, wanted, max(image.box.right, left), body)
+    labels += words
+    right = max(line.box.right for line in words[1:]) + _ARROW + GAP
     shown = min(filters, FILTERS)
     of = f", {shown} shown" if shown < filters else ""
-    arrows = [_arrow(max(image.box.right, head.box.right), body)]
     shape = (filters, *geometry.kernel_size, flat.channels // flat.groups)
-    kind = label(arrows[0][1] + 16, head.box.top, f"filters: {sizes(shape)}{of}")
-    marks, names = _place_filters(flat, shown, (kind.box.left, body))
-    arrows.append(_arrow(max([kind.box.right, *(mark.boxes[0].right + 8 for mark in marks)]), body))
+    labels.append(label(right, top, f"filters: {sizes(shape)}{of}"))
+    marks, names = _place_filters(flat, shown, (right, body))
+    labels += names
+    below = max([image.box.bottom, w_col.box.bottom, *(m.boxes[-1].bottom for m in marks)]) + _ARROW + 8
+    x_col, y = (_lowered(matrix, below + text_size("0", BODY)[1] + 4) for matrix in (x_col, y))
+    labels = [line._replace(box=_moved(line.box, below - top)) if line in words[::2] else line for line in labels]
     shape = (*geometry.output_size, filters)
-    maps_head = label(arrows[1][1] + 16, head.box.top, f"Y as feature maps: {sizes(shape)}{of}")
-    maps, map_names = _place_maps(flat, shown, (maps_head.box.left, body))
+    labels.append(label(right, below, f"Y as feature maps: {sizes(shape)}{of}"))
+    maps = _place_maps(flat, shown, (right, labels[-1].box.bottom + 4))
+    arrows = (
+        ((image.box.left + 40, below - _ARROW), (image.box.left + 40, below - 6)),
+        ((right - 8, body + 40), (right - 8 - _ARROW, body + 40)),
+        ((right - 8 - _ARROW, y.box.top + 20), (right - 8, y.box.top + 20)),
+    )
+    parts = [x_col.box, y.box, *(mark.panel.box for mark in maps)]
+    text = captions.formulas(geometry, None, row, "hwc")[0]
+    caption = label(MARGIN, max(box.bottom for box in parts) + 16, text, SMALL)
+    parts += [image.box, w_col.box, caption.box, *(box for mark in marks for box in mark.boxes)]
+    parts += [line.box for line in labels] + [mark.tag.box for mark in patches]
+    parts += [Box(*mark.name, mark.name[0] + _NAME_WIDTH, mark.name[1] + 1) for mark in maps]
+    note = MARGIN, caption.box.bottom + 4
+    size = max(box.right for box in parts) + MARGIN, note[1] + text_size("0", SMALL)[1] + MARGIN
+    if not moving:
+        labels.append(caption)
+    return ProductPlan(
+        flat, padding_mode, size, row, overview, image, patches, marks, maps, x_col, w_col, y,
+        tuple(labels), arrows, biased, note,
+    )
 
-    parts = [image.box, *(box for mark in marks for box in mark.boxes), *(mark.panel.box for mark in maps)]
-    below = max(box.bottom for box in parts) + 28
-    matrices, words = _place_matrices(flat, filters, row, below, biased)
-    labels = [title, head, kind, maps_head, *names, *map_names, *words]
-    parts += [line.box for line in labels] + [matrix.box for matrix in matrices] + [patch.tag.box]
-    size = max(box.right for box in parts) + MARGIN, max(box.bottom for box in parts) + MARGIN
-    drawn = (image, patch, marks, maps, *matrices)
-    return ProductPlan(flat, padding_mode, size, row, *drawn, tuple(labels), tuple(arrows))
+
+def _moved(box: Box, down: int) -> Box:
+    return box._replace(top=box.top + down, bottom=box.bottom + down)
 
 
-def _arrow(left: int, top: int) -> tuple[int, int, int]:
-    """An arrow to the right of what ends at `left`."""
-    return left + 12, left + 52, top + 60
+def _lowered(matrix: Matrix, top: int) -> Matrix:
+    """A matrix that begins further down."""
+    down = top - matrix.box.top
+    return matrix._replace(rows=tuple((row, at + down) for row, at in matrix.rows))
 
 
 def _place_filters(
@@ -182,7 +247,7 @@ def _place_filters(
     marks, names = list[FilterMark](), list[Label]()
     for k in range(count):
         if k and at + height > top + max(_SIDE, height):
-            at, across = top, across + kw + 24
+            at, across = top, across + max(kw, 40) + 24
         names.append(label(across, at, f"k = {k}", SMALL))
         tops = [at + name_height + c * (kh + 4) for c in range(depth)]
         marks.append(FilterMark(k, tuple(Box(across, y, across + kw, y + kh) for y in tops)))
@@ -190,58 +255,58 @@ def _place_filters(
     return tuple(marks), names
 
 
-def _place_maps(
-    geometry: ConvGeometry, count: int, origin: tuple[int, int]
-) -> tuple[tuple[MapMark, ...], list[Label]]:
-    """Feature maps in one line or two, and their names."""
+def _place_maps(geometry: ConvGeometry, count: int, origin: tuple[int, int]) -> tuple[MapMark, ...]:
+    """Feature maps in one line or two, with room for their names."""
     left, at = across, deepest = origin
     columns = min(count, 3)
     side = _SIDE if count == 1 else (_SIDE - 24) // (1 if count <= 2 else 2)
     window = range(geometry.output_size[0]), range(geometry.output_size[1])
-    marks, names = list[MapMark](), list[Label]()
+    marks = list[MapMark]()
     for k in range(count):
         if k and k % columns == 0:
             across, at = left, deepest + 8
-        names.append(label(across, at, f"k = {k}", SMALL))
-        panel = place_panel(0, window, side, (across, names[-1].box.bottom))
-        marks.append(MapMark(k, panel))
-        across, deepest = max(panel.box.right, across + 40) + 16, max(deepest, panel.box.bottom)
-    return tuple(marks), names
+        panel = place_panel(0, window, side, (across, at + text_size("0", SMALL)[1] + 2))
+        marks.append(MapMark(k, panel, (across, at)))
+        across, deepest = max(panel.box.right, across + _NAME_WIDTH) + 16, max(deepest, panel.box.bottom)
+    return tuple(marks)
 
 
 def _place_matrices(
-    geometry: ConvGeometry, filters: int, row: int, top: int, biased: bool
-) -> tuple[tuple[Matrix, Matrix, Matrix], list[Label]]:
-    """X_col, W_col and Y side by side, all cells of one size, with the signs between them."""
+    geometry: ConvGeometry, filters: int, rows: Sequence[int], left: int, top: int
+) -> tuple[Matrix, Matrix, Matrix, list[Label]]:
+    """X_col, and to the right of that and of `left` W_col and Y, all from `top` on; their names, in this order."""
     group = geometry.groups
-    rows, terms, outputs = geometry.matrix_shape[0], geometry.terms, filters // group
-    shown_rows, shown_terms = _ends(rows, _LINES, row), _ends(terms, _LINES, 0)
-    shown_outputs = _ends(outputs, _COLUMNS, 0)
-    cell = min(max(_MATRIX_SIDE // max(len(shown_rows), len(shown_terms)), _CELLS[0]), _CELLS[1])
-    of = f", group 0 of {group}" if group > 1 else ""
-    labels, matrices = list[Label](), list[Matrix]()
-    left, body = MARGIN, top + text_size("0", BODY)[1] + 6
-    for sign, name, shape, down, across in (
-        ("", "X_col", (rows, terms), shown_rows, shown_terms),
-        ("·", "W_col", (terms, outputs), shown_terms, shown_outputs),
-        ("+ b =" if biased else "=", "Y", (rows, outputs), shown_rows, shown_outputs),
-    ):
-        if sign:
-            labels.append(label(left, body + 60, sign, 2 * HEAD))
-            left = labels[-1].box.right + GAP // 2
-        parts = "" if len(down) == shape[0] else " (parts)"
-        labels.append(label(left, top, f"{name}, {sizes(shape)}{of}{parts}"))
-        matrices.append(Matrix(name, shape, _spread(down, body, cell), _spread(across, left, cell), cell))
-        left = max(labels[-1].box.right, matrices[-1].box.right) + GAP // 2
-    x_col, w_col, y = matrices
-    return (x_col, w_col, y), labels
+    every, terms, outputs = geometry.matrix_shape[0], geometry.terms, filters // group
+    shown_terms, shown_outputs = _ends(terms, _LINES, 0), _ends(outputs, _COLUMNS, 0)
+    cell = _cell(len(rows), len(shown_terms))
+    of = ", group 0" if group > 1 else ""
+    head = top - text_size("0", BODY)[1] - 4
+
+    def named(at: int, name: str, shape: tuple[int, int], down: Sequence[int], across: Sequence[int]
+              ) -> tuple[Label, Matrix]:
+        matrix = Matrix(name, shape, _spread(down, top, cell), _spread(across, at, cell), cell)
+        return label(at, head, f"{name}, {sizes(shape)}{of}"), matrix
+
+    x_label, x_col = named(MARGIN, "X_col", (every, terms), rows, shown_terms)
+    left = max(left, x_label.box.right, x_col.box.right) + GAP
+    w_label, w_col = named(left, "W_col", (terms, outputs), shown_terms, shown_outputs)
+    y_label, y = named(left, "Y", (every, outputs), rows, shown_outputs)
+    # What stands beside the two is to the right of both.
+    right = max(w_col.box.right, w_label.box.right)
+    w_label = w_label._replace(box=w_label.box._replace(right=right))
+    return x_col, w_col, y, [x_label, w_label, y_label]
 
 
-def _ends(count: int, most: int, middle: int) -> list[int]:
-    """All numbers below `count`, or the first, those about `middle`, and the last of them."""
+def _cell(rows: int, columns: int) -> int:
+    """Pixels of a cell of matrices of so many rows and columns."""
+    return min(max(_MATRIX_SIDE // max(rows, columns), _CELLS[0]), _CELLS[1])
+
+
+def _ends(count: int, most: int, middle: int, fitting: int = 0) -> list[int]:
+    """All numbers below `count`, or the first, those about `middle`, and the last of them, `fitting` in all."""
     if count <= most:
         return list(range(count))
-    third = most // 3
+    third = (fitting or most) // 3
     start = min(max(middle - third // 2, 0), count - third)
     return sorted({*range(third), *range(start, start + third), *range(count - third, count)})
 
@@ -255,20 +320,6 @@ def _spread(numbers: Sequence[int], start: int, cell: int) -> tuple[tuple[int, i
         places.append((number, at))
         at += cell
     return tuple(places)
-
-
-def x_col_values(plan: ProductPlan, image: NDArray[Any]) -> NDArray[Any]:
-    """The elements of X_col that are shown, of the image's values, (H, W, C)."""
-    values = np.zeros((len(plan.x_col.rows), len(plan.x_col.columns)), image.dtype)
-    per_group = plan.geometry.channels // plan.geometry.groups
-    for i, (row, _) in enumerate(plan.x_col.rows):
-        for j, (term, _) in enumerate(plan.x_col.columns):
-            # A group's terms run over its own channels.
-            column = term // per_group * plan.geometry.channels + term % per_group
-            element = plan.geometry.place(row, column, plan.padding_mode).element
-            if element is not None:
-                values[i, j] = image[element[1:]]
-    return values
 
 
 def draw_product(
@@ -288,102 +339,194 @@ def draw_product(
         y: the result, (H_out, W_out, K) with at least the filters shown.
         theme: the colours.
     """
-    sheet = Sheet(plan.size, theme)
-    for line in plan.labels:
-        sheet.write(line)
-    for arrow in plan.arrows:
-        sheet.arrow(*arrow)
-    paint_panel(sheet, plan.geometry, plan.padding_mode, plan.image, pixels, image)
-    draw_outline(sheet, plan.patch)
-    sheet.tag(plan.patch.tag, plan.patch.colour)
-    for mark in plan.filters:
-        for channel, box in enumerate(mark.boxes):
-            _paint_cells(sheet, box, filters[mark.number, ..., channel], _range(filters))
-    at = plan.geometry.patch_position(plan.row)[1:]
-    for number, panel in plan.maps:
-        down, across = panel.reduce
-        _paint_cells(sheet, panel.box, y[::down, ::across, number], _range(y))
-        sheet.outline(panel.pixel(*at).grown(2), plan.patch.colour, 3, halo=True)
-    # Of the first group, flattened as W_col's columns are.
-    w_col = filters[: plan.w_col.shape[1]].reshape(plan.w_col.shape[1], -1).T
-    _paint_matrix(sheet, plan.x_col, x_col_values(plan, image), _range(image))
-    _paint_matrix(sheet, plan.w_col, plan.w_col.part(w_col), _range(filters))
-    _paint_matrix(sheet, plan.y, plan.y.part(y.reshape(-1, y.shape[-1])), _range(y))
-    for matrix in (plan.x_col, plan.y):
-        top = dict(matrix.rows)[plan.row]
-        row = Box(matrix.box.left, top, matrix.box.right, top + matrix.cell)
-        sheet.outline(row.grown(1), plan.patch.colour, 3, halo=True)
+    drawing = _Drawing(plan, pixels, image, filters, y, theme)
+    sheet = drawing.inputs()
+    for mark in plan.maps:
+        drawing.paint_map(sheet, mark)
+    for matrix, faces in ((plan.x_col, drawing.x_col), (plan.y, drawing.y)):
+        paint_cells(sheet, *matrix.spans, faces)
+    draw_outline(sheet, plan.patches[0])
+    draw_tag(sheet, plan.patches[0])
+    drawing.point_at(sheet, plan.row)
+    drawing.write_product(sheet, plan.row)
     return sheet
 
 
-def _range(values: NDArray[Any]) -> tuple[float, float]:
-    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+def animate_product(
+    plan: ProductPlan,
+    pixels: NDArray[np.uint8],
+    image: NDArray[Any],
+    filters: NDArray[Any],
+    y: NDArray[Any],
+    theme: Theme,
+    fps: float | None = None,
+) -> Film:
+    """Paint the moments of a plan made with `moving`, two a patch: its row of X_col, and the numbers of Y.
+
+    Arguments are those of `draw_product`.
+    """
+    drawing = _Drawing(plan, pixels, image, filters, y, theme)
+    start = drawing.inputs()
+    for box in (plan.x_col.box, plan.y.box, *(mark.panel.box for mark in plan.maps)):
+        start.outline(box.grown(1), theme.line)
+    for mark in plan.maps:
+        drawing.name_map(start, mark)
+    moments = []
+    for index, patch in enumerate(plan.patches):
+        sheets = [start.layer() for _ in range(4)]
+        for n, (matrix, faces) in enumerate(((plan.x_col, drawing.x_col), (plan.y, drawing.y))):
+            ys, xs = matrix.spans
+            paint_cells(sheets[2 * n], ys[index : index + 1], xs, _line(faces, index))
+            draw_outline(sheets[2 * n + 1], patch)
+            draw_tag(sheets[2 * n + 1], patch)
+        sheets[1].outline(plan.x_col.row_box(patch.row).grown(1), drawing.colour, 3, halo=True)
+        for mark in plan.maps:
+            drawing.paint_pixel(sheets[2], mark, patch.row)
+        sheets[3].outline(plan.w_col.box.grown(2), drawing.colour, 2)
+        drawing.point_at(sheets[3], patch.row)
+        drawing.write_product(sheets[3], patch.row)
+        moments += [Moment(*sheets[:2]), Moment(*sheets[2:])]
+    return Film(start, tuple(moments), fps or rate(len(moments)))
 
 
-def shades(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """Numbers (h, w) as colours: black to white, or where some are below 0 blue, white at 0, orange."""
-    wide = values.astype(np.float64)
-    if low >= 0:
-        gray = np.clip((wide - low) / ((high - low) or 1), 0, 1)[..., None] * 255
-        return gray.repeat(3, -1).round().astype(np.uint8)
-    share = np.clip(wide / max(-low, high), -1, 1)[..., None]
-    end = np.where(share < 0, _LOW, _HIGH)
-    return (255 + (end - 255) * np.abs(share)).round().astype(np.uint8)
+def _line(faces: Faces, index: int) -> Faces:
+    """A line of cells."""
+    part = slice(index, index + 1)
+    values = None if faces.values is None else faces.values[part]
+    title = lambda _, j: faces.title(index, j)  # noqa: E731
+    return Faces(faces.colours[part], values, faces.padding[part], title, faces.signed)
 
 
-def _paint_cells(sheet: Sheet, box: Box, values: NDArray[Any], limits: tuple[float, float]) -> None:
-    """Numbers as cells that fill a box, written where there is room."""
-    sheet.cells(box, shades(values, *limits))
-    h, w = values.shape
-    down, across = (box.bottom - box.top) // h, (box.right - box.left) // w
-    ys, xs = [box.top + down * i for i in range(h + 1)], [box.left + across * j for j in range(w + 1)]
-    if min(down, across) >= GRIDDED:
-        sheet.lines(xs, ys)
-    else:
-        sheet.outline(box.grown(1), sheet.theme.line)
-    _write_numbers(sheet, values, limits, ys[:-1], xs[:-1], (down, across))
+class _Drawing:
+    """A layer's numbers, and how each part of a plan is painted with them."""
 
+    def __init__(
+        self,
+        plan: ProductPlan,
+        pixels: NDArray[np.uint8],
+        image: NDArray[Any],
+        filters: NDArray[Any],
+        y: NDArray[Any],
+        theme: Theme,
+    ) -> None:
+        self._plan, self._pixels, self._image, self._theme = plan, pixels, image, theme
+        self._filters, self._y = filters, y
+        ends = y.min((0, 1)).tolist(), y.max((0, 1)).tolist()
+        self._ranges = list(zip(*ends, strict=True))
+        self._maps = strongest(y[..., : len(plan.maps)], *plan.maps[0].panel.reduce)
+        self.colour = plan.patches[0].colour or theme.ink
+        # Of the first group, flattened as W_col's columns are.
+        self._w_col = filters[: plan.w_col.shape[1]].reshape(plan.w_col.shape[1], -1).T
+        per_group = plan.geometry.channels // plan.geometry.groups
+        columns = [t // per_group * plan.geometry.channels + t % per_group for t, _ in plan.x_col.columns]
+        rows = [row for row, _ in plan.x_col.rows]
+        sheet = Sheet((1, 1), theme)
+        arrays = pixels[None], image[None]
+        self.x_col = x_col_faces(sheet, plan.geometry, plan.padding_mode, "hwc", rows, columns, *arrays)
+        self.y = self._y_faces()
 
-def _write_numbers(
-    sheet: Sheet,
-    values: NDArray[Any],
-    limits: tuple[float, float],
-    ys: Sequence[int],
-    xs: Sequence[int],
-    cell: tuple[int, int],
-) -> None:
-    """Numbers in cells that begin at `ys` and `xs`, if these have room for all of them."""
-    if min(cell) >= _NUMBERED:
-        colours = shades(values, *limits)
-        numbers = [
-            (Box(x, y, x + cell[1], y + cell[0]), number_text(values[i, j]), contrast(colours[i, j]))
-            for i, y in enumerate(ys)
-            for j, x in enumerate(xs)
+    def _y_faces(self) -> Faces:
+        """Y's columns in the shades of the maps that they are."""
+        matrix = self._plan.y
+        numbers = matrix.part(self._y.reshape(-1, self._y.shape[-1]))
+        colours = [
+            shades(numbers[:, [j]], *self._ranges[k]) for j, (k, _) in enumerate(matrix.columns)
         ]
-        sheet.numbers(numbers, cell[1])
+        faces = number_faces(numbers, (0, 0), lambda i, j: f"row {matrix.rows[i][0]}, column {matrix.columns[j][0]}")
+        return faces._replace(colours=np.concatenate(colours, 1))
+
+    def inputs(self) -> Sheet:
+        """The image, the filters and W_col, and all that is written."""
+        plan, sheet = self._plan, Sheet(self._plan.size, self._theme)
+        sheet.write(*plan.labels)
+        for arrow in plan.arrows:
+            sheet.arrow(*arrow)
+        paint_panel(sheet, plan.geometry, plan.padding_mode, plan.image, self._pixels, self._image)
+        if plan.overview is not None:
+            paint_panel(sheet, plan.geometry, plan.padding_mode, plan.overview, self._pixels, None)
+            frame_excerpt(sheet, plan.overview, plan.image)
+        scale = limits(self._filters)
+        for number, boxes in plan.filters:
+            for channel, box in enumerate(boxes):
+                weights = self._filters[number, ..., channel]
+                text = f"filter {number}, channel {channel}: weight "
+                faces = number_faces(weights, scale, lambda i, j, text=text: f"{text}{i},{j}")
+                paint_cells(sheet, *_spans(box, weights.shape), faces)
+        matrix = plan.w_col
+        faces = number_faces(
+            matrix.part(self._w_col),
+            scale,
+            lambda i, j: f"row {matrix.rows[i][0]}, column {matrix.columns[j][0]}",
+        )
+        paint_cells(sheet, *matrix.spans, faces)
+        return sheet
+
+    def name_map(self, sheet: Sheet, mark: MapMark) -> None:
+        """Write which map it is, and the range of its numbers."""
+        low, high = (number_text(self._y.dtype.type(end)) for end in self._ranges[mark.number])
+        sheet.write(label(*mark.name, f"k = {mark.number}: {low} .. {high}", SMALL))
+
+    def paint_map(self, sheet: Sheet, mark: MapMark) -> None:
+        """Paint a feature map; where it is reduced, by the numbers of largest magnitude."""
+        self.name_map(sheet, mark)
+        values = self._maps[..., mark.number]
+        faces = number_faces(values, self._ranges[mark.number], lambda i, j: f"filter {mark.number}, pixel {i},{j}")
+        paint_cells(sheet, *_spans(mark.panel.box, values.shape), faces)
+
+    def paint_pixel(self, sheet: Sheet, mark: MapMark, row: int) -> None:
+        """Paint a pixel of a feature map."""
+        _, y, x = self._plan.geometry.patch_position(row)
+        box = mark.panel.pixel(y, x)
+        text = f"filter {mark.number}, pixel {y},{x}"
+        faces = number_faces(self._y[y : y + 1, x : x + 1, mark.number], self._ranges[mark.number], lambda *_: text)
+        paint_cells(sheet, *_spans(box, (1, 1)), faces, lined=min(mark.panel.cell) >= _CELLS[0])
+
+    def point_at(self, sheet: Sheet, row: int) -> None:
+        """Outline a row of X_col, of Y, and its pixel in each feature map."""
+        plan = self._plan
+        boxes = [matrix.row_box(row).grown(1) for matrix in (plan.x_col, plan.y)]
+        at = plan.geometry.patch_position(row)[1:]
+        for box in boxes + [mark.panel.pixel(*at).grown(2) for mark in plan.maps]:
+            sheet.outline(box, self.colour, 3, halo=True)
+
+    def write_product(self, sheet: Sheet, row: int) -> None:
+        """Write how a number of Y comes about, at length if there is room."""
+        plan = self._plan
+        index = [n for n, _ in plan.x_col.rows].index(row)
+        result = number_text(self._y[(*plan.geometry.patch_position(row)[1:], 0)])
+        text = f"row {row} of X_col · column 0 of W_col = {result}"
+        if len(plan.x_col.columns) == plan.geometry.terms <= _SPELLED and self.x_col.values is not None:
+            pairs = zip(self.x_col.values[index].tolist(), self._w_col[:, 0].tolist(), strict=True)
+            text = f"row {row}: " + " + ".join(_times(a, b) for a, b in pairs) + f" = {result}"
+        if plan.biased:
+            text = text.replace(f" = {result}", f" + b = {result}")
+        line = label(*plan.note, text, SMALL)
+        if line.box.right > plan.size[0] - MARGIN:
+            line = label(*plan.note, f"row {row} of X_col · column 0 of W_col = {result}", SMALL)
+        sheet.write(line)
 
 
-def _paint_matrix(sheet: Sheet, matrix: Matrix, values: NDArray[Any], limits: tuple[float, float]) -> None:
-    colours, cell, whole = shades(values, *limits), matrix.cell, matrix.box
-    for i, (_, top) in enumerate(matrix.rows):
-        for j, (_, left) in enumerate(matrix.columns):
-            red, green, blue = (int(part) for part in colours[i, j])
-            sheet.fill(Box(left, top, left + cell, top + cell), (red, green, blue))
-            if cell >= GRIDDED:
-                sheet.outline(Box(left, top, left + cell + 1, top + cell + 1), sheet.theme.line)
-    ys, xs = [y for _, y in matrix.rows], [x for _, x in matrix.columns]
-    _write_numbers(sheet, values, limits, ys, xs, (cell, cell))
-    sheet.outline(whole.grown(1), sheet.theme.line)
-    for top, bottom in _breaks(matrix.rows, cell):
-        sheet.fill(Box(whole.left - 1, top, whole.right + 1, bottom), sheet.theme.paper)
-        sheet.dots(Box(whole.left, top, whole.right, bottom), upright=True)
-    for left, right in _breaks(matrix.columns, cell):
-        sheet.fill(Box(left, whole.top - 1, right, whole.bottom + 1), sheet.theme.paper)
-        sheet.dots(Box(left, whole.top, right, whole.bottom), upright=False)
+def _times(a: float, b: float) -> str:
+    second = number_text(np.asarray(b)[()])
+    return f"{number_text(np.asarray(a)[()])}*" + (f"({second})" if b < 0 else second)
 
 
-def _breaks(places: Sequence[tuple[int, int]], cell: int) -> list[tuple[int, int]]:
-    """Where numbers are left out: from the end of a cell to the beginning of the next."""
-    pairs = itertools.pairwise(places)
-    return [(at + cell, then) for (number, at), (after, then) in pairs if after != number + 1]
+def _spans(box: Box, shape: Sequence[int]) -> Iterator[list[Span]]:
+    """The pixels of rows, and of columns, that fill a box."""
+    for (start, end), count in zip(((box.top, box.bottom), (box.left, box.right)), shape, strict=True):
+        edges = [start + (end - start) * n // count for n in range(count + 1)]
+        yield list(itertools.pairwise(edges))
+
+
+def strongest(values: NDArray[Any], down: int, across: int) -> NDArray[Any]:
+    """Maps (h, w, K) reduced so many times: of each block the number of largest magnitude."""
+    if down == across == 1:
+        return values
+    starts = [np.arange(0, size, step) for size, step in zip(values.shape, (down, across), strict=False)]
+
+    def reduced(pick: np.ufunc) -> NDArray[Any]:
+        found: NDArray[Any] = pick.reduceat(pick.reduceat(values, starts[0], 0), starts[1], 1)
+        return found
+
+    high, low = reduced(np.maximum), reduced(np.minimum)
+    return np.where(high >= -low, high, low)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convmat.errors import ShapeError
-from convmat.figures.canvas import THEMES
-from convmat.figures.painting import draw_patches
+from convmat.figures.canvas import THEMES, number_text
+from convmat.figures.cells import position_of
+from convmat.figures.painting import animate, draw_patches
 from convmat.figures.panels import as_image, busiest
 from convmat.figures.patches import plan_patches
 from convmat.files.memory import check_memory
+from convmat.files.names import VECTOR, ending
+from convmat.files.outputs import open_output
 from convmat.files.pictures import animation_bytes, to_pixels, write_animation, write_picture
 from convmat.shown import Fact, bytes_text
 from convmat.watching import Watch, unwatched
 
 if TYPE_CHECKING:
+    from convmat.figures.canvas import Film, Sheet
+    from convmat.figures.look import Look
     from convmat.figures.patches import PatchPlan
     from convmat.geometry import ConvGeometry, Place
 
+_TRIED = 2500  # patches, or pixels, among which one to explain is looked for
+_SPELLED = 12  # numbers that are written out
 _NO_SHADE = "complex, NaN or infinite results have no shade; leave it out"
 
 
@@ -62,11 +70,11 @@ def write_patches(
     padding_mode: str,
     order: str,
     images: NDArray[Any] | None,
+    look: Look,
     *,
     figure: str | None = None,
     animation: str | None = None,
     places: list[Place] | None = None,
-    theme: str,
     watch: Watch = unwatched,
 ) -> list[Fact]:
     """Draw patches and their rows of X_col; the images are those that `plan_patches` shows, or None.
@@ -77,26 +85,86 @@ def write_patches(
     if images is not None and images.ndim == 3:  # one axis
         images, pixels = images[:, None], pixels[:, None] if pixels is not None else None
     facts = []
-    focus = None if pixels is None else busiest(pixels[0])
+    theme, about = THEMES[look.theme], _about(geometry, padding_mode, look, pixels)
     if figure is not None:
-        plan = plan_patches(geometry, padding_mode, order, places or [], focus=focus)
-        sheet = draw_patches(plan, pixels, images, THEMES[theme])
-        write_picture(figure, sheet.pixels()[None], keep=True)
-        facts.append(picture_fact("figure", plan.size, f"{_what(plan)}{how and ', ' + how}"))
+        plan = plan_patches(geometry, padding_mode, order, places or [], **about)
+        sheet = draw_patches(plan, pixels, images, theme)
+        facts.append(write_sheet(figure, sheet, look, f"{_what(plan)}{how and ', ' + how}"))
     if animation is not None and pixels is not None:
-        from convmat.figures.animation import animate
-
-        plan = plan_patches(geometry, padding_mode, order, moving=True, focus=focus)
-        needed = animation_bytes(animation, plan.size, len(plan.frames))
-        check_memory("animate", needed, "take a larger --stride, or a smaller image")
-        frames = watch(animate(plan, pixels, images, THEMES[theme]), len(plan.frames))
-        count, nbytes = write_animation(animation, frames)
-        part = f" of the {geometry.patches}" if count < geometry.patches else ""
-        note = f"{count}{part} patches, {bytes_text(nbytes)} bytes"
-        if part:
-            note += "; a larger --stride, or a smaller image, shows all"
-        facts.append(picture_fact("animation", plan.size, note))
+        plan = plan_patches(geometry, padding_mode, order, moving=True, **about)
+        film = animate(plan, pixels, images, theme, look.fps)
+        facts.append(write_film(animation, film, look, len(plan.frames), geometry.patches, watch))
     return facts
+
+
+def _about(
+    geometry: ConvGeometry, padding_mode: str, look: Look, pixels: NDArray[np.uint8] | None
+) -> dict[str, Any]:
+    """What of an image a plan is about: the pixel that was asked for, or else where it varies most."""
+    focus = look.focus(geometry)
+    if pixels is None:
+        return {"focus": focus}
+    flat = as_image(geometry)
+    return {"focus": focus or busiest(pixels[0]), "example": _example(flat, padding_mode, focus, pixels[0])}
+
+
+def _example(
+    geometry: ConvGeometry, padding_mode: str, focus: tuple[int, int] | None, image: NDArray[np.uint8]
+) -> int | None:
+    """The patch of an image that is small enough to be shown whole that is explained: not blank if one is not.
+
+    It is the one nearest to the middle, or to what was asked for; None for a larger image.
+    """
+    if focus is None and geometry.patches > _TRIED:
+        return None
+    middle = focus or tuple((size - 1) / 2 for size in geometry.input_size)
+    places = zip(geometry.stride, geometry.extent, geometry.pads, geometry.output_size, strict=True)
+    axes = [
+        [(y * s - before + (reach - 1) / 2 - at) ** 2 for y in range(count)]
+        for at, (s, reach, (before, _), count) in zip(middle, places, strict=True)
+    ]
+    rows = sorted(range(geometry.patches), key=lambda row: sum(
+        axis[y] for axis, y in zip(axes, geometry.patch_position(row)[1:], strict=True)
+    ))
+    columns = range(geometry.matrix_shape[1])
+    for row in rows if focus is None else ():
+        elements = {geometry.place(row, column, padding_mode).element for column in columns}
+        if len({int(image[element[1:]]) for element in elements if element is not None}) > 1:
+            return row
+    return rows[0]
+
+
+def write_sheet(name: str, sheet: Sheet, look: Look, note: str) -> Fact:
+    """Write a picture as its name says, and say what was drawn."""
+    if ending(name) == VECTOR:
+        from convmat.figures.vector import svg
+
+        write_text(name, svg(sheet, look.scale))
+    else:
+        width, height = (side * look.scale for side in sheet.size)
+        check_memory("figure", 8 * width * height, "give a smaller --scale")
+        write_picture(name, sheet.pixels(look.scale)[None], keep=True)
+    return _picture_fact("figure", sheet, look, note)
+
+
+def write_film(name: str, film: Film, look: Look, count: int, patches: int, watch: Watch) -> Fact:
+    """Write an animation of so many of all patches as its name says, and say what was drawn."""
+    if ending(name) == VECTOR:
+        from convmat.figures.vector import moving_svg
+
+        nbytes = write_text(name, moving_svg(film, look.scale))
+    else:
+        from convmat.figures.raster import frames
+
+        size, total = [side * look.scale for side in film.start.size], len(film.moments) + 1
+        needed = animation_bytes(name, (size[0], size[1]), total)
+        check_memory("animate", needed, "take a larger --stride, a smaller image, or a smaller --scale")
+        _, nbytes = write_animation(name, watch(frames(film, look.scale), total))
+    part = f" of the {patches}" if count < patches else ""
+    note = f"{count}{part} patches, {bytes_text(nbytes)} bytes"
+    if part:
+        note += "; a larger --stride, or a smaller image, shows all"
+    return _picture_fact("animation", film.start, look, note)
 
 
 def check_finite(filters: NDArray[Any], bias: NDArray[Any] | None) -> None:
@@ -112,35 +180,99 @@ def write_layer(
     shades: tuple[NDArray[np.uint8], str],
     rows: NDArray[Any],
     layer: dict[str, Any],
+    look: Look,
     *,
-    figure: str,
-    theme: str,
+    figure: str | None = None,
+    animation: str | None = None,
+    watch: Watch = unwatched,
 ) -> list[Fact]:
     """Draw a layer, whose arguments are those of `convolve`, as a product.
 
     `images` is the first image, (1, *spatial, C), `shades` what `as_pixels` makes of it, and `rows` its Y,
-    (P, K). Returns facts: what was drawn.
+    (P, K). Returns facts: what was drawn. `watch` hands on the pictures of an animation.
     """
-    from convmat.figures.product import draw_product, plan_product
+    from convmat.figures.product import animate_product, draw_product, plan_product
 
     filters, (pixels, how) = layer["filters"], shades
     if rows.dtype.kind == "c" or not np.isfinite(rows).all():
-        raise ShapeError("figure", _NO_SHADE)
+        raise ShapeError(_option(figure, animation), _NO_SHADE)
     if layer["flip"]:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
     image, shown, y = images[0], pixels[0], rows.reshape(*geometry.output_size, -1)
     if image.ndim == 2:  # one axis
         image, shown, filters, y = image[None], shown[None], filters[:, None], y[None]
-    biased = layer["bias"] is not None
-    plan = plan_product(geometry, len(filters), layer["padding_mode"], busiest(shown), biased)
-    sheet = draw_product(plan, shown, image, filters, y, THEMES[theme])
-    write_picture(figure, sheet.pixels()[None], keep=True)
-    return [picture_fact("figure", plan.size, f"patch {plan.row} followed through the layer, {how}")]
+    theme, mode = THEMES[look.theme], layer["padding_mode"]
+    about = _about(geometry, mode, look, shown[None]) | {"biased": layer["bias"] is not None}
+    facts = []
+    if figure is not None:
+        plan = plan_product(geometry, len(filters), mode, **about)
+        sheet = draw_product(plan, shown, image, filters, y, theme)
+        facts.append(write_sheet(figure, sheet, look, f"patch {plan.row} followed through the layer, {how}"))
+    if animation is not None:
+        plan = plan_product(geometry, len(filters), mode, moving=True, **about)
+        film = animate_product(plan, shown, image, filters, y, theme, look.fps)
+        facts.append(write_film(animation, film, look, len(plan.patches), geometry.patches, watch))
+    return facts
 
 
-def picture_fact(key: str, size: tuple[int, int], note: str) -> Fact:
+def write_folding(
+    geometry: ConvGeometry,
+    order: str,
+    x_col: NDArray[Any],
+    image: NDArray[Any],
+    from_8_bit: bool,
+    look: Look,
+    figure: str,
+    mean: bool = False,
+) -> list[Fact]:
+    """Draw how rows of X_col become the first image: the copies of a pixel, which add up.
+
+    `x_col` are the rows of that image, (P, kh·kw·C), and `image` is what they become, (1, *spatial, C).
+    Returns facts: what was drawn.
+    """
+    if any(a.dtype.kind == "c" or not np.isfinite(a).all() for a in (x_col, image)):
+        raise ShapeError("figure", _NO_SHADE)
+    flat = as_image(geometry.for_batch(1))
+    if image.ndim == 3:
+        image = image[:, None]
+    (shown, how), (pixels, _) = (to_pixels(values, from_8_bit) for values in (image, x_col))
+    y, x = look.focus(geometry) or _most_copied(flat)
+    indices = flat.matrix_indices(0, (y, x), 0, order=order)
+    if not indices:
+        raise ShapeError("figure", f"shows the copies of a pixel, and no patch holds {y},{x}; give another --at")
+    places = [flat.place(*pair, order=order) for pair in indices]
+    parts = [number_text(x_col[pair]) for pair in indices]
+    total = number_text(image[0, y, x, 0])
+    terms = " + ".join(parts if len(parts) <= _SPELLED else [*parts[: _SPELLED - 1], "…", parts[-1]])
+    pixel = ",".join(map(str, position_of(flat, (y, x))))
+    if mean:
+        terms = f"({terms}) / {len(parts)}"
+    says = [f"pixel {pixel} = {terms} = {total}: a copy from each patch that holds it"]
+    plan = plan_patches(geometry.for_batch(1), "zeros", order, places, folding=says)
+    rows = [mark.row for mark in plan.x_col.marks]
+    sheet = draw_patches(plan, shown, image, THEMES[look.theme], (pixels[rows], x_col[rows]))
+    return [write_sheet(figure, sheet, look, f"{len(parts)} copies of pixel {pixel}, {how}")]
+
+
+def _most_copied(geometry: ConvGeometry) -> tuple[int, int]:
+    """The pixel nearest to the middle that most patches hold."""
+    h, w = geometry.input_size
+    at = sorted(itertools.product(range(h), range(w)), key=lambda p: abs(2 * p[0] - h + 1) + abs(2 * p[1] - w + 1))
+    return max(at[:_TRIED], key=lambda p: len(geometry.matrix_indices(0, p, 0)))
+
+
+def write_text(name: str, text: str) -> int:
+    """Write a picture that is text: so many bytes."""
+    data = text.encode()
+    with open_output(name, len(data)) as stream:
+        stream.write(data)
+    return len(data)
+
+
+def _picture_fact(key: str, sheet: Sheet, look: Look, note: str) -> Fact:
     """A picture that was drawn."""
-    return Fact(key, key, list(size), f"{size[0]} × {size[1]} pixels: {note}")
+    width, height = (side * look.scale for side in sheet.size)
+    return Fact(key, key, [width, height], f"{width} × {height} pixels: {note}")
 
 
 def _what(plan: PatchPlan) -> str:

@@ -23,6 +23,9 @@ PICTURE_FORMATS = {
 ANIMATION_FORMATS = {".apng": "PNG", ".gif": "GIF", ".png": "PNG", ".webp": "WEBP"}
 """The outputs that can move, by suffix, and Pillow's names of their formats."""
 
+VECTOR = ".svg"
+"""What is drawn by lines and words is sharp at any size in this format."""
+
 # What a name that ends so says it is.
 _NAMED = {
     f".{suffix}": what
@@ -50,7 +53,8 @@ _ENDINGS = {
     "npy": (".npy",),
     "npz": (".npz",),
     "picture": tuple(PICTURE_FORMATS),
-    "animation": tuple(ANIMATION_FORMATS),
+    "figure": (*PICTURE_FORMATS, VECTOR),
+    "animation": (*ANIMATION_FORMATS, VECTOR),
     "folder": (),
 }
 
@@ -68,7 +72,7 @@ def is_picture(name: str) -> bool:
 def check_ending(name: str, *kinds: str) -> None:
     """Refuse a name whose ending says another format than what is written under it.
 
-    `kinds` are what may be written, of npy, npz, picture, animation, folder. Pictures and animations must
+    `kinds` are what may be written, of npy, npz, picture, figure, animation, folder. What is seen must
     have an ending of theirs; all others may have one that says nothing, or none.
 
     Raises:
@@ -80,7 +84,7 @@ def check_ending(name: str, *kinds: str) -> None:
     if ending(name) in fitting:
         return
     for kind in kinds:
-        if kind in ("picture", "animation") and len(kinds) == 1:
+        if kind in ("picture", "figure", "animation") and len(kinds) == 1:
             raise FileError(name or "''", f"is no {kind}'s name; end it in one of {', '.join(fitting)}")
     if ending(name) in _NAMED:
         what = {"npy": ".npy", "npz": ".npz", "picture": "a picture", "folder": "a folder"}

@@ -31,6 +31,8 @@ def to_pixels(values: NDArray[Any], keep: bool) -> tuple[NDArray[np.uint8], str]
     Raises:
         ShapeError: complex, NaN or infinite values.
     """
+    if keep and values.dtype == np.uint8:
+        return values, "values kept, rounded to 0..255"
     if values.dtype.type is np.longdouble:
         with np.errstate(all="ignore"):
             values = values.astype(np.float64)  # infinite beyond its range
