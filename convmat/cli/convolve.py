@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from convmat.cli.work import Work
     from convmat.figures.look import Look
+    from convmat.shown import Fact
 
 _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
 
@@ -150,8 +151,11 @@ def _transposed(
     threads: int | None,
     output_padding: Any,
     input_shape: tuple[int, ...] | None,
+    figure: str | None,
+    look: Look,
 ) -> Work:
     from convmat.adjoint import convolve_transpose
+    from convmat.cli.figures import Kept, check_figure
     from convmat.cli.layer import open_transposed_layer
     from convmat.cli.output import STREAM_BYTES
     from convmat.cli.work import Work
@@ -170,11 +174,28 @@ def _transposed(
     images = max(batch.chunk_bytes * batch.shape[0] // max(batch.nbytes, 1), 1)
     check_memory("input", batch.chunk_bytes + images * per_image + STREAM_BYTES, "give smaller images")
     facts = [*batch.facts(), *transposed_facts(geometry, batch.shape, layer.flip, layer.layout, dtype)]
+    drawn = int(figure is not None)
+    if figure is not None:
+        check_figure(geometry, figure, look, dtype)
+    chunks = Kept(batch.chunks(), drawn)
+    parts = (transposed(y).reshape(-1, geometry.channels) for y in chunks)
+    blocks = Kept(parts, drawn * math.prod(geometry.input_size))
+
+    def draw() -> list[Fact]:
+        if figure is None:
+            return []
+        from convmat.figures.writing import transposed_rows, write_folding
+
+        x_col = transposed_rows(chunks.all(), arguments["filters"], arguments["groups"], dtype)
+        words = {"name": "X_col = Y · W_col transposed", "bias": arguments["bias"]}
+        return write_folding(geometry, "hwc", x_col, blocks.all(), batch.dtype == "uint8", look, figure, **words)
+
     return Work(
         geometry.input_shape,
         dtype,
-        (transposed(y).reshape(-1, geometry.channels) for y in batch.chunks()),
-        [*facts, *plan_facts([]), *absent("picture", "figure", "rows")],
+        blocks,
+        [*facts, *plan_facts([]), *absent("picture", "figure", "animation", "rows")],
+        draw=draw,
         layout=layer.layout,
         from_8_bit=batch.dtype == "uint8",
     )

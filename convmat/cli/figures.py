@@ -14,6 +14,8 @@ from convmat.cli.output import STREAM_BYTES
 
 if TYPE_CHECKING:
     from convmat.cli.inputs import Batch
+    from convmat.figures.look import Look
+    from convmat.geometry import ConvGeometry
 
 
 class Kept:
@@ -52,3 +54,14 @@ def kept_bytes(batch: Batch, count: int) -> int:
     """Memory that `count` images of a batch take that are drawn: as they come, kept, as pixels, and drawn."""
     elements = count * math.prod(batch.shape[1:])
     return batch.chunk_bytes + elements * (batch.dtype.itemsize + 1) + STREAM_BYTES
+
+
+def check_figure(geometry: ConvGeometry, figure: str, look: Look, dtype: np.dtype[Any]) -> None:
+    """Refuse, before any work, a picture of how X_col becomes an image that cannot be drawn."""
+    from convmat.figures.writing import check_drawable
+    from convmat.files.memory import check_memory
+
+    check_drawable(geometry, figure)
+    look.focus(geometry)
+    elements = geometry.patches * geometry.matrix_shape[1] + math.prod(geometry.input_shape[1:])
+    check_memory("figure", elements * 2 * (dtype.itemsize + 1), "draw a smaller image")

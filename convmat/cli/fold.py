@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convmat.cli.work import Work
+    from convmat.figures.look import Look
+    from convmat.shown import Fact
 
 
-@click.command("fold", cls=Command)
+@click.command("fold", cls=Command, needs={"theme": "figure", "scale": "figure", "at": "figure"})
 @click.argument("x_col", metavar="X", type=File())
 @options.input_shape_option(
     "Shape of what was unrolled: 28,28 or 28,28,1, N being found from the rows, or N,28,28,1; 1,28,28 with "
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 @options.layer_of(options.k_option(), options.step_options, options.order_option, options.array_options)
 @options.bytes_options
 @options.overlap_option
+@options.figure_option("the copies of a pixel that add up")
+@options.look_of(options.at_option)
 @options.threads_option
 @options.output_option("npy", "picture")
 @options.report_options
@@ -53,8 +58,15 @@ def command(output: str | None, **asked: Any) -> None:
 
 
 def _folded(
-    x_col: str, input_shape: tuple[int, ...], layer: options.LayerOptions, overlap: str, threads: int | None
+    x_col: str,
+    input_shape: tuple[int, ...],
+    layer: options.LayerOptions,
+    overlap: str,
+    figure: str | None,
+    look: Look,
+    threads: int | None,
 ) -> Work:
+    from convmat.cli.figures import Kept, check_figure
     from convmat.cli.layer import folded_geometry
     from convmat.cli.work import Work
     from convmat.files.npy import NpyInput
@@ -66,17 +78,35 @@ def _folded(
 
     patches = NpyInput(x_col)
     geometry = folded_geometry(patches.shape, input_shape, layer)
-    dtype, rows = fold_dtype(patches.dtype, geometry, overlap), patches.rows(BLOCK_BYTES)
+    dtype = fold_dtype(patches.dtype, geometry, overlap)
+    drawn = int(figure is not None)
+    if figure is not None:
+        check_figure(geometry, figure, look, patches.dtype)
+    x_rows = Kept(patches.rows(BLOCK_BYTES), drawn * geometry.patches)
+    rows = iter(x_rows)
     folded = fold_stream(rows, patches.dtype, geometry, overlap, layer.order, threads)
     facts = [input_fact([x_col]), *geometry_facts(geometry)]
     facts += fold_facts(geometry, patches.shape, overlap, layer.order, layer.layout, dtype)
     uncovered = coverage(geometry).uncovered
     zeros = f"{uncovered} pixels of each image are in no patch and became 0: "
+    parts = (part.reshape(-1, geometry.channels) for part in chain(folded, _end_of(rows)))
+    blocks = Kept(parts, drawn * math.prod(geometry.input_size))
+
+    def draw() -> list[Fact]:
+        if figure is None:
+            return []
+        from convmat.figures.writing import write_folding
+
+        whole = x_rows.all(), blocks.all()
+        eight = patches.dtype == "uint8"
+        return write_folding(geometry, layer.order, *whole, eight, look, figure, mean=overlap == "mean")
+
     return Work(
         geometry.input_shape,
         dtype,
-        (part.reshape(-1, geometry.channels) for part in chain(folded, _end_of(rows))),
-        [*facts, *absent("picture")],
+        blocks,
+        [*facts, *absent("picture", "figure")],
+        draw=draw,
         layout=layer.layout,
         from_8_bit=patches.dtype == "uint8",
         warnings=[zeros + uncovered_text(geometry)] if uncovered else [],

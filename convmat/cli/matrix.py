@@ -12,12 +12,18 @@ from convmat.cli.types import File
 from convmat.files.schema import Whole
 
 if TYPE_CHECKING:
+    from convmat.figures.look import Look
     from convmat.matrix import LayerMap
 
 _WRITTEN = 1 << 24  # bytes of an archive that are written at a time
 
 
-@click.command("matrix", cls=Command, needs={"dense": "output"}, bars={"iterations": "no_spectrum"})
+@click.command(
+    "matrix",
+    cls=Command,
+    needs={"dense": "output", "theme": "figure", "scale": "figure"},
+    bars={"iterations": "no_spectrum"},
+)
 @click.argument("source", metavar="[INPUT]", required=False, type=File())
 @options.absent_input_option
 @options.linear_layer
@@ -29,7 +35,8 @@ _WRITTEN = 1 << 24  # bytes of an archive that are written at a time
     "minutes]",
 )
 @click.option("--dense", is_flag=True, help="Write the dense matrix, as .npy.")
-@options.figure_option("where the matrix has entries")
+@options.figure_option("where the matrix has entries, and their weights")
+@options.look_of()
 @options.output_option(
     "npz", "npy", help="Write here, as .npz; with --dense - is .npy bytes on standard output."
 )
@@ -42,6 +49,7 @@ def command(
     iterations: int | None,
     dense: bool,
     figure: str | None,
+    look: Look,
     output: str | None,
 ) -> None:
     """The sparse matrix M of a whole layer, vec(Y) = M · vec(X), and what is known of it.
@@ -74,7 +82,7 @@ def command(
     if not (no_spectrum or asked("quiet")):
         check_memory("input_shape", fc.spectrum_bytes, "add --no-spectrum")
     if output is not None or figure is not None:
-        _write(fc, dense, output, figure)
+        _write(fc, dense, output, figure, look)
     if asked("quiet"):
         return
     spectrum = None
@@ -86,7 +94,7 @@ def command(
         warn(f"the norm had not converged after {spectrum.iterations} iterations; give more --iterations")
 
 
-def _write(fc: LayerMap, dense: bool, output: str | None, figure: str | None) -> None:
+def _write(fc: LayerMap, dense: bool, output: str | None, figure: str | None, look: Look) -> None:
     """Write the matrix, and the picture of where it has entries."""
     from convmat.files.memory import check_memory
     from convmat.files.npy import write_npy
@@ -94,8 +102,7 @@ def _write(fc: LayerMap, dense: bool, output: str | None, figure: str | None) ->
     needed = fc.nbytes + (fc.dense_bytes if dense else _WRITTEN)
     remedy = "leave out --dense" if dense else "without -o and --figure the facts need no memory for it"
     if figure is not None:  # before the matrix is made: it may lack what it needs
-        from convmat.figures.pattern import sparsity_picture
-        from convmat.files.pictures import write_picture
+        from convmat.figures.writing import write_matrix
     check_memory("output", needed, remedy)
     matrix = fc.matrix()
     if output is not None and dense:
@@ -103,4 +110,4 @@ def _write(fc: LayerMap, dense: bool, output: str | None, figure: str | None) ->
     elif output is not None:
         matrix.save(output)
     if figure is not None:
-        write_picture(figure, sparsity_picture(matrix), keep=True)
+        write_matrix(matrix, look, figure)

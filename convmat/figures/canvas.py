@@ -238,10 +238,13 @@ class Sheet:
         self.fill(line.box, colour)
         self.write(centred(line.box, line.text, line.size, contrast(colour)))
 
-    def numbers(self, cells: Sequence[tuple[Box, str, Colour]], room: int) -> None:
+    def numbers(self, cells: Sequence[tuple[Box, str, Colour]], room: int) -> bool:
         """Write a number into each cell, in its colour, if cells of so many pixels have room for all."""
-        if max((text_size(text, SMALL)[0] for _, text, _ in cells), default=0) <= room - 4:
-            self.write(*(centred(box, text, SMALL, colour) for box, text, colour in cells))
+        for size in (SMALL, TAG):
+            if max((text_size(text, size)[0] for _, text, _ in cells), default=0) <= room - 2:
+                self.write(*(centred(box, text, size, colour) for box, text, colour in cells))
+                return True
+        return False
 
     def cells(self, box: Box, colours: NDArray[np.uint8], titles: Sequence[str] = ()) -> None:
         """Colours, (h, w, 3), as cells that fill a box, each with what it is."""

@@ -34,12 +34,12 @@ def _of_batch(geometry: ConvGeometry, number: int | None) -> str:
     return f"{number} of {geometry.batch}, " if geometry.batch > 1 and number is not None else ""
 
 
-def matrix(geometry: ConvGeometry, rows: int, columns: int) -> str:
-    """X_col, and how many of its rows and columns are shown."""
+def matrix(geometry: ConvGeometry, name: str, rows: int, columns: int) -> str:
+    """X_col, or what it is, and how many of its rows and columns are shown."""
     all_rows, all_columns = geometry.matrix_shape
     parts = [f"{rows} of the {all_rows} rows"] if rows < all_rows else []
     parts += [f"{columns} of the columns"] if columns < all_columns else []
-    return f"X_col, {all_rows} × {all_columns}" + (": " + " and ".join(parts) if parts else "")
+    return f"{name}, {all_rows} × {all_columns}" + (": " + " and ".join(parts) if parts else "")
 
 
 def patch(geometry: ConvGeometry, position: Sequence[int]) -> str:

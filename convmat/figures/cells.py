@@ -59,9 +59,9 @@ def paint_cells(
                 at_x, at_y = at_x[:1], at_y[:1]
             sheet.lines([*at_x, xs[columns[-1]][1]], [*at_y, ys[rows[-1]][1]])
     _leave_out(sheet, ys, xs)
-    if width >= _NUMBERED[0] and height >= _NUMBERED[1]:
-        sheet.numbers(list(_numbers(sheet, ys, xs, faces)), width)
-    elif pointed and faces.signed and faces.values is not None:
+    roomy = width >= _NUMBERED[0] and height >= _NUMBERED[1]
+    numbered = roomy and sheet.numbers(list(_numbers(sheet, ys, xs, faces)), width)
+    if pointed and not numbered and faces.signed and faces.values is not None:
         for i, j in np.argwhere(faces.values < 0).tolist():
             middle, (left, right) = sum(ys[i]) // 2, xs[j]
             sheet.fill(Box(left + 3, middle, right - 2, middle + 1), contrast(faces.colours[i, j]))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.figures.canvas import SMALL, Box, Film, Label, Moment, Sheet, Theme, centred, label, text_size
+from convmat.figures.canvas import SMALL, Box, Film, Label, Moment, Sheet, Theme, centred, faded, label, number_text, text_size
 from convmat.figures.captions import formulas
 from convmat.figures.cells import Faces, paint_cells, x_col_faces
 from convmat.figures.outlines import draw_outline, draw_tag
@@ -33,7 +33,8 @@ def draw_patches(
             None where there are only shapes.
         values: their numbers, of the same shape, for cells with room for one.
         theme: the colours.
-        folded: the rows of X_col that are shown, as pixels and numbers, where they are not the images' own.
+        folded: the rows of X_col that are shown, as pixels and numbers, where they are not the images' own;
+            what lies in the padding is faded.
     """
     sheet = draw_images(plan, pixels, values, theme)
     for index, mark in enumerate(plan.x_col.marks):
@@ -93,13 +94,15 @@ def draw_row(
         sheet, plan.geometry, plan.padding_mode, plan.order, [mark.row], columns, pixels, values, first
     )
     if own is not None:
-        shown, numbers = own[0][columns], own[1][columns]
+        shown, numbers = own[0][None, columns], own[1][None, columns]
+        colours = shown[..., None].repeat(3, -1)
+        colours = np.where(faces.padding[..., None], faded(colours, sheet.theme), colours)
         text = f"row {mark.row}, column "
         faces = Faces(
-            shown[None, :, None].repeat(3, -1),
-            numbers[None],
-            np.zeros((1, len(columns)), bool),
-            lambda _, j: f"{text}{columns[j]} = {numbers[j]}",
+            colours,
+            numbers,
+            np.zeros(shown.shape, bool),
+            lambda i, j: f"{text}{columns[j]} = {number_text(numbers[i, j])}",
         )
     paint_cells(sheet, [(mark.top, mark.bottom)], x_col.spans, faces, lined=x_col.column_width >= 10)
     for line in x_col.groups[1:]:

@@ -5,8 +5,9 @@ Geometries are of images of two axes here: one axis is an image one line high.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ MOVES = 100
 _LARGEST_CELL = 40
 _THIN = 24  # pixels that the shorter side takes at least, even where that draws pixels oblong
 _LEGIBLE = 30  # pixels that a kernel's extent takes at least
+_TRIED = 40  # positions along an axis among which a patch that is not blank is looked for
 _PIXELS = 24  # of an excerpt's side at least; three extents, where those are more
 
 
@@ -150,9 +152,21 @@ def _nearest(shown: range, reach: int, before: int, stride: int, count: int) -> 
     return min(max(((shown.start + shown.stop - reach) // 2 + before) // stride, 0), count - 1)
 
 
-def middle_patch(geometry: ConvGeometry, panel: Panel) -> list[int]:
-    """The output position of the patch nearest to the middle of what is shown."""
-    return [_nearest(*axis) for axis in _axes(geometry, (panel.ys, panel.xs))]
+def middle_patch(
+    geometry: ConvGeometry,
+    panel: Panel,
+    focus: tuple[int, int] | None = None,
+    blank: Callable[[int], bool] | None = None,
+) -> int:
+    """The row of the patch nearest to the middle of what is shown, or to `focus`, that is not blank if one is not."""
+    axes = zip(_axes(geometry, (panel.ys, panel.xs)), positions_inside(geometry, panel), (0, 1), strict=True)
+    near = []
+    for (shown, reach, before, s, _), places, axis in axes:
+        at = (shown.start + shown.stop - reach) / 2 if focus is None else focus[axis] - (reach - 1) / 2
+        near.append(sorted((abs(y * s - before - at), y) for y in places)[:_TRIED])
+    pairs = sorted(itertools.product(*near), key=lambda pair: sum(distance for distance, _ in pair))
+    rows = [geometry.patch_row((panel.image, *(y for _, y in pair))) for pair in pairs]
+    return next((row for row in rows if blank is not None and not blank(row)), rows[0])
 
 
 def positions_inside(geometry: ConvGeometry, panel: Panel) -> list[list[int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -149,8 +149,10 @@ def plan_patches(
     places: Sequence[Place] = (),
     moving: bool = False,
     focus: tuple[int, int] | None = None,
-    example: int | None = None,
+    at: tuple[int, int] | None = None,
+    blank: Callable[[int], bool] | None = None,
     folding: Sequence[str] = (),
+    name: str = "X_col",
 ) -> PatchPlan:
     """Decide the picture of some patches and their rows of X_col.
 
@@ -160,8 +162,10 @@ def plan_patches(
         places: elements to point at, instead of patches of the plan's own choice.
         moving: for an animation, whose patches are in `frames`.
         focus: (y, x), what an excerpt should show; by default the middle.
-        example: the row that the caption explains, if it is shown; by default that nearest to the middle.
+        at: (y, x), what the caption is about; by default the middle of what is shown.
+        blank: whether a row's patch has nothing to see, and another is rather explained.
         folding: for the way back, from X_col to the image: what is written instead of Eq. 8.
+        name: of the matrix.
 
     Raises:
         GeometryError: three spatial axes, no image.
@@ -175,13 +179,12 @@ def plan_patches(
     top = labels[0].box.bottom + 12
     overviews, panels, notes = _stack(geometry, window, images, moving, top)
     room = max((panels[-1].box.bottom - top) // _PITCHES[1], 12)
-    if example is None or not panels[0].shows(*reach(flat, example)):
-        example = flat.patch_row((panels[0].image, *middle_patch(flat, panels[0])))
+    example = middle_patch(flat, panels[0], at, blank)
     rows, colours, plain, frames = _choose(flat, panels, places, moving, scale, example, room, bool(folding))
     # To the right of the panels: an arrow, the rows' numbers, X_col, and the patches they are.
     start = max([*(panel.box.right for panel in panels), *(line.box.right for line in notes)]) + GAP
     flat_panel = panels[-1].box if len(panels) == 1 and panels[0].box.bottom - top < _FLAT else None
-    x_col = _place_matrix(geometry, order, rows, colours, moving, (start + _ARROW + 16, top), flat_panel)
+    x_col = _place_matrix(geometry, name, order, rows, colours, moving, (start + _ARROW + 16, top), flat_panel)
     bottom = max(panels[-1].box.bottom, x_col.bottom)
     if not places:
         example = frames[-1] if moving else next(iter(colours), example)
@@ -284,6 +287,7 @@ def _wanted(
 
 def _place_matrix(
     geometry: ConvGeometry,
+    name: str,
     order: str,
     rows: Sequence[int],
     colours: dict[int, Colour],
@@ -295,7 +299,7 @@ def _place_matrix(
     flat = as_image(geometry)
     number_width = max(text_size(str(row), SMALL)[0] for row in rows) + 10
     columns, width = _columns(flat, origin[0] + number_width + 6, moving)
-    head = label(*origin, captions.matrix(flat, len(rows), len(columns)))
+    head = label(*origin, captions.matrix(flat, name, len(rows), len(columns)))
     text = f"columns over {columns_text(geometry, order)}"
     labels = [head, label(origin[0], head.box.bottom, text, SMALL)]
     top = labels[-1].box.bottom + 6

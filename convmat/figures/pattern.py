@@ -1,4 +1,4 @@
-"""The picture of a whole layer's matrix: where it has entries."""
+"""The picture of a whole layer's matrix: where it has entries, and where they can be told apart, their weights."""
 
 from __future__ import annotations
 
@@ -7,43 +7,125 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.figures.canvas import HEAD, MARGIN, THEMES, Box, Label, Sheet, label
+from convmat.figures.canvas import (
+    ACCENTS,
+    BODY,
+    GAP,
+    HEAD,
+    MARGIN,
+    SMALL,
+    Box,
+    Colour,
+    Label,
+    Sheet,
+    Theme,
+    centred,
+    label,
+    number_text,
+    text_size,
+)
+from convmat.figures.cells import Faces, limits, paint_cells, shades
 from convmat.shown import percent, sizes
 
 if TYPE_CHECKING:
     from convmat.matrix import LayerMatrix
 
-_THEME, _LINE = THEMES["light"], (214, 218, 224)
-_FAINT, _FULL = np.array([187, 207, 235.0]), np.array([12, 44, 107.0])  # of cells that are not empty
 _LONG_SIDE, _SHORT_SIDE = 768, 96  # pixels of the pattern: the longer side at most, the shorter at least
 _LARGEST_CELL, _LINED_CELL = 32, 8  # pixels of one element, and from when on lines part them
 
 
-def sparsity_picture(matrix: LayerMatrix) -> NDArray[np.uint8]:
-    """Where a layer's matrix has entries, as one RGB image (1, height, width, 3), with a caption.
+def draw_matrix(matrix: LayerMatrix, theme: Theme) -> Sheet:
+    """A layer's matrix as it is written: row 0 at the top, column 0 at the left.
 
-    The matrix lies as it is written: row 0 at the top, column 0 at the left. Where an element has a cell of
-    its own, it is dark if it is stored. In larger matrices a cell stands for a block of elements, and is the
-    darker the more of them are stored, the fullest cell darkest; no cell with an entry is white.
+    Where an element has a cell of its own, it has the colour of its weight, as in the pictures of filters; a
+    stored 0 has that of padding. In larger matrices a cell stands for a block of elements, and is the fuller
+    the more of them are stored; no cell with an entry has the paper's colour.
     """
     rows, columns = _cells(matrix.shape)
+    one_each = (rows, columns) == matrix.shape
+    real = matrix.dtype.kind != "c" and bool(np.isfinite(matrix.data).all())
+    captions = [f"{sizes(matrix.shape)}, {matrix.nnz} entries ({percent(matrix.layer.density)})"]
+    if one_each and real:
+        faces = _weights(matrix, theme)
+    else:
+        faces, fullest = _shares(matrix, rows, columns, theme)
+        if not one_each:
+            captions.append(f"fullest: {percent(fullest)} of a cell's elements are entries")
+    cell = max(min(_LONG_SIDE // max(rows, columns), _LARGEST_CELL), 1) if one_each else 1
+    # What has few rows, or few columns, should still be seen.
+    height, width = (max(cell, _SHORT_SIDE // n) if not one_each else cell for n in (rows, columns))
+    g, channels = matrix.layer.geometry, len(matrix.layer.filters)
+    shapes = [(*g.output_size, channels), (*g.input_size, g.channels)]
+    if matrix.layer.layout == "nchw":
+        shapes = [(shape[-1], *shape[:-1]) for shape in shapes]
+    lines = [f"rows: vec(Y), {sizes(shapes[0])}", f"columns: vec(X), {sizes(shapes[1])}"]
+    names = [label(MARGIN, MARGIN + 24 * index, text, BODY) for index, text in enumerate(lines)]
+    tick = text_size(str(max(matrix.shape)), SMALL)
+    frame = Box(0, 0, columns * width, rows * height)
+    left, top = MARGIN + tick[0] + 8, names[-1].box.bottom + tick[1] + 14
+    frame = Box(left, top, left + frame.right, top + frame.bottom)
+    ticks = [*_ticks(frame, matrix.shape, shapes, 0), *_ticks(frame, matrix.shape, shapes, 1)]
+    words = [label(MARGIN, frame.bottom + 16 + 26 * index, text, HEAD) for index, text in enumerate(captions)]
+    boxes = [frame, *(line.box for line in (*names, *ticks, *words))]
+    sheet = Sheet((max(b.right for b in boxes) + MARGIN, max(b.bottom for b in boxes) + MARGIN), theme)
+    sheet.write(*names, *ticks, *words)
+    ys = [(frame.top + height * i, frame.top + height * (i + 1)) for i in range(rows)]
+    xs = [(frame.left + width * j, frame.left + width * (j + 1)) for j in range(columns)]
+    paint_cells(sheet, ys, xs, faces, lined=cell >= _LINED_CELL)
+    sheet.outline(frame.grown(1), theme.ink)
+    return sheet
+
+
+def _weights(matrix: LayerMatrix, theme: Theme) -> Faces:
+    """Each element in the colour of its weight, where one is stored."""
+    values = matrix.toarray()
+    stored = np.zeros(matrix.shape, bool)
+    for entries, lines in matrix.blocks():
+        stored[lines, matrix.indices[entries]] = True
+    colours = shades(values, *limits(matrix.layer.filters))
+    colours[stored & (values == 0)] = theme.padding
+    colours[~stored] = theme.paper
+
+    def title(i: int, j: int) -> str:
+        return f"row {i}, column {j}: weight {number_text(values[i, j])}" if stored[i, j] else ""
+
+    return Faces(colours, None, np.zeros(stored.shape, bool), title)
+
+
+def _shares(matrix: LayerMatrix, rows: int, columns: int, theme: Theme) -> tuple[Faces, float]:
+    """Each cell by the share of its elements that are stored, and the largest share."""
     filled = _entries_in_cells(matrix, rows, columns)
     share = filled / np.maximum(_elements_in_cells(matrix.shape, rows, columns), 1)
     fullest = float(share.max())
     # The root keeps apart the many shades of nearly empty cells.
     shade = np.sqrt(share / fullest)[..., None] if fullest else share[..., None]
-    colours = np.where(shade > 0, _FAINT + (_FULL - _FAINT) * shade, _THEME.paper).round().astype(np.uint8)
-    one_each = (rows, columns) == matrix.shape
-    cell = max(min(_LONG_SIDE // max(rows, columns), _LARGEST_CELL), 1) if one_each else 1
-    # What has few rows, or few columns, should still be seen.
-    height, width = (max(cell, _SHORT_SIDE // n) if not one_each else cell for n in (rows, columns))
-    pattern = colours.repeat(height, 0).repeat(width, 1)
-    if cell >= _LINED_CELL:
-        pattern[::cell], pattern[:, ::cell] = _LINE, _LINE
-    caption = [f"{sizes(matrix.shape)}, {matrix.nnz} entries ({percent(matrix.layer.density)})"]
-    if not one_each:
-        caption.append(f"darkest: {percent(fullest)} of a cell's elements are entries")
-    return _with_caption(pattern, caption)[None]
+    accent = ACCENTS[4]
+    faint, full = (np.array(_mixed(accent, other, part)) for other, part in ((theme.paper, 0.3), (theme.ink, 0.5)))
+    colours = np.where(shade > 0, faint + (full - faint) * shade, theme.paper).round().astype(np.uint8)
+    return Faces(colours, None, np.zeros(share.shape, bool), lambda i, j: ""), fullest
+
+
+def _mixed(colour: Colour, other: Colour, part: float) -> list[float]:
+    return [part * a + (1 - part) * b for a, b in zip(colour, other, strict=True)]
+
+
+def _ticks(frame: Box, shape: tuple[int, int], shapes: list[tuple[int, ...]], axis: int) -> list[Label]:
+    """Numbers of rows (axis 0), or of columns, beside the frame, where an image's lines begin; as many as fit."""
+    count, line = shape[axis], int(np.prod(shapes[axis][1:]))
+    start, length = ((frame.top, frame.bottom - frame.top), (frame.left, frame.right - frame.left))[axis]
+    width, height = text_size(str(count), SMALL)
+    step = line * max(-(-(height + 4, width + 10)[axis] * count // (length * line)), 1)
+    labels = []
+    for number in range(0, count, step):
+        at = start + number * length // count
+        after = start + min((number + 1) * length // count, length)
+        if axis:
+            box = Box(at, frame.top - height - 6, after, frame.top - 6)
+        else:
+            box = Box(frame.left - width - 8, at, frame.left - 8, after)
+        text = centred(box, str(number), SMALL)
+        labels.append(text if not axis else text._replace(box=text.box))
+    return labels
 
 
 def _cells(shape: tuple[int, int]) -> tuple[int, int]:
@@ -69,20 +151,3 @@ def _elements_in_cells(shape: tuple[int, int], rows: int, columns: int) -> NDArr
     """Elements of the matrix that each cell stands for: not all cells are equally large."""
     edges = (-(-np.arange(cells + 1) * n // cells) for n, cells in zip(shape, (rows, columns), strict=True))
     return np.multiply.outer(*map(np.diff, edges))
-
-
-def _with_caption(pattern: NDArray[np.uint8], lines: list[str]) -> NDArray[np.uint8]:
-    """A framed pattern on paper, lines of text below it."""
-    height, width = pattern.shape[:2]
-    frame = Box(MARGIN, MARGIN, MARGIN + width, MARGIN + height)
-    caption: list[Label] = []
-    for text in lines:
-        top = caption[-1].box.bottom if caption else frame.bottom + MARGIN
-        caption.append(label(MARGIN, top, text, HEAD))
-    right = max(frame.right, *(line.box.right for line in caption))
-    sheet = Sheet((right + MARGIN, caption[-1].box.bottom + MARGIN), _THEME)
-    sheet.cells(frame, pattern)
-    sheet.outline(frame.grown(1), _THEME.ink)
-    for line in caption:
-        sheet.write(line)
-    return sheet.pixels()

@@ -9,7 +9,7 @@ Fig. 3 and 4). `plan_product` decides what is shown and where, `draw_product` pa
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ from convmat.figures.canvas import (
     text_size,
 )
 from convmat.figures.cells import Faces, Span, limits, number_faces, paint_cells, shades, x_col_faces
-from convmat.figures.outlines import PatchMark, coloured, draw_outline, draw_tag, outlines, reach
+from convmat.figures.outlines import PatchMark, coloured, draw_outline, draw_tag, outlines
 from convmat.figures.painting import frame_excerpt, rate
 from convmat.figures.panels import (
     OVERVIEW_SIDE,
@@ -145,8 +145,9 @@ def plan_product(
     filters: int,
     padding_mode: str = "zeros",
     focus: tuple[int, int] | None = None,
+    at: tuple[int, int] | None = None,
+    blank: Callable[[int], bool] | None = None,
     biased: bool = False,
-    example: int | None = None,
     moving: bool = False,
 ) -> ProductPlan:
     """Decide the picture of a layer applied to the first image of a batch.
@@ -156,8 +157,9 @@ def plan_product(
         filters: K.
         padding_mode: as in `unroll`.
         focus: (y, x), what an excerpt should show; by default the middle.
+        at: (y, x), the pixel near which a patch is followed; by default the middle of what is shown.
+        blank: whether a row's patch has nothing to see, and another is rather followed.
         biased: whether Y has a bias added.
-        example: the row of the patch to follow, if it is shown; by default that nearest to the middle.
         moving: for an animation, of as many patches as are shown.
 
     Raises:
@@ -176,9 +178,7 @@ def plan_product(
         labels.append(label(MARGIN, overview.box.bottom + 10, captions.excerpt(geometry, 0, window)))
     side = min(max(_cell(flat.terms, flat.terms) * min(flat.terms, _LINES), _SIDE), _MATRIX_SIDE)
     image = place_panel(0, window, side, (MARGIN, labels[-1].box.bottom + 4))
-    row = example
-    if row is None or not image.shows(*reach(flat, row)):
-        row = flat.patch_row((0, *middle_patch(flat, image)))
+    row = middle_patch(flat, image, at, blank)
     rows = [row]
     if moving:
         rows = [flat.patch_row((0, *at)) for at in itertools.product(*positions_inside(flat, image))]

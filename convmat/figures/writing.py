@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from convmat.errors import ShapeError
 from convmat.figures.canvas import THEMES, number_text
 from convmat.figures.cells import position_of
+from convmat.figures.outlines import reach
 from convmat.figures.painting import animate, draw_patches
 from convmat.figures.panels import as_image, busiest
 from convmat.figures.patches import plan_patches
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from convmat.figures.look import Look
     from convmat.figures.patches import PatchPlan
     from convmat.geometry import ConvGeometry, Place
+    from convmat.matrix import LayerMatrix
 
 _TRIED = 2500  # patches, or pixels, among which one to explain is looked for
 _SPELLED = 12  # numbers that are written out
@@ -85,7 +87,7 @@ def write_patches(
     if images is not None and images.ndim == 3:  # one axis
         images, pixels = images[:, None], pixels[:, None] if pixels is not None else None
     facts = []
-    theme, about = THEMES[look.theme], _about(geometry, padding_mode, look, pixels)
+    theme, about = THEMES[look.theme], _about(geometry, look, pixels)
     if figure is not None:
         plan = plan_patches(geometry, padding_mode, order, places or [], **about)
         sheet = draw_patches(plan, pixels, images, theme)
@@ -97,41 +99,23 @@ def write_patches(
     return facts
 
 
-def _about(
-    geometry: ConvGeometry, padding_mode: str, look: Look, pixels: NDArray[np.uint8] | None
-) -> dict[str, Any]:
+def _about(geometry: ConvGeometry, look: Look, pixels: NDArray[np.uint8] | None) -> dict[str, Any]:
     """What of an image a plan is about: the pixel that was asked for, or else where it varies most."""
-    focus = look.focus(geometry)
+    at = look.focus(geometry)
     if pixels is None:
-        return {"focus": focus}
+        return {"focus": at, "at": at}
     flat = as_image(geometry)
-    return {"focus": focus or busiest(pixels[0]), "example": _example(flat, padding_mode, focus, pixels[0])}
 
+    def blank(row: int) -> bool:
+        n, *_ = flat.patch_position(row)
+        lines, columns = (
+            range(max(span.start, 0), min(span.stop, size))
+            for span, size in zip(reach(flat, row), flat.input_size, strict=True)
+        )
+        part = pixels[n, lines.start : lines.stop, columns.start : columns.stop] if n < len(pixels) else pixels[:0]
+        return bool((part == part[:1, :1]).all())
 
-def _example(
-    geometry: ConvGeometry, padding_mode: str, focus: tuple[int, int] | None, image: NDArray[np.uint8]
-) -> int | None:
-    """The patch of an image that is small enough to be shown whole that is explained: not blank if one is not.
-
-    It is the one nearest to the middle, or to what was asked for; None for a larger image.
-    """
-    if focus is None and geometry.patches > _TRIED:
-        return None
-    middle = focus or tuple((size - 1) / 2 for size in geometry.input_size)
-    places = zip(geometry.stride, geometry.extent, geometry.pads, geometry.output_size, strict=True)
-    axes = [
-        [(y * s - before + (reach - 1) / 2 - at) ** 2 for y in range(count)]
-        for at, (s, reach, (before, _), count) in zip(middle, places, strict=True)
-    ]
-    rows = sorted(range(geometry.patches), key=lambda row: sum(
-        axis[y] for axis, y in zip(axes, geometry.patch_position(row)[1:], strict=True)
-    ))
-    columns = range(geometry.matrix_shape[1])
-    for row in rows if focus is None else ():
-        elements = {geometry.place(row, column, padding_mode).element for column in columns}
-        if len({int(image[element[1:]]) for element in elements if element is not None}) > 1:
-            return row
-    return rows[0]
+    return {"focus": at or busiest(pixels[0]), "at": at, "blank": None if at else blank}
 
 
 def write_sheet(name: str, sheet: Sheet, look: Look, note: str) -> Fact:
@@ -202,7 +186,7 @@ def write_layer(
     if image.ndim == 2:  # one axis
         image, shown, filters, y = image[None], shown[None], filters[:, None], y[None]
     theme, mode = THEMES[look.theme], layer["padding_mode"]
-    about = _about(geometry, mode, look, shown[None]) | {"biased": layer["bias"] is not None}
+    about = _about(geometry, look, shown[None]) | {"biased": layer["bias"] is not None}
     facts = []
     if figure is not None:
         plan = plan_product(geometry, len(filters), mode, **about)
@@ -223,35 +207,54 @@ def write_folding(
     from_8_bit: bool,
     look: Look,
     figure: str,
+    *,
     mean: bool = False,
+    name: str = "X_col",
+    bias: Any = None,
 ) -> list[Fact]:
     """Draw how rows of X_col become the first image: the copies of a pixel, which add up.
 
-    `x_col` are the rows of that image, (P, kh·kw·C), and `image` is what they become, (1, *spatial, C).
-    Returns facts: what was drawn.
+    `x_col` are the rows of that image, (P, kh·kw·C), which `name` says, and `image` is what they become,
+    (1, *spatial, C), their `mean`, or with a `bias` added. Returns facts: what was drawn.
     """
     if any(a.dtype.kind == "c" or not np.isfinite(a).all() for a in (x_col, image)):
         raise ShapeError("figure", _NO_SHADE)
     flat = as_image(geometry.for_batch(1))
-    if image.ndim == 3:
-        image = image[:, None]
-    (shown, how), (pixels, _) = (to_pixels(values, from_8_bit) for values in (image, x_col))
+    image = image.reshape(flat.input_shape)
+    together, how = to_pixels(np.concatenate([image.ravel(), x_col.ravel()]), from_8_bit)
+    shown, pixels = together[: image.size].reshape(image.shape), together[image.size :].reshape(x_col.shape)
     y, x = look.focus(geometry) or _most_copied(flat)
     indices = flat.matrix_indices(0, (y, x), 0, order=order)
-    if not indices:
-        raise ShapeError("figure", f"shows the copies of a pixel, and no patch holds {y},{x}; give another --at")
-    places = [flat.place(*pair, order=order) for pair in indices]
-    parts = [number_text(x_col[pair]) for pair in indices]
-    total = number_text(image[0, y, x, 0])
-    terms = " + ".join(parts if len(parts) <= _SPELLED else [*parts[: _SPELLED - 1], "…", parts[-1]])
     pixel = ",".join(map(str, position_of(flat, (y, x))))
-    if mean:
-        terms = f"({terms}) / {len(parts)}"
-    says = [f"pixel {pixel} = {terms} = {total}: a copy from each patch that holds it"]
-    plan = plan_patches(geometry.for_batch(1), "zeros", order, places, folding=says)
+    if not indices:
+        raise ShapeError("figure", f"shows copies of a pixel, and no patch holds {pixel}; give another --at")
+    parts = [number_text(x_col[pair]) for pair in indices]
+    terms = " + ".join(parts if len(parts) <= _SPELLED else [*parts[: _SPELLED - 1], "...", parts[-1]])
+    terms = f"({terms}) / {len(parts)}" if mean else terms
+    terms += "" if bias is None else f" + {number_text(bias[0])}"
+    says = [f"pixel {pixel}: {terms} = {number_text(image[0, y, x, 0])}, a copy from each patch that holds it"]
+    places = [flat.place(*pair, order=order) for pair in indices]
+    plan = plan_patches(geometry.for_batch(1), "zeros", order, places, folding=says, name=name)
     rows = [mark.row for mark in plan.x_col.marks]
     sheet = draw_patches(plan, shown, image, THEMES[look.theme], (pixels[rows], x_col[rows]))
     return [write_sheet(figure, sheet, look, f"{len(parts)} copies of pixel {pixel}, {how}")]
+
+
+def write_matrix(matrix: LayerMatrix, look: Look, figure: str) -> None:
+    """Draw a layer's matrix."""
+    from convmat.figures.pattern import draw_matrix
+
+    write_sheet(figure, draw_matrix(matrix, THEMES[look.theme]), look, "")
+
+
+def transposed_rows(
+    y: NDArray[Any], filters: NDArray[Any], groups: int, dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """X_col of a transposed convolution, Y · W_colᵀ, of the first image of y, (1, *out, K): (P, kh·kw·C)."""
+    outputs, terms = len(filters) // groups, filters.shape[-1]
+    by_group = y[0].reshape(-1, groups, outputs).astype(dtype)
+    weights = filters.reshape(groups, outputs, -1, terms).astype(dtype)
+    return np.einsum("pgk,gktc->ptgc", by_group, weights).reshape(len(by_group), -1)
 
 
 def _most_copied(geometry: ConvGeometry) -> tuple[int, int]:
