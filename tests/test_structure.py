@@ -42,7 +42,7 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "tqdm": "cli",
     "rich": ("shown", "report", "cli", "figures/preview"),
     "PIL": ("files", "figures"),
-    "matplotlib": "report/curves",
+    "matplotlib": "figures/curves",
 }
 
 

@@ -69,7 +69,7 @@ def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where matplotlib is not installed: drawing takes longer than all else here."""
     for name in ("matplotlib", "matplotlib.figure", "matplotlib.ticker"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "convmat.report.curves", raising=False)
+    monkeypatch.delitem(sys.modules, "convmat.figures.curves", raising=False)
 
 
 def experiment(**changes: Any) -> Experiment:
@@ -793,7 +793,7 @@ def test_the_nth_call_of_a_save_fails(
     """An old run is as it was, or the new one is there whole; and nothing else."""
     if (kind, last) == ("replace", True):
         last = False  # a disk on which nothing can be renamed any more gives nothing back
-    monkeypatch.setitem(sys.modules, "convmat.report.curves", None)
+    monkeypatch.setitem(sys.modules, "convmat.figures.curves", None)
     e = resume(str(run_of_both), {}, None)
     facts, _ = summary_facts(e, "x.npy")
     old = {

@@ -108,7 +108,6 @@ def _convolved(
     from convmat.plan import Plan
     from convmat.report.facts import absent, rows_grid
     from convmat.report.results import layer_facts, plan_facts
-    from convmat.shown import Fact
 
     batch, arguments = open_layer(inputs, layer)
     # Of the whole batch, before its values are known; what runs are the plans of its parts.
@@ -129,7 +128,11 @@ def _convolved(
         plan.output_shape,
         plan.arithmetic.result,
         [],
-        [*batch.facts(), *layer_facts(plan, layer.flip, layer.layout), *absent("picture", "figure", "animation")],
+        [
+            *batch.facts(),
+            *layer_facts(plan, layer.flip, layer.layout),
+            *absent("picture", "figure", "animation"),
+        ],
         grid=lambda y: rows_grid(plan.geometry, "Y", y),
         layout=layer.layout,
         from_8_bit=batch.dtype == "uint8",
@@ -188,7 +191,9 @@ def _transposed(
 
         x_col = transposed_rows(chunks.all(), arguments["filters"], arguments["groups"], dtype)
         words = {"name": "X_col = Y · W_col transposed", "bias": arguments["bias"]}
-        return write_folding(geometry, "hwc", x_col, blocks.all(), batch.dtype == "uint8", look, figure, **words)
+        return write_folding(
+            geometry, "hwc", x_col, blocks.all(), batch.dtype == "uint8", look, figure, **words
+        )
 
     return Work(
         geometry.input_shape,

@@ -150,9 +150,11 @@ def _figures(experiment: Experiment) -> dict[str, bytes] | None:
     # It logs that it does without a cache of its own where HOME cannot be written.
     logging.getLogger("matplotlib").addHandler(logging.NullHandler())
     try:
-        from convmat.report.curves import figures
+        from convmat.figures.curves import figures
+        from convmat.report.training import networks_grid
 
-        return figures(experiment)
+        grid = networks_grid(experiment)
+        return figures(experiment, [grid.columns, *grid.rows])
     except ImportError:
         return None
 

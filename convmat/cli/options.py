@@ -11,7 +11,17 @@ import click
 
 from convmat.checks import got, read_whole
 from convmat.cli.output import note
-from convmat.cli.types import ArrayShape, At, DType, File, InputShape, NumberType, OutputName, PaddingType, Sizes
+from convmat.cli.types import (
+    ArrayShape,
+    At,
+    DType,
+    File,
+    InputShape,
+    NumberType,
+    OutputName,
+    PaddingType,
+    Sizes,
+)
 from convmat.errors import MappingIndexError
 from convmat.figures.look import Look
 from convmat.files.schema import Kind, Number, Whole

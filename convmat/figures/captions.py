@@ -55,7 +55,7 @@ def patch_names(geometry: ConvGeometry) -> str:
 
 
 def formulas(geometry: ConvGeometry, place: Place | None, row: int, order: str) -> list[str]:
-    """Eq. 8 with the numbers of a place filled in, or of the first element of a row; what is 0 is left out."""
+    """Eq. 8 with the numbers of a place filled in, or of a row's first element; what is 0 is left out."""
     shown = geometry.place(row, 0) if place is None else geometry.place(place.row, place.column, order=order)
     of_row = f"row {_equation(_ravelled(shown.patch, geometry.output_size), shown.row)}"
     pixel = ", ".join(_pixel_texts(geometry, shown))
@@ -69,7 +69,9 @@ def formulas(geometry: ConvGeometry, place: Place | None, row: int, order: str) 
 def _pixel_texts(geometry: ConvGeometry, place: Place) -> Iterator[str]:
     """Eq. 8 along each axis, y·S + i·D − P."""
     names = POSITION_NAMES[len(geometry.kernel_size)]
-    axes = zip(names, place.patch[1:], geometry.stride, place.tap, geometry.dilation, geometry.pads, strict=True)
+    axes = zip(
+        names, place.patch[1:], geometry.stride, place.tap, geometry.dilation, geometry.pads, strict=True
+    )
     for (name, y, s, i, d, (before, _)), position in zip(axes, place.position, strict=True):
         text = _product(y, s) + (f" + {_product(i, d)}" if i else "") + (f" - {before}" if before else "")
         yield f"{name} = {_equation(text, position)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +15,10 @@ from convmat.geometry import ConvGeometry, Place
 GRIDDED = 10
 """Pixels of a cell from which on lines part it from the next."""
 
+POINTED = 8
+"""Pixels of a cell from which on a reader can point at it."""
+
 _NUMBERED = 20, 18  # pixels of a cell's width and height from which on it may have room for a number
-_POINTED = 8  # pixels of a cell from which on a reader can point at it
 _LOW, _HIGH = np.array([0, 90, 170.0]), np.array([200, 80, 0.0])  # of numbers below 0 and above
 
 Span = tuple[int, int]
@@ -28,7 +31,7 @@ class Faces(NamedTuple):
     colours: NDArray[np.uint8]
     """(h, w, 3)."""
     values: NDArray[Any] | None
-    """The numbers to be written, where there are any."""
+    """The numbers to be written, where there are any; masked where there is none."""
     padding: NDArray[np.bool_]
     """Which are padding that holds zeros."""
     title: Callable[[int, int], str]
@@ -42,7 +45,7 @@ def paint_cells(
 ) -> None:
     """Paint cells at these spans; dots stand between those that are no neighbours."""
     height, width = (min(end - start for start, end in spans) for spans in (ys, xs))
-    pointed = min(height, width) >= _POINTED
+    pointed = min(height, width) >= POINTED
     for rows in _runs(ys):
         for columns in _runs(xs):
             box = Box(xs[columns[0]][0], ys[rows[0]][0], xs[columns[-1]][1], ys[rows[-1]][1])
@@ -62,7 +65,7 @@ def paint_cells(
     roomy = width >= _NUMBERED[0] and height >= _NUMBERED[1]
     numbered = roomy and sheet.numbers(list(_numbers(sheet, ys, xs, faces)), width)
     if pointed and not numbered and faces.signed and faces.values is not None:
-        for i, j in np.argwhere(faces.values < 0).tolist():
+        for i, j in np.argwhere(np.ma.filled(faces.values < 0, False)).tolist():
             middle, (left, right) = sum(ys[i]) // 2, xs[j]
             sheet.fill(Box(left + 3, middle, right - 2, middle + 1), contrast(faces.colours[i, j]))
 
@@ -78,10 +81,10 @@ def _runs(spans: Sequence[Span]) -> Iterator[range]:
 
 def _leave_out(sheet: Sheet, ys: Sequence[Span], xs: Sequence[Span]) -> None:
     """Dots where rows or columns are left out."""
-    for (_, top), (bottom, _) in zip(ys, ys[1:], strict=False):
+    for (_, top), (bottom, _) in itertools.pairwise(ys):
         if top != bottom:
             sheet.dots(Box(xs[0][0], top, xs[-1][1], bottom), upright=True)
-    for (_, left), (right, _) in zip(xs, xs[1:], strict=False):
+    for (_, left), (right, _) in itertools.pairwise(xs):
         if left != right:
             sheet.dots(Box(left, ys[0][0], right, ys[-1][1]), upright=False)
 
@@ -90,10 +93,11 @@ def _numbers(sheet: Sheet, ys: Sequence[Span], xs: Sequence[Span], faces: Faces)
     for i, (top, bottom) in enumerate(ys):
         for j, (left, right) in enumerate(xs):
             box = Box(left, top, right, bottom)
+            value = 0 if faces.values is None else faces.values[i, j]
             if faces.padding[i, j]:
-                yield box, "0", sheet.theme.ink
-            elif faces.values is not None:
-                yield box, number_text(faces.values[i, j]), contrast(faces.colours[i, j])
+                yield box, number_text(value), sheet.theme.ink
+            elif faces.values is not None and value is not np.ma.masked:
+                yield box, number_text(value), contrast(faces.colours[i, j])
 
 
 def x_col_faces(
@@ -131,9 +135,7 @@ def x_col_faces(
     return Faces(colours, numbers, padding, lambda i, j: _element_text(geometry, places[i][j], numbers, i, j))
 
 
-def _element_text(
-    geometry: ConvGeometry, place: Place, numbers: NDArray[Any] | None, i: int, j: int
-) -> str:
+def _element_text(geometry: ConvGeometry, place: Place, numbers: NDArray[Any] | None, i: int, j: int) -> str:
     text = f"row {place.row}, column {place.column}: "
     if place.element is None:
         return f"{text}padding, 0"

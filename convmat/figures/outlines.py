@@ -70,7 +70,7 @@ def told_apart(geometry: ConvGeometry, panels: Sequence[Panel], wanted: Iterable
 def outlines(
     geometry: ConvGeometry, panels: Sequence[Panel], colours: dict[int, Colour], plain: Sequence[int] = ()
 ) -> tuple[PatchMark, ...]:
-    """Outlines in the panels that show them, those that are `plain` thin, each with a tag in its own pixels."""
+    """Outlines in the panels that show them, thin where `plain`, each with a tag in its own pixels."""
     marks: list[PatchMark] = []
     every = {**dict.fromkeys(plain), **colours}
     for row, panel in itertools.product(every, panels):

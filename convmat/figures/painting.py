@@ -7,7 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.figures.canvas import SMALL, Box, Film, Label, Moment, Sheet, Theme, centred, faded, label, number_text, text_size
+from convmat.figures.canvas import (
+    SMALL,
+    Box,
+    Film,
+    Label,
+    Moment,
+    Sheet,
+    Theme,
+    centred,
+    label,
+    number_text,
+    text_size,
+)
 from convmat.figures.captions import formulas
 from convmat.figures.cells import Faces, paint_cells, x_col_faces
 from convmat.figures.outlines import draw_outline, draw_tag
@@ -33,8 +45,7 @@ def draw_patches(
             None where there are only shapes.
         values: their numbers, of the same shape, for cells with room for one.
         theme: the colours.
-        folded: the rows of X_col that are shown, as pixels and numbers, where they are not the images' own;
-            what lies in the padding is faded.
+        folded: the rows of X_col that are shown, as pixels and numbers, where they are not the images' own.
     """
     sheet = draw_images(plan, pixels, values, theme)
     for index, mark in enumerate(plan.x_col.marks):
@@ -57,7 +68,9 @@ def draw_images(
     sheet.write(*plan.labels, *plan.x_col.labels)
     for line in plan.x_col.groups:
         sheet.write(centred(line.box, line.text, line.size))
-        sheet.fill(Box(line.box.left + 1, line.box.bottom + 2, line.box.right - 1, line.box.bottom + 3), theme.dim)
+        sheet.fill(
+            Box(line.box.left + 1, line.box.bottom + 2, line.box.right - 1, line.box.bottom + 3), theme.dim
+        )
     for index, panel in enumerate(plan.panels):
         shown = None if pixels is None else pixels[index]
         numbers = None if values is None else values[index]
@@ -95,13 +108,11 @@ def draw_row(
     )
     if own is not None:
         shown, numbers = own[0][None, columns], own[1][None, columns]
-        colours = shown[..., None].repeat(3, -1)
-        colours = np.where(faces.padding[..., None], faded(colours, sheet.theme), colours)
         text = f"row {mark.row}, column "
         faces = Faces(
-            colours,
+            shown[..., None].repeat(3, -1),
             numbers,
-            np.zeros(shown.shape, bool),
+            faces.padding,
             lambda i, j: f"{text}{columns[j]} = {number_text(numbers[i, j])}",
         )
     paint_cells(sheet, [(mark.top, mark.bottom)], x_col.spans, faces, lined=x_col.column_width >= 10)

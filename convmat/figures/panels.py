@@ -32,7 +32,7 @@ MOVES = 100
 """Patches of an animation."""
 
 _LARGEST_CELL = 40
-_THIN = 24  # pixels that the shorter side takes at least, even where that draws pixels oblong
+_THIN = 36  # pixels that the shorter side takes at least, even where that draws pixels oblong
 _LEGIBLE = 30  # pixels that a kernel's extent takes at least
 _TRIED = 40  # positions along an axis among which a patch that is not blank is looked for
 _PIXELS = 24  # of an excerpt's side at least; three extents, where those are more
@@ -112,7 +112,7 @@ def choose_window(
 ) -> tuple[tuple[range, range], float]:
     """What of the padded image is shown: the whole, or else what lies about its middle, or about a place.
 
-    Of an animation as much as its `moves` need. Also how many pixels of the drawing one of the image has, about.
+    Of an animation as much as its `moves` need. Also about how many pixels of the drawing one of the image has.
     """
     whole = padded_ranges(geometry)
     side = SIDES[1 if places or moves else min(geometry.batch, IMAGES)]
@@ -158,7 +158,7 @@ def middle_patch(
     focus: tuple[int, int] | None = None,
     blank: Callable[[int], bool] | None = None,
 ) -> int:
-    """The row of the patch nearest to the middle of what is shown, or to `focus`, that is not blank if one is not."""
+    """The row of the patch nearest to the middle of what is shown, or to `focus`, blank only if all are."""
     axes = zip(_axes(geometry, (panel.ys, panel.xs)), positions_inside(geometry, panel), (0, 1), strict=True)
     near = []
     for (shown, reach, before, s, _), places, axis in axes:

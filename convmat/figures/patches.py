@@ -184,7 +184,9 @@ def plan_patches(
     # To the right of the panels: an arrow, the rows' numbers, X_col, and the patches they are.
     start = max([*(panel.box.right for panel in panels), *(line.box.right for line in notes)]) + GAP
     flat_panel = panels[-1].box if len(panels) == 1 and panels[0].box.bottom - top < _FLAT else None
-    x_col = _place_matrix(geometry, name, order, rows, colours, moving, (start + _ARROW + 16, top), flat_panel)
+    x_col = _place_matrix(
+        geometry, name, order, rows, colours, moving, (start + _ARROW + 16, top), flat_panel
+    )
     bottom = max(panels[-1].box.bottom, x_col.bottom)
     if not places:
         example = frames[-1] if moving else next(iter(colours), example)
@@ -266,9 +268,7 @@ def _choose(
     return rows, coloured(chosen), plain, []
 
 
-def _wanted(
-    geometry: ConvGeometry, panel: Panel, example: int, scale: float, parted: bool
-) -> Iterator[int]:
+def _wanted(geometry: ConvGeometry, panel: Panel, example: int, scale: float, parted: bool) -> Iterator[int]:
     """Rows of patches that stand for all: the example, those at the corners, and those beside it.
 
     The last come first in an excerpt, and where patches are `parted` and hide nothing of each other.
@@ -278,7 +278,9 @@ def _wanted(
     down, across = (max(math.ceil(_APART / (s * scale)), 1) for s in geometry.stride)
     inside = positions_inside(geometry, panel)
     beside = [(y, x + across), (y + down, x + across), (y - down, x - across), (y + down, x)]
-    corners = [(ends[0], ends[1]) for ends in zip(*((places[0], places[-1]) for places in inside), strict=True)]
+    corners = [
+        (ends[0], ends[1]) for ends in zip(*((places[0], places[-1]) for places in inside), strict=True)
+    ]
     near = parted or (panel.ys, panel.xs) != padded_ranges(geometry)
     for at in (*beside, *corners) if near else (*corners, *beside):
         if all(position in places for position, places in zip(at, inside, strict=True)):
@@ -352,15 +354,19 @@ def _patches_head(geometry: ConvGeometry) -> str:
 
 
 def _map(geometry: ConvGeometry, row: int, beside: Box | None, start: Box) -> tuple[Box, Box] | None:
-    """A padded image from `start` on, as high as that, or as wide as `beside`, and a patch of it; if it can be seen."""
+    """A padded image as high as `start`, or as wide as `beside`, and a patch of it; None if too small."""
     whole = padded_ranges(geometry)
     h, w = map(len, whole)
     height = start.bottom - start.top
-    frame = Box(start.left, start.top, start.left + min(max(round(height * w / h), 8), _MAP_WIDTH), start.bottom)
+    frame = Box(
+        start.left, start.top, start.left + min(max(round(height * w / h), 8), _MAP_WIDTH), start.bottom
+    )
     if beside is not None:
         frame = Box(beside.left, start.top + 4, beside.right, start.bottom - 4)
     sides = []
-    spans = zip(reach(geometry, row), whole, ((frame.top, frame.bottom), (frame.left, frame.right)), strict=True)
+    spans = zip(
+        reach(geometry, row), whole, ((frame.top, frame.bottom), (frame.left, frame.right)), strict=True
+    )
     for span, positions, (first, last) in spans:
         size = (last - first) / len(positions)
         begin = first + round((span.start - positions.start) * size)

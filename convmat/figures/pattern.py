@@ -1,4 +1,4 @@
-"""The picture of a whole layer's matrix: where it has entries, and where they can be told apart, their weights."""
+"""The picture of a whole layer's matrix: where it has entries, and if they can be told apart, their weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from convmat.figures.canvas import (
     ACCENTS,
     BODY,
-    GAP,
     HEAD,
     MARGIN,
     SMALL,
@@ -89,7 +88,7 @@ def _weights(matrix: LayerMatrix, theme: Theme) -> Faces:
     def title(i: int, j: int) -> str:
         return f"row {i}, column {j}: weight {number_text(values[i, j])}" if stored[i, j] else ""
 
-    return Faces(colours, None, np.zeros(stored.shape, bool), title)
+    return Faces(colours, np.ma.array(values, mask=~stored), np.zeros(stored.shape, bool), title, True)
 
 
 def _shares(matrix: LayerMatrix, rows: int, columns: int, theme: Theme) -> tuple[Faces, float]:
@@ -100,7 +99,9 @@ def _shares(matrix: LayerMatrix, rows: int, columns: int, theme: Theme) -> tuple
     # The root keeps apart the many shades of nearly empty cells.
     shade = np.sqrt(share / fullest)[..., None] if fullest else share[..., None]
     accent = ACCENTS[4]
-    faint, full = (np.array(_mixed(accent, other, part)) for other, part in ((theme.paper, 0.3), (theme.ink, 0.5)))
+    faint, full = (
+        np.array(_mixed(accent, other, part)) for other, part in ((theme.paper, 0.3), (theme.ink, 0.5))
+    )
     colours = np.where(shade > 0, faint + (full - faint) * shade, theme.paper).round().astype(np.uint8)
     return Faces(colours, None, np.zeros(share.shape, bool), lambda i, j: ""), fullest
 
@@ -110,7 +111,7 @@ def _mixed(colour: Colour, other: Colour, part: float) -> list[float]:
 
 
 def _ticks(frame: Box, shape: tuple[int, int], shapes: list[tuple[int, ...]], axis: int) -> list[Label]:
-    """Numbers of rows (axis 0), or of columns, beside the frame, where an image's lines begin; as many as fit."""
+    """Numbers of rows (axis 0), or of columns, where an image's lines begin; as many as there is room for."""
     count, line = shape[axis], int(np.prod(shapes[axis][1:]))
     start, length = ((frame.top, frame.bottom - frame.top), (frame.left, frame.right - frame.left))[axis]
     width, height = text_size(str(count), SMALL)

@@ -16,8 +16,8 @@ from rich.text import Text
 from convmat.encodings import can_show
 from convmat.errors import ShapeError
 from convmat.figures.canvas import as_colours
+from convmat.figures.captions import excerpt, patch, patch_names
 from convmat.figures.captions import image as image_text
-from convmat.figures.captions import patch, patch_names
 from convmat.geometry import ConvGeometry
 
 _SHADES, _ASCII_SHADES = " ░▒▓█", " .:*#"
@@ -45,11 +45,25 @@ def check_preview(geometry: ConvGeometry) -> None:
         )
 
 
-def image_tiles(geometry: ConvGeometry, pixels: NDArray[np.uint8], columns: int) -> list[Tile]:
-    """The images, (n, H, W, C) or (n, L, C), of each as many pixels as `columns` have room for."""
+def image_tiles(
+    geometry: ConvGeometry, pixels: NDArray[np.uint8], columns: int, focus: tuple[int, int] | None = None
+) -> list[Tile]:
+    """The images, (n, H, W, C) or (n, L, C), as many pixels of each as `columns` have room for.
+
+    They are picked from all of it, or are those about a `focus`, (y, x).
+    """
     tiles = []
     for n, image in enumerate(pixels):
         colours = as_colours(image if image.ndim == 3 else image[None])
+        if focus is not None and max(colours.shape[:2]) > columns:
+            window = [
+                range(size)[(start := max(min(at - columns // 2, size - columns), 0)) : start + columns]
+                for at, size in zip(focus, colours.shape, strict=False)
+            ]
+            colours = colours[np.ix_(*window)]
+            name = excerpt(geometry, n, (window[0], window[1]))
+            tiles.append(Tile(name, colours, np.zeros(colours.shape[:2], bool)))
+            continue
         step = max(-(-colours.shape[1] // columns), -(-colours.shape[0] // columns))
         colours = colours[::step, ::step]
         reduced = f", every {step}th pixel" if step > 1 else ""
@@ -57,13 +71,24 @@ def image_tiles(geometry: ConvGeometry, pixels: NDArray[np.uint8], columns: int)
     return tiles
 
 
-def patch_tiles(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.uint8]) -> list[Tile | None]:
-    """The first and last patches of the images shown, taps alone; None for those left out."""
+def patch_tiles(
+    geometry: ConvGeometry,
+    padding_mode: str,
+    pixels: NDArray[np.uint8],
+    focus: tuple[int, int] | None = None,
+) -> list[Tile | None]:
+    """The first and last patches of the images shown, or those from `focus` on; None for those left out.
+
+    Taps alone are shown.
+    """
     kernel = (1, *geometry.kernel_size)[-2:]
     step = max(-(-max(kernel) // _PATCH_PIXELS), 1)
     tiles: list[Tile | None] = []
     total = len(pixels) * geometry.patches
     chosen = range(total) if total <= _ALL else (*range(_FIRST), None, *range(total - _LAST, total))
+    if focus is not None and total > _ALL:
+        start = _row_at(geometry, focus)
+        chosen = range(start, min(start + _FIRST + _LAST, total))
     for row in chosen:
         if row is None:
             tiles.append(None)
@@ -85,8 +110,29 @@ def patch_tiles(geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.ui
     return tiles
 
 
+def _row_at(geometry: ConvGeometry, focus: tuple[int, int]) -> int:
+    """The row of the first image's patch whose middle is nearest to a pixel."""
+    axes = zip(
+        focus[-len(geometry.input_size) :],
+        geometry.extent,
+        geometry.pads,
+        geometry.stride,
+        geometry.output_size,
+        strict=True,
+    )
+    position = (
+        min(max(round((at - (reach - 1) / 2 + before) / s), 0), count - 1)
+        for at, reach, (before, _), s, count in axes
+    )
+    return geometry.patch_row((0, *position))
+
+
 def preview_text(
-    geometry: ConvGeometry, padding_mode: str, pixels: NDArray[np.uint8], console: Console
+    geometry: ConvGeometry,
+    padding_mode: str,
+    pixels: NDArray[np.uint8],
+    console: Console,
+    focus: tuple[int, int] | None = None,
 ) -> str:
     """Images and their patches, as they are to be on a console.
 
@@ -95,6 +141,7 @@ def preview_text(
         padding_mode: as in `unroll`.
         pixels: (n, *spatial, C), the first n images.
         console: its colours, width and encoding decide how.
+        focus: (y, x), the pixel that it is about, if there is not room for all.
     """
     # Half blocks without their colours would be one solid rectangle.
     coloured = console.color_system is not None and not console.no_color
@@ -107,10 +154,10 @@ def preview_text(
         return [Text(tile.name, style="dim"), *lines]
 
     lines: list[Text] = []
-    for tile in image_tiles(geometry, pixels, max(console.width // wide, 1)):
+    for tile in image_tiles(geometry, pixels, max(console.width // wide, 1), focus):
         lines += [*drawn(tile), Text()]
     total = geometry.matrix_shape[0]
-    patches = patch_tiles(geometry, padding_mode, pixels)
+    patches = patch_tiles(geometry, padding_mode, pixels, focus)
     shown = sum(tile is not None for tile in patches)
     padded = any(tile is not None and tile.padding.any() for tile in patches)
     mark = ("dots" if shades == _SHADES else "dashes") if plain else "violet"

@@ -1,15 +1,14 @@
-"""The picture of a layer as a product: the image becomes X_col, the filters W_col, and X_col · W_col = Y the maps.
+"""The picture of a layer as a product: the image becomes X_col, the filters W_col, their product Y the maps.
 
-W_col stands above Y and X_col beside it, so that a number of Y is where its row and its column meet. One patch
-is followed through: outlined in the image, a row of X_col, a row of Y, a pixel of each feature map (the paper's
-Fig. 3 and 4). `plan_product` decides what is shown and where, `draw_product` paints what it says, and
-`animate_product` patch by patch.
+W_col stands above Y and X_col beside it, so that a number of Y is where its row and its column meet. One
+patch is followed through: outlined in the image, a row of X_col, a row of Y, a pixel of each feature map (the
+paper's Fig. 3 and 4). `plan_product` decides what is shown and where; `convmat.figures.multiplying` paints it.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,18 +23,12 @@ from convmat.figures.canvas import (
     MARGIN,
     SMALL,
     Box,
-    Film,
     Label,
-    Moment,
-    Sheet,
-    Theme,
     label,
-    number_text,
     text_size,
 )
-from convmat.figures.cells import Faces, Span, limits, number_faces, paint_cells, shades, x_col_faces
-from convmat.figures.outlines import PatchMark, coloured, draw_outline, draw_tag, outlines
-from convmat.figures.painting import frame_excerpt, rate
+from convmat.figures.cells import Span
+from convmat.figures.outlines import PatchMark, coloured, outlines
 from convmat.figures.panels import (
     OVERVIEW_SIDE,
     Panel,
@@ -43,7 +36,6 @@ from convmat.figures.panels import (
     choose_window,
     middle_patch,
     padded_ranges,
-    paint_panel,
     place_panel,
     positions_inside,
 )
@@ -56,7 +48,7 @@ FILTERS = 6
 _SIDE = 300  # pixels of the image's longer side, and of two feature maps one below the other
 _FILTER_SIDE, _NAME_WIDTH = 84, 150  # of a filter, and of a feature map's name with its range
 _LINES, _COLUMNS = 50, 12  # of a matrix, shown when there are no more
-_MOVES = 49  # patches of an animation
+_MOVES = 25  # patches of an animation
 _MATRIX_SIDE, _CELLS = 420, (8, 28)  # pixels of a matrix at most; of a cell of it, at least and at most
 _BREAK = 14  # pixels of what is left out
 _ARROW = 44
@@ -199,7 +191,9 @@ def plan_product(
     labels += names
     below = max([image.box.bottom, w_col.box.bottom, *(m.boxes[-1].bottom for m in marks)]) + _ARROW + 8
     x_col, y = (_lowered(matrix, below + text_size("0", BODY)[1] + 4) for matrix in (x_col, y))
-    labels = [line._replace(box=_moved(line.box, below - top)) if line in words[::2] else line for line in labels]
+    labels = [
+        line._replace(box=_moved(line.box, below - top)) if line in words[::2] else line for line in labels
+    ]
     shape = (*geometry.output_size, filters)
     labels.append(label(right, below, f"Y as feature maps: {sizes(shape)}{of}"))
     maps = _place_maps(flat, shown, (right, labels[-1].box.bottom + 4))
@@ -219,8 +213,22 @@ def plan_product(
     if not moving:
         labels.append(caption)
     return ProductPlan(
-        flat, padding_mode, size, row, overview, image, patches, marks, maps, x_col, w_col, y,
-        tuple(labels), arrows, biased, note,
+        flat,
+        padding_mode,
+        size,
+        row,
+        overview,
+        image,
+        patches,
+        marks,
+        maps,
+        x_col,
+        w_col,
+        y,
+        tuple(labels),
+        arrows,
+        biased,
+        note,
     )
 
 
@@ -274,7 +282,7 @@ def _place_maps(geometry: ConvGeometry, count: int, origin: tuple[int, int]) -> 
 def _place_matrices(
     geometry: ConvGeometry, filters: int, rows: Sequence[int], left: int, top: int
 ) -> tuple[Matrix, Matrix, Matrix, list[Label]]:
-    """X_col, and to the right of that and of `left` W_col and Y, all from `top` on; their names, in this order."""
+    """X_col, and right of it and of `left` W_col and Y, all from `top` on; their names, in this order."""
     group = geometry.groups
     every, terms, outputs = geometry.matrix_shape[0], geometry.terms, filters // group
     shown_terms, shown_outputs = _ends(terms, _LINES, 0), _ends(outputs, _COLUMNS, 0)
@@ -282,8 +290,9 @@ def _place_matrices(
     of = ", group 0" if group > 1 else ""
     head = top - text_size("0", BODY)[1] - 4
 
-    def named(at: int, name: str, shape: tuple[int, int], down: Sequence[int], across: Sequence[int]
-              ) -> tuple[Label, Matrix]:
+    def named(
+        at: int, name: str, shape: tuple[int, int], down: Sequence[int], across: Sequence[int]
+    ) -> tuple[Label, Matrix]:
         matrix = Matrix(name, shape, _spread(down, top, cell), _spread(across, at, cell), cell)
         return label(at, head, f"{name}, {sizes(shape)}{of}"), matrix
 
@@ -303,7 +312,7 @@ def _cell(rows: int, columns: int) -> int:
 
 
 def _ends(count: int, most: int, middle: int, fitting: int = 0) -> list[int]:
-    """All numbers below `count`, or the first, those about `middle`, and the last of them, `fitting` in all."""
+    """All numbers below `count`, or the first, those about `middle`, and the last, `fitting` in all."""
     if count <= most:
         return list(range(count))
     third = (fitting or most) // 3
@@ -320,213 +329,3 @@ def _spread(numbers: Sequence[int], start: int, cell: int) -> tuple[tuple[int, i
         places.append((number, at))
         at += cell
     return tuple(places)
-
-
-def draw_product(
-    plan: ProductPlan,
-    pixels: NDArray[np.uint8],
-    image: NDArray[Any],
-    filters: NDArray[Any],
-    y: NDArray[Any],
-    theme: Theme,
-) -> Sheet:
-    """Paint a plan.
-
-    Args:
-        plan: what lies where.
-        pixels, image: the image as it is to be seen, and its numbers: (H, W, C).
-        filters: (K, kh, kw, C/groups), as they are multiplied.
-        y: the result, (H_out, W_out, K) with at least the filters shown.
-        theme: the colours.
-    """
-    drawing = _Drawing(plan, pixels, image, filters, y, theme)
-    sheet = drawing.inputs()
-    for mark in plan.maps:
-        drawing.paint_map(sheet, mark)
-    for matrix, faces in ((plan.x_col, drawing.x_col), (plan.y, drawing.y)):
-        paint_cells(sheet, *matrix.spans, faces)
-    draw_outline(sheet, plan.patches[0])
-    draw_tag(sheet, plan.patches[0])
-    drawing.point_at(sheet, plan.row)
-    drawing.write_product(sheet, plan.row)
-    return sheet
-
-
-def animate_product(
-    plan: ProductPlan,
-    pixels: NDArray[np.uint8],
-    image: NDArray[Any],
-    filters: NDArray[Any],
-    y: NDArray[Any],
-    theme: Theme,
-    fps: float | None = None,
-) -> Film:
-    """Paint the moments of a plan made with `moving`, two a patch: its row of X_col, and the numbers of Y.
-
-    Arguments are those of `draw_product`.
-    """
-    drawing = _Drawing(plan, pixels, image, filters, y, theme)
-    start = drawing.inputs()
-    for box in (plan.x_col.box, plan.y.box, *(mark.panel.box for mark in plan.maps)):
-        start.outline(box.grown(1), theme.line)
-    for mark in plan.maps:
-        drawing.name_map(start, mark)
-    moments = []
-    for index, patch in enumerate(plan.patches):
-        sheets = [start.layer() for _ in range(4)]
-        for n, (matrix, faces) in enumerate(((plan.x_col, drawing.x_col), (plan.y, drawing.y))):
-            ys, xs = matrix.spans
-            paint_cells(sheets[2 * n], ys[index : index + 1], xs, _line(faces, index))
-            draw_outline(sheets[2 * n + 1], patch)
-            draw_tag(sheets[2 * n + 1], patch)
-        sheets[1].outline(plan.x_col.row_box(patch.row).grown(1), drawing.colour, 3, halo=True)
-        for mark in plan.maps:
-            drawing.paint_pixel(sheets[2], mark, patch.row)
-        sheets[3].outline(plan.w_col.box.grown(2), drawing.colour, 2)
-        drawing.point_at(sheets[3], patch.row)
-        drawing.write_product(sheets[3], patch.row)
-        moments += [Moment(*sheets[:2]), Moment(*sheets[2:])]
-    return Film(start, tuple(moments), fps or rate(len(moments)))
-
-
-def _line(faces: Faces, index: int) -> Faces:
-    """A line of cells."""
-    part = slice(index, index + 1)
-    values = None if faces.values is None else faces.values[part]
-    title = lambda _, j: faces.title(index, j)  # noqa: E731
-    return Faces(faces.colours[part], values, faces.padding[part], title, faces.signed)
-
-
-class _Drawing:
-    """A layer's numbers, and how each part of a plan is painted with them."""
-
-    def __init__(
-        self,
-        plan: ProductPlan,
-        pixels: NDArray[np.uint8],
-        image: NDArray[Any],
-        filters: NDArray[Any],
-        y: NDArray[Any],
-        theme: Theme,
-    ) -> None:
-        self._plan, self._pixels, self._image, self._theme = plan, pixels, image, theme
-        self._filters, self._y = filters, y
-        ends = y.min((0, 1)).tolist(), y.max((0, 1)).tolist()
-        self._ranges = list(zip(*ends, strict=True))
-        self._maps = strongest(y[..., : len(plan.maps)], *plan.maps[0].panel.reduce)
-        self.colour = plan.patches[0].colour or theme.ink
-        # Of the first group, flattened as W_col's columns are.
-        self._w_col = filters[: plan.w_col.shape[1]].reshape(plan.w_col.shape[1], -1).T
-        per_group = plan.geometry.channels // plan.geometry.groups
-        columns = [t // per_group * plan.geometry.channels + t % per_group for t, _ in plan.x_col.columns]
-        rows = [row for row, _ in plan.x_col.rows]
-        sheet = Sheet((1, 1), theme)
-        arrays = pixels[None], image[None]
-        self.x_col = x_col_faces(sheet, plan.geometry, plan.padding_mode, "hwc", rows, columns, *arrays)
-        self.y = self._y_faces()
-
-    def _y_faces(self) -> Faces:
-        """Y's columns in the shades of the maps that they are."""
-        matrix = self._plan.y
-        numbers = matrix.part(self._y.reshape(-1, self._y.shape[-1]))
-        colours = [
-            shades(numbers[:, [j]], *self._ranges[k]) for j, (k, _) in enumerate(matrix.columns)
-        ]
-        faces = number_faces(numbers, (0, 0), lambda i, j: f"row {matrix.rows[i][0]}, column {matrix.columns[j][0]}")
-        return faces._replace(colours=np.concatenate(colours, 1))
-
-    def inputs(self) -> Sheet:
-        """The image, the filters and W_col, and all that is written."""
-        plan, sheet = self._plan, Sheet(self._plan.size, self._theme)
-        sheet.write(*plan.labels)
-        for arrow in plan.arrows:
-            sheet.arrow(*arrow)
-        paint_panel(sheet, plan.geometry, plan.padding_mode, plan.image, self._pixels, self._image)
-        if plan.overview is not None:
-            paint_panel(sheet, plan.geometry, plan.padding_mode, plan.overview, self._pixels, None)
-            frame_excerpt(sheet, plan.overview, plan.image)
-        scale = limits(self._filters)
-        for number, boxes in plan.filters:
-            for channel, box in enumerate(boxes):
-                weights = self._filters[number, ..., channel]
-                text = f"filter {number}, channel {channel}: weight "
-                faces = number_faces(weights, scale, lambda i, j, text=text: f"{text}{i},{j}")
-                paint_cells(sheet, *_spans(box, weights.shape), faces)
-        matrix = plan.w_col
-        faces = number_faces(
-            matrix.part(self._w_col),
-            scale,
-            lambda i, j: f"row {matrix.rows[i][0]}, column {matrix.columns[j][0]}",
-        )
-        paint_cells(sheet, *matrix.spans, faces)
-        return sheet
-
-    def name_map(self, sheet: Sheet, mark: MapMark) -> None:
-        """Write which map it is, and the range of its numbers."""
-        low, high = (number_text(self._y.dtype.type(end)) for end in self._ranges[mark.number])
-        sheet.write(label(*mark.name, f"k = {mark.number}: {low} .. {high}", SMALL))
-
-    def paint_map(self, sheet: Sheet, mark: MapMark) -> None:
-        """Paint a feature map; where it is reduced, by the numbers of largest magnitude."""
-        self.name_map(sheet, mark)
-        values = self._maps[..., mark.number]
-        faces = number_faces(values, self._ranges[mark.number], lambda i, j: f"filter {mark.number}, pixel {i},{j}")
-        paint_cells(sheet, *_spans(mark.panel.box, values.shape), faces)
-
-    def paint_pixel(self, sheet: Sheet, mark: MapMark, row: int) -> None:
-        """Paint a pixel of a feature map."""
-        _, y, x = self._plan.geometry.patch_position(row)
-        box = mark.panel.pixel(y, x)
-        text = f"filter {mark.number}, pixel {y},{x}"
-        faces = number_faces(self._y[y : y + 1, x : x + 1, mark.number], self._ranges[mark.number], lambda *_: text)
-        paint_cells(sheet, *_spans(box, (1, 1)), faces, lined=min(mark.panel.cell) >= _CELLS[0])
-
-    def point_at(self, sheet: Sheet, row: int) -> None:
-        """Outline a row of X_col, of Y, and its pixel in each feature map."""
-        plan = self._plan
-        boxes = [matrix.row_box(row).grown(1) for matrix in (plan.x_col, plan.y)]
-        at = plan.geometry.patch_position(row)[1:]
-        for box in boxes + [mark.panel.pixel(*at).grown(2) for mark in plan.maps]:
-            sheet.outline(box, self.colour, 3, halo=True)
-
-    def write_product(self, sheet: Sheet, row: int) -> None:
-        """Write how a number of Y comes about, at length if there is room."""
-        plan = self._plan
-        index = [n for n, _ in plan.x_col.rows].index(row)
-        result = number_text(self._y[(*plan.geometry.patch_position(row)[1:], 0)])
-        text = f"row {row} of X_col · column 0 of W_col = {result}"
-        if len(plan.x_col.columns) == plan.geometry.terms <= _SPELLED and self.x_col.values is not None:
-            pairs = zip(self.x_col.values[index].tolist(), self._w_col[:, 0].tolist(), strict=True)
-            text = f"row {row}: " + " + ".join(_times(a, b) for a, b in pairs) + f" = {result}"
-        if plan.biased:
-            text = text.replace(f" = {result}", f" + b = {result}")
-        line = label(*plan.note, text, SMALL)
-        if line.box.right > plan.size[0] - MARGIN:
-            line = label(*plan.note, f"row {row} of X_col · column 0 of W_col = {result}", SMALL)
-        sheet.write(line)
-
-
-def _times(a: float, b: float) -> str:
-    second = number_text(np.asarray(b)[()])
-    return f"{number_text(np.asarray(a)[()])}*" + (f"({second})" if b < 0 else second)
-
-
-def _spans(box: Box, shape: Sequence[int]) -> Iterator[list[Span]]:
-    """The pixels of rows, and of columns, that fill a box."""
-    for (start, end), count in zip(((box.top, box.bottom), (box.left, box.right)), shape, strict=True):
-        edges = [start + (end - start) * n // count for n in range(count + 1)]
-        yield list(itertools.pairwise(edges))
-
-
-def strongest(values: NDArray[Any], down: int, across: int) -> NDArray[Any]:
-    """Maps (h, w, K) reduced so many times: of each block the number of largest magnitude."""
-    if down == across == 1:
-        return values
-    starts = [np.arange(0, size, step) for size, step in zip(values.shape, (down, across), strict=False)]
-
-    def reduced(pick: np.ufunc) -> NDArray[Any]:
-        found: NDArray[Any] = pick.reduceat(pick.reduceat(values, starts[0], 0), starts[1], 1)
-        return found
-
-    high, low = reduced(np.maximum), reduced(np.minimum)
-    return np.where(high >= -low, high, low)

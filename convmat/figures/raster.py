@@ -10,7 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from convmat.figures.canvas import Box, Cells, Film, Hatch, Lines, Mark, Rect, Shape, Sheet, Words, font, plain
+from convmat.figures.canvas import (
+    Box,
+    Cells,
+    Film,
+    Hatch,
+    Lines,
+    Mark,
+    Rect,
+    Shape,
+    Sheet,
+    Words,
+    font,
+    plain,
+)
 
 _REST = 2000  # milliseconds of an animation's last frame, at least
 

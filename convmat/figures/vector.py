@@ -1,14 +1,14 @@
 """Sheets written as SVG: text for browsers, without scripts, the same for the same sheet.
 
-Words are as wide as they were planned, whatever font the reader has. Cells that have titles are shapes, which a
-reader can point at; others are a picture within the picture.
+Words are as wide as they were planned, whatever font the reader has. Cells that have titles are shapes, which
+a reader can point at; those without lie open among them, and where none has one all are a picture.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -19,7 +19,6 @@ from convmat.figures.canvas import (
     THEMES,
     Box,
     Cells,
-    Colour,
     Film,
     Hatch,
     Lines,
@@ -74,9 +73,7 @@ def _document(sheet: Sheet, scale: int, elements: Iterable[str]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * scale}" height="{height * scale}" '
         f'viewBox="0 0 {width} {height}" font-family="Aileron, Helvetica, Arial, sans-serif" '
         'pointer-events="none"><style>.c{pointer-events:all;shape-rendering:crispEdges}</style>\n'
-        f"<defs>{_hatching(sheet.theme.name)}</defs>\n"
-        + "".join(elements)
-        + "</svg>\n"
+        f"<defs>{_hatching(sheet.theme.name)}</defs>\n" + "".join(elements) + "</svg>\n"
     )
 
 
@@ -84,7 +81,8 @@ def _hatching(theme: str) -> str:
     padding, line = (_colour(c) for c in (THEMES[theme].padding, THEMES[theme].line))
     return (
         f'<pattern id="hatch-{theme}" width="6" height="6" patternUnits="userSpaceOnUse">'
-        f'<path d="M0 0h6v6h-6z" fill="{padding}"/><path d="M-1 1 1-1M0 6 6 0M5 7 7 5" stroke="{line}"/></pattern>'
+        f'<path d="M0 0h6v6h-6z" fill="{padding}"/><path d="M-1 1 1-1M0 6 6 0M5 7 7 5" stroke="{line}"/>'
+        "</pattern>"
     )
 
 
@@ -93,7 +91,7 @@ def _elements(marks: Iterable[Mark]) -> Iterator[str]:
         yield _WRITERS[type(mark)](mark)
 
 
-def _colour(colour: Colour) -> str:
+def _colour(colour: Sequence[int]) -> str:
     digits = "".join(f"{part:02x}" for part in colour)
     return "#" + (digits[::2] if digits[::2] == digits[1::2] else digits)
 
@@ -129,12 +127,12 @@ def _words(mark: Words) -> str:
 
 def _cells(mark: Cells) -> str:
     (left, top, right, bottom), (h, w) = mark.box, mark.colours.shape[:2]
-    if mark.titles:
+    if any(mark.titles):
         ys = [top + (bottom - top) * i // h for i in range(h + 1)]
         xs = [left + (right - left) * j // w for j in range(w + 1)]
         boxes = (Box(xs[j], ys[i], xs[j + 1], ys[i + 1]) for i in range(h) for j in range(w))
         cells = zip(boxes, mark.colours.reshape(-1, 3).tolist(), mark.titles, strict=True)
-        return "".join(_area(box, _colour(colour), title) for box, colour, title in cells)
+        return "".join(_area(box, _colour(colour), title) for box, colour, title in cells if title)
     encoded = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(mark.colours)).save(encoded, "PNG", optimize=True)
     return (

@@ -112,7 +112,11 @@ def _about(geometry: ConvGeometry, look: Look, pixels: NDArray[np.uint8] | None)
             range(max(span.start, 0), min(span.stop, size))
             for span, size in zip(reach(flat, row), flat.input_size, strict=True)
         )
-        part = pixels[n, lines.start : lines.stop, columns.start : columns.stop] if n < len(pixels) else pixels[:0]
+        part = (
+            pixels[n, lines.start : lines.stop, columns.start : columns.stop]
+            if n < len(pixels)
+            else pixels[:0]
+        )
         return bool((part == part[:1, :1]).all())
 
     return {"focus": at or busiest(pixels[0]), "at": at, "blank": None if at else blank}
@@ -175,7 +179,8 @@ def write_layer(
     `images` is the first image, (1, *spatial, C), `shades` what `as_pixels` makes of it, and `rows` its Y,
     (P, K). Returns facts: what was drawn. `watch` hands on the pictures of an animation.
     """
-    from convmat.figures.product import animate_product, draw_product, plan_product
+    from convmat.figures.multiplying import animate_product, draw_product
+    from convmat.figures.product import plan_product
 
     filters, (pixels, how) = layer["filters"], shades
     if rows.dtype.kind == "c" or not np.isfinite(rows).all():
@@ -228,11 +233,15 @@ def write_folding(
     pixel = ",".join(map(str, position_of(flat, (y, x))))
     if not indices:
         raise ShapeError("figure", f"shows copies of a pixel, and no patch holds {pixel}; give another --at")
-    parts = [number_text(x_col[pair]) for pair in indices]
+    parts = [
+        f"({text})" if text[0] == "-" else text for text in (number_text(x_col[pair]) for pair in indices)
+    ]
     terms = " + ".join(parts if len(parts) <= _SPELLED else [*parts[: _SPELLED - 1], "...", parts[-1]])
     terms = f"({terms}) / {len(parts)}" if mean else terms
     terms += "" if bias is None else f" + {number_text(bias[0])}"
-    says = [f"pixel {pixel}: {terms} = {number_text(image[0, y, x, 0])}, a copy from each patch that holds it"]
+    says = [
+        f"pixel {pixel}: {terms} = {number_text(image[0, y, x, 0])}, a copy from each patch that holds it"
+    ]
     places = [flat.place(*pair, order=order) for pair in indices]
     plan = plan_patches(geometry.for_batch(1), "zeros", order, places, folding=says, name=name)
     rows = [mark.row for mark in plan.x_col.marks]
@@ -254,13 +263,16 @@ def transposed_rows(
     outputs, terms = len(filters) // groups, filters.shape[-1]
     by_group = y[0].reshape(-1, groups, outputs).astype(dtype)
     weights = filters.reshape(groups, outputs, -1, terms).astype(dtype)
-    return np.einsum("pgk,gktc->ptgc", by_group, weights).reshape(len(by_group), -1)
+    x_col: NDArray[Any] = np.einsum("pgk,gktc->ptgc", by_group, weights)
+    return x_col.reshape(len(by_group), -1)
 
 
 def _most_copied(geometry: ConvGeometry) -> tuple[int, int]:
     """The pixel nearest to the middle that most patches hold."""
     h, w = geometry.input_size
-    at = sorted(itertools.product(range(h), range(w)), key=lambda p: abs(2 * p[0] - h + 1) + abs(2 * p[1] - w + 1))
+    at = sorted(
+        itertools.product(range(h), range(w)), key=lambda p: abs(2 * p[0] - h + 1) + abs(2 * p[1] - w + 1)
+    )
     return max(at[:_TRIED], key=lambda p: len(geometry.matrix_indices(0, p, 0)))
 
 

@@ -1,4 +1,7 @@
-"""The paper's figures of the experiment, as PNG; matplotlib, the extra `figures`, stays in here."""
+"""The paper's figures of the experiment, as PNG, in the colours of all drawings.
+
+matplotlib, the extra `figures`, stays in here.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,23 @@ from numpy.typing import NDArray
 
 from convmat.experiment.divergence import Divergence
 from convmat.experiment.run import Epoch, Experiment, Run
-from convmat.report.facts import Grid
-from convmat.report.training import networks_grid
+from convmat.figures.canvas import ACCENTS, THEMES, Colour
 
-_CNN, _FC = "#1f5fa8", "#d1632b"
+
+def _hex(colour: Colour) -> str:
+    return "#" + bytes(colour).hex()
+
+
+_CNN, _FC, _PLAIN = map(_hex, (ACCENTS[4], ACCENTS[0], THEMES["light"].dim))
 _SHOWN = 8  # images in the figure of reconstructions
 
 
-def figures(experiment: Experiment) -> dict[str, bytes]:
-    """Every figure there is something to draw for, by file name, as PNG; the same bytes for the same run."""
-    drawn = {"networks.png": networks_figure(networks_grid(experiment))}
+def figures(experiment: Experiment, table: Sequence[Sequence[str]]) -> dict[str, bytes]:
+    """Every figure there is something to draw for, by file name, as PNG; the same bytes for the same run.
+
+    `table` are the names of columns, and the rows, of the two networks.
+    """
+    drawn = {"networks.png": networks_figure(*table)}
     for name, run in experiment.runs.items():
         if run.history:
             drawn[f"loss_{name}.png"] = loss_figure(run.history, name)
@@ -52,17 +62,15 @@ def loss_figure(history: Sequence[Epoch], optimizer: str) -> bytes:
     return _png(figure)
 
 
-def networks_figure(grid: Grid) -> bytes:
+def networks_figure(columns: Sequence[str], *rows: Sequence[str]) -> bytes:
     """The two networks as a table (Fig. 8)."""
-    figure = Figure(figsize=(9, 0.35 * (len(grid.rows) + 2)))
+    figure = Figure(figsize=(9, 0.35 * (len(rows) + 2)))
     axes = figure.subplots()
     axes.axis("off")
-    table = axes.table(
-        [list(row) for row in grid.rows], colLabels=list(grid.columns), loc="center", cellLoc="left"
-    )
+    table = axes.table([list(row) for row in rows], colLabels=list(columns), loc="center", cellLoc="left")
     table.auto_set_font_size(False)
     table.set_fontsize(8)
-    table.auto_set_column_width(list(range(len(grid.columns))))
+    table.auto_set_column_width(list(range(len(columns))))
     table.scale(1, 1.3)
     return _png(figure)
 
@@ -74,7 +82,7 @@ def weights_figure(run: Run, initial: NDArray[Any]) -> bytes:
     everything = np.concatenate([initial, *trained.values()])
     bins = np.linspace(float(everything.min()), float(everything.max()), 41)
     for axes, name, colour in zip(figure.subplots(1, 2, sharey=True), trained, (_CNN, _FC), strict=True):
-        axes.hist(initial.ravel(), bins, histtype="step", color="0.4", label="before")
+        axes.hist(initial.ravel(), bins, histtype="step", color=_PLAIN, label="before")
         axes.hist(trained[name].ravel(), bins, color=colour, alpha=0.8, label="after")
         axes.set(xlabel="weight", title=f"{name.upper()}, first layer, {run.optimizer}")
         axes.legend()
@@ -107,7 +115,7 @@ def divergence_figure(rows: Sequence[Divergence], optimizer: str) -> bytes:
     axes = figure.subplots()
     dense = [d for d in rows if d.layer == "dense"]
     shown: list[float] = []
-    for what, colour in (("gradients", "0.5"), ("moves", _FC), ("weights", _CNN)):
+    for what, colour in (("gradients", _PLAIN), ("moves", _FC), ("weights", _CNN)):
         points = [(d.step, getattr(d, what)) for d in dense if getattr(d, what) > 0]
         shown += [value for _, value in points]
         axes.plot(*zip(*points, strict=True) if points else ((), ()), color=colour, lw=1.4, label=what)
