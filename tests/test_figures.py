@@ -16,12 +16,15 @@ from PIL import Image
 import convmat as cm
 from convmat.cli import run
 from convmat.errors import FileError, GeometryError
-from convmat.figures.animation import animate
-from convmat.figures.canvas import ACCENTS, THEMES, Box, Sheet, label, plain, text_size
-from convmat.figures.painting import draw_patches
+from convmat.figures.canvas import ACCENTS, THEMES, Box, Film, Sheet, label, plain, text_size
+from convmat.figures.cells import shades, x_col_faces
+from convmat.figures.multiplying import animate_product, draw_product, strongest
+from convmat.figures.painting import animate, draw_patches
 from convmat.figures.panels import busiest
 from convmat.figures.patches import PatchPlan, plan_patches
-from convmat.figures.product import draw_product, plan_product, shades, x_col_values
+from convmat.figures.product import ProductPlan, plan_product
+from convmat.figures.raster import frames, painted
+from convmat.figures.vector import moving_svg, svg
 from convmat.files.pictures import write_animation
 from convmat.geometry import ConvGeometry
 from tests.strategies import Layer, layers
@@ -75,6 +78,17 @@ def unrolled_row(geometry: ConvGeometry, row: int, order: str) -> NDArray[np.int
     patch = np.where(inside[..., None], codes, -1)[None]
     found: NDArray[np.int64] = cm.unroll(patch, geometry.kernel_size, dilation=geometry.dilation, order=order)
     return found[0]
+
+
+def shown_x_col(plan: ProductPlan, image: NDArray[Any]) -> NDArray[Any]:
+    """The numbers of X_col in a picture of a layer."""
+    per_group = plan.geometry.channels // plan.geometry.groups
+    columns = [t // per_group * plan.geometry.channels + t % per_group for t, _ in plan.x_col.columns]
+    rows = [row for row, _ in plan.x_col.rows]
+    sheet = Sheet((1, 1), THEMES["light"])
+    faces = x_col_faces(sheet, plan.geometry, plan.padding_mode, "hwc", rows, columns, None, image[None])
+    assert faces.values is not None
+    return faces.values
 
 
 def within(outer: Box, inner: Box) -> bool:
@@ -159,15 +173,16 @@ def test_what_is_painted_is_what_was_planned(theme: str) -> None:
     """Without lines and numbers in the way: the middle of each cell has its pixel's gray."""
     x = (coded((1, 28, 28, 1)) % 251).astype(np.uint8)
     plan = plan_patches(ConvGeometry(x.shape, 7, 7))
-    painted = draw_patches(plan, x, None, THEMES[theme]).pixels()
+    picture = draw_patches(plan, x, None, THEMES[theme]).pixels()
     for mark in plan.x_col.marks:
         for cell in plan.cells(mark):
-            middle = painted[(cell.box.top + cell.box.bottom) // 2, (cell.box.left + cell.box.right) // 2]
+            middle = picture[(cell.box.top + cell.box.bottom) // 2, (cell.box.left + cell.box.right) // 2]
             assert (middle == x[cell.place.element]).all()
     for patch in plan.patches:
-        assert tuple(painted[patch.box.top + 1, (patch.box.left + patch.box.right) // 2]) == patch.colour
+        colour = patch.colour or THEMES[theme].ink
+        assert tuple(picture[patch.box.top, (patch.box.left + patch.box.right) // 2]) == colour
     again = draw_patches(plan, x, None, THEMES[theme]).pixels()
-    np.testing.assert_array_equal(painted, again)
+    np.testing.assert_array_equal(picture, again)
 
 
 @settings(max_examples=30)
@@ -179,15 +194,14 @@ def test_every_layer_can_be_drawn(layer: Layer, mode: str) -> None:
         x = coded(plan.geometry.input_shape)[: len(plan.panels)]
         pixels = (x % 256).astype(np.uint8)
         if moving:
-            assert len(list(animate(plan, pixels, x, THEMES["dark"]))) == len(plan.x_col.marks)
+            assert len(animate(plan, pixels, x, THEMES["dark"]).moments) == len(plan.x_col.marks)
         else:
-            assert draw_patches(plan, pixels, x, THEMES["dark"]).image.size == plan.size
+            assert painted(draw_patches(plan, pixels, x, THEMES["dark"])).size == plan.size
 
 
 def test_thin_images_can_be_seen() -> None:
     plan = plan_patches(ConvGeometry((1, 2, 4000, 1), (1, 7), (1, 5)))
-    for panel in (plan.overview, *plan.panels):
-        assert panel is not None
+    for panel in (*plan.overviews, *plan.panels):
         assert min(panel.box.right - panel.box.left, panel.box.bottom - panel.box.top) >= 24
     assert max(plan.size) < 1500
 
@@ -219,7 +233,7 @@ def test_an_excerpt_shows_the_busiest_part() -> None:
     assert 297 <= y < 313
     assert 497 <= right < 513
     plan = plan_patches(ConvGeometry(x.shape, 3), focus=(y, right))
-    assert plan.overview is not None
+    assert len(plan.overviews) == 1
     assert plan.panels[0].shows([300], [500])
     assert busiest(np.zeros((2, 2, 1), np.uint8)) == (1, 1)
 
@@ -243,7 +257,7 @@ def test_the_product_drawn_is_the_layer(layer: Layer) -> None:
     plan = plan_product(geometry, count)
     shape = plan.geometry.input_shape[1:]
     if len(plan.x_col.columns) == geometry.terms:
-        x_col = x_col_values(plan, x[0].reshape(shape))
+        x_col = shown_x_col(plan, x[0].reshape(shape))
         w_col = filters[:2].reshape(2, -1).T
         rows = [row for row, _ in plan.y.rows]
         np.testing.assert_array_equal(x_col @ w_col, y[0].reshape(-1, count)[rows, :2])
@@ -259,7 +273,7 @@ def test_the_product_drawn_is_the_layer(layer: Layer) -> None:
 def test_a_product_follows_a_patch_that_is_shown(name: str) -> None:
     shape, arguments = CASES[name]
     plan = plan_product(ConvGeometry(shape, **arguments), 2)
-    assert within(plan.image.box, plan.patch.box)
+    assert within(plan.image.box, plan.patches[0].box)
     assert plan.row in dict(plan.y.rows)
 
 
@@ -283,25 +297,29 @@ def test_shades_tell_signs_apart() -> None:
     assert shades(np.array([[0, 5, 10]]), 0, 10)[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
 
 
-def test_an_animation_has_a_frame_a_patch(tmp_path: Path) -> None:
+def test_an_animation_has_a_frame_a_patch_and_one_of_the_whole(tmp_path: Path) -> None:
     x = (coded((1, 7, 7, 1)) * 5).astype(np.uint8)
     plan = plan_patches(ConvGeometry(x.shape, 3, dilation=2), moving=True)
-    frames = list(animate(plan, x, x, THEMES["light"]))
+    film = animate(plan, x, x, THEMES["light"])
+    pictures = list(frames(film))
     assert [frame.row for frame in plan.frames] == [mark.row for mark in plan.x_col.marks] == list(range(9))
-    assert len(frames) == 9
+    assert len(pictures) == 10
     for name, kind in (("a.gif", "GIF"), ("a.webp", "WEBP"), ("a.apng", "PNG")):
-        count, nbytes = write_animation(str(tmp_path / name), frames)
+        count, nbytes = write_animation(str(tmp_path / name), pictures)
         with Image.open(tmp_path / name) as found:
-            assert (found.format, found.n_frames, found.size) == (kind, 9, plan.size)
-        assert (count, nbytes) == (9, (tmp_path / name).stat().st_size)
+            assert (found.format, found.n_frames, found.size) == (kind, 10, plan.size)
+        assert (count, nbytes) == (10, (tmp_path / name).stat().st_size)
         if kind == "GIF":
             assert nbytes < 100_000
-    # Rows not yet reached are empty; the last frame has them all.
+    # Rows not yet reached are empty; the last frame has them all, and nothing that passes.
     _, top, right, bottom = plan.x_col.box
     last_row = np.s_[plan.x_col.marks[-1].top + 2 : bottom - 4, right - 30 : right - 4]
-    assert (frames[0].picture[last_row] == 255).all()
-    assert (frames[-1].picture[last_row] != 255).any()
+    assert (pictures[0][0][last_row] == 255).all()
+    assert (pictures[-1][0][last_row] != 255).any()
     assert top < bottom
+    whole = film.start.layer()
+    whole.marks = [*film.start.marks, *(mark for moment in film.moments for mark in moment.lasting.marks)]
+    np.testing.assert_array_equal(pictures[-1][0], whole.pixels())
 
 
 def test_an_animation_of_many_patches_shows_a_hundred() -> None:

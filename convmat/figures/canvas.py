@@ -45,6 +45,10 @@ class Box(NamedTuple):
         """The box with so many pixels more on every side, or fewer."""
         return Box(self.left - by, self.top - by, self.right + by, self.bottom + by)
 
+    def moved(self, right: int, down: int) -> Box:
+        """The box so many pixels further."""
+        return Box(self.left + right, self.top + down, self.right + right, self.bottom + down)
+
     def overlap(self, other: Box) -> int:
         """Pixels in both."""
         width = min(self.right, other.right) - max(self.left, other.left)
@@ -160,7 +164,6 @@ class Rect(NamedTuple):
     fill: Colour | None = None
     edge: Colour | None = None
     width: int = 1
-    title: str = ""
 
 
 class Words(NamedTuple):
@@ -223,9 +226,9 @@ class Sheet:
         """Write lines of text where they lie."""
         self.marks += (Words(line, line.colour or self.theme.ink) for line in lines if line.text)
 
-    def fill(self, box: Box, colour: Colour, title: str = "") -> None:
+    def fill(self, box: Box, colour: Colour) -> None:
         """Fill a box."""
-        self.marks.append(Rect(box, colour, title=title))
+        self.marks.append(Rect(box, colour))
 
     def outline(self, box: Box, colour: Colour, width: int = 1, halo: bool = False) -> None:
         """Outline a box, within it; with a `halo` of paper around and in it it shows on any picture."""

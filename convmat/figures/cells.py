@@ -13,10 +13,7 @@ from convmat.figures.canvas import Box, Sheet, contrast, faded, number_text
 from convmat.geometry import ConvGeometry, Place
 
 GRIDDED = 10
-"""Pixels of a cell from which on lines part it from the next."""
-
-POINTED = 8
-"""Pixels of a cell from which on a reader can point at it."""
+"""Pixels of a cell from which on lines part it from the next, and a reader can point at it."""
 
 _NUMBERED = 20, 18  # pixels of a cell's width and height from which on it may have room for a number
 _LOW, _HIGH = np.array([0, 90, 170.0]), np.array([200, 80, 0.0])  # of numbers below 0 and above
@@ -45,7 +42,7 @@ def paint_cells(
 ) -> None:
     """Paint cells at these spans; dots stand between those that are no neighbours."""
     height, width = (min(end - start for start, end in spans) for spans in (ys, xs))
-    pointed = min(height, width) >= POINTED
+    pointed = min(height, width) >= GRIDDED
     for rows in _runs(ys):
         for columns in _runs(xs):
             box = Box(xs[columns[0]][0], ys[rows[0]][0], xs[columns[-1]][1], ys[rows[-1]][1])

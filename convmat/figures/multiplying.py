@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.figures.canvas import MARGIN, SMALL, Box, Film, Moment, Sheet, Theme, label, number_text
-from convmat.figures.cells import POINTED, Faces, Span, limits, number_faces, paint_cells, shades, x_col_faces
+from convmat.figures.cells import GRIDDED, Faces, Span, limits, number_faces, paint_cells, shades, x_col_faces
 from convmat.figures.outlines import draw_outline, draw_tag
 from convmat.figures.painting import frame_excerpt, rate
 from convmat.figures.panels import paint_panel
@@ -67,7 +67,7 @@ def animate_product(
     start = drawing.inputs()
     for box in (plan.x_col.box, plan.y.box, *(mark.panel.box for mark in plan.maps)):
         start.outline(box.grown(1), theme.line)
-    grows = min(plan.maps[0].panel.cell) >= POINTED  # else what is added would not be seen
+    grows = min(plan.maps[0].panel.cell) >= GRIDDED  # else what is added would not be seen
     for mark in plan.maps:
         (drawing.name_map if grows else drawing.paint_map)(start, mark)
     moments = []

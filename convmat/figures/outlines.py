@@ -71,7 +71,7 @@ def outlines(
     geometry: ConvGeometry, panels: Sequence[Panel], colours: dict[int, Colour], plain: Sequence[int] = ()
 ) -> tuple[PatchMark, ...]:
     """Outlines in the panels that show them, thin where `plain`, each with a tag in its own pixels."""
-    marks: list[PatchMark] = []
+    marks, shown = list[PatchMark](), list[Panel]()
     every = {**dict.fromkeys(plain), **colours}
     for row, panel in itertools.product(every, panels):
         if not _is_in(geometry, panel, row):
@@ -80,10 +80,10 @@ def outlines(
         taps = boxes if max(geometry.dilation) > 1 else ()
         box = panel.box_of(*reach(geometry, row))
         marks.append(PatchMark(row, every[row], box, taps, Label(box, str(row), TAG)))
-    for index, mark in enumerate(marks):
+        shown.append(panel)
+    for index, (mark, panel) in enumerate(zip(marks, shown, strict=True)):
         others = [line for other in marks if other is not mark for line in other.lines]
         tags = [other.tag.box for other in marks[:index]]
-        [panel] = [p for p in panels if p.box.overlap(mark.box)]
         tag = _tag_box(mark, panel.box, others, tags)
         marks[index] = mark._replace(tag=mark.tag._replace(box=tag))
     return tuple(marks)
@@ -113,7 +113,7 @@ def _edges(box: Box) -> Iterator[Box]:
 def _tag_box(mark: PatchMark, panel: Box, others: Sequence[Box], tags: Sequence[Box]) -> Box:
     """Where the number of a patch hides least: within a corner of its own, else beside it."""
     width, height = text_size(mark.tag.text, TAG)
-    w, h = width + 6, height - 2
+    w, h = width + 6, height - 4
     best, least = mark.box, math.inf
     for order, box in enumerate((mark.lines[0], *mark.lines[-1:])):
         lefts = (box.left, box.right - w, (box.left + box.right - w) // 2, box.left - w, box.right)
@@ -124,8 +124,8 @@ def _tag_box(mark: PatchMark, panel: Box, others: Sequence[Box], tags: Sequence[
             hidden = 100 * sum(map(tag.overlap, tags)) + 4 * sum(map(tag.overlap, others))
             hidden += 10 * (w * h - tag.overlap(panel)) + i + j + 2 * order
             hidden += w * h - tag.overlap(mark.box)  # others' pixels, or one's own
-            if 3 * w * h > (box.bottom - box.top) * (box.right - box.left):  # too small to be written into
-                hidden += 2 * tag.overlap(box)
+            if 3 * w * h > mark.box.overlap(mark.box):  # too small to be written into
+                hidden += 2 * tag.overlap(mark.box)
             if hidden < least:
                 best, least = tag, hidden
     return best

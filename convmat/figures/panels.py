@@ -108,14 +108,18 @@ def padded_ranges(geometry: ConvGeometry) -> tuple[range, range]:
 
 
 def choose_window(
-    geometry: ConvGeometry, places: Sequence[Place], moves: int, focus: tuple[int, int] | None
+    geometry: ConvGeometry,
+    places: Sequence[Place],
+    moves: int,
+    focus: tuple[int, int] | None,
+    side: int | None = None,
 ) -> tuple[tuple[range, range], float]:
     """What of the padded image is shown: the whole, or else what lies about its middle, or about a place.
 
-    Of an animation as much as its `moves` need. Also about how many pixels of the drawing one of the image has.
+    Of an animation as much as its `moves` need. Also how many pixels of the drawing one of an image has, about.
     """
     whole = padded_ranges(geometry)
-    side = SIDES[1 if places or moves else min(geometry.batch, IMAGES)]
+    side = side or SIDES[1 if places or moves else min(geometry.batch, IMAGES)]
     excerpt_side = min(EXCERPT_SIDE, side)
     scale = min(side / max(map(len, whole)), _LARGEST_CELL)
     closer = min(excerpt_side / max(_PIXELS, 3 * max(geometry.extent)), _LARGEST_CELL)

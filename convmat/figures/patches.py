@@ -52,6 +52,7 @@ _MATRIX_WIDTH, _MATRIX_HEIGHT = 640, 560
 _LARGEST_COLUMN = 34
 _PITCHES = (16, 26)  # pixels from row to row of X_col, at least and at most
 _MAPPED, _MAP_WIDTH = 18, 60  # pixels from row to row for maps of their patches; of a map's width at most
+_SEEN = 3  # pixels of a patch in a map at least
 _FLAT = 100  # pixels of a panel's height up to which the maps of the patches are below it
 _BREAK = 20  # pixels of what is left out
 
@@ -187,7 +188,10 @@ def plan_patches(
     x_col = _place_matrix(
         geometry, name, order, rows, colours, moving, (start + _ARROW + 16, top), flat_panel
     )
-    bottom = max(panels[-1].box.bottom, x_col.bottom)
+    if len(overviews) == 1 and not moving:
+        overviews, panels, notes = _beside(overviews, panels, notes, x_col, top)
+    bottom = max(panel.box.bottom for panel in (*panels, *overviews))
+    bottom = max(bottom, x_col.bottom)
     if not places:
         example = frames[-1] if moving else next(iter(colours), example)
     texts = folding or captions.formulas(geometry, places[0] if places else None, example, order)
@@ -196,9 +200,9 @@ def plan_patches(
     patches = outlines(flat, panels, colours, plain)
     boxes = [line.box for line in (*labels, *formulas, *x_col.lines)]
     boxes += [mark.map[0] for mark in x_col.marks if mark.map]
-    boxes += [mark.tag.box for mark in patches] + [panel.box for panel in panels] + [x_col.box]
+    boxes += [mark.tag.box for mark in patches] + [p.box for p in (*panels, *overviews)] + [x_col.box]
     width, height = max(box.right for box in boxes) + MARGIN, max(box.bottom for box in boxes) + MARGIN
-    middle = min((panels[0].box.top + panels[0].box.bottom) // 2, height - MARGIN)
+    middle = min((panels[0].box.top + panels[0].box.bottom) // 2, x_col.box.bottom)
     arrow = (start, middle), (start + _ARROW, middle)
     return PatchPlan(
         geometry=flat,
@@ -237,6 +241,23 @@ def _stack(
         panels.append(place_panel(n, window, side, (MARGIN, labels[-1].box.bottom + 4)))
         top = panels[-1].box.bottom + 16
     return overviews, panels, labels
+
+
+def _beside(
+    overviews: list[Panel], panels: list[Panel], notes: list[Label], x_col: Rows, top: int
+) -> tuple[list[Panel], list[Panel], list[Label]]:
+    """The whole of an image below X_col, and its excerpt where that was, if the drawing is less high then."""
+    [overview], [panel], [of_whole, of_part] = overviews, panels, notes
+    up, height = of_part.box.top - top, overview.box.bottom - of_whole.box.top
+    if max(panel.box.bottom - up, x_col.bottom + 16 + height) >= max(panel.box.bottom, x_col.bottom):
+        return overviews, panels, notes
+    left, down = x_col.box.left, x_col.bottom + 16 - of_whole.box.top
+    whole = of_whole._replace(box=of_whole.box.moved(left - MARGIN, down))
+    part = of_part._replace(box=of_part.box.moved(0, -up))
+    x, y = overview.origin
+    overview = overview._replace(origin=(x + left - MARGIN, y + down))
+    panel = panel._replace(origin=(panel.origin[0], panel.origin[1] - up))
+    return [overview], [panel], [whole, part]
 
 
 def _choose(
@@ -369,11 +390,11 @@ def _map(geometry: ConvGeometry, row: int, beside: Box | None, start: Box) -> tu
     )
     for span, positions, (first, last) in spans:
         size = (last - first) / len(positions)
+        if len(span) * size < _SEEN:
+            return None
         begin = first + round((span.start - positions.start) * size)
         sides.append((begin, first + round((span.stop - positions.start) * size)))
     (top, bottom), (left, right) = sides
-    if min(bottom - top, right - left) < 3:
-        return None
     return frame, Box(left, top, right, bottom)
 
 

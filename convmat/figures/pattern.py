@@ -1,4 +1,4 @@
-"""The picture of a whole layer's matrix: where it has entries, and if they can be told apart, their weights."""
+"""The picture of a whole layer's matrix: where it has entries, and where there is room, which."""
 
 from __future__ import annotations
 

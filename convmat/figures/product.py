@@ -2,7 +2,7 @@
 
 W_col stands above Y and X_col beside it, so that a number of Y is where its row and its column meet. One
 patch is followed through: outlined in the image, a row of X_col, a row of Y, a pixel of each feature map (the
-paper's Fig. 3 and 4). `plan_product` decides what is shown and where; `convmat.figures.multiplying` paints it.
+paper's Fig. 3 and 4). `plan_product` decides what is where; `convmat.figures.multiplying` paints it.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def plan_product(
     equation = "Y = X_col · W_col" + (" + b" if biased else "")
     labels = [label(MARGIN, MARGIN, f"{equation}: {captions.title(geometry, padding_mode)}", HEAD)]
     top = labels[0].box.bottom + 12
-    window, _ = choose_window(flat, (), _MOVES if moving else 0, focus)
+    window, _ = choose_window(flat, (), _MOVES if moving else 0, focus, _SIDE)
     overview = None
     body = top + text_size("0", BODY)[1] + 4
     labels.append(label(MARGIN, top, captions.image(geometry, 0)))
@@ -192,11 +192,11 @@ def plan_product(
     below = max([image.box.bottom, w_col.box.bottom, *(m.boxes[-1].bottom for m in marks)]) + _ARROW + 8
     x_col, y = (_lowered(matrix, below + text_size("0", BODY)[1] + 4) for matrix in (x_col, y))
     labels = [
-        line._replace(box=_moved(line.box, below - top)) if line in words[::2] else line for line in labels
+        line._replace(box=line.box.moved(0, below - top)) if line in words[::2] else line for line in labels
     ]
     shape = (*geometry.output_size, filters)
     labels.append(label(right, below, f"Y as feature maps: {sizes(shape)}{of}"))
-    maps = _place_maps(flat, shown, (right, labels[-1].box.bottom + 4))
+    maps = _place_maps(flat, shown, Box(right, labels[-1].box.bottom + 4, right, x_col.box.bottom))
     arrows = (
         ((image.box.left + 40, below - _ARROW), (image.box.left + 40, below - 6)),
         ((right - 8, body + 40), (right - 8 - _ARROW, body + 40)),
@@ -232,10 +232,6 @@ def plan_product(
     )
 
 
-def _moved(box: Box, down: int) -> Box:
-    return box._replace(top=box.top + down, bottom=box.bottom + down)
-
-
 def _lowered(matrix: Matrix, top: int) -> Matrix:
     """A matrix that begins further down."""
     down = top - matrix.box.top
@@ -263,11 +259,12 @@ def _place_filters(
     return tuple(marks), names
 
 
-def _place_maps(geometry: ConvGeometry, count: int, origin: tuple[int, int]) -> tuple[MapMark, ...]:
-    """Feature maps in one line or two, with room for their names."""
-    left, at = across, deepest = origin
-    columns = min(count, 3)
-    side = _SIDE if count == 1 else (_SIDE - 24) // (1 if count <= 2 else 2)
+def _place_maps(geometry: ConvGeometry, count: int, room: Box) -> tuple[MapMark, ...]:
+    """Feature maps in one line or two, as high as there is room, with their names."""
+    left, at = across, deepest = room[:2]
+    columns = -(-count // 2) if count > 2 else count
+    lines = -(-count // columns)
+    side = min(max((room.bottom - room.top) // lines - 28, _SIDE // 2 - 12), _SIDE)
     window = range(geometry.output_size[0]), range(geometry.output_size[1])
     marks = list[MapMark]()
     for k in range(count):

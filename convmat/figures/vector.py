@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from convmat.figures.canvas import (
+    SMALL,
     THEMES,
     Box,
     Cells,
@@ -31,6 +32,7 @@ from convmat.figures.canvas import (
     text_size,
 )
 
+_SHORT = 2  # signs of words whose width need not be said
 _REST = 2.0  # seconds that an animation's end is seen, at least
 
 
@@ -71,7 +73,7 @@ def _document(sheet: Sheet, scale: int, elements: Iterable[str]) -> str:
     width, height = sheet.size
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * scale}" height="{height * scale}" '
-        f'viewBox="0 0 {width} {height}" font-family="Aileron, Helvetica, Arial, sans-serif" '
+        f'viewBox="0 0 {width} {height}" font-size="{SMALL}" font-family="Aileron, Helvetica, Arial, sans-serif" '
         'pointer-events="none"><style>.c{pointer-events:all;shape-rendering:crispEdges}</style>\n'
         f"<defs>{_hatching(sheet.theme.name)}</defs>\n" + "".join(elements) + "</svg>\n"
     )
@@ -100,11 +102,11 @@ def _area(box: Box, fill: str, title: str = "") -> str:
     """A filled box; with a title readers can point at it."""
     width, height = box.right - box.left, box.bottom - box.top
     text = f'd="M{box.left} {box.top}h{width}v{height}h-{width}z" fill="{fill}"'
-    return f'<path class="c" {text}><title>{escape(title)}</title></path>\n' if title else f"<path {text}/>\n"
+    return f"<path {text}><title>{escape(title)}</title></path>\n" if title else f"<path {text}/>\n"
 
 
 def _rect(mark: Rect) -> str:
-    text = "" if mark.fill is None else _area(mark.box, _colour(mark.fill), mark.title)
+    text = "" if mark.fill is None else _area(mark.box, _colour(mark.fill))
     if mark.edge is None:
         return text
     (left, top, right, bottom), half = mark.box, mark.width / 2
@@ -116,13 +118,14 @@ def _rect(mark: Rect) -> str:
 
 
 def _words(mark: Words) -> str:
+    """What is said of all words at the top is left out; the shortest are as wide in any font."""
     line = mark.line
-    baseline = line.box.top + font(line.size).getmetrics()[0]
-    return (
-        f'<text x="{line.box.left}" y="{baseline}" font-size="{line.size}" fill="{_colour(mark.colour)}" '
-        f'textLength="{text_size(line.text, line.size)[0]}" lengthAdjust="spacingAndGlyphs">'
-        f"{escape(line.text)}</text>\n"
-    )
+    text = f'<text x="{line.box.left}" y="{line.box.top + font(line.size).getmetrics()[0]}"'
+    text += f' font-size="{line.size}"' if line.size != SMALL else ""
+    text += f' fill="{_colour(mark.colour)}"' if mark.colour != (0, 0, 0) else ""
+    if len(line.text) > _SHORT:
+        text += f' textLength="{text_size(line.text, line.size)[0]}" lengthAdjust="spacingAndGlyphs"'
+    return f"{text}>{escape(line.text)}</text>\n"
 
 
 def _cells(mark: Cells) -> str:
@@ -132,7 +135,8 @@ def _cells(mark: Cells) -> str:
         xs = [left + (right - left) * j // w for j in range(w + 1)]
         boxes = (Box(xs[j], ys[i], xs[j + 1], ys[i + 1]) for i in range(h) for j in range(w))
         cells = zip(boxes, mark.colours.reshape(-1, 3).tolist(), mark.titles, strict=True)
-        return "".join(_area(box, _colour(colour), title) for box, colour, title in cells if title)
+        areas = (_area(box, _colour(colour), title) for box, colour, title in cells if title)
+        return '<g class="c">\n' + "".join(areas) + "</g>\n"
     encoded = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(mark.colours)).save(encoded, "PNG", optimize=True)
     return (
@@ -143,7 +147,8 @@ def _cells(mark: Cells) -> str:
 
 
 def _hatch(mark: Hatch) -> str:
-    return _area(mark.box, f"url(#hatch-{mark.theme.name})", mark.title)
+    area = _area(mark.box, f"url(#hatch-{mark.theme.name})", mark.title)
+    return f'<g class="c">{area}</g>\n' if mark.title else area
 
 
 def _lines(mark: Lines) -> str:

@@ -85,7 +85,8 @@ def check_ending(name: str, *kinds: str) -> None:
         return
     for kind in kinds:
         if kind in ("picture", "figure", "animation") and len(kinds) == 1:
-            raise FileError(name or "''", f"is no {kind}'s name; end it in one of {', '.join(fitting)}")
+            what = "picture" if kind == "figure" else kind
+            raise FileError(name or "''", f"is no {what}'s name; end it in one of {', '.join(fitting)}")
     if ending(name) in _NAMED:
         what = {"npy": ".npy", "npz": ".npz", "picture": "a picture", "folder": "a folder"}
         written = " or ".join(what[kind] for kind in kinds)

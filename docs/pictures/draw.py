@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 GALLERY = ROOT / "docs" / "gallery.md"
-DRAWS = re.compile(r"`convmat ([^`]* docs/pictures/\w+\.(?:png|gif)[^`]*)`")
+DRAWS = re.compile(r"`convmat ([^`]* docs/pictures/\w+\.(?:png|svg)[^`]*)`")
 
 
 def main(folder: Path) -> None:
