@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from PIL import Image
 import convmat as cm
 from convmat.cli import run
 from convmat.errors import FileError, GeometryError
-from convmat.figures.canvas import ACCENTS, THEMES, Box, Film, Sheet, label, plain, text_size
+from convmat.figures.canvas import ACCENTS, THEMES, Box, Sheet, Words, label, plain, text_size
 from convmat.figures.cells import shades, x_col_faces
 from convmat.figures.multiplying import animate_product, draw_product, strongest
 from convmat.figures.painting import animate, draw_patches
@@ -25,6 +27,7 @@ from convmat.figures.patches import PatchPlan, plan_patches
 from convmat.figures.product import ProductPlan, plan_product
 from convmat.figures.raster import frames, painted
 from convmat.figures.vector import moving_svg, svg
+from convmat.figures.writing import transposed_rows
 from convmat.files.pictures import write_animation
 from convmat.geometry import ConvGeometry
 from tests.strategies import Layer, layers
@@ -345,6 +348,220 @@ def test_themes_read_on_their_papers() -> None:
     assert len(set(ACCENTS)) == len(ACCENTS)
 
 
+# Small cases
+
+
+SMALL_CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "3 x 3": ((1, 3, 3, 1), {"kernel_size": 3, "padding": 1}),
+    "5 x 5": ((1, 5, 5, 1), {"kernel_size": 3, "padding": 1, "stride": 2}),
+    "4 x 4": ((1, 4, 4, 1), {"kernel_size": 2}),
+    "7 x 7": ((1, 7, 7, 1), {"kernel_size": 3, "dilation": 2}),
+    "signal": ((1, 12, 1), {"kernel_size": 3, "padding": 1}),
+    "short signal": ((1, 4, 1), {"kernel_size": 3, "padding": 1}),
+}
+
+
+@pytest.mark.parametrize("name", SMALL_CASES)
+def test_few_patches_are_outlined_all_alike_and_none_on_another(name: str) -> None:
+    shape, arguments = SMALL_CASES[name]
+    plan = plan_patches(ConvGeometry(shape, **arguments))
+    assert 1 <= len(plan.patches) <= 3
+    assert len({(box.right - box.left, box.bottom - box.top) for p in plan.patches for box in p.lines}) == 1
+    for one, other in itertools.permutations(plan.patches, 2):
+        # Neither the same pixels outlined twice, nor a side on another's.
+        assert not set(one.lines) & set(other.lines)
+        assert all(one.tag.box.overlap(line) == 0 for line in other.lines)
+    assert all(within(patch.box, patch.tag.box) for patch in plan.patches)
+    # All others are in small maps, where they are in the image.
+    for mark in plan.x_col.marks:
+        assert mark.map is not None
+        whole, patch = mark.map
+        assert within(whole, patch)
+        (y, x), panel = plan.geometry.place(mark.row, 0).position, plan.panels[0]
+        assert (
+            abs((patch.left - whole.left) / (whole.right - whole.left) * len(panel.xs) - (x - panel.xs[0]))
+            < 0.3
+        )
+        assert (
+            abs((patch.top - whole.top) / (whole.bottom - whole.top) * len(panel.ys) - (y - panel.ys[0]))
+            < 0.3
+        )
+    captions = " ".join(line.text for line in plan.labels)
+    assert "*0" not in captions
+    assert "*1 " not in captions
+    assert "- 0" not in captions
+
+
+def test_the_pages_patch_is_the_one_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patch 5, in both pictures; one that is not blank, where another lies nearer to the middle."""
+    monkeypatch.chdir(tmp_path)
+    digit = str(ROOT / DIGIT)
+    assert run(["unroll", digit, "-k", "7", "-s", "7", "--figure", "u.svg", "-q"]) == 0
+    assert run(["convolve", digit, "--kernel", "box:7", "-s", "7", "--figure", "c.svg", "-q"]) == 0
+    for name in ("u.svg", "c.svg"):
+        assert "row 1*4 + 1 = 5: its patch begins at y = 1*7 = 7, x = 1*7 = 7" in Path(name).read_text(
+            "utf-8"
+        )
+    x = np.zeros((6, 6), np.uint8)
+    x[4:, 4:] = [[1, 2], [3, 4]]
+    np.save("x.npy", x)
+    assert run(["unroll", "x.npy", "-k", "2", "-s", "2", "--figure", "u.svg", "-q"]) == 0
+    assert "row 2*3 + 2 = 8:" in Path("u.svg").read_text("utf-8")
+    assert run(["unroll", "x.npy", "-k", "2", "-s", "2", "--figure", "u.svg", "-q", "--at", "0,3"]) == 0
+    assert "row 1: its patch" in Path("u.svg").read_text("utf-8")
+
+
+def test_a_pixel_is_as_gray_in_x_col_as_in_the_image() -> None:
+    x = coded((1, 5, 5, 1)) - 9
+    filters = np.ones((2, 3, 3, 1))
+    y = cm.convolve(x, filters, 1, 1)
+    plan = plan_product(ConvGeometry(x.shape, 3, 1, 1), 2)
+    pixels = (x - x.min()).astype(np.uint8) * 10
+    sheet = draw_product(plan, pixels[0], x[0], filters, y[0], THEMES["dark"])
+    picture, ys, xs = sheet.pixels(), *plan.x_col.spans
+    padding = {THEMES["dark"].padding, THEMES["dark"].line, THEMES["dark"].ink}
+    for (row, _), (top, bottom) in zip(plan.x_col.rows, ys, strict=True):
+        for (column, _), (left, right) in zip(plan.x_col.columns, xs, strict=True):
+            place, inside = plan.geometry.place(row, column), picture[bottom - 5, left + 4 : right - 3]
+            if place.element is None:
+                assert {tuple(colour) for colour in inside.tolist()} <= padding
+            elif row != plan.row:
+                assert (inside == pixels[place.element]).all()
+    said = " ".join(mark.line.text for mark in sheet.marks if isinstance(mark, Words))
+    for k in range(2):
+        assert f"k = {k}: {y[..., k].min():g} .. {y[..., k].max():g}" in said
+
+
+def test_large_maps_keep_the_number_of_largest_magnitude() -> None:
+    values = np.zeros((7, 5, 2), np.int8)
+    values[4, 3] = [-128, 3]
+    values[5, 2] = [127, -2]
+    np.testing.assert_array_equal(strongest(values, 3, 2)[1], [[0, 0], [-128, 3], [0, 0]])
+    assert strongest(values, 3, 2).shape == (3, 3, 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 3000, 4000, 3), (1, 16000, 1), (2, 200, 300, 1)])
+def test_an_excerpt_has_the_whole_beside_it(shape: tuple[int, ...]) -> None:
+    geometry = ConvGeometry(shape, 3)
+    plan = plan_patches(geometry, focus=(0, 60))
+    assert len(plan.overviews) == len(plan.panels) == shape[0] if len(shape) > 3 else 1
+    for whole, panel in zip(plan.overviews, plan.panels, strict=True):
+        assert whole.image == panel.image
+        assert whole.shows(panel.ys, panel.xs)
+        assert panel.shows([0], [60])
+    assert plan_product(geometry, 1).overview is not None
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_larger_picture_is_the_same_one(scale: int) -> None:
+    x = (coded((1, 5, 5, 1)) * 10).astype(np.uint8)
+    plan = plan_patches(ConvGeometry(x.shape, 3, 2, 1))
+    sheet = draw_patches(plan, x, None, THEMES["light"])
+    large, small = sheet.pixels(scale), sheet.pixels()
+    assert large.shape == (small.shape[0] * scale, small.shape[1] * scale, 3)
+    for mark in plan.x_col.marks:
+        for cell in plan.cells(mark):
+            y, x_ = cell.box.top + 4, cell.box.left + 5
+            if cell.place.element is not None:
+                assert (large[y * scale, x_ * scale] == small[y, x_]).all()
+
+
+# Vector graphics
+
+
+def test_svg_tells_of_each_cell_what_unroll_puts_there() -> None:
+    x = coded((1, 5, 4, 1)) * 7
+    plan = plan_patches(ConvGeometry(x.shape, 3, 1, 1))
+    text = svg(draw_patches(plan, x.astype(np.uint8), x, THEMES["light"]))
+    titles = [title.text for title in ET.fromstring(text).iter("{http://www.w3.org/2000/svg}title")]
+    told = dict(
+        re.match(r"row (\d+, column \d+): .*?(\d+)$", title).groups() for title in titles if "row" in title
+    )
+    x_col = cm.unroll(x, 3, 1, 1)
+    assert told == {f"{i}, column {j}": str(n) for (i, j), n in np.ndenumerate(x_col)}
+    assert {f"pixel {y},{c} = {n}" for (_, y, c, _), n in np.ndenumerate(x)} <= set(titles)
+
+
+@settings(max_examples=5)
+@given(FLAT, st.sampled_from(["zeros", "reflect"]))
+def test_svg_is_well_formed_without_scripts_and_always_the_same(layer: Layer, mode: str) -> None:
+    geometry = geometry_of(layer)
+    count = 2 * geometry.groups
+    filters = np.ones((count, *geometry.kernel_size, geometry.channels // geometry.groups))
+    x = coded(geometry.input_shape)
+    y = cm.convolve(x, filters, **layer.where, groups=geometry.groups, padding_mode=mode)
+    plan = plan_product(geometry, count, mode, moving=True)
+    shape = plan.geometry.input_shape[1:]
+    image, flat = x[0].reshape(shape), filters.reshape(count, *plan.geometry.kernel_size, -1)
+    arrays = (image % 256).astype(np.uint8), image, flat, y[0].reshape(*plan.geometry.output_size, -1)
+    texts = []
+    for _ in range(2):
+        texts.append(moving_svg(animate_product(plan, *arrays, THEMES["dark"])))
+    assert texts[0] == texts[1]
+    root = ET.fromstring(texts[0])
+    names = {element.tag.split("}")[1] for element in root.iter()}
+    assert names <= {*"svg style defs pattern path g animate rect text title image polygon".split()}
+    assert root.attrib["viewBox"] == f"0 0 {plan.size[0]} {plan.size[1]}"
+    assert not re.search(r"script|javascript|onload|href=.http", texts[0])
+
+
+def test_a_film_as_svg_is_the_whole_where_nothing_moves() -> None:
+    x = coded((1, 4, 4, 1)).astype(np.uint8)
+    plan = plan_patches(ConvGeometry(x.shape, 2), moving=True)
+    film = animate(plan, x, x, THEMES["light"], fps=4)
+    groups = ET.fromstring(moving_svg(film)).findall("{http://www.w3.org/2000/svg}g[@visibility]")
+    assert [group.attrib["visibility"] for group in groups] == ["visible", "hidden"] * 9
+    starts = []
+    for group in groups:
+        [moves] = [dict(e.attrib) for e in group if e.tag.endswith("animate")]
+        times, values = moves["keyTimes"].split(";"), moves["values"].split(";")
+        assert (moves["calcMode"], moves["repeatCount"]) == ("discrete", "indefinite")
+        assert times[0] == "0" and times == sorted(times, key=float)
+        assert moves["dur"] == "4.25s"  # nine at four a second, and two for the whole
+        starts.append(float(times[values.index("visible")]) * 4.25)
+    np.testing.assert_allclose(starts, np.arange(9).repeat(2) / 4, atol=1e-3)
+    assert [milliseconds for _, milliseconds in frames(film)] == [250] * 9 + [2000]
+
+
+def test_a_photo_as_svg_is_small() -> None:
+    x = np.arange(3000 * 4000 * 3, dtype=np.uint32).astype(np.uint8).reshape(1, 3000, 4000, 3)
+    plan = plan_patches(ConvGeometry(x.shape, 3))
+    assert len(svg(draw_patches(plan, x, x, THEMES["light"]))) < 1_000_000
+
+
+# The way back, and whole layers
+
+
+@pytest.mark.parametrize("overlap", ["sum", "mean"])
+def test_fold_draws_the_copies_that_add_up(
+    overlap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    x_col = np.arange(36).reshape(9, 4)
+    np.save("x.npy", x_col)
+    options = ["-k", "2", "--overlap", overlap, "--at", "1,2", "-q"]
+    assert run(["fold", "x.npy", "--input-shape", "4,4", *options, "--figure", "f.svg", "-o", "y.npy"]) == 0
+    total = np.load("y.npy")[0, 1, 2, 0]
+    indices = ConvGeometry((1, 4, 4, 1), 2).matrix_indices(0, (1, 2), 0)
+    terms = " + ".join(str(x_col[pair]) for pair in indices)
+    terms = f"({terms}) / 4" if overlap == "mean" else terms
+    text = Path("f.svg").read_text("utf-8")
+    assert f"pixel 1,2: {terms} = {total:g}, a copy" in text
+    for row, column in indices:
+        assert f"row {row}, column {column} = {x_col[row, column]}<" in text
+    assert f"pixel 1,2 = {total:.3g}<" in text
+
+
+@pytest.mark.parametrize(("groups", "bias"), [(1, None), (2, [5, 6])])
+def test_a_transposed_layer_draws_the_rows_that_it_folds(groups: int, bias: list[int] | None) -> None:
+    random = np.random.default_rng(3)
+    y = random.integers(-9, 9, (1, 3, 3, 4))
+    filters = random.integers(-9, 9, (4, 2, 2, 2 // groups))
+    rows = transposed_rows(y, filters, groups, np.dtype(np.int64))
+    x = cm.convolve_transpose(y, filters, groups=groups, bias=bias)
+    np.testing.assert_array_equal(cm.fold(rows, x.shape, 2) + (0 if bias is None else np.array(bias)), x)
+
+
 def test_commands_draw(tmp_path: Path) -> None:
     digit = str(ROOT / DIGIT)
     done = convmat(
@@ -393,10 +610,43 @@ def test_commands_draw(tmp_path: Path) -> None:
         (("unroll", "e.npy", "-k", "2", "--figure", "f.png"), "--figure: shows images, and there are none"),
         (("unroll", "n.npy", "-k", "2", "--figure", "f.png"), "--figure: complex, NaN or infinite values"),
         (("unroll", "a.npy", "-k", "2", "--figure", "f.png", "--theme", "blue"), "--theme"),
+        (
+            ("unroll", "a.npy", "-k", "2", "--figure", "f.png", "--scale", "5"),
+            "--scale: must be 1 to 4, got 5",
+        ),
+        (
+            ("unroll", "a.npy", "-k", "2", "--animate", "f.svg", "--fps", "0"),
+            "--fps: must be 0.1 to 50, got 0",
+        ),
+        (("unroll", "a.npy", "-k", "2", "--figure", "f.svg", "--fps", "5"), "--fps goes with --animate"),
+        (("unroll", "a.npy", "-k", "2", "--at", "1,1"), "--at goes with --figure or --animate or --preview"),
+        (
+            ("unroll", "a.npy", "-k", "2", "--figure", "f.svg", "--at", "1,5"),
+            "--at: must be a pixel of the image, 0 to 4, 0 to 4, got 1,5",
+        ),
+        (("convolve", "a.npy", "--kernel", "box:2", "--figure", "f.svg", "--at", "1"), "0 to 4, got 1"),
+        (
+            (
+                "fold",
+                "f.npy",
+                "--input-shape",
+                "5,5",
+                "-k",
+                "2",
+                "-s",
+                "3",
+                "--figure",
+                "f.svg",
+                "--at",
+                "2,2",
+            ),
+            "--figure: shows copies of a pixel, and no patch holds 2,2",
+        ),
+        (("unroll", "a.npy", "-k", "2", "--figure", "f.pdf"), "f.pdf: is no picture's name; end it in"),
         (("unroll", "a.npy", "-k", "2", "--figure", "no/f.png"), "no/f.png: cannot be written"),
         (("convolve", "n.npy", "--kernel", "sobel-x", "--figure", "f.png"), "--figure: complex, NaN"),
         (
-            ("convolve", "a.npy", "--kernel", "box:2", "--transpose", "--figure", "f.png"),
+            ("convolve", "a.npy", "--kernel", "box:2", "--transpose", "--animate", "f.gif"),
             "goes without --transpose",
         ),
         (
@@ -414,12 +664,13 @@ def test_trouble_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     np.save("a.npy", np.arange(25).reshape(5, 5))
+    np.save("f.npy", np.arange(16).reshape(4, 4))
     np.save("v.npy", np.zeros((4, 4, 4)))
     np.save("e.npy", np.zeros((0, 4, 4, 1)))
     np.save("n.npy", np.full((4, 4), np.nan))
     assert run(list(arguments)) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
-    assert not list(tmp_path.glob("f.*"))
+    assert {path.name for path in tmp_path.glob("f.*")} == {"f.npy"}
 
 
 def test_an_animation_needs_its_name() -> None:

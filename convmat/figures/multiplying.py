@@ -234,4 +234,4 @@ def strongest(values: NDArray[Any], down: int, across: int) -> NDArray[Any]:
         return found
 
     high, low = reduced(np.maximum), reduced(np.minimum)
-    return np.where(high >= -low, high, low)
+    return np.where(high >= -low.astype(np.float64), high, low)

@@ -95,6 +95,7 @@ def as_image(geometry: ConvGeometry, option: str = "figure") -> ConvGeometry:
         (1, *geometry.stride),
         ((0, 0), *geometry.pads),
         (1, *geometry.dilation),
+        geometry.groups,
     )
 
 
@@ -116,7 +117,7 @@ def choose_window(
 ) -> tuple[tuple[range, range], float]:
     """What of the padded image is shown: the whole, or else what lies about its middle, or about a place.
 
-    Of an animation as much as its `moves` need. Also how many pixels of the drawing one of an image has, about.
+    Of an animation as much as its `moves` need. Also how many pixels of the drawing one of the image has.
     """
     whole = padded_ranges(geometry)
     side = side or SIDES[1 if places or moves else min(geometry.batch, IMAGES)]
