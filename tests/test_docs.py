@@ -105,7 +105,12 @@ def test_pictures_are_those_that_the_commands_draw(tmp_path: Path) -> None:
     assert shown == {path.name for path in kept.iterdir() if path.suffix != ".py"}
     assert len(drawn) >= 6
     assert sum((kept / name).stat().st_size for name in shown) < 400_000
+    embedded = re.compile(r"base64,[^\"]*")  # as it is packed by one version of zlib or another
     for path in drawn:
+        if path.suffix == ".svg":
+            new_text, old_text = (p.read_text(encoding="utf-8") for p in (path, kept / path.name))
+            assert embedded.sub("", new_text) == embedded.sub("", old_text)
+            continue
         with Image.open(path) as new, Image.open(kept / path.name) as old:
             assert new.size == old.size
             assert getattr(new, "n_frames", 1) == getattr(old, "n_frames", 1)

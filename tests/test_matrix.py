@@ -15,13 +15,17 @@ import scipy.sparse
 import scipy.sparse.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 import convmat as cm
 from convmat import spectrum
 from convmat.cli import run
 from convmat.errors import FileError, GeometryError, IntegerRangeError
-from convmat.figures.pattern import sparsity_picture
+from convmat.figures.canvas import THEMES, Words
+from convmat.figures.cells import shades
+from convmat.figures.pattern import draw_matrix
+from convmat.figures.raster import painted
 from convmat.matrix import layer_map, layer_matrix
 from tests.strategies import Layer, layers, noise, probes
 from tests.tools import shell
@@ -357,18 +361,40 @@ def test_weights_that_are_zero_or_not_finite() -> None:
 # The picture
 
 
-def test_picture_of_a_small_matrix_has_a_cell_for_each_element() -> None:
-    m = cm.layer_matrix(np.ones((1, 3, 3, 1)), (5, 5, 1))
-    picture = sparsity_picture(m)[0]
-    cell, margin = 768 // 25, 24
-    centres = picture[margin + cell // 2 :: cell, margin + cell // 2 :: cell][:9, :25]
-    np.testing.assert_array_equal((centres < 100).any(-1), m.toarray() != 0)
+def frame_of(picture: NDArray[np.uint8], theme: str = "light") -> NDArray[np.uint8]:
+    """What is within the frame of a matrix's picture: the first full lines in ink."""
+    ink = (picture == THEMES[theme].ink).all(-1)
+    rows, columns = (np.flatnonzero(ink.mean(axis) > 0.5) for axis in (1, 0))
+    return picture[rows[0] + 1 : rows[-1], columns[0] + 1 : columns[-1]]
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_picture_of_a_small_matrix_has_each_weight_in_its_colour(theme: str) -> None:
+    filters = np.arange(-4, 5).reshape(1, 3, 3, 1)
+    m = cm.layer_matrix(filters, (5, 5, 1), padding=1)
+    picture = frame_of(np.asarray(painted(draw_matrix(m, THEMES[theme]))), theme)
+    cell = 768 // 25
+    assert picture.shape == (25 * cell, 25 * cell, 3)
+    corners = picture[4::cell, 4::cell]
+    weights = m.toarray()
+    wanted = shades(weights, -4, 4)
+    np.testing.assert_array_equal(corners[weights != 0], wanted[weights != 0])
+    stored = m.layer.nnz - np.count_nonzero(weights)
+    assert (corners[weights == 0] == THEMES[theme].padding).all(-1).sum() == stored
+    assert (corners[weights == 0] == THEMES[theme].paper).all(-1).sum() == 625 - m.layer.nnz
+
+
+def test_picture_of_a_matrix_has_axes() -> None:
+    m = cm.layer_matrix(np.ones((2, 3, 3, 1)), (6, 5, 1))
+    said = [mark.line.text for mark in draw_matrix(m, THEMES["light"]).marks if isinstance(mark, Words)]
+    assert said[:2] == ["rows: vec(Y), 4 × 3 × 2", "columns: vec(X), 6 × 5 × 1"]
+    assert " ".join(said[2:12]) == "0 6 12 18 0 5 10 15 20 25"
 
 
 def test_picture_of_a_large_matrix_shows_every_block_with_entries() -> None:
     m = cm.layer_matrix(np.ones((1, 3, 1)), (3000, 1), padding="same")
-    picture = sparsity_picture(m)[0]
-    pattern = picture[24 : 24 + 768, 24 : 24 + 768]
+    pattern = frame_of(np.asarray(painted(draw_matrix(m, THEMES["light"]))))
+    assert pattern.shape == (768, 768, 3)
     rows, columns = np.nonzero((pattern < 250).any(-1))
     assert set(np.abs(rows - columns)) == {0, 1}
     assert len(set(rows)) == 768
@@ -395,7 +421,7 @@ def test_command_writes_what_the_library_gives(capsys: pytest.CaptureFixture[str
     assert (found["unroll_shape"], found["rank"], found["converged"]) == ([784, 784], 32, True)
     assert (found["row_axes"], found["column_axes"]) == ([2, 4, 4], [1, 28, 28])
     with Image.open("m.png") as picture:
-        assert (picture.mode, picture.width) == ("RGB", 768 + 48)
+        assert picture.mode == "RGB"
     again = facts_of(capsys, "--input-shape", "1,28,28", *options, "--dense", "-o", "m.npy")
     np.testing.assert_array_equal(np.load("m.npy"), m.toarray())
     assert again == found | {"input": None}

@@ -52,6 +52,18 @@ def test_patches_are_rows_of_x_col(shape: tuple[int, ...], arguments: dict[str, 
         np.testing.assert_array_equal(tile.padding, (expected == 0).all(-1))
 
 
+def test_a_large_image_is_shown_about_a_pixel() -> None:
+    pixels = np.arange(100 * 300, dtype=np.int64).astype(np.uint8).reshape(1, 100, 300, 1)
+    geometry = ConvGeometry(pixels.shape, 3)
+    (tile,) = image_tiles(geometry, pixels, 80, (95, 150))
+    assert tile.name == "excerpt: lines 20..99, columns 110..189"
+    np.testing.assert_array_equal(tile.colours[..., 0], pixels[0, 20:, 110:190, 0])
+    first, *_ = patch_tiles(geometry, "zeros", pixels, (95, 150))
+    assert first is not None
+    assert first.name == f"{94 * 298 + 149} (94, 149)"
+    np.testing.assert_array_equal(first.colours[1, 1], pixels[0, 95, 150].repeat(3))
+
+
 def test_images_are_reduced_to_the_width() -> None:
     pixels = np.zeros((1, 100, 300, 1), np.uint8)
     (tile,) = image_tiles(ConvGeometry(pixels.shape, 3), pixels, 80)

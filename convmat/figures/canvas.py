@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -54,6 +54,12 @@ class Box(NamedTuple):
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.bottom, other.bottom) - max(self.top, other.top)
         return width * height if width > 0 and height > 0 else 0
+
+
+def sheet_size(boxes: Iterable[Box]) -> tuple[int, int]:
+    """Width and height of what holds all boxes, and a margin."""
+    rights, bottoms = zip(*((box.right, box.bottom) for box in boxes), strict=True)
+    return max(rights) + MARGIN, max(bottoms) + MARGIN
 
 
 @dataclass(frozen=True)
@@ -279,12 +285,6 @@ class Sheet:
         for step in (-5, 0, 5):
             at = (x, y + step) if upright else (x + step, y)
             self.fill(Box(at[0] - 1, at[1] - 1, at[0] + 1, at[1] + 1), self.theme.dim)
-
-    def pixels(self, scale: int = 1) -> NDArray[np.uint8]:
-        """The picture, (height, width, 3), painted."""
-        from convmat.figures.raster import painted
-
-        return np.asarray(painted(self, scale))
 
 
 class Moment(NamedTuple):

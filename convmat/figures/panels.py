@@ -38,6 +38,21 @@ _TRIED = 40  # positions along an axis among which a patch that is not blank is 
 _PIXELS = 24  # of an excerpt's side at least; three extents, where those are more
 
 
+class About(NamedTuple):
+    """What of an image a picture is about."""
+
+    focus: tuple[int, int] | None = None
+    """(y, x), what an excerpt shows; by default the middle."""
+    at: tuple[int, int] | None = None
+    """(y, x), near which a patch is explained; by default the middle of what is shown."""
+    blank: Callable[[int], bool] | None = None
+    """Whether a row's patch has nothing to see, and another is rather explained."""
+
+
+MIDDLE = About()
+"""Of a picture that is about nothing else."""
+
+
 class Panel(NamedTuple):
     """A part of a padded image, drawn."""
 
@@ -160,18 +175,17 @@ def _nearest(shown: range, reach: int, before: int, stride: int, count: int) -> 
 def middle_patch(
     geometry: ConvGeometry,
     panel: Panel,
-    focus: tuple[int, int] | None = None,
-    blank: Callable[[int], bool] | None = None,
+    about: About,
 ) -> int:
-    """The row of the patch nearest to the middle of what is shown, or to `focus`, blank only if all are."""
+    """The row of the patch nearest to what a picture is about, blank only if all near it are."""
     axes = zip(_axes(geometry, (panel.ys, panel.xs)), positions_inside(geometry, panel), (0, 1), strict=True)
     near = []
     for (shown, reach, before, s, _), places, axis in axes:
-        at = (shown.start + shown.stop - reach) / 2 if focus is None else focus[axis] - (reach - 1) / 2
+        at = (shown.start + shown.stop - reach) / 2 if about.at is None else about.at[axis] - (reach - 1) / 2
         near.append(sorted((abs(y * s - before - at), y) for y in places)[:_TRIED])
     pairs = sorted(itertools.product(*near), key=lambda pair: sum(distance for distance, _ in pair))
     rows = [geometry.patch_row((panel.image, *(y for _, y in pair))) for pair in pairs]
-    return next((row for row in rows if blank is not None and not blank(row)), rows[0])
+    return next((row for row in rows if about.blank is not None and not about.blank(row)), rows[0])
 
 
 def positions_inside(geometry: ConvGeometry, panel: Panel) -> list[list[int]]:
@@ -180,6 +194,12 @@ def positions_inside(geometry: ConvGeometry, panel: Panel) -> list[list[int]]:
         [y for y in range(count) if y * s - before >= shown.start and y * s - before + reach <= shown.stop]
         for shown, reach, before, s, count in _axes(geometry, (panel.ys, panel.xs))
     ]
+
+
+def rows_inside(geometry: ConvGeometry, panel: Panel) -> list[int]:
+    """The rows of the patches that a panel shows whole."""
+    places = itertools.product([panel.image], *positions_inside(geometry, panel))
+    return [geometry.patch_row(position) for position in places]
 
 
 def place_panel(image: int, window: tuple[range, range], side: int, origin: tuple[int, int]) -> Panel:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,15 +23,18 @@ from convmat.figures.canvas import (
     Label,
     centred,
     label,
+    sheet_size,
     text_size,
 )
 from convmat.figures.outlines import PatchMark, coloured, outlines, reach, told_apart
 from convmat.figures.panels import (
     EXCERPT_SIDE,
     IMAGES,
+    MIDDLE,
     MOVES,
     OVERVIEW_SIDE,
     SIDES,
+    About,
     Panel,
     as_image,
     choose_window,
@@ -39,6 +42,7 @@ from convmat.figures.panels import (
     padded_ranges,
     place_panel,
     positions_inside,
+    rows_inside,
 )
 from convmat.geometry import ConvGeometry, Place
 from convmat.words import columns_text
@@ -149,9 +153,7 @@ def plan_patches(
     order: str = "hwc",
     places: Sequence[Place] = (),
     moving: bool = False,
-    focus: tuple[int, int] | None = None,
-    at: tuple[int, int] | None = None,
-    blank: Callable[[int], bool] | None = None,
+    about: About = MIDDLE,
     folding: Sequence[str] = (),
     name: str = "X_col",
 ) -> PatchPlan:
@@ -162,9 +164,7 @@ def plan_patches(
         padding_mode, order: as in `unroll`.
         places: elements to point at, instead of patches of the plan's own choice.
         moving: for an animation, whose patches are in `frames`.
-        focus: (y, x), what an excerpt should show; by default the middle.
-        at: (y, x), what the caption is about; by default the middle of what is shown.
-        blank: whether a row's patch has nothing to see, and another is rather explained.
+        about: what the excerpt and the caption are about.
         folding: for the way back, from X_col to the image: what is written instead of Eq. 8.
         name: of the matrix.
 
@@ -173,52 +173,43 @@ def plan_patches(
     """
     flat = as_image(geometry)
     places = [flat.place(p.row, p.column, padding_mode, order=order) for p in places]
-    window, scale = choose_window(flat, places, MOVES if moving else 0, focus)
+    window, scale = choose_window(flat, places, MOVES if moving else 0, about.focus)
     first = places[0].patch[0] if places else 0
     images = range(first, first + min(flat.batch, 1 if places or moving else IMAGES))
     labels = [label(MARGIN, MARGIN, captions.title(geometry, padding_mode), HEAD)]
     top = labels[0].box.bottom + 12
     overviews, panels, notes = _stack(geometry, window, images, moving, top)
     room = max((panels[-1].box.bottom - top) // _PITCHES[1], 12)
-    example = middle_patch(flat, panels[0], at, blank)
+    example = middle_patch(flat, panels[0], about)
     rows, colours, plain, frames = _choose(flat, panels, places, moving, scale, example, room, bool(folding))
     # To the right of the panels: an arrow, the rows' numbers, X_col, and the patches they are.
-    start = max([*(panel.box.right for panel in panels), *(line.box.right for line in notes)]) + GAP
-    flat_panel = panels[-1].box if len(panels) == 1 and panels[0].box.bottom - top < _FLAT else None
-    x_col = _place_matrix(
-        geometry, name, order, rows, colours, moving, (start + _ARROW + 16, top), flat_panel
-    )
+    start = max(box.right for box in (*(p.box for p in panels), *(line.box for line in notes))) + GAP
+    at = start + _ARROW + 16, top
+    x_col = _place_matrix(geometry, name, order, rows, colours, moving, at, panels)
     if len(overviews) == 1 and not moving:
         overviews, panels, notes = _beside(overviews, panels, notes, x_col, top)
-    bottom = max(panel.box.bottom for panel in (*panels, *overviews))
-    bottom = max(bottom, x_col.bottom)
     if not places:
         example = frames[-1] if moving else next(iter(colours), example)
     texts = folding or captions.formulas(geometry, places[0] if places else None, example, order)
-    formulas = [label(MARGIN, bottom + 16 + 22 * index, text, SMALL) for index, text in enumerate(texts)]
-    labels += notes
+    drawn = [x_col.box, *(panel.box for panel in (*panels, *overviews))]
+    bottom = max(x_col.bottom, *(box.bottom for box in drawn)) + 16
+    formulas = [label(MARGIN, bottom + 22 * index, text, SMALL) for index, text in enumerate(texts)]
     patches = outlines(flat, panels, colours, plain)
-    boxes = [line.box for line in (*labels, *formulas, *x_col.lines)]
-    boxes += [mark.map[0] for mark in x_col.marks if mark.map]
-    boxes += [mark.tag.box for mark in patches] + [p.box for p in (*panels, *overviews)] + [x_col.box]
-    width, height = max(box.right for box in boxes) + MARGIN, max(box.bottom for box in boxes) + MARGIN
-    middle = min((panels[0].box.top + panels[0].box.bottom) // 2, x_col.box.bottom)
-    arrow = (start, middle), (start + _ARROW, middle)
-    return PatchPlan(
-        geometry=flat,
-        padding_mode=padding_mode,
-        order=order,
-        size=(width, height),
-        overviews=tuple(overviews),
-        panels=tuple(panels),
-        patches=patches,
-        x_col=x_col,
-        labels=tuple(labels if moving else labels + formulas),
-        arrow=(arrow[1], arrow[0]) if folding else arrow,
-        marked=tuple(places),
-        frames=tuple(mark for row in frames for mark in outlines(flat, panels, coloured([row]))),
-        note=formulas[0].box[:2],
-    )
+    drawn += [line.box for line in (*labels, *notes, *formulas, *x_col.lines)]
+    drawn += [mark.map[0] for mark in x_col.marks if mark.map] + [mark.tag.box for mark in patches]
+    arrow = start, min((panels[0].box.top + panels[0].box.bottom) // 2, x_col.box.bottom)
+    what = flat, padding_mode, order, sheet_size(drawn)
+    shown = tuple(overviews), tuple(panels), patches, x_col
+    written = (*labels, *notes, *(() if moving else formulas))
+    moves = tuple(mark for row in frames for mark in outlines(flat, panels, coloured([row])))
+    way = _arrow(*arrow, bool(folding))
+    return PatchPlan(*what, *shown, written, way, tuple(places), moves, formulas[0].box[:2])
+
+
+def _arrow(left: int, y: int, back: bool) -> tuple[tuple[int, int], tuple[int, int]]:
+    """From the image to X_col, or back."""
+    ends = (left, y), (left + _ARROW, y)
+    return ends[::-1] if back else ends
 
 
 def _stack(
@@ -277,8 +268,7 @@ def _choose(
         colours = coloured(told_apart(geometry, panels, [rows[0], rows[-1], rows[len(rows) // 2], *rows]))
         return (list(every) if folding and len(every) <= _PLACES else rows[:_PLACES]), colours, [], []
     if moving:
-        inside = itertools.product([panels[0].image], *positions_inside(geometry, panels[0]))
-        rows = [geometry.patch_row(position) for position in inside]
+        rows = rows_inside(geometry, panels[0])
         return rows, {}, [], rows
     rows = list(every) if len(every) <= _ROWS else []
     steps = zip(geometry.stride, geometry.extent, strict=True)
@@ -316,9 +306,10 @@ def _place_matrix(
     colours: dict[int, Colour],
     moving: bool,
     origin: tuple[int, int],
-    beside: Box | None,
+    panels: Sequence[Panel],
 ) -> Rows:
-    """Rows of X_col to the right of `origin`, below their captions; maps of their patches below `beside`."""
+    """Rows of X_col to the right of `origin`, below their captions; maps of their patches below a flat one."""
+    beside = panels[0].box if len(panels) == 1 and panels[0].box.bottom - origin[1] < _FLAT else None
     flat = as_image(geometry)
     number_width = max(text_size(str(row), SMALL)[0] for row in rows) + 10
     columns, width = _columns(flat, origin[0] + number_width + 6, moving)

@@ -7,8 +7,7 @@ paper's Fig. 3 and 4). `plan_product` decides what is where; `convmat.figures.mu
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 
 from convmat.figures import captions
 from convmat.figures.canvas import (
-    BODY,
     GAP,
     HEAD,
     MARGIN,
@@ -25,19 +23,22 @@ from convmat.figures.canvas import (
     Box,
     Label,
     label,
+    sheet_size,
     text_size,
 )
 from convmat.figures.cells import Span
 from convmat.figures.outlines import PatchMark, coloured, outlines
 from convmat.figures.panels import (
+    MIDDLE,
     OVERVIEW_SIDE,
+    About,
     Panel,
     as_image,
     choose_window,
     middle_patch,
     padded_ranges,
     place_panel,
-    positions_inside,
+    rows_inside,
 )
 from convmat.geometry import ConvGeometry
 from convmat.shown import sizes
@@ -136,9 +137,7 @@ def plan_product(
     geometry: ConvGeometry,
     filters: int,
     padding_mode: str = "zeros",
-    focus: tuple[int, int] | None = None,
-    at: tuple[int, int] | None = None,
-    blank: Callable[[int], bool] | None = None,
+    about: About = MIDDLE,
     biased: bool = False,
     moving: bool = False,
 ) -> ProductPlan:
@@ -148,9 +147,7 @@ def plan_product(
         geometry: of one or two spatial axes.
         filters: K.
         padding_mode: as in `unroll`.
-        focus: (y, x), what an excerpt should show; by default the middle.
-        at: (y, x), the pixel near which a patch is followed; by default the middle of what is shown.
-        blank: whether a row's patch has nothing to see, and another is rather followed.
+        about: what the excerpt shows, and the patch that is followed.
         biased: whether Y has a bias added.
         moving: for an animation, of as many patches as are shown.
 
@@ -159,97 +156,84 @@ def plan_product(
     """
     flat = as_image(geometry.for_batch(1))
     equation = "Y = X_col · W_col" + (" + b" if biased else "")
-    labels = [label(MARGIN, MARGIN, f"{equation}: {captions.title(geometry, padding_mode)}", HEAD)]
-    top = labels[0].box.bottom + 12
-    window, _ = choose_window(flat, (), _MOVES if moving else 0, focus, _SIDE)
-    overview = None
-    body = top + text_size("0", BODY)[1] + 4
-    labels.append(label(MARGIN, top, captions.image(geometry, 0)))
-    if window != padded_ranges(flat):
-        overview = place_panel(0, padded_ranges(flat), OVERVIEW_SIDE * 2 // 3, (MARGIN, body))
-        labels.append(label(MARGIN, overview.box.bottom + 10, captions.excerpt(geometry, 0, window)))
-    side = min(max(_cell(flat.terms, flat.terms) * min(flat.terms, _LINES), _SIDE), _MATRIX_SIDE)
-    image = place_panel(0, window, side, (MARGIN, labels[-1].box.bottom + 4))
-    row = middle_patch(flat, image, at, blank)
-    rows = [row]
-    if moving:
-        rows = [flat.patch_row((0, *at)) for at in itertools.product(*positions_inside(flat, image))]
-        row = rows[-1]
+    title = label(MARGIN, MARGIN, f"{equation}: {captions.title(geometry, padding_mode)}", HEAD)
+    top = title.box.bottom + 12
+    window, _ = choose_window(flat, (), _MOVES if moving else 0, about.focus, _SIDE)
+    overview, image, heads = _place_image(geometry, window, top)
+    rows = rows_inside(flat, image) if moving else [middle_patch(flat, image, about)]
     patches = tuple(mark for n in rows for mark in outlines(flat, [image], coloured([n])))
 
     fitting = max(_MATRIX_SIDE // _cell(1, min(flat.terms, _LINES)), 3)
-    wanted = rows if moving else _ends(flat.matrix_shape[0], _LINES, row, fitting)
-    left = max(line.box.right for line in labels[1:])
-    x_col, w_col, y, words = _place_matrices(flat, filters, wanted, max(image.box.right, left), body)
-    labels += words
-    right = max(line.box.right for line in words[1:]) + _ARROW + GAP
-    shown = min(filters, FILTERS)
-    of = f", {shown} shown" if shown < filters else ""
-    shape = (filters, *geometry.kernel_size, flat.channels // flat.groups)
-    labels.append(label(right, top, f"filters: {sizes(shape)}{of}"))
-    marks, names = _place_filters(flat, shown, (right, body))
-    labels += names
-    below = max([image.box.bottom, w_col.box.bottom, *(m.boxes[-1].bottom for m in marks)]) + _ARROW + 8
-    x_col, y = (_lowered(matrix, below + text_size("0", BODY)[1] + 4) for matrix in (x_col, y))
-    labels = [
-        line._replace(box=line.box.moved(0, below - top)) if line in words[::2] else line for line in labels
-    ]
-    shape = (*geometry.output_size, filters)
-    labels.append(label(right, below, f"Y as feature maps: {sizes(shape)}{of}"))
-    maps = _place_maps(flat, shown, Box(right, labels[-1].box.bottom + 4, right, x_col.box.bottom))
-    arrows = (
-        ((image.box.left + 40, below - _ARROW), (image.box.left + 40, below - 6)),
-        ((right - 8, body + 40), (right - 8 - _ARROW, body + 40)),
-        ((right - 8 - _ARROW, y.box.top + 20), (right - 8, y.box.top + 20)),
-    )
-    parts = [x_col.box, y.box, *(mark.panel.box for mark in maps)]
-    text = captions.formulas(geometry, None, row, "hwc")[0]
-    caption = label(MARGIN, max(box.bottom for box in parts) + 16, text, SMALL)
-    parts += [image.box, w_col.box, caption.box, *(box for mark in marks for box in mark.boxes)]
-    parts += [line.box for line in labels] + [mark.tag.box for mark in patches]
-    parts += [Box(*mark.name, mark.name[0] + _NAME_WIDTH, mark.name[1] + 1) for mark in maps]
+    wanted = rows if moving else _ends(flat.matrix_shape[0], _LINES, rows[0], fitting)
+    left = max(image.box.right, *(line.box.right for line in heads))
+    (x_col, x_head), (w_col, w_head), (y, y_head) = _place_matrices(flat, filters, wanted, left, top)
+    right = max(w_head.box.right, y_head.box.right, w_col.box.right) + _ARROW + GAP
+    marks, names = _place_filters(geometry, filters, (right, top))
+    below = max(image.box.bottom, w_col.box.bottom, *(m.boxes[-1].bottom for m in marks)) + _ARROW + 8
+    (x_col, x_head), (y, y_head) = (_lowered(*pair, below - top) for pair in ((x_col, x_head), (y, y_head)))
+    maps, results = _place_maps(geometry, filters, Box(right, below, right, x_col.box.bottom))
+    bottom = max(x_col.box.bottom, *(mark.panel.box.bottom for mark in maps)) + 16
+    caption = label(MARGIN, bottom, captions.formulas(geometry, None, rows[-1], "hwc")[0], SMALL)
+    labels = [title, *heads, x_head, w_head, y_head, *names, results]
+    # The caption's second line is the product.
+    parts = [caption.box.moved(0, caption.box.bottom + 4 - bottom), *(line.box for line in labels)]
+    parts += [Box(*mark.name, mark.name[0] + _NAME_WIDTH, bottom) for mark in maps]
+    parts += [mark.panel.box for mark in maps] + [box for mark in marks for box in mark.boxes]
+    parts += [image.box, x_col.box, w_col.box, *(mark.tag.box for mark in patches)]
+    what = flat, padding_mode, sheet_size(parts), rows[-1]
+    shown = overview, image, patches, marks, maps, x_col, w_col, y
+    written = tuple(labels if moving else [*labels, caption])
     note = MARGIN, caption.box.bottom + 4
-    size = max(box.right for box in parts) + MARGIN, note[1] + text_size("0", SMALL)[1] + MARGIN
-    if not moving:
-        labels.append(caption)
-    return ProductPlan(
-        flat,
-        padding_mode,
-        size,
-        row,
-        overview,
-        image,
-        patches,
-        marks,
-        maps,
-        x_col,
-        w_col,
-        y,
-        tuple(labels),
-        arrows,
-        biased,
-        note,
+    return ProductPlan(*what, *shown, written, _arrows(image, names[0], y, below), biased, note)
+
+
+def _place_image(
+    geometry: ConvGeometry, window: tuple[range, range], top: int
+) -> tuple[Panel | None, Panel, list[Label]]:
+    """The image, or a part of it below the whole, and what is written above them."""
+    flat, overview = as_image(geometry), None
+    labels = [label(MARGIN, top, captions.image(geometry, 0))]
+    if window != padded_ranges(flat):
+        side = OVERVIEW_SIDE * 2 // 3
+        overview = place_panel(0, padded_ranges(flat), side, (MARGIN, labels[0].box.bottom + 4))
+        labels.append(label(MARGIN, overview.box.bottom + 10, captions.excerpt(geometry, 0, window)))
+    # As high as W_col beside it, within reason.
+    side = min(max(_cell(flat.terms, flat.terms) * min(flat.terms, _LINES), _SIDE), _MATRIX_SIDE)
+    return overview, place_panel(0, window, side, (MARGIN, labels[-1].box.bottom + 4)), labels
+
+
+def _arrows(image: Panel, kernels: Label, y: Matrix, below: int) -> tuple[Arrow, ...]:
+    """From the image down to X_col, from the filters to W_col, and from Y to the feature maps."""
+    x, right = image.box.left + 40, kernels.box.left - 8
+    beside = kernels.box.bottom + 44, y.box.top + 20
+    return (
+        ((x, below - _ARROW), (x, below - 6)),
+        ((right, beside[0]), (right - _ARROW, beside[0])),
+        ((right - _ARROW, beside[1]), (right, beside[1])),
     )
 
 
-def _lowered(matrix: Matrix, top: int) -> Matrix:
-    """A matrix that begins further down."""
-    down = top - matrix.box.top
-    return matrix._replace(rows=tuple((row, at + down) for row, at in matrix.rows))
+def _lowered(matrix: Matrix, head: Label, down: int) -> tuple[Matrix, Label]:
+    """A matrix and its name so many pixels further down."""
+    rows = tuple((row, at + down) for row, at in matrix.rows)
+    return matrix._replace(rows=rows), head._replace(box=head.box.moved(0, down))
 
 
 def _place_filters(
-    geometry: ConvGeometry, count: int, origin: tuple[int, int]
+    geometry: ConvGeometry, filters: int, origin: tuple[int, int]
 ) -> tuple[tuple[FilterMark, ...], list[Label]]:
-    """Filters one below the other, and beside each other where that is too high, and their names."""
-    across, at = _, top = origin
+    """Filters one below the other, and beside each other where that is too high; what they are, and names."""
+    shape = (filters, *geometry.kernel_size, geometry.channels // geometry.groups)
+    names = [label(*origin, f"filters: {sizes(shape)}{_of(filters)}")]
+    geometry = as_image(geometry)
+    across, at = _, top = origin[0], names[0].box.bottom + 4
     name_height = text_size("0", SMALL)[1]
     cell = max(min(_FILTER_SIDE // max(geometry.kernel_size), _CELLS[1]), 1)
     kh, kw = (size * cell for size in geometry.kernel_size)
     depth = min(geometry.channels // geometry.groups, 3)
     height = depth * (kh + 4) + name_height
-    marks, names = list[FilterMark](), list[Label]()
-    for k in range(count):
+    marks = list[FilterMark]()
+    for k in range(min(filters, FILTERS)):
         if k and at + height > top + max(_SIDE, height):
             at, across = top, across + max(kw, 40) + 24
         names.append(label(across, at, f"k = {k}", SMALL))
@@ -259,12 +243,14 @@ def _place_filters(
     return tuple(marks), names
 
 
-def _place_maps(geometry: ConvGeometry, count: int, room: Box) -> tuple[MapMark, ...]:
-    """Feature maps in one line or two, as high as there is room, with their names."""
-    left, at = across, deepest = room[:2]
+def _place_maps(geometry: ConvGeometry, filters: int, room: Box) -> tuple[tuple[MapMark, ...], Label]:
+    """Feature maps in one line or two, as high as there is room, with their names; what they are."""
+    head = label(*room[:2], f"Y as feature maps: {sizes((*geometry.output_size, filters))}{_of(filters)}")
+    geometry, count = as_image(geometry), min(filters, FILTERS)
+    left, at = across, deepest = room.left, head.box.bottom + 4
     columns = -(-count // 2) if count > 2 else count
     lines = -(-count // columns)
-    side = min(max((room.bottom - room.top) // lines - 28, _SIDE // 2 - 12), _SIDE)
+    side = min(max((room.bottom - at) // lines - 28, _SIDE // 2 - 12), _SIDE)
     window = range(geometry.output_size[0]), range(geometry.output_size[1])
     marks = list[MapMark]()
     for k in range(count):
@@ -273,34 +259,34 @@ def _place_maps(geometry: ConvGeometry, count: int, room: Box) -> tuple[MapMark,
         panel = place_panel(0, window, side, (across, at + text_size("0", SMALL)[1] + 2))
         marks.append(MapMark(k, panel, (across, at)))
         across, deepest = max(panel.box.right, across + _NAME_WIDTH) + 16, max(deepest, panel.box.bottom)
-    return tuple(marks)
+    return tuple(marks), head
+
+
+def _of(filters: int) -> str:
+    return f", {FILTERS} shown" if filters > FILTERS else ""
 
 
 def _place_matrices(
     geometry: ConvGeometry, filters: int, rows: Sequence[int], left: int, top: int
-) -> tuple[Matrix, Matrix, Matrix, list[Label]]:
-    """X_col, and right of it and of `left` W_col and Y, all from `top` on; their names, in this order."""
+) -> Iterator[tuple[Matrix, Label]]:
+    """X_col, and to the right of it and of `left` W_col and Y, each from `top` on, with its name."""
     group = geometry.groups
     every, terms, outputs = geometry.matrix_shape[0], geometry.terms, filters // group
     shown_terms, shown_outputs = _ends(terms, _LINES, 0), _ends(outputs, _COLUMNS, 0)
     cell = _cell(len(rows), len(shown_terms))
     of = ", group 0" if group > 1 else ""
-    head = top - text_size("0", BODY)[1] - 4
-
-    def named(
-        at: int, name: str, shape: tuple[int, int], down: Sequence[int], across: Sequence[int]
-    ) -> tuple[Label, Matrix]:
-        matrix = Matrix(name, shape, _spread(down, top, cell), _spread(across, at, cell), cell)
-        return label(at, head, f"{name}, {sizes(shape)}{of}"), matrix
-
-    x_label, x_col = named(MARGIN, "X_col", (every, terms), rows, shown_terms)
-    left = max(left, x_label.box.right, x_col.box.right) + GAP
-    w_label, w_col = named(left, "W_col", (terms, outputs), shown_terms, shown_outputs)
-    y_label, y = named(left, "Y", (every, outputs), rows, shown_outputs)
-    # What stands beside the two is to the right of both.
-    right = max(w_col.box.right, w_label.box.right)
-    w_label = w_label._replace(box=w_label.box._replace(right=right))
-    return x_col, w_col, y, [x_label, w_label, y_label]
+    across = MARGIN
+    for name, shape, down, columns in (
+        ("X_col", (every, terms), rows, shown_terms),
+        ("W_col", (terms, outputs), shown_terms, shown_outputs),
+        ("Y", (every, outputs), rows, shown_outputs),
+    ):
+        head = label(across, top, f"{name}, {sizes(shape)}{of}")
+        places = _spread(down, head.box.bottom + 4, cell), _spread(columns, across, cell)
+        matrix = Matrix(name, shape, *places, cell)
+        yield matrix, head
+        if name == "X_col":
+            across = max(left, head.box.right, matrix.box.right) + GAP
 
 
 def _cell(rows: int, columns: int) -> int:

@@ -71,10 +71,11 @@ def _timed(sheet: Sheet, otherwise: str, states: list[tuple[str, float]], second
 
 def _document(sheet: Sheet, scale: int, elements: Iterable[str]) -> str:
     width, height = sheet.size
+    size = f'width="{width * scale}" height="{height * scale}" viewBox="0 0 {width} {height}"'
+    words = f'font-size="{SMALL}" font-family="Aileron, Helvetica, Arial, sans-serif"'
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * scale}" height="{height * scale}" '
-        f'viewBox="0 0 {width} {height}" font-size="{SMALL}" '
-        'font-family="Aileron, Helvetica, Arial, sans-serif" pointer-events="none"><style>.c{pointer-events:all;shape-rendering:crispEdges}</style>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} {words} pointer-events="none">'
+        "<style>.c{pointer-events:all;shape-rendering:crispEdges}</style>\n"
         f"<defs>{_hatching(sheet.theme.name)}</defs>\n" + "".join(elements) + "</svg>\n"
     )
 

@@ -13,7 +13,7 @@ from convmat.figures.canvas import THEMES, number_text
 from convmat.figures.cells import position_of
 from convmat.figures.outlines import reach
 from convmat.figures.painting import animate, draw_patches
-from convmat.figures.panels import as_image, busiest
+from convmat.figures.panels import About, as_image, busiest
 from convmat.figures.patches import plan_patches
 from convmat.files.memory import check_memory
 from convmat.files.names import VECTOR, ending
@@ -89,21 +89,21 @@ def write_patches(
     facts = []
     theme, about = THEMES[look.theme], _about(geometry, look, pixels)
     if figure is not None:
-        plan = plan_patches(geometry, padding_mode, order, places or [], **about)
+        plan = plan_patches(geometry, padding_mode, order, places or [], about=about)
         sheet = draw_patches(plan, pixels, images, theme)
         facts.append(write_sheet(figure, sheet, look, f"{_what(plan)}{how and ', ' + how}"))
     if animation is not None and pixels is not None:
-        plan = plan_patches(geometry, padding_mode, order, moving=True, **about)
+        plan = plan_patches(geometry, padding_mode, order, moving=True, about=about)
         film = animate(plan, pixels, images, theme, look.fps)
         facts.append(write_film(animation, film, look, len(plan.frames), geometry.patches, watch))
     return facts
 
 
-def _about(geometry: ConvGeometry, look: Look, pixels: NDArray[np.uint8] | None) -> dict[str, Any]:
+def _about(geometry: ConvGeometry, look: Look, pixels: NDArray[np.uint8] | None) -> About:
     """What of an image a plan is about: the pixel that was asked for, or else where it varies most."""
     at = look.focus(geometry)
     if pixels is None:
-        return {"focus": at, "at": at}
+        return About(at, at)
     flat = as_image(geometry)
 
     def blank(row: int) -> bool:
@@ -119,7 +119,7 @@ def _about(geometry: ConvGeometry, look: Look, pixels: NDArray[np.uint8] | None)
         )
         return bool((part == part[:1, :1]).all())
 
-    return {"focus": at or busiest(pixels[0]), "at": at, "blank": None if at else blank}
+    return About(at or busiest(pixels[0]), at, None if at else blank)
 
 
 def write_sheet(name: str, sheet: Sheet, look: Look, note: str) -> Fact:
@@ -129,9 +129,11 @@ def write_sheet(name: str, sheet: Sheet, look: Look, note: str) -> Fact:
 
         write_text(name, svg(sheet, look.scale))
     else:
+        from convmat.figures.raster import painted
+
         width, height = (side * look.scale for side in sheet.size)
         check_memory("figure", 8 * width * height, "give a smaller --scale")
-        write_picture(name, sheet.pixels(look.scale)[None], keep=True)
+        write_picture(name, np.asarray(painted(sheet, look.scale))[None], keep=True)
     return _picture_fact("figure", sheet, look, note)
 
 
@@ -191,14 +193,14 @@ def write_layer(
     if image.ndim == 2:  # one axis
         image, shown, filters, y = image[None], shown[None], filters[:, None], y[None]
     theme, mode = THEMES[look.theme], layer["padding_mode"]
-    about = _about(geometry, look, shown[None]) | {"biased": layer["bias"] is not None}
+    about, biased = _about(geometry, look, shown[None]), layer["bias"] is not None
     facts = []
     if figure is not None:
-        plan = plan_product(geometry, len(filters), mode, **about)
+        plan = plan_product(geometry, len(filters), mode, about, biased)
         sheet = draw_product(plan, shown, image, filters, y, theme)
         facts.append(write_sheet(figure, sheet, look, f"patch {plan.row} followed through the layer, {how}"))
     if animation is not None:
-        plan = plan_product(geometry, len(filters), mode, moving=True, **about)
+        plan = plan_product(geometry, len(filters), mode, about, biased, moving=True)
         film = animate_product(plan, shown, image, filters, y, theme, look.fps)
         facts.append(write_film(animation, film, look, len(plan.patches), geometry.patches, watch))
     return facts

@@ -85,8 +85,8 @@ def check_ending(name: str, *kinds: str) -> None:
         return
     for kind in kinds:
         if kind in ("picture", "figure", "animation") and len(kinds) == 1:
-            what = "picture" if kind == "figure" else kind
-            raise FileError(name or "''", f"is no {what}'s name; end it in one of {', '.join(fitting)}")
+            seen = "picture" if kind == "figure" else kind
+            raise FileError(name or "''", f"is no {seen}'s name; end it in one of {', '.join(fitting)}")
     if ending(name) in _NAMED:
         what = {"npy": ".npy", "npz": ".npz", "picture": "a picture", "folder": "a folder"}
         written = " or ".join(what[kind] for kind in kinds)
