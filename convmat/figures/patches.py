@@ -308,7 +308,7 @@ def _place_matrix(
     origin: tuple[int, int],
     panels: Sequence[Panel],
 ) -> Rows:
-    """Rows of X_col to the right of `origin`, below their captions; maps of their patches below a flat one."""
+    """Rows of X_col to the right of `origin`, below its captions; maps of patches below a flat one."""
     beside = panels[0].box if len(panels) == 1 and panels[0].box.bottom - origin[1] < _FLAT else None
     flat = as_image(geometry)
     number_width = max(text_size(str(row), SMALL)[0] for row in rows) + 10

@@ -180,11 +180,11 @@ def plan_product(
     parts += [Box(*mark.name, mark.name[0] + _NAME_WIDTH, bottom) for mark in maps]
     parts += [mark.panel.box for mark in maps] + [box for mark in marks for box in mark.boxes]
     parts += [image.box, x_col.box, w_col.box, *(mark.tag.box for mark in patches)]
-    what = flat, padding_mode, sheet_size(parts), rows[-1]
     shown = overview, image, patches, marks, maps, x_col, w_col, y
-    written = tuple(labels if moving else [*labels, caption])
+    words = tuple(labels if moving else [*labels, caption]), _arrows(image, names[0], y, below)
     note = MARGIN, caption.box.bottom + 4
-    return ProductPlan(*what, *shown, written, _arrows(image, names[0], y, below), biased, note)
+    size = sheet_size(parts)
+    return ProductPlan(flat, padding_mode, size, rows[-1], *shown, words[0], words[1], biased, note)
 
 
 def _place_image(
