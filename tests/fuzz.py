@@ -79,12 +79,14 @@ LINES = f"""
 unroll @5,5,2 --k 2 -o out.npy
 unroll @2,6,5,1 --k 3 --padding-mode reflect --padding 1 -o -
 unroll @5,6 --k 2 --figure out.png
+unroll @5,6 --k 2 --at 1,2 --scale 2 --animate out.svg --fps 3
 unroll @3,3 --k 2 --animate out.gif
 unroll @5,6 --k 2 --preview
 convolve @5,5 --kernel sobel-x -o out.npy
 convolve @1,6,6,2 --kernel k.npy --padding same --padding-mode circular -o out.npy
 convolve @6,6,3 --kernel box:3 --depthwise -o out.png
 convolve @5,6 --kernel sobel-x --figure out.png
+convolve @5,6 --kernel sobel-x --theme dark --animate out.gif
 convolve @3,3 --kernel box:2 --transpose --stride 2 -o out.png
 convolve x.npy --kernel @2,3,3 --bias b.npy -o out.npy
 convolve x.npy --kernel k1.npy --bias @2 -o out.gif

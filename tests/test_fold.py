@@ -381,6 +381,7 @@ def test_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
         "dtype": "uint8",
         "range": [0, 1],
         "picture": None,
+        "figure": None,
     }
     assert err == (
         "convmat: warning: 460 pixels of each image are in no patch and became 0: "

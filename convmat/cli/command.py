@@ -38,7 +38,7 @@ _SECTIONS = {
     "transpose output_padding filters layers",
     "Arrays and images": "input_shape output_shape layout kernel_layout order overlap dims dtype shape frame "
     "alpha per_image",
-    "Output": "output formats dense figure animate theme preview dry_run plan threads as_json brief quiet "
+    "Output": "output formats dense figure animate theme scale at fps preview dry_run plan threads as_json brief quiet "
     "help _click_default_help",
 }
 

@@ -326,12 +326,15 @@ theme_option = choice(
     "--theme", ("light", "dark"), "Colours of what is drawn: of paper, or of a screen at night."
 )
 scale_option = number(
-    "--scale", kind=Whole(1, 4), default=1, help="How many times larger what is drawn is, in pixels, 1 to 4."
+    "--scale",
+    kind=Whole(1, 4),
+    default=1,
+    help="Pixels of a picture for each that is planned, along each axis: 1 to 4.",
 )
 at_option = click.option(
     "--at",
     type=At(),
-    help="Pixel that is drawn with what is about it: y,x.  [default: where the image varies most]",
+    help="Pixel that is shown, with what lies about it: y,x.  [default: where the image varies most]",
 )
 fps_option = number(
     "--fps",
