@@ -228,7 +228,7 @@ def test_archives_and_folders_neither(ending: str, told: Callable[[str], str]) -
     assert "; name it .npz" in told(f"matrix one.npy --kernel k.npy -o out.{ending}")
     for line in ("train -o", "probe write --k 3"):
         assert "written as a folder; leave the ending out" in told(f"{line} out.{ending}")
-    if ending not in ("png", "apng"):
+    if ending not in ("png", "apng", "svg"):
         assert "is no picture's name; end it in one of .bmp" in told(
             f"unroll x.npy --k 3 --figure out.{ending}"
         )
