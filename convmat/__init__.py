@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from convmat.patches import unroll as unroll
     from convmat.sizes import chain as chain
     from convmat.sizes import framework_pads as framework_pads
-    from convmat.verification.layer import verify as verify
+    from convmat.verification.comparison import compare as compare
+    from convmat.verification.edge import verify as verify
     from convmat.verification.verdict import Report as Report
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ _HOMES = {
     "ConvmatError": "errors",
     "Report": "verification",
     "chain": "sizes",
+    "compare": "verification",
     "convolve": "engine",
     "convolve_transpose": "adjoint",
     "flatten_filters": "patches",

@@ -238,23 +238,49 @@ def listed(name: str, numbers: Any) -> tuple[Any, ...]:
 # Arrays
 
 
-def numbers(name: str, values: ArrayLike) -> NDArray[Any]:
-    """`values` as an array of booleans, integers, floats or complex numbers.
+def numbers(name: str, values: Any) -> NDArray[Any]:
+    """`values` as an array of booleans, integers, floats or complex numbers; see `formats.as_array`.
 
     Raises:
-        DTypeError: any other dtype. ShapeError: what is no array, such as lists of several lengths.
+        DTypeError: any other dtype. ShapeError: what is no array, such as lists of several lengths, or is
+            none in this machine's memory.
     """
     import numpy as np
 
+    return np.asarray(known_numbers(name, values))
+
+
+def known_numbers(name: str, values: Any) -> NDArray[Any]:
+    """The same, of which `formats.format_of` knows the format also where NumPy has no dtype for it."""
+    from convmat.formats import as_array
+
     try:
-        array = np.asarray(values)
+        array = as_array(values)
     except Exception as error:  # what nests in any way, or only claims to be an array, may raise anything
-        raise ShapeError(name, f"is no array: {' '.join(str(error).split())[:80]}; give one") from None
+        if isinstance(error, DTypeError):
+            raise DTypeError(name, error.problem) from None
+        raise ShapeError(name, _no_array(values, " ".join(str(error).split())[:80])) from None
     if array.dtype.kind not in "biufc":
         raise DTypeError(
             name, f"has dtype {array.dtype}; expected booleans, integers, floats or complex numbers"
         )
     return array
+
+
+_IN_MEMORY = (1, 3, 11)  # of DLPack's devices, the CPU, and memory that CUDA and ROCm share with it
+
+
+def _no_array(values: Any, problem: str) -> str:
+    """Why values are no array, and what makes one of them."""
+    if not hasattr(values, "__dlpack_device__"):
+        return f"is no array: {problem}; give one"
+    try:
+        device, _ = values.__dlpack_device__()
+    except Exception:  # of a device that shares nothing
+        device = 0
+    if device not in _IN_MEMORY:
+        return f"is on {getattr(values, 'device', 'a device')}; copy it to the CPU: y.cpu()"
+    return f"is not read: {problem}; convert it before, as y.float() does"
 
 
 def bias_numbers(bias: ArrayLike, count: int, what: str) -> NDArray[Any]:

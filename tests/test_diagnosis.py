@@ -657,7 +657,7 @@ def test_the_command_says_how_far_it_came(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(diagnosis, "_BUDGET", 0)
-    monkeypatch.setattr(diagnosis.diagnose, "__kwdefaults__", {"judged": None, "budget": 0})
+    monkeypatch.setitem(diagnosis.diagnose.__kwdefaults__, "budget", 0)
     layer = next(random_layers(1))
     for name, array in (("x", layer.x), ("k", layer.filters), ("wrong", 3 * layer.result(bias=None))):
         np.save(f"{name}.npy", array)

@@ -12,12 +12,15 @@ import sys
 from collections.abc import Callable
 from graphlib import CycleError
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import numpy as np
 import pytest
 from PIL import Image
 
+import convmat as cm
 from convmat.cli import manual
 from convmat.cli.manual import contexts
 from tests import docs
@@ -28,6 +31,9 @@ from tests.test_structure import MODULES, part_of
 DOCS = ROOT / "docs"
 COMMANDS = [ctx for ctx in contexts() if ctx.parent and not isinstance(ctx.command, click.Group)]
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+EXAMPLES = [
+    source for text in TEXTS.values() for source in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+]
 every_page = pytest.mark.parametrize("page", TEXTS)
 
 
@@ -48,13 +54,34 @@ def test_transcripts_are_true(page: str) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    [source for text in TEXTS.values() for source in re.findall(r"```python\n(.*?)```", text, re.DOTALL)],
+    [source for source in EXAMPLES if "def test_" not in source],
 )
 def test_python_examples_run(source: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What an example prints is what its comments say."""
     exec(compile(source, "example", "exec"), {})
     said = re.findall(r"^print\(.*?\)\s+# (.*?)(?:: X_col.*|: and that.*)?$", source, re.MULTILINE)
     assert capsys.readouterr().out.splitlines() == [line.strip() for line in said]
+
+
+@pytest.mark.parametrize("source", [source for source in EXAMPLES if "def test_" in source])
+def test_examples_of_tests_pass_and_fail(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a right kernel, and with one whose filter is flipped; those of torch where that is."""
+    compile(source, "example", "exec")
+    torch: Any = pytest.importorskip("torch") if "import torch" in source else None
+
+    def conv2d(x: Any, w: Any, padding: int) -> Any:
+        w = w.flip(2) if torch and flipped else w[:, :, ::-1] if flipped else w
+        if torch:
+            return torch.nn.functional.conv2d(x, w, padding=padding)
+        return np.moveaxis(cm.convolve(np.moveaxis(x, 1, -1), np.moveaxis(w, 1, -1), 1, padding), -1, 1)
+
+    monkeypatch.setitem(sys.modules, "kernels", SimpleNamespace(conv2d=conv2d))
+    flipped, names = False, {}
+    exec(compile(source.replace("cuda", "cpu"), "example", "exec"), names)
+    names["test_conv2d"]()
+    flipped = True
+    with pytest.raises(AssertionError, match=r"(?s)different: .*worst element .*the filter flipped up-down$"):
+        names["test_conv2d"]()
 
 
 @pytest.mark.slow

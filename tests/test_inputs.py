@@ -422,23 +422,6 @@ def test_avif_is_told_as_such(called: Any) -> None:
     assert "x.avif: is in AVIF format" in called("unroll", "x.avif", "--k", "3")[2]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "code", "writer"),
-    [
-        ("bfloat16", r"'[|<]V2'", "bfloat16"),
-        ("float8_e4m3fn", r"'[|<]V1'", "float8"),
-        ("float8_e5m2", "'<f1'", "float8"),
-    ],
-)
-def test_dtypes_that_numpy_does_not_know(dtype: str, code: str, writer: str) -> None:
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    np.save("w.npy", np.ones(3).astype(getattr(ml_dtypes, dtype)))
-    with pytest.raises(
-        FileError, match=rf"holds values of dtype {code}, as ml_dtypes' {writer}.*astype\('float32'\)"
-    ):
-        NpyInput("w.npy")
-
-
 # Doubts about layouts
 
 

@@ -63,6 +63,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "ConvGeometry.place": (GEOMETRY.place, {"row": 0, "col": 0, **MAPPED}),
     "ConvGeometry.for_batch": (GEOMETRY.for_batch, {"batch": 2}),
     "chain": (cm.chain, {"input_shape": (1, 9, 9, 2), "layers": [{"kernel_size": 3}]}),
+    "compare": (
+        cm.compare,
+        {"result": X, "wanted": X, "exact": False, "atol": None, "rtol": None},
+    ),
     "convolve": (
         cm.convolve,
         {
@@ -139,6 +143,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "bias": None,
             "flip": False,
             "padding_mode": "zeros",
+            "layout": "nhwc",
+            "kernel_layout": "ohwi",
             "exact": False,
             "atol": None,
             "rtol": None,

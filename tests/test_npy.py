@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from convmat.errors import FileError
 from convmat.files import members
-from convmat.files.npy import NpyInput, is_npy, write_npy
+from convmat.files.npy import NpyInput, is_array, write_npy
 from tests.strategies import DTYPES
 from tests.tools import environment
 
@@ -402,19 +402,19 @@ def test_refuses_bad_archives(reader: Any, content: bytes, message: str, folder:
         (".", None, False),
     ],
 )
-def test_is_npy(
+def test_is_array(
     name: str, content: bytes | None, answer: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if content is not None:
         Path(name).write_bytes(content)
-    assert is_npy(name) is answer
+    assert is_array(name) is answer
 
 
 def test_asking_takes_nothing_from_a_pipe(folder: Path) -> None:
     array = np.arange(6)
     with as_pipe(folder, npy_bytes(array)) as name:
-        assert not is_npy(name)
+        assert not is_array(name)
         assert_same(read(name), array)
 
 

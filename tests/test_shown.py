@@ -58,7 +58,7 @@ def test_values_show_their_facts(value: Any, said: str) -> None:
     assert said in " ".join(reader.cells)
     labels = [fact.label for fact in value.facts() if fact.label]
     assert reader.cells[1::2] == labels
-    assert "\n" not in repr(value)
+    assert "\n" not in str(value)
 
 
 def test_a_geometry_stays_a_plain_value() -> None:

@@ -19,7 +19,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The parts of the package by floors: a part imports from floors below it, and from itself.
 FLOORS = (
     ("errors", "shown", "encodings", "watching", "doubts", "axis", "blocks", "native", "reference"),
-    ("checks", "trouble"),
+    ("formats", "trouble"),
+    ("checks",),
     ("geometry", "layouts", "kernels", "arithmetic", "threads", "spectrum", "files"),
     ("transposed", "words", "entries"),
     ("sizes", "patches"),
@@ -34,7 +35,7 @@ FLOORS = (
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts} | {"__version__": -1}
 # Parts that may import no more than these, whatever is below them.
-ALONE = {"files": {"errors", "checks", "files"}}
+ALONE = {"files": {"errors", "formats", "checks", "files"}}
 # Third-party packages with the modules that may import them.
 HOMES: dict[str, str | tuple[str, ...]] = {
     "click": "cli",

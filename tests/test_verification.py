@@ -21,6 +21,7 @@ from convmat.errors import (
     SettingError,
     ShapeError,
 )
+from convmat.formats import FORMATS
 from convmat.verification import judge, stages
 from convmat.verification import layer as layer_module
 from convmat.verification.quantization import ROUNDINGS, requantize
@@ -266,7 +267,7 @@ def test_the_worst_index_counts_from_the_start_of_the_result(
     monkeypatch: pytest.MonkeyPatch, bands: int
 ) -> None:
     """However small the parts are in which the definition is computed."""
-    monkeypatch.setattr(judge, "_BAND", bands)
+    monkeypatch.setattr(judge, "BAND", bands)
     for dtype, change in (("i4", 1), ("f4", 0.1)):
         x, filters, options = probe_layer(dtype)
         expected = reference.convolve(x, filters, **options)
@@ -578,7 +579,7 @@ def test_two_arrays(first: np.ndarray, second: np.ndarray, equal: bool) -> None:
 
 
 def test_arrays_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "_BAND", 7)
+    monkeypatch.setattr(judge, "BAND", 7)
     a = np.arange(600.0).reshape(60, 10)
     b = a.copy()
     b[37, 4] += 1
@@ -915,12 +916,12 @@ def test_a_judge_says_which_elements_are_outside(judging: Any, outside: list[boo
 def test_the_bound_is_of_each_element() -> None:
     """γ_1·A of float32, with the γ_1 of the float64 definition; 0 where a sum is exact."""
     x = np.array([1.5, 3.0], np.float32)
-    bound = judge.WithinBound(np.dtype(np.float32), [x], 1, False)
+    bound = judge.WithinBound(np.dtype(np.float32), [x], 1, False, FORMATS["float32"])
     sizes = np.array([1.5, 3.0])
     judged = bound(x, sizes, sizes, None)
     gammas = sum(u / (1 - u) for u in (2.0**-24, 2.0**-53))
     assert judged.allowed == pytest.approx(gammas * sizes, rel=1e-12)
-    whole = judge.WithinBound(np.dtype(np.float32), [np.float32([1, 3])], 1, False)
+    whole = judge.WithinBound(np.dtype(np.float32), [np.float32([1, 3])], 1, False, FORMATS["float32"])
     judged = whole(x, sizes, sizes, None)
     assert judged.exactly.all()
     assert judged.allowed.tolist() == [0, 0]

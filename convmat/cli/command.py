@@ -36,8 +36,8 @@ _NAMES_WIDTH = 24  # of options in a help text, at most; longer ones have a line
 _SECTIONS = {
     "The layer": "kernel bias kernel_size stride padding padding_mode dilation groups depthwise flip "
     "transpose output_padding filters layers",
-    "Arrays and images": "input_shape output_shape layout kernel_layout order overlap dims dtype frame alpha "
-    "per_image",
+    "Arrays and images": "input_shape output_shape layout kernel_layout order overlap dims dtype shape frame "
+    "alpha per_image",
     "Output": "output formats dense figure animate theme preview dry_run plan threads as_json brief quiet "
     "help _click_default_help",
 }

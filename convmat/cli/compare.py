@@ -16,6 +16,7 @@ from convmat.cli.types import File
 @click.argument("first", metavar="A", type=File())
 @click.argument("second", metavar="B", type=File())
 @options.tolerance_options
+@options.bytes_options
 @options.report_options
 def command(first: str, second: str, **tolerance: Any) -> None:
     """Compare two arrays with each other, element by element, without a layer.

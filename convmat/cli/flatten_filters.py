@@ -24,6 +24,7 @@ class _Command(Command):
 @options.layer_of(
     options.groups_option, options.kernel_layout_option, options.order_option, options.dims_option
 )
+@options.bytes_options
 @options.output_option("npy")
 @options.report_options
 def command(kernels: str, layer: options.LayerOptions, output: str | None) -> None:
@@ -44,7 +45,6 @@ def command(kernels: str, layer: options.LayerOptions, output: str | None) -> No
     from convmat.patches import flatten_filters
     from convmat.report.results import filters_grid, kernel_facts
 
-    kernels = kernels.strip()
     source = open_kernels(kernels, layer.dims or 2, layer.kernel_layout)
     check_memory("filters", 2 * source.outline.nbytes, "flatten a few of them at a time")
     filters = source.read()

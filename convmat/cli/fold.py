@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     required=True,
 )
 @options.layer_of(options.k_option(), options.step_options, options.order_option, options.array_options)
+@options.bytes_options
 @options.overlap_option
 @options.threads_option
 @options.output_option("npy", "picture")

@@ -16,7 +16,7 @@ from convmat.cli.command import is_default, refuse
 from convmat.cli.output import warn
 from convmat.doubts import likelier_layout
 from convmat.errors import GeometryError, ShapeError
-from convmat.files.npy import MAGIC, NpyInput, is_npy
+from convmat.files.npy import NpyInput, is_array
 from convmat.files.streams import Pipe, is_pipe
 from convmat.layouts import to_batch, to_batch_shape
 from convmat.patches import allocate
@@ -227,7 +227,7 @@ def _images(count: int, size: list[int], channels: int) -> str:
 
 def _open(name: str, frame: int | None, alpha: str) -> NpyInput | ImageInput:
     pipe = Pipe(name) if is_pipe(name) else None
-    if is_npy(name) if pipe is None else pipe.peek(len(MAGIC)).startswith((MAGIC, b"PK")):
+    if is_array(name, pipe):
         return NpyInput(name, pipe)
     from convmat.files.images import ImageInput  # Pillow, only where there is an image
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from convmat.cli.output import report
 from convmat.files.npy import NpyInput
+from convmat.formats import narrow
 from convmat.layouts import output_layout, to_batch
 from convmat.report.verdicts import histogram_grid, verification_facts
 
@@ -66,11 +67,11 @@ class Result:
 
 
 def read_if(source: NpyInput, matters: bool) -> NDArray[Any]:
-    """An array; where its shape alone decides, one of that shape, of which nothing is held."""
+    """An array that knows its format; where its shape alone decides, one of which nothing is held."""
     if matters:
-        return source.read()
+        return narrow(source.read(), source.form)
     source.skip()
-    return source.outline
+    return narrow(source.outline, source.form)
 
 
 def results(array: NDArray[Any], shape: tuple[int, ...], layout: str) -> dict[str, NDArray[Any]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     help="Reshape Y to (N, H_out, W_out, K): 4,4, or with N before: 2,4,4.",
 )
 @options.layer_of(options.array_options)
+@options.bytes_options
 @options.output_option("npy")
 @options.report_options
 def command(output: str | None, **asked: Any) -> None:

@@ -11,7 +11,7 @@ import click
 
 from convmat.checks import got, read_whole
 from convmat.cli.output import note
-from convmat.cli.types import File, InputShape, NumberType, OutputName, PaddingType, Sizes
+from convmat.cli.types import ArrayShape, DType, File, InputShape, NumberType, OutputName, PaddingType, Sizes
 from convmat.errors import MappingIndexError
 from convmat.files.schema import Kind, Whole
 from convmat.words import POSITION_NAMES
@@ -205,14 +205,32 @@ alpha_option = choice(
     "What to do with an image's transparency: a channel, nothing, or colours over black.",
 )
 
+
+def _of_bytes(name: str, kind: click.ParamType, help: str) -> Option[Any]:  # type: ignore[type-arg]
+    """An option that says what a file does not: names of files are read after it, and know it."""
+    return click.option(name, type=kind, is_eager=True, expose_value=False, callback=note, help=help)
+
+
+bytes_options = together(
+    _of_bytes(
+        "--dtype",
+        DType(),
+        "Of arrays that do not tell it: bfloat16, float8_e4m3fn, int8… Of one file: FILE:DTYPE:SHAPE.",
+    ),
+    _of_bytes("--shape", ArrayShape(), "Of raw arrays, .bin: 1,56,56,64."),
+)
+
+
 step_options = together(stride_option, padding_option, dilation_option)
 array_options = together(layout_option, dims_option)
 image_options = together(frame_option, alpha_option)
-patch_options = together(step_options, padding_mode_option, order_option, image_options, array_options)
+patch_options = together(
+    step_options, padding_mode_option, order_option, image_options, bytes_options, array_options
+)
 linear_options = together(
     step_options, padding_mode_option, groups_option, depthwise_option, flip_option, array_options
 )
-kernel_options = together(kernel_option, kernel_layout_option, linear_options, image_options)
+kernel_options = together(kernel_option, kernel_layout_option, linear_options, image_options, bytes_options)
 
 patches = layer_of(k_option(), patch_options)
 linear_layer = layer_of(kernel_options)

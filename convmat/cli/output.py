@@ -8,7 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -28,8 +28,8 @@ STREAM_BYTES = 3 << 22
 """Memory that a stream works in: a block of what it reads, as it computes with it, and of its result."""
 
 
-def note(ctx: click.Context, parameter: click.Parameter, said: bool) -> None:
-    """Note, for the command that runs, whether a flag was given."""
+def note(ctx: click.Context, parameter: click.Parameter, said: Any) -> None:
+    """Note, for the command that runs, what was said by an option."""
     ctx.meta[f"convmat.{parameter.name}"] = said
 
 

@@ -33,6 +33,7 @@ _ARRAY_OF = {"convolve": "y", "unroll": "x_col", "flatten-filters": "w_col"}
 )
 @options.choice("--stage", tuple(_ARRAY_OF), "Whose result it is.")
 @options.diagnose_option
+@options.bytes_options
 @options.report_options
 def command(probe: str, result: str, case: str | None, stage: str, diagnose: bool) -> None:
     """Judge your result of a probe, which has to be equal.
@@ -86,6 +87,7 @@ def _verdicts(
 ) -> dict[str, _Verdict]:
     """The verdict on each case of which there is a result, in a folder or a file."""
     from convmat.errors import FileError
+    from convmat.files.described import Described, said_of
     from convmat.files.npy import NpyInput
 
     if not os.path.isdir(result):
@@ -95,7 +97,7 @@ def _verdicts(
         file = os.path.join(result, f"{name}.npy")
         if not os.path.exists(file):
             raise FileError(file, f"is not there; write your result of {name} to it, or give --case")
-        arrays[name] = NpyInput(file).read()
+        arrays[name] = NpyInput(Described(file, said_of(result))).read()
     return {name: _verdict(arrays[name], right, layout, stage) for name, right in wanted.items()}
 
 

@@ -278,7 +278,7 @@ class _Stage(NamedTuple):
     takes: Collection[str]
 
 
-_JUDGED = ("stage", "expected", "exact", "atol", "rtol")
+_JUDGED = ("stage", "expected", "dtype", "shape", "exact", "atol", "rtol")
 _PATCHES = (*_JUDGED, "stride", "padding", "dilation", "dims", "layout")
 _KERNELS = ("kernel", "kernel_layout")
 _IMAGES = (*_PATCHES, *_KERNELS, "padding_mode", "frame", "alpha")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 
 from convmat.checks import read_whole
-from convmat.errors import FileError, SettingError
+from convmat.errors import DTypeError, FileError, SettingError
+from convmat.files.described import described
 from convmat.files.names import check_ending
 from convmat.files.schema import Kind, Mismatch, shown
 
@@ -38,6 +39,16 @@ class File(Type):
 
     def __init__(self, is_folder: bool = False, kernels: bool = False) -> None:
         self.is_folder, self._kernels = is_folder, kernels
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A name with what is said of the file's bytes: in the text itself, or by --dtype and --shape."""
+        text = super().convert(value, param, ctx)
+        if self.is_folder or isinstance(self, OutputName) or not isinstance(text, str):
+            return text
+        if self._kernels and text.split(":")[0] in (name.split(":")[0] for name in _kernel_names()):
+            return text
+        meta = {} if ctx is None else ctx.meta
+        return described(text, meta.get("convmat.dtype"), meta.get("convmat.shape"))
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -143,6 +154,32 @@ class InputShape(Sizes):
     def read(self, text: str) -> tuple[int, ...]:
         shape = super().read(text)
         return (shape,) if isinstance(shape, int) else shape
+
+
+class ArrayShape(InputShape):
+    """The shape of any array."""
+
+    example = "1,56,56,64 or 1x56x56x64"
+
+    def read(self, text: str) -> tuple[int, ...]:
+        shape = super().read(text)
+        if min(shape) < 0:
+            raise click.BadParameter(f"{shown(text)} has a size below 0; write {self.example}")
+        return shape
+
+
+class DType(Type):
+    """The name of a dtype: NumPy's, or one that NumPy lacks."""
+
+    metavar = "NAME"
+
+    def read(self, text: str) -> str:
+        from convmat.formats import stored
+
+        try:
+            return stored(text).name
+        except DTypeError as error:
+            raise click.BadParameter(error.problem) from None
 
 
 class Pixel(InputShape):

@@ -71,7 +71,7 @@ _MODES = {
 # Pillow reads many more, some by running other programs on the file.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 # How files in them begin, which is looked at before anything else of them.
-_MAGICS = (
+MAGICS = (
     *(b"\x89PNG", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF", *tiff.MAGICS),
     *(b"P%d" % number for number in range(1, 8)),
 )
@@ -319,7 +319,7 @@ def _taken_in(pipe: Pipe) -> bytes:
 
 def _check_start(name: str, start: bytes) -> None:
     """Raise FileError unless a file that begins so may be in one of our formats; it tells what else it is."""
-    if start.startswith(_MAGICS):
+    if start.startswith(MAGICS):
         return
     problem = (foreign(start) or _NEITHER) if start else _EMPTY
     if problem == _NEITHER:

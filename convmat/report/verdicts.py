@@ -165,11 +165,8 @@ def diagnosis_facts(findings: Findings) -> list[Fact]:
         }
         for one in findings
     ]
-    lines = [str(one) for one in findings] or ["no known mistake explains it"]
-    if findings.tried < findings.known:
-        lines.append(f"tried {findings.tried} of {findings.known} known mistakes, alone and in pairs")
     return [
-        Fact("diagnosis", "diagnosis", value, "\n".join(lines), brief=findings[0].brief if findings else ""),
+        Fact("diagnosis", "diagnosis", value, str(findings), brief=findings.brief),
         Fact("diagnosis_tried", "", findings.tried, ""),
         Fact("diagnosis_known", "", findings.known, ""),
     ]

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from convmat.checks import numbers
+from convmat.checks import known_numbers, numbers
+from convmat.formats import Format, dtype_name, format_of
 from convmat.verification.judge import BAND, Exactly, Judge, Rule, WithinBound, WithinTolerance, bands
 from convmat.verification.verdict import FEW, HISTOGRAM, Report
 
@@ -38,7 +39,7 @@ def compare(
         DTypeError: no numbers. SettingError: `exact` and a tolerance, or a tolerance below 0.
     """
     rule = Rule.of(exact, atol, rtol)
-    result, wanted = numbers("result", result), numbers("expected", wanted)
+    result, wanted = known_numbers("result", result), numbers("wanted", wanted)
     return Definition(wanted.shape, [wanted], lambda whole: whole).compare(result, rule)
 
 
@@ -75,7 +76,7 @@ class Definition:
         """The verdict on a result, by the judge that fits what it is made of."""
         if result.shape != self.shape:
             return Report.of_shapes(result, self.shape)
-        judge = self._judge(result.dtype, rule)
+        judge = self._judge(result.dtype, format_of(result), rule)
         comparison = _Comparison(result, judge)
         for part in self.parts:
             sizes = flushed = None
@@ -87,10 +88,10 @@ class Definition:
             comparison.add(values, sizes, flushed)
         return comparison.report()
 
-    def _judge(self, dtype: np.dtype[Any], rule: Rule) -> Judge:
+    def _judge(self, dtype: np.dtype[Any], form: Format | None, rule: Rule) -> Judge:
         bound, dtypes = None, [dtype, *(a.dtype for a in self.inputs)]
         if self.inputs and not rule.exact and any(d.kind in "fc" for d in dtypes):
-            bound = WithinBound(dtype, self.inputs, self.terms, self.divided)
+            bound = WithinBound(dtype, self.inputs, self.terms, self.divided, form)
         if rule.tolerances is not None:
             return WithinTolerance(*rule.tolerances, bound)
         return bound or Exactly()
@@ -100,7 +101,8 @@ class _Comparison:
     """Counts what a judge says of a result, part by part, and keeps the worst."""
 
     def __init__(self, result: Array, judge: Judge) -> None:
-        self.result, self.judge = result, judge
+        self.dtype, self.form = dtype_name(result), format_of(result)
+        self.result, self.judge = np.asarray(result), judge
         self.elements = self.outside = self.exact_sums = 0
         self.outside_at: list[tuple[int, ...]] = []
         self.max_abs_error = self.max_rel_error = self.bound = 0.0
@@ -156,11 +158,10 @@ class _Comparison:
 
     def _ulps(self) -> float | None:
         """The worst element's error, in units in the last place that the right value has in the dtype."""
-        floating = self.result.dtype.kind in "fc"
-        if not floating or self.worst_values is None:
-            return 0.0 if floating else None
+        if self.form is None or self.worst_values is None:
+            return None if self.form is None else 0.0
         right = np.abs(np.asarray(self.worst_values[1])).astype(np.zeros(0, self.result.dtype).real.dtype)
-        return float(self.furthest[1] / np.spacing(right))
+        return float(self.furthest[1] / self.form.spacing(right))
 
     def report(self) -> Report:
         exact = isinstance(self.judge, Exactly)
@@ -169,7 +170,7 @@ class _Comparison:
             equal=self.outside == 0,
             shape=self.result.shape,
             expected_shape=self.result.shape,
-            dtype=str(self.result.dtype),
+            dtype=self.dtype,
             exact=exact or 0 < self.elements == self.exact_sums,
             elements=self.elements,
             outside=self.outside,

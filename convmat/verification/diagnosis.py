@@ -17,6 +17,7 @@ from convmat.errors import ConvmatError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.verification.comparison import working_bytes
 from convmat.verification.computed import Array, Computation
+from convmat.verification.layer import channels_last, in_layout
 from convmat.verification.mistakes import Mistake, known_mistakes
 from convmat.verification.problem import Place, Problem
 from convmat.watching import Watch, unwatched
@@ -71,6 +72,17 @@ class Findings(Sequence[Diagnosis]):
     def __len__(self) -> int:
         return len(self.diagnoses)
 
+    def __str__(self) -> str:
+        lines = [str(one) for one in self] or ["no known mistake explains it"]
+        if self.tried < self.known:
+            lines.append(f"tried {self.tried} of {self.known} known mistakes, alone and in pairs")
+        return "\n".join(lines)
+
+    @property
+    def brief(self) -> str:
+        """The first diagnosis in a few words; none where there is none."""
+        return self[0].brief if self else ""
+
     def with_places(self, place: Callable[[Place], Place]) -> Findings:
         """With the exceptions' indices as `place` makes them of ours: those of a file, say."""
         return replace(
@@ -91,6 +103,8 @@ def diagnose(
     flip: bool = False,
     padding_mode: str = "zeros",
     *,
+    layout: str = "nhwc",
+    kernel_layout: str = "ohwi",
     judged: Mapping[str, Any] | None = None,
     budget: int = _BUDGET,
     watch: Watch = unwatched,
@@ -104,6 +118,7 @@ def diagnose(
     Args:
         x, filters and the geometry: as `convolve` takes them.
         expected: the wrong result, (N, *out, K) or of any other shape.
+        layout, kernel_layout: of the arrays, as `verify` takes them; exceptions are indices of `expected`.
         judged: how `verify` is to judge: its `exact`, `atol`, `rtol` and `requantize`; None stands for
             nothing said.
         budget: about how many products trying pairs of mistakes may cost. Single ones are all tried.
@@ -118,7 +133,11 @@ def diagnose(
     """
     layer: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     layer |= {"bias": bias, "flip": flip, "padding_mode": padding_mode}
-    return diagnose_all([{"x": x, "filters": filters, "expected": expected, **layer}], judged, budget, watch)
+    x, filters, result = channels_last(x, filters, expected, layout, kernel_layout)
+    findings = diagnose_all(
+        [{"x": x, "filters": filters, "expected": result, **layer}], judged, budget, watch
+    )
+    return findings.with_places(lambda at: in_layout(at, layout, x.ndim))
 
 
 def diagnose_all(

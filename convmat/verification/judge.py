@@ -13,7 +13,9 @@ right sum of products stays inside, whatever the input. Each element has a toler
 - n is n + 2 where the inputs are wider than the accumulator, which rounds both factors as it loads them.
 - F is the sum of |x|·|w| over products with a subnormal operand, which kernels may flush to zero; what they
   flush of products and sums is at most n·tiny, tiny being the least normal number.
-- u_out is that of a result narrower than the accumulator, else 0. R has a γ_n of its own, which is added.
+- u_out is that of a result narrower than the accumulator, else 0: of bfloat16 2^-8, of float8 2^-5 to 2^-3.
+  In float8 what is beyond the largest number may be that one, infinity or NaN: conversions differ.
+- R has a γ_n of its own, which is added.
 
 Complex sums are judged part by part, each of 2·n products; F and A are of moduli.
 """
@@ -29,6 +31,7 @@ from numpy.typing import NDArray
 
 from convmat.checks import finite, flag, got
 from convmat.errors import SettingError
+from convmat.formats import Format
 
 Array = NDArray[Any]
 
@@ -108,7 +111,9 @@ class WithinTolerance(NamedTuple):
 class WithinBound:
     """Each element must be as near to its definition as any order of summing it brings it."""
 
-    def __init__(self, dtype: np.dtype[Any], inputs: Sequence[Array], terms: int, divided: bool) -> None:
+    def __init__(
+        self, dtype: np.dtype[Any], inputs: Sequence[Array], terms: int, divided: bool, form: Format | None
+    ) -> None:
         # The coarsest arithmetic that the result may honestly come from; the engine's own word for what it
         # summed in is not taken.
         sources = (
@@ -125,11 +130,10 @@ class WithinBound:
         if any(_mantissa_bits(a.dtype) > bits for a in inputs):
             self.terms += 2
         self.u_out = 0.0
-        if dtype.kind in "fc" and np.finfo(dtype).eps > limits.eps:
-            self.u_out = float(np.finfo(dtype).eps) / 2
-            self.underflow += float(np.finfo(dtype).smallest_subnormal)
-            self.largest_out = float(np.finfo(dtype).max)
-            bits = int(np.finfo(dtype).nmant) + 1
+        self.is_scaled = form is not None and form.bits < 8  # of 8 bits, whose overflow has no one meaning
+        if form is not None and form.bits < bits:
+            self.u_out, self.largest_out, bits = form.u, form.largest, form.bits
+            self.underflow += form.least
         whole = not divided and all(_is_whole(part) for a in inputs for part in _pieces(a))
         self.exact_below = 2.0**bits if whole else 0.0
         self.finite_inputs = all(bool(np.isfinite(part).all()) for a in inputs for part in _pieces(a))
@@ -168,7 +172,10 @@ class WithinBound:
             if not self.finite_inputs:
                 overflow &= np.isfinite(w)
             wild = ~np.isfinite(r) | ~np.isfinite(w)
-            rounded = (np.abs(w) + bound >= self.largest_out) & (r == np.copysign(np.inf, w))
+            there = r == np.copysign(np.inf, w)
+            if self.is_scaled:
+                there |= np.isnan(r) | (r == np.copysign(self.largest_out, w))
+            rounded = (np.abs(w) + bound >= self.largest_out) & there
             np.copyto(r, w, where=(overflow & wild) | rounded)
         if settled.dtype.kind == "c":
             # Where infinities meet, what each part becomes depends on how complex numbers multiply.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,16 +13,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import reference
-from convmat.checks import got, numbers
+from convmat.checks import choice, got, known_numbers, numbers
 from convmat.engine import Convolution, execute, prepare
 from convmat.errors import DTypeError, SettingError
 from convmat.geometry import ConvGeometry, Padding, Sizes
+from convmat.layouts import KERNEL_LAYOUTS, to_batch, to_filters
 from convmat.plan import filter_geometry
 from convmat.verification.comparison import Definition
 from convmat.verification.judge import Rule, bands, magnitude
 from convmat.verification.quantization import Requantize
 from convmat.verification.verdict import Report
 from convmat.watching import Watch, unwatched
+from convmat.words import POSITION_NAMES
 
 
 def verify(
@@ -36,6 +39,8 @@ def verify(
     flip: bool = False,
     padding_mode: str = "zeros",
     *,
+    layout: str = "nhwc",
+    kernel_layout: str = "ohwi",
     exact: bool = False,
     atol: float | None = None,
     rtol: float | None = None,
@@ -45,9 +50,11 @@ def verify(
     """Compare a convolution with the definition: the engine's, or yours if `expected` is given.
 
     Args:
-        x, filters and the geometry: as `convolve` takes them.
+        x, filters and the geometry: as `convolve` takes them, arrays or tensors (see `formats.as_array`).
         expected: the result to judge, (N, *out, K) or (N·H_out·W_out, K). Its accumulator is taken to be
-            the coarser of the inputs' dtype and its own (float32 for float16).
+            the coarser of the inputs' dtype and its own (float32 for float16, bfloat16 and float8).
+        layout: "nhwc", or "nchw" of x and the result with channels first.
+        kernel_layout: of filters, "ohwi", "oihw" or "hwio".
         exact: floats, too, must be equal in value.
         atol, rtol: in place of the bound, |result − definition| ≤ atol + rtol·|definition|, of complex
             numbers the moduli; of the two the one that is not given is 0.
@@ -67,14 +74,10 @@ def verify(
     if not callable(watch):
         raise SettingError("watch", f"got {got(watch)}; give what hands on the steps of an iterable")
     rule = Rule.of(exact, atol, rtol)
+    x, filters, result = channels_last(x, filters, expected, layout, kernel_layout)
+    bias = None if bias is None else numbers("bias", bias)
     todo = prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode)
-    x, filters = np.asarray(x), np.asarray(filters)
-    bias = None if bias is None else np.asarray(bias)
-    result = None if expected is None else numbers("expected", expected)
-    quantized = None
-    if requantize is not None:
-        quantized = Requantize.of(requantize).resolved(None if result is None else result.dtype)
-        _check_integers(x, filters, bias)
+    quantized = None if requantize is None else _quantized(requantize, result, x, filters, bias)
     layer = {"groups": groups, "flip": flip, "padding_mode": padding_mode}
     definition = _definition(x, filters, bias, todo.plan.geometry, layer, quantized, watch)
     if result is None:
@@ -82,16 +85,59 @@ def verify(
     shape = definition.shape
     if result.shape == (math.prod(shape[:-1]), shape[-1]):
         result = result.reshape(shape)
-    return definition.compare(result, rule)
+    return _said_in(layout, definition.compare(result, rule))
 
 
-def _check_integers(*arrays: NDArray[Any] | None) -> None:
-    for array in arrays:
+def channels_last(
+    x: ArrayLike, filters: ArrayLike, result: ArrayLike | None, layout: str, kernel_layout: str
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    """Input, filters and result of a layer, as views with channels last; what is not of as many axes stays.
+
+    Raises:
+        GeometryError: no such layout. DTypeError, ShapeError: no numbers, or no arrays of them.
+    """
+    choice("layout", layout, ("nhwc", "nchw"))
+    choice("kernel_layout", kernel_layout, KERNEL_LAYOUTS)
+    x, filters = numbers("input", x), numbers("filters", filters)
+    result = None if result is None else known_numbers("expected", result)
+    dims = x.ndim - 2
+    if dims > 0 and filters.ndim == x.ndim:
+        filters = to_filters(filters, dims, kernel_layout)
+    if dims > 0 and result is not None and result.ndim == x.ndim:
+        result = to_batch(result, dims, layout)
+    return to_batch(x, dims, layout) if dims > 0 else x, filters, result
+
+
+def in_layout(at: tuple[Any, ...], layout: str, axes: int) -> tuple[Any, ...]:
+    """What stands for (n, *position, k) in the order of a layout; rows and columns as they are."""
+    return (at[0], at[-1], *at[1:-1]) if layout == "nchw" and len(at) == axes else at
+
+
+def _said_in(layout: str, report: Report) -> Report:
+    """A report whose shapes and indices are those of a result in this layout, each number with its name."""
+    axes = len(report.expected_shape)
+    return replace(
+        report,
+        shape=in_layout(report.shape, layout, axes),
+        expected_shape=in_layout(report.expected_shape, layout, axes),
+        worst=None if report.worst is None else in_layout(report.worst, layout, axes),
+        outside_at=tuple(in_layout(at, layout, axes) for at in report.outside_at),
+        axes=in_layout(("n", *POSITION_NAMES[axes - 2], "k"), layout, axes),
+    )
+
+
+def _quantized(
+    requantize: tuple[Any, ...], result: NDArray[Any] | None, *inputs: NDArray[Any] | None
+) -> Requantize:
+    """How integer inputs' sums become a result; DTypeError for other inputs."""
+    quantized = Requantize.of(requantize).resolved(None if result is None else result.dtype)
+    for array in inputs:
         if array is not None and array.dtype.kind not in "biu":
             raise DTypeError(
                 "requantize",
                 f"takes integer inputs, kernels and bias, for an exact int32 accumulator; got {array.dtype}",
             )
+    return quantized
 
 
 def _own_result(todo: Convolution, quantized: Requantize | None) -> NDArray[Any]:

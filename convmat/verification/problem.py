@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from convmat.checks import numbers
+from convmat.checks import known_numbers, numbers
 from convmat.errors import ConvmatError
+from convmat.formats import FORMATS, Narrow, format_of, narrow
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.verification.computed import Array, Computation
 from convmat.verification.judge import subnormal
@@ -49,7 +50,10 @@ class Problem:
             filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
         window = given.stride, given.padding, given.dilation
         self.right = Computation(x, filters, *window, groups, bias, padding_mode)
-        result = numbers("expected", expected)
+        result = known_numbers("expected", expected)
+        self.form = format_of(result)
+        self.narrow = self.form if isinstance(result, Narrow) else None
+        result = np.asarray(result)
         if result.dtype.kind == "u" and result.max(initial=0) > np.iinfo(np.int64).max:
             result = result.astype(np.float64)  # no sum is as large
         self.result, self.flat, self.judged = result, result.ravel(), judged
@@ -66,21 +70,22 @@ class Problem:
     def _set_precision(self, inputs: list[Array]) -> None:
         """What rounding errors can come to, in sums and in the result; eps is 0 where all is exact."""
         dtypes = [a.dtype for a in inputs]
+        formats = [*map(format_of, inputs), self.form]
         integers = all(dtype.kind in "biu" for dtype in dtypes)
         self.dtype = np.dtype(np.int64) if integers else np.result_type(np.float64, *dtypes)
-        floats = [np.finfo(dtype) for dtype in (*dtypes, self.result.dtype) if dtype.kind in "fc"]
-        self.eps = max((float(info.eps) for info in floats), default=0.0)
+        floats = [form for form in formats if form is not None]
+        self.eps = max((2 * form.u for form in floats), default=0.0)
         if not self.eps:
             return
-        summed = [np.finfo(np.float32) if info.bits == 16 else info for info in floats]
-        self.eps_of_sums = max(float(info.eps) for info in summed)
-        self.largest = min(float(info.max) for info in floats) / 4
-        self.largest_sum = min(float(info.max) for info in summed) / 4
-        tiny = max(float(info.tiny) for info in summed)
+        summed = [max(form, FORMATS["float32"], key=lambda form: form.bits) for form in floats]
+        self.eps_of_sums = max(2 * form.u for form in summed)
+        self.largest = min(form.largest for form in floats) / 4
+        self.largest_sum = min(form.largest for form in summed) / 4
+        tiny = max(form.tiny for form in summed)
         operand = max(float(np.abs(a).max(initial=0, where=np.isfinite(a))) for a in inputs)
         flushed = max(float(subnormal(a, tiny).max(initial=0)) for a in inputs)
         self.underflow = tiny + flushed * operand
-        self.least = max(float(info.smallest_subnormal) for info in floats)
+        self.least = max(form.least for form in floats)
 
     def _wrong(self) -> Array:
         """The elements that the right layer does not explain; all, where the shape is another."""
@@ -253,7 +258,10 @@ class Problem:
 
     def verify(self, layer: Computation, result: Array) -> Report:
         """Whether the result of a layer's convolution, in its order, is right."""
-        return verify(expected=result.reshape(layer.convolved_shape), **layer.arguments, **self.judged)
+        result = result.reshape(layer.convolved_shape)
+        if result.dtype == np.float32:
+            result = narrow(result, self.narrow)
+        return verify(expected=result, **layer.arguments, **self.judged)
 
 
 def _merges(shape: Sequence[int], given: Sequence[int]) -> bool:

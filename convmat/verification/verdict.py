@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.errors import ConvmatError
+from convmat.formats import dtype_name
 from convmat.shown import Fact, Shown, percent, shape_fact, sizes
 
 HISTOGRAM = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 10.0)
@@ -20,9 +23,23 @@ FEW = 16
 """Elements outside that a report lists."""
 
 
+class Diagnosed(Protocol):
+    """What a search for mistakes found; its text is all of it."""
+
+    @property
+    def brief(self) -> str:
+        """In a few words, to go on from a verdict; none where nothing was found."""
+
+
 @dataclass(frozen=True)
 class Report(Shown):
-    """What a comparison found; true when equal. As text it is the verdict, in one line."""
+    """What a comparison found; true when equal.
+
+    As text it is the verdict, in one line. Its representation, which a failing `assert report` shows, is the
+    whole story: the verdict, the facts, and the diagnosis of a result that differs. The diagnosis is made
+    when it is first asked for, and then kept; until the report is let go it holds on to the arrays that
+    `verify` was given, which must be the same then.
+    """
 
     equal: bool
     shape: tuple[int, ...]
@@ -58,14 +75,17 @@ class Report(Shown):
     """Elements that could have been judged by a bound, but are sums of whole numbers, exact in any order."""
     outside_at: tuple[tuple[int, ...], ...] = ()
     """Indices of all elements outside, where they are at most `FEW`; else empty."""
+    axes: tuple[str, ...] = field(default=(), compare=False)
+    """What the numbers of an index are, where that is known."""
+    diagnose: Callable[[], Diagnosed] | None = field(default=None, compare=False)
+    """Searches for the mistakes that explain the result; None where it is equal, or nothing known of it."""
 
     @classmethod
     def of_shapes(cls, result: NDArray[Any], shape: tuple[int, ...]) -> Report:
         """The verdict on a result of another shape than the definition's."""
         count, off = math.prod(shape), math.inf
-        return cls(
-            False, result.shape, shape, str(result.dtype), False, count, count, off, 0.0, off, None, None
-        )
+        dtype = dtype_name(result)
+        return cls(False, result.shape, shape, dtype, False, count, count, off, 0.0, off, None, None)
 
     @property
     def outside_share(self) -> float:
@@ -86,6 +106,24 @@ class Report(Shown):
         if not self.equal:
             return f"different: {self.outside} of {_elements(self.elements)}"
         return f"equal: {_elements(self.elements)}, {self._largest_error()}"
+
+    def __repr__(self) -> str:
+        rows = [fact for fact in self.facts() if fact.label]
+        width = max(len(fact.label) for fact in rows)
+        lines = [f"  {fact.label:{width}}  {fact.text}" for fact in rows if fact.key != "equal"]
+        brief, *whole = self._diagnosis
+        return "\n".join([f"{self}{brief and f': {brief}'}", *lines, *whole])
+
+    @cached_property
+    def _diagnosis(self) -> tuple[str, ...]:
+        """The diagnosis in a few words, and in lines of its own, where there is one."""
+        if self.diagnose is None:
+            return ("",)
+        try:
+            found = self.diagnose()
+        except ConvmatError as error:
+            return "", f"no diagnosis: {error}"
+        return found.brief, str(found)
 
     def _shapes(self) -> Iterator[str]:
         """Both shapes as they are spoken, and what to do where they are the same but for axes of 1."""
@@ -140,7 +178,8 @@ class Report(Shown):
     def _worst_facts(self) -> Iterator[Fact]:
         if self.worst is not None and self.worst_values is not None:
             value, wanted = self.worst_values
-            place = ", ".join(map(str, self.worst)) or "the only one"
+            names = [f"{axis} " for axis in self.axes] or [""] * len(self.worst)
+            place = ", ".join(f"{a}{i}" for a, i in zip(names, self.worst, strict=True)) or "the only one"
             yield Fact("worst", "worst element", list(self.worst), place)
             yield Fact("worst_value", "its value", plain(value), f"{value}")
             yield Fact("worst_definition", "by definition", plain(wanted), f"{wanted}")
