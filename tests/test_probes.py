@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -22,7 +21,8 @@ from convmat import reference
 from convmat.cli import run
 from convmat.errors import DTypeError, GeometryError
 from convmat.files.sources import hex_lines
-from convmat.verification.probes import ARRAYS, CASES, PROBE_DTYPES, Inputs, Probe
+from convmat.verification.operands import PROBE_DTYPES, whole_numbers
+from convmat.verification.probes import ARRAYS, CASES, Inputs, Probe
 from tests.strategies import Layer, layers
 from tests.tools import mostly_slow
 
@@ -61,27 +61,31 @@ def test_sums_are_exact_in_any_order(layer: Layer, dtype: str, order: str) -> No
     geometry = cm.ConvGeometry(layer.shape, layer.kernel, **layer.where, groups=layer.groups)
     probe = Probe(geometry, layer.filter_shape[0], np.dtype(dtype), layer.flip, layer.padding_mode, order)
     options = layer.patch | {"groups": layer.groups, "flip": layer.flip}
-    limit = {"float16": 2**11, "float32": 2**24}.get(dtype, 2**31)
+    limit = 2.0 ** {"float16": 24, "float32": 24, "float64": 53}.get(dtype, 31)
+    kind = float if dtype.startswith("float") else int
     names = []
     for name, inputs in probe.inputs(7):
         names.append(name)
         x, kernel, bias = inputs
         assert (x.shape, kernel.shape, bias.shape) == (layer.shape, layer.filter_shape, (len(kernel),))
         assert x.dtype == kernel.dtype == dtype
-        magnitudes = [np.abs(a.astype(np.float64)) for a in inputs]
-        most = math.prod(kernel.shape[1:]) * magnitudes[0].max() * magnitudes[1].max()
-        assert most + magnitudes[2].max() < limit
+        (pixels, unit), (weights, other) = whole_numbers(x), whole_numbers(kernel)
+        for k in range(len(kernel)):
+            most = pixels.max() * weights[k].sum() + abs(float(bias[k])) / 2.0 ** (unit + other)
+            assert most < limit or (
+                name == "extremes" and kind is float and np.count_nonzero(weights[k]) == 1
+            )
         assert (name == "bias") or not bias.any()
         found = probe.results(inputs)
-        whole = reference.convolve(x.astype(int), kernel.astype(int), **options)
-        np.testing.assert_array_equal(found["accumulators"], whole)
-        np.testing.assert_array_equal(found["y"], whole + bias.astype(int))
-        assert found["accumulators"].dtype == np.int32
-        assert found["y"].dtype == bias.dtype == (dtype if dtype.startswith("float") else "int32")
+        sums = reference.convolve(x.astype(kind), kernel.astype(kind), **options)
+        np.testing.assert_array_equal(found["accumulators"], sums.astype(found["accumulators"].dtype))
+        np.testing.assert_array_equal(found["y"], (sums + bias.astype(kind)).astype(bias.dtype))
+        assert found["y"].dtype == bias.dtype == (dtype if kind is float else "int32")
+        assert found["accumulators"].dtype == ("float32" if dtype == "float16" else bias.dtype)
         assert cm.verify(x, kernel, expected=found["y"], bias=bias, **options)
         if layer.groups == 1:
-            product = found["x_col"].astype(int) @ found["w_col"].astype(int)
-            np.testing.assert_array_equal(product, whole.reshape(product.shape))
+            product = found["x_col"].astype(kind) @ found["w_col"].astype(kind)
+            np.testing.assert_array_equal(product, sums.reshape(product.shape))
         np.testing.assert_array_equal(found["x_col"], cm.unroll(x, layer.kernel, **layer.patch, order=order))
     assert names == list(CASES)
 
@@ -129,7 +133,7 @@ def test_the_seed_makes_the_numbers() -> None:
         (
             {"geometry": cm.ConvGeometry((1, 900, 900, 2), 3)},
             GeometryError,
-            r"elements, a probe has at most 10",
+            r"elements, a probe has at most 1048576; give a smaller one: .*, 8 × 10 pixels say$",
         ),
         (
             {"geometry": cm.ConvGeometry((1, 50, 50, 2), 32), "dtype": np.dtype("float16")},
@@ -148,8 +152,11 @@ def test_inputs_that_are_not_of_the_probe() -> None:
     probe = Probe(cm.ConvGeometry((1, 4, 5, 1), 3), 2, np.dtype("float32"))
     inputs = dict(probe.inputs(1))["bias"]
     for change, message in (
-        ({"x": inputs.x + np.float32(0.5)}, "x: holds numbers that are not whole"),
-        ({"x": inputs.x * np.float32(np.nan)}, "x: holds numbers that are not whole"),
+        ({"x": inputs.x + np.float32(1e-6)}, "x: and kernel have sums beyond 16777216"),
+        ({"x": inputs.x * np.float32(1e-38)}, "x: and kernel have sums beyond 16777216"),
+        ({"x": inputs.x * np.float32(np.nan)}, "x: holds numbers that are not finite"),
+        ({"bias": inputs.bias * np.float32(np.inf)}, "bias: holds numbers that are not finite"),
+        ({"bias": inputs.bias + np.float32(2.0**-20)}, "x: and kernel have sums beyond 16777216"),
         ({"kernel": inputs.kernel.astype("f8")}, "kernel: has dtype float64, expected float32"),
         ({"bias": inputs.bias[:1]}, r"bias: has shape \(1,\), expected \(2,\)"),
         ({"bias": inputs.bias + np.float32(2**24)}, "x: and kernel have sums beyond 16777216"),
@@ -168,6 +175,8 @@ LINES = [
     "--k 2 --dims 3 --input-shape 2,4,5,3 --layout nchw --dtype uint8 --seed 3",
     "--k 3 --depthwise --padding full --dtype int16",
     "--k 2 --padding same-lower --groups 3 --dtype float64",
+    "--k 3 --dtype uint8 --kernel-dtype int8",
+    "--k 2 --arithmetic tf32 --tile 4,3,6",
 ]
 
 
@@ -190,8 +199,12 @@ def test_a_probe_is_written_and_the_engine_passes_it(line: str, probe: Any) -> N
         assert said[key] == manifest[key]
     assert [case["name"] for case in manifest["cases"]] == list(CASES)
     assert said["cases"] == manifest["cases"]
+    for key in ("dtype", "kernel_dtype", "arithmetic", "tile"):
+        assert said[key] == manifest[key]
     assert sorted(os.listdir("p")) == sorted([*CASES, "probe.h", "probe.json"])
-    words = re.sub(r"--(k|input-shape|filters|dtype|seed) \S+", "", line)  # which convolve has not
+    words = re.sub(
+        r"--(k|input-shape|filters|dtype|kernel-dtype|arithmetic|tile|seed) \S+", "", line
+    )  # which convolve has not
     os.mkdir("mine")
     for case in CASES:
         assert sorted(os.listdir(f"p/{case}")) == sorted(f"{k}.{e}" for k in ARRAYS for e in ("npy", "hex"))
@@ -205,7 +218,8 @@ def test_a_probe_is_written_and_the_engine_passes_it(line: str, probe: Any) -> N
 def test_formats_and_defaults(probe: Any) -> None:
     said = probe("write p --k 3")
     assert (said["formats"], said["dtype"], said["filters"], said["seed"]) == (["npy"], "float32", 4, 2017)
-    assert said["input_shape"] == [1, 8, 10, 3]
+    assert said["input_shape"] == [2, 8, 10, 3]
+    assert (said["kernel_dtype"], said["arithmetic"], said["tile"]) == ("float32", None, None)
     assert sorted(os.listdir("p")) == sorted([*CASES, "probe.json"])
     os.mkdir("empty")
     os.chmod("empty", 0o750)
@@ -242,7 +256,7 @@ CONVOLVE = """
 #include <stdio.h>
 #include "p/probe.h"
 
-static int wrong(const TYPE *x, const TYPE *kernel, const SUM *bias, const SUM *y, const int32_t *acc)
+static int wrong(const TYPE *x, const WEIGHT *kernel, const SUM *bias, const SUM *y, const SUM *acc)
 {
     int count = 0;
     for (int n = 0; n < PROBE_N; n++)
@@ -269,13 +283,11 @@ static int wrong(const TYPE *x, const TYPE *kernel, const SUM *bias, const SUM *
 
 int main(void)
 {
-    printf("%d %d %d %d\\n",
-           wrong(integers_x, integers_kernel, integers_bias, integers_y, integers_accumulators),
-           wrong(one_hot_x, one_hot_kernel, one_hot_bias, one_hot_y, one_hot_accumulators),
-           wrong(coordinates_x, coordinates_kernel, coordinates_bias, coordinates_y,
-                 coordinates_accumulators),
-           wrong(bias_x, bias_kernel, bias_bias, bias_y, bias_accumulators));
-    return 0;
+    int count = 0;
+#define JUDGE(name) \\
+    printf("%d ", wrong(name##_x, name##_kernel, name##_bias, name##_y, name##_accumulators)), count++;
+    PROBE_EACH(JUDGE)
+    return count != PROBE_CASES;
 }
 """
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
@@ -283,16 +295,21 @@ STRICT = ("-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror")
 
 @pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
 @pytest.mark.parametrize(
-    "dtype, c_type, c_sum",
-    [("float32", "float", "float"), ("float64", "double", "double"), ("int8", "int8_t", "int32_t")],
+    "dtype, types",
+    [
+        ("float32", ("float", "float", "float")),
+        ("float32 --arithmetic bfloat16", ("float", "float", "float")),
+        ("float64", ("double", "double", "double")),
+        ("uint8 --kernel-dtype int8", ("uint8_t", "int8_t", "int32_t")),
+    ],
 )
-def test_a_c_program_passes_the_probe(dtype: str, c_type: str, c_sum: str, probe: Any) -> None:
+def test_a_c_program_passes_the_probe(dtype: str, types: tuple[str, str, str], probe: Any) -> None:
     probe(f"write p --k 3,2 --stride 2,1 --padding same --dilation 1,2 --dtype {dtype} --format c")
     Path("own.c").write_text(CONVOLVE)
-    types = (f"-DTYPE={c_type}", f"-DSUM={c_sum}")
-    subprocess.run([str(COMPILER), *STRICT, *types, "own.c", "-o", "own"], check=True)
+    defined = [f"-D{name}={kind}" for name, kind in zip(("TYPE", "WEIGHT", "SUM"), types, strict=True)]
+    subprocess.run([str(COMPILER), *STRICT, *defined, "own.c", "-o", "own"], check=True)
     done = subprocess.run(["./own"], capture_output=True, check=True, text=True)
-    assert done.stdout == "0 0 0 0\n"
+    assert done.stdout == "0 " * len(CASES)
 
 
 @pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
@@ -380,7 +397,7 @@ def test_one_wrong_element_is_found_and_named(dtype: str, probe: Any) -> None:
         right = np.load(f"p/{case}/y.npy")
         for place in ((0, 0, 0, 0), (0, 2, 3, 1), (0, 1, 2, 3)):
             y = right.copy()
-            y[place] += 1
+            y[place] = np.nextafter(y[place], 0 * y[place] + 99) if y.dtype.kind == "f" else y[place] + 1
             np.save("mine.npy", y)
             found = probe(f"judge p mine.npy --case {case} --no-diagnose", 1)
             (line,) = found["cases"]
@@ -463,6 +480,15 @@ def number_of_digits(key: str, digits: int) -> None:
     path.write_text(re.sub(rf'"{key}": \d+', f'"{key}": {"9" * digits}', path.read_text()))
 
 
+def older() -> None:
+    """A record of before dtypes of kernels, arithmetics and tiles."""
+    path = Path("p/probe.json")
+    record = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({key: record[key] for key in record if key not in ("kernel_dtype", "arithmetic", "tile")})
+    )
+
+
 def add_one(name: str, amount: Any = 1) -> None:
     array = np.load(f"p/integers/{name}.npy")
     array.flat[3] += amount
@@ -473,7 +499,8 @@ def add_one(name: str, amount: Any = 1) -> None:
     "damage, told",
     [
         (lambda: add_one("x"), r"p/integers/\w+.npy: is damaged: it is not what x.npy and kernel.npy give"),
-        (lambda: add_one("x", 0.5), "p/integers/x.npy: is damaged: holds numbers that are not whole"),
+        (lambda: add_one("x", 1e-3), "p/integers/x.npy: is damaged: and kernel have sums beyond"),
+        (lambda: add_one("x", np.inf), "p/integers/x.npy: is damaged: holds numbers that are not finite"),
         (lambda: add_one("kernel"), "is damaged: it is not what"),
         (lambda: add_one("bias"), "p/integers/y.npy: is damaged: it is not what"),
         (lambda: add_one("x_col"), "p/integers/x_col.npy: is damaged"),
@@ -545,9 +572,26 @@ def add_one(name: str, amount: Any = 1) -> None:
         (lambda: edit({"terms": 28}), "is damaged: terms must be 27, got 28"),
         (lambda: edit({"exact_below": None}), "is damaged: exact_below must be 16777216, got None"),
         (lambda: edit({"convmat_probe": 2}), "is damaged: convmat_probe must be 1, got 2"),
+        (
+            lambda: edit({"kernel_dtype": "int8"}),
+            "is damaged: kernel_dtype: got int8 for an input of float32; give the same",
+        ),
+        (
+            lambda: edit({"arithmetic": "tf16"}),
+            "is damaged: arithmetic must be one of None, tf32, .*, got 'tf1",
+        ),
+        (lambda: edit({"arithmetic": "tf32"}), "x.npy: is damaged: holds numbers that tf32 does not"),
+        (lambda: edit({"tile": 3}), "is damaged: tile must be None or a list of 2 or 3 or 4, got 3"),
+        (lambda: edit({"tile": [1, 1, 0]}), "is damaged: tile must be None or a list of 2 or 3 or 4, got"),
+        (lambda: edit({"tile": [1, 1]}), "is damaged: tile: got .1, 1.; give rows, columns, filters"),
+        (
+            lambda: edit({"tile": [9, 9, 9]}),
+            "is damaged: tile: of 9 has no seam and partial tile in 3 output",
+        ),
+        (older, r"is damaged: the record must have kernel_dtype, got .*; write the probe again"),
         (lambda: edit({"more": 1}), "is damaged: the record must have .* alone, got 'more'"),
         (
-            lambda: edit({"cases": [{"name": "integers"}] * 4}),
+            lambda: edit({"cases": [{"name": "integers"}] * len(CASES)}),
             r"is damaged: cases\[0\] must have about, got 'n",
         ),
         (lambda: number_of_digits("seed", 5000), "is damaged: seed must be .*, got a number of 5000 digits"),
@@ -602,7 +646,7 @@ def test_a_file_is_judged_as_the_case_that_it_is(layout: str, probe: Any) -> Non
         np.save("mine.npy", y)
         found = probe("judge p mine.npy", 1)
         assert [(judged["name"], judged["outside"]) for judged in found["cases"]] == [(case, 1)]
-        assert len(found["not_judged"]) == 3
+        assert len(found["not_judged"]) == len(CASES) - 1
         (judged,) = probe(f"judge p p/{case}/y.npy --case {case}")["cases"]
         assert judged["equal"]
 
@@ -619,14 +663,14 @@ def test_an_array_of_all_cases_is_judged_as_all(stage: str, key: str, size: str,
     stacked[2].flat[5] += 1
     np.save("mine.npy", stacked)
     found = probe(f"judge p mine.npy --stage {stage}", 1)
-    assert [judged["equal"] for judged in found["cases"]] == [True, True, False, True]
+    assert [judged["equal"] for judged in found["cases"]] == [case != "coordinates" for case in CASES]
 
 
 def test_it_is_said_what_was_not_judged(probe: Any, capsys: pytest.CaptureFixture[str]) -> None:
     probe("write p --k 3")
     assert run(["probe", "judge", "p", "p/bias/y.npy"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"not judged +│ integers, one-hot, coordinates ", out)
+    assert re.search(r"not judged +│ integers, one-hot, coordinates, wide-x, wide-kernel, extremes ", out)
     assert out.startswith("equal: 1 case\n")
 
 
