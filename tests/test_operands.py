@@ -320,3 +320,29 @@ def test_what_goes_together(kinds: Any, message: str) -> None:
     dtype, kernel, arithmetic = kinds
     with pytest.raises(DTypeError, match=message):
         Operands(np.dtype(dtype), np.dtype(kernel), arithmetic).check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(9))
+def test_no_planted_mistake_passes_a_probe(number: int) -> None:
+    """Of those that are wrong in a layer, in a probe of the same geometry and dtype."""
+    from tests import planted
+
+    layer = list(planted.cases(["nhwc"]))[number]
+    options = {key: layer.options[key] for key in ("stride", "padding", "dilation", "groups")}
+    geometry = cm.ConvGeometry(layer.x.shape, layer.filters.shape[1:-1], **options)
+    probe = Probe(geometry, len(layer.filters), layer.x.dtype)
+    cases = [(planted.Case(case, *inputs, layer.options), y) for case, inputs, y in cases_of(probe)]
+    passed = []
+    for name, plant in planted.MISTAKES.items():
+        if layer.wrong(plant) is None:
+            continue
+        with np.errstate(all="ignore"):
+            if all((made := plant(case)) is None or _equal(made, y) for case, y in cases):
+                passed.append(name)
+    assert passed == []
+
+
+def _equal(result: Array, y: Array) -> bool:
+    """Whether a kernel's result is Y, in the dtype of Y."""
+    return result.size == y.size and np.array_equal(result.astype(y.dtype).reshape(y.shape), y)

@@ -583,7 +583,10 @@ def add_one(name: str, amount: Any = 1) -> None:
         ),
         (lambda: edit({"arithmetic": "tf32"}), "x.npy: is damaged: holds numbers that tf32 does not"),
         (lambda: edit({"tile": 3}), "is damaged: tile must be None or a size of each axis, got 3"),
-        (lambda: edit({"tile": [1, 1, 0]}), "is damaged: tile must be None or a size of each axis, got .1, 1, 0.;"),
+        (
+            lambda: edit({"tile": [1, 1, 0]}),
+            "is damaged: tile must be None or a size of each axis, got .1, 1, 0",
+        ),
         (lambda: edit({"tile": [1, 1]}), "is damaged: tile: got .1, 1.; give rows, columns, filters"),
         (
             lambda: edit({"tile": [9, 9, 9]}),

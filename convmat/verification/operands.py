@@ -91,11 +91,13 @@ class Operands(NamedTuple):
 
     def units(self, case: str) -> tuple[int, int]:
         """Exponents e of what x and kernel are whole multiples of, 2^e: beyond float16's unless it is."""
-        if not self.floats:
+        if not self.floats or case == "integers":
             return 0, 0
+        if case == "bias":
+            return 0, -3
         if self.is_narrow:
             return -5, -5
-        return {"wide-x": (-40, 20), "wide-kernel": (20, -40)}.get(case, (-20, -20))
+        return {"wide-x": (-40, 20), "wide-kernel": (20, -40), "extremes": (-20, -20)}[case]
 
     def most(self, case: str, terms: int) -> tuple[tuple[int, int], int]:
         """The largest magnitudes of x and kernel, and the taps of each filter: their product is below 2^p.

@@ -25,7 +25,7 @@ CASES = {
     "integers": "small random whole numbers",
     "one-hot": "one pixel and one tap are 1 in each group and filter: where each pixel goes",
     "coordinates": "pixels and taps number themselves, counting on from 1",
-    "bias": "small random whole numbers, and biases of both signs, large and small",
+    "bias": "small random numbers, and biases of both signs, large and small",
     "wide-x": "pixels of as many bits as sums leave, by small weights",
     "wide-kernel": "weights of as many bits as sums leave, by small pixels",
     "extremes": "the largest numbers by one another, in as many taps as sums leave",
@@ -169,15 +169,16 @@ class Probe:
         rng = np.random.default_rng(whole("seed", seed, 0, SEED_LIMIT))
         none = np.zeros(self.filters, self.operands.summed)
 
-        def small() -> tuple[NDArray[Any], NDArray[Any]]:
+        def small(case: str) -> tuple[NDArray[Any], NDArray[Any]]:
             ends = self.operands.within(self._peak, self._peak)
             shaped = zip(ends, self._shapes, strict=True)
-            return self._cast([rng.integers(*end, shape, endpoint=True) for end, shape in shaped])
+            numbers = [rng.integers(*end, shape, endpoint=True) for end, shape in shaped]
+            return self._cast(numbers, self.operands.units(case))
 
-        yield "integers", Inputs(*small(), none)
+        yield "integers", Inputs(*small("integers"), none)
         yield "one-hot", Inputs(*self._one_hot(), none)
         yield "coordinates", Inputs(*self._coordinates(), none)
-        yield "bias", Inputs(*small(), self._biases(rng))
+        yield "bias", Inputs(*small("bias"), self._biases(rng))
         for name in ("wide-x", "wide-kernel", "extremes"):
             yield name, Inputs(*self._large(name, rng), none)
 
@@ -218,12 +219,12 @@ class Probe:
         return self._cast([np.arange(pixels) % most_pixels + 1, np.arange(weights) % most_weights + 1])
 
     def _biases(self, rng: np.random.Generator) -> NDArray[Any]:
-        """From 1 to all that small sums leave, of both signs; no two the same if there are as many."""
+        """From the least to all that small sums leave, of both signs; no two the same if there are as many."""
         room = self.operands.limit - 1 - self.terms * self._peak**2
         steps = np.linspace(0, room, min(self.filters, room) + 1).astype(np.int64)
         sizes = rng.integers(steps[:-1], steps[1:]) + 1
-        signed = np.where(np.arange(len(sizes)) % 2, sizes, -sizes)
-        return np.resize(signed, self.filters).astype(self.operands.summed)
+        signed = np.resize(np.where(np.arange(len(sizes)) % 2, sizes, -sizes), self.filters)
+        return np.ldexp(signed.astype(float), sum(self.operands.units("bias"))).astype(self.operands.summed)
 
     def _large(self, name: str, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
         """x and kernel of the cases that need many bits, of which the operands say how many."""
