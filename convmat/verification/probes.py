@@ -219,7 +219,7 @@ class Probe:
         return self._cast([np.arange(pixels) % most_pixels + 1, np.arange(weights) % most_weights + 1])
 
     def _biases(self, rng: np.random.Generator) -> NDArray[Any]:
-        """From the least to all that small sums leave, of both signs; no two the same if there are as many."""
+        """From the least to all that small sums leave, of both signs; no two the same if there are enough."""
         room = self.operands.limit - 1 - self.terms * self._peak**2
         steps = np.linspace(0, room, min(self.filters, room) + 1).astype(np.int64)
         sizes = rng.integers(steps[:-1], steps[1:]) + 1
