@@ -338,6 +338,39 @@ def test_headers_compile_without_a_warning(line: str, probe: Any) -> None:
             "write p --k 3 --input-shape 2000,2000",
             "--input-shape: makes an X_col of 35928036 elements",
         ),
+        (
+            "write p --k 3 --input-shape 2000,2000",
+            "a few pixels more than the kernel will show every mistake, 8 × 10 pixels say",
+        ),
+        (
+            "write p --k 3 --filters 20000",
+            "--filters: must be 1 to 10922 in a probe, got 20000: its Y and W_col have at most 1048576 elem",
+        ),
+        (
+            "write p --k 3 --tile 64,64,64",
+            "--tile: of 64 × 64 × 64 makes arrays of more than 1048576 elements",
+        ),
+        ("write p --k 3 --tile 64,64,64", "the most of a probe; give 32,64,64, say"),
+        ("write p --k 3 --tile 4,4", "--tile: got (4, 4); give rows, columns, filters of one"),
+        ("write p --k 3 --tile 4,4,2 --filters 4", "--tile: of 2 has no seam and partial tile in 4 filters"),
+        (
+            "write p --k 3 --tile 8,8,2 --input-shape 10,12,3",
+            "--tile: of 8 has no seam and partial tile in 8 output rows; give a layer of more than 8",
+        ),
+        (
+            "write p --k 3 --tile x",
+            "'x' is no size; write a size of each spatial axis, then filters: 16,16,32",
+        ),
+        ("write p --k 3 --arithmetic fp8", "'fp8' is not one of 'tf32', 'bfloat16', 'float16', "),
+        ("write p --k 3 --arithmetic tf32 --dtype int8", "--arithmetic: tf32 is of floats, not of int8"),
+        (
+            "write p --k 3 --kernel-dtype int8",
+            "--kernel-dtype: got int8 for an input of float32; give the same",
+        ),
+        (
+            "write p --k 17 --arithmetic bfloat16-accumulate --input-shape 20,20",
+            "--arithmetic: bfloat16-accumulate holds whole numbers to 256, too few for 289 products",
+        ),
         ("write p --k 30 --dtype float16", "--dtype: float16 holds whole numbers to 2048"),
         ("write p --k 3 --format c,vhdl", "'vhdl' is none of npy, c, hex"),
         ("write p --k 3 --kernel box:3", "No such option '--kernel'"),
@@ -440,6 +473,87 @@ def test_forms_of_a_result(probe: Any, capsys: pytest.CaptureFixture[str]) -> No
     np.save("mine.npy", np.zeros(5))
     assert run(["probe", "judge", "p", "mine.npy", "--no-diagnose"]) == 1
     assert "different: shape " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype, wider", [("float16", "f4"), ("float16", "f8"), ("float32", "f8")])
+def test_a_wider_result_may_be_rounded_or_not(dtype: str, wider: str, probe: Any) -> None:
+    probe(f"write p --k 3 --stride 2 --dtype {dtype}")
+    rounded = 0
+    for case in CASES:
+        x, kernel, bias = (np.load(f"p/{case}/{key}.npy").astype("f8") for key in ("x", "kernel", "bias"))
+        y = np.load(f"p/{case}/y.npy").astype(wider)
+        sums = cm.convolve(x, kernel, stride=2, bias=bias).astype(wider)
+        rounded += int((sums != y).any())
+        for right in (y, sums):
+            np.save("mine.npy", right)
+            assert probe(f"judge p mine.npy --case {case}")["equal"]
+        np.save("mine.npy", np.nextafter(sums, np.asarray(np.inf, wider)))
+        probe(f"judge p mine.npy --case {case} --no-diagnose", 1)
+    assert rounded
+
+
+TILES = {
+    "--k 3 --tile 16,16,32": ((2, 42, 43, 3), (40, 41), 80),
+    "--k 3 --stride 2 --padding same --tile 4,4,2 --groups 2": ((2, 20, 22, 4), (10, 11), 6),
+    "--k 3 --dims 1 --tile 8,4": ((2, 22, 3), (20,), 10),
+    "--k 3 --dims 3 --padding full --tile 2,3,4,5": ((2, 3, 5, 8, 3), (5, 7, 10), 12),
+    "--k 3 --depthwise --tile 4,4,4": ((2, 12, 13, 10), (10, 11), 10),
+    "--k 5 --padding half --tile 1,2,1": ((2, 5, 7, 3), (5, 7), 2),
+    "--k 3 --tile 32,64,64": ((2, 50, 98, 3), (48, 96), 96),
+    "--k 3 --tile 4": ((2, 12, 13, 3), (10, 11), 10),
+    "--k 3 --groups 4 --tile 2,2,2": ((2, 7, 9, 8), (5, 7), 8),
+}
+
+
+@pytest.mark.parametrize("line", TILES)
+def test_a_layer_in_tiles_has_seams_and_a_part(line: str, probe: Any) -> None:
+    said = probe(f"write p {line}")
+    shape, size, filters = TILES[line]
+    assert (said["input_shape"], said["output_size"], said["filters"]) == (list(shape), list(size), filters)
+    tile = said["tile"]
+    assert probe("judge p p/one-hot/y.npy --case one-hot")["equal"]
+    x, y = np.load("p/one-hot/x.npy"), np.load("p/one-hot/y.npy")
+    assert x.sum() == 2 * said["groups"]
+    last, first = (np.argwhere(y[image].any(axis=-1)) for image in (-1, 0))
+    assert (last.max(axis=0) == np.array(size) - 1).all()  # the part at the end
+    assert (first.max(axis=0) >= tile[:-1]).all()  # beyond the seam
+
+
+@pytest.mark.parametrize("case", ["integers", "one-hot", "coordinates"])
+def test_mistakes_at_seams_and_ends_of_tiles_are_seen(case: str) -> None:
+    probe = Probe(cm.ConvGeometry((2, 12, 13, 3), 3), 10, np.dtype("float32"), tile=(4, 4, 4))
+    inputs = dict(probe.inputs(1))[case]
+    y = probe.results(inputs)["y"]
+    for axis, tile in ((1, 4), (2, 4), (3, 4)):
+        size = y.shape[axis]
+        for source in (
+            np.where(np.arange(size) < 2 * tile, np.arange(size), np.arange(size) - tile),  # the tile before
+            np.where(np.arange(size) == tile, tile - 1, np.arange(size)),  # the pixel before the seam
+            np.minimum(np.arange(size), 2 * tile - 1),  # no part
+        ):
+            wrong = np.take(y, source, axis)
+            assert (wrong != y).any() or (case == "one-hot" and axis == 3), (axis, source)
+
+
+def test_tiles_that_the_layer_does_not_fill() -> None:
+    geometry = cm.ConvGeometry((2, 10, 11, 3), 3)
+    for tile, filters, message in (
+        (
+            (8, 4, 3),
+            4,
+            "tile: of 8 has no seam and partial tile in 8 output rows; give a layer of more than 8,",
+        ),
+        (
+            (3, 3, 3),
+            4,
+            "tile: of 3 has no seam and partial tile in 9 output columns; give a layer of more than",
+        ),
+        ((3, 4, 4), 4, "tile: of 4 has no seam and partial tile in 4 filters"),
+        ((3, 4), 4, r"tile: got \(3, 4\); give rows, columns, filters of one, each at least 1"),
+        ((3, 4, 0), 4, r"tile: got \(3, 4, 0\); give rows, columns, filters of one, each at least 1"),
+    ):
+        with pytest.raises(GeometryError, match=message):
+            Probe(geometry, filters, np.dtype("float32"), tile=tile)
 
 
 @pytest.mark.parametrize("stage, key", [("unroll", "x_col"), ("flatten-filters", "w_col"), ("convolve", "y")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -63,14 +64,17 @@ def command(probe: str, result: str, case: str | None, stage: str, diagnose: boo
         raise click.UsageError(f"--case {case!r} is not in {probe}; give one of {', '.join(CASES)}")
     names = [case] if case else list(CASES)
     read = {name: read_case(probe, name, layer, layouts) for name in watching("case")(names, len(names))}
-    wanted = {name: results[_ARRAY_OF[stage]] for name, (_, results) in read.items()}
+    wanted = {name: [results[_ARRAY_OF[stage]]] for name, (_, results) in read.items()}
+    if stage == "convolve":  # a result wider than Y need not be rounded
+        for name, (inputs, _) in read.items():
+            wanted[name].append(layer.sums(inputs) + inputs.bias)
     verdicts = _verdicts(result, wanted, layouts.images, stage)
     wrong = {name: one for name, one in verdicts.items() if not one.report}
     reports = {name: one.report for name, one in verdicts.items()}
     facts = judged_facts(probe, stage, reports, [name for name in CASES if name not in reports])
     if wrong and stage == "convolve" and diagnose and not asked("quiet"):
-        inputs = {name: given for name, (given, _) in read.items()}
-        facts[-1:-1] = diagnosis_facts(_diagnosed(layer, layouts.images, inputs, wrong))
+        given = {name: inputs for name, (inputs, _) in read.items()}
+        facts[-1:-1] = diagnosis_facts(_diagnosed(layer, layouts.images, given, wrong))
     Judged(not wrong, facts, [judged_grid(reports, layer.geometry, stage)]).tell()
 
 
@@ -83,7 +87,7 @@ class _Verdict(NamedTuple):
 
 
 def _verdicts(
-    result: str, wanted: Mapping[str, NDArray[Any]], layout: str, stage: str
+    result: str, wanted: Mapping[str, list[NDArray[Any]]], layout: str, stage: str
 ) -> dict[str, _Verdict]:
     """The verdict on each case of which there is a result, in a folder or a file."""
     from convmat.errors import FileError
@@ -101,7 +105,7 @@ def _verdicts(
 
 
 def _verdicts_on(
-    array: NDArray[Any], wanted: Mapping[str, NDArray[Any]], layout: str, stage: str
+    array: NDArray[Any], wanted: Mapping[str, list[NDArray[Any]]], layout: str, stage: str
 ) -> dict[str, _Verdict]:
     """The cases that one array is judged as, and how.
 
@@ -124,17 +128,18 @@ def _verdicts_on(
     return {nearest: each[nearest]}
 
 
-def _verdict(array: NDArray[Any], wanted: NDArray[Any], layout: str, stage: str) -> _Verdict:
-    """An array as it is read to be a case's result, and the verdict on it."""
+def _verdict(array: NDArray[Any], wanted: list[NDArray[Any]], layout: str, stage: str) -> _Verdict:
+    """An array as it is read to be a case's result, any of those wanted, and the verdict on it."""
     from convmat.cli.judged import first_equal, results
     from convmat.verification.comparison import compare_exactly
 
     readings = {"": array}
     if stage == "convolve":
-        readings = results(array, wanted.shape, layout)
+        readings = results(array, wanted[0].shape, layout)
     elif array.ndim == 3:  # as unroll --per-image
         readings = {"": array.reshape(-1, array.shape[-1])}
-    name, verdict = first_equal(readings, lambda result: compare_exactly(result, wanted))
+    verdicts = [first_equal(readings, partial(compare_exactly, wanted=right)) for right in wanted]
+    name, verdict = next((one for one in verdicts if one[1]), verdicts[0])
     return _Verdict(array, name, verdict)
 
 

@@ -175,8 +175,8 @@ def _in_tiles(
     geometry = ConvGeometry(shape, layer.kernel_size, **layer.steps, groups=groups)
     if filters is None:
         filters = groups * -(-least // groups)
-        if tile and tile[-1] > 1 and filters % tile[-1] == 0:
-            filters += groups
+        if tile and filters % tile[-1] == 0 and groups % tile[-1]:
+            filters += groups  # else there would be no part of a tile
     if filters % groups:
         raise click.UsageError(
             f"--filters {got(filters)} cannot be shared by {groups} groups; give a multiple"

@@ -188,26 +188,36 @@ class Probe:
         The pixel is the one that is seen most often, in the last image. Of a layer in tiles it is the middle
         of the last window, and in the image before it that of the first window beyond the first tile.
         """
-        geometry, size = self.geometry, self.geometry.input_size
-        numbered = np.arange(1, math.prod(size) + 1).reshape(1, *size, 1)
-        x_col = reference.unroll_by_taps(numbered, geometry.kernel_size, **self.where)
-        hot = [int(np.bincount(x_col.reshape(-1), minlength=numbered.size + 1)[1:].argmax()) + 1]
-        if self.tile:
-            ends = (tuple(h - 1 for h in geometry.output_size), self.tile[:-1])
-            rows = [x_col[np.ravel_multi_index(end, geometry.output_size)] for end in ends]
-            hot = [int(sorted(row[row > 0])[np.count_nonzero(row) // 2]) if row.any() else 1 for row in rows]
-        taps = np.unique(np.nonzero(np.isin(x_col, hot))[1])
-        if not len(taps):  # none is seen: all is padding
-            taps = np.array([0])
-        depth = self.filter_shape[-1]
+        geometry, size, depth = self.geometry, self.geometry.input_size, self.filter_shape[-1]
+        hot = self._hot_pixels()
         x, kernel = (np.zeros(shape, np.int64) for shape in self._shapes)
-        for back, number in enumerate(hot):
-            image = -1 - back % geometry.batch
-            x[(image, *np.unravel_index(number - 1, size))][depth // 2 :: depth] = 1
+        for back, (pixel, _) in enumerate(hot):
+            x[(-1 - back % geometry.batch, *np.unravel_index(pixel, size))][depth // 2 :: depth] = 1
         for k in range(self.filters):
-            tap = np.unravel_index(taps[k % len(taps)], geometry.kernel_size)
+            taps = hot[k % len(hot)][1]
+            tap = np.unravel_index(taps[k // len(hot) % len(taps)], geometry.kernel_size)
             kernel[(k, *tap, depth // 2)] = 1
         return self._cast([x, self._turned(kernel)])
+
+    def _hot_pixels(self) -> list[tuple[int, NDArray[Any]]]:
+        """Pixels and the taps that see them, as numbers, first that by which a window sees its middle."""
+        geometry = self.geometry
+        numbered = np.arange(1, math.prod(geometry.input_size) + 1).reshape(1, *geometry.input_size, 1)
+        x_col = reference.unroll_by_taps(numbered, geometry.kernel_size, **self.where)
+        seen = np.bincount(x_col.reshape(-1), minlength=numbered.size + 1)[1:]
+        if not seen.any():  # all is padding
+            return [(0, np.array([0]))]
+        if not self.tile:
+            pixel = int(seen.argmax())
+            return [(pixel, np.unique(np.nonzero(x_col == pixel + 1)[1]))]
+        hot = []
+        for window in (tuple(h - 1 for h in geometry.output_size), self.tile[:-1]):
+            row = x_col[np.ravel_multi_index(window, geometry.output_size)]
+            if len(own := np.flatnonzero(row)):
+                tap = own[len(own) // 2]
+                others = np.unique(np.nonzero(x_col == row[tap])[1])
+                hot.append((int(row[tap]) - 1, np.append(tap, others[others != tap])))
+        return hot or [(0, np.array([0]))]
 
     def _coordinates(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Pixels and taps that count on from 1, and again from 1 where the dtype has no room for more."""
@@ -224,7 +234,8 @@ class Probe:
         steps = np.linspace(0, room, min(self.filters, room) + 1).astype(np.int64)
         sizes = rng.integers(steps[:-1], steps[1:]) + 1
         signed = np.resize(np.where(np.arange(len(sizes)) % 2, sizes, -sizes), self.filters)
-        return np.ldexp(signed.astype(float), sum(self.operands.units("bias"))).astype(self.operands.summed)
+        biases: NDArray[Any] = np.ldexp(signed.astype(float), sum(self.operands.units("bias")))
+        return biases.astype(self.operands.summed)
 
     def _large(self, name: str, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
         """x and kernel of the cases that need many bits, of which the operands say how many."""
@@ -261,10 +272,7 @@ class Probe:
             ShapeError: inputs that are not of this layer.
             DTypeError: inputs of another dtype or arithmetic, or whose sums are not exact in any order.
         """
-        self._check(inputs)
-        sums = reference.convolve_by_taps(
-            inputs.x, inputs.kernel, **self.where, groups=self.geometry.groups, flip=self.flip
-        )
+        sums = self.sums(inputs)
         return {
             "x_col": reference.unroll_by_taps(
                 inputs.x, self.geometry.kernel_size, **self.where, order=self.order
@@ -273,6 +281,16 @@ class Probe:
             "accumulators": sums.astype(self.operands.accumulator),
             "y": (sums + inputs.bias).astype(self.operands.summed),
         }
+
+    def sums(self, inputs: Inputs) -> NDArray[Any]:
+        """The accumulators before they are rounded to their dtype, exact in float64 and int64.
+
+        Raises:
+            The errors of `results`.
+        """
+        self._check(inputs)
+        how = {**self.where, "groups": self.geometry.groups, "flip": self.flip}
+        return reference.convolve_by_taps(inputs.x, inputs.kernel, **how)
 
     def bits(self, inputs: Inputs) -> Bits:
         """How many bits the numbers of a case need, and its sums."""
