@@ -72,9 +72,9 @@ class Operands(NamedTuple):
 
     @property
     def ranges(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The least and the largest whole number of x, and of kernel, that may end in any bit."""
+        """The range of x and that of kernel in which each whole number is one of theirs."""
         if not self.floats:
-            (x, kernel) = map(np.iinfo, self[:2])
+            x, kernel = map(np.iinfo, self[:2])
             return (int(x.min), int(x.max)), (int(kernel.min), int(kernel.max))
         bits = _bits(self.x)
         most = (1 << (min(bits, ARITHMETICS[self.arithmetic][0]) if self.arithmetic else bits)) - 1
@@ -86,11 +86,14 @@ class Operands(NamedTuple):
 
     @property
     def is_narrow(self) -> bool:
-        """Whether they have the exponents of float16, from 2^-14 to 2^15."""
+        """Whether they have no more exponents than float16, from 2^-14 to 2^15."""
         return self.x == np.float16 or (self.arithmetic or "").startswith("float16")
 
     def units(self, case: str) -> tuple[int, int]:
-        """Exponents e of what x and kernel are whole multiples of, 2^e: beyond float16's unless it is."""
+        """The exponents e of x and of kernel, which are whole multiples of 2^e in a case.
+
+        Where the arithmetic has a wider range than float16, they lie outside float16's.
+        """
         if not self.floats or case == "integers":
             return 0, 0
         if case == "bias":
@@ -100,10 +103,11 @@ class Operands(NamedTuple):
         return {"wide-x": (-40, 20), "wide-kernel": (20, -40), "extremes": (-20, -20)}[case]
 
     def most(self, case: str, terms: int) -> tuple[tuple[int, int], int]:
-        """The largest magnitudes of x and kernel, and the taps of each filter: their product is below 2^p.
+        """The largest magnitudes of x and kernel in a case, and the taps of each filter that are not 0.
 
-        In `extremes` of float32 and float64 it is not, but each filter has one tap there. Its product has at
-        most 64 bits, so that it is rounded once also where accumulators are wider.
+        The product of the three is below 2^p, p the bits of the sums. In `extremes` of float32 and float64 it
+        is more, but each filter has one such tap, whose product is rounded once; it has at most 64 bits, so
+        that accumulators that are wider, as long double is, do not round it before.
         """
         x, kernel = (max(-low, high) for low, high in self.ranges)
         below = (1 << self.sum_bits) - 1

@@ -96,9 +96,12 @@ class Probe:
         if self.geometry.batch == 0:
             raise ShapeError("input_shape", "has no images; give at least one")
         if self.terms + 1 >= (limit := self.operands.limit):
-            name, what = ("arithmetic", self.arithmetic) if self.arithmetic else ("dtype", self.dtype)
-            few = f"{what} holds whole numbers to {limit}, too few for {self.terms} products"
-            raise DTypeError(name, f"{few}; give float32")
+            few = f"holds whole numbers to {limit}, too few for {self.terms} products"
+            if self.arithmetic:
+                raise DTypeError(
+                    "arithmetic", f"{self.arithmetic} {few}; leave it out, or give fewer channels"
+                )
+            raise DTypeError("dtype", f"{self.dtype} {few}; give float32, or fewer channels")
 
     def _check_sizes(self) -> None:
         geometry = self.geometry
