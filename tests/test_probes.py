@@ -49,6 +49,14 @@ def probe(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     return call
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A probe, to copy and change."""
+    folder = tmp_path_factory.mktemp("written") / "p"
+    assert run(["probe", "write", str(folder), "--k", "3", "--stride", "2", "-q"]) == 0
+    return folder
+
+
 def load(folder: str, case: str) -> dict[str, np.ndarray]:
     return {key: np.load(f"{folder}/{case}/{key}.npy") for key in ARRAYS}
 
@@ -564,7 +572,7 @@ def test_stages(stage: str, key: str, probe: Any) -> None:
     array = np.load(f"p/coordinates/{key}.npy")
     array.flat[5] += 1
     np.save("mine.npy", array)
-    probe(f"judge p mine.npy --case coordinates --stage {stage}", 1)
+    probe(f"judge p mine.npy --case coordinates --stage {stage} --no-diagnose", 1)
 
 
 def test_diagnosis_explains_every_case(probe: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -715,10 +723,9 @@ def add_one(name: str, amount: Any = 1) -> None:
         (lambda: number_of_digits("seed", 5000), "is damaged: seed must be .*, got a number of 5000 digits"),
     ],
 )
-def test_a_damaged_probe_is_trouble(damage: Callable[[], Any], told: str, probe: Any) -> None:
-    probe("write p --k 3 --stride 2")
+def test_a_damaged_probe_is_trouble(damage: Callable[[], Any], told: str, written: Path, probe: Any) -> None:
+    shutil.copytree(written, "p")
     shutil.copy("p/integers/y.npy", "mine.npy")
-    probe("judge p mine.npy")
     damage()
     trouble = probe("judge p mine.npy", 2)
     assert re.search(told, trouble), trouble
@@ -740,8 +747,8 @@ def test_a_damaged_probe_is_trouble(damage: Callable[[], Any], told: str, probe:
         ("judge p mine.npy --stage unroll --diagnose", "--diagnose goes with --stage convolve"),
     ],
 )
-def test_trouble_while_judging(line: str, told: str, probe: Any) -> None:
-    probe("write p --k 3 --stride 2")
+def test_trouble_while_judging(line: str, told: str, written: Path, probe: Any) -> None:
+    shutil.copytree(written, "p")
     os.mkdir("mine")
     for name in ("mine.npy", "mine/integers.npy"):
         shutil.copy("p/integers/y.npy", name)
@@ -780,7 +787,7 @@ def test_an_array_of_all_cases_is_judged_as_all(stage: str, key: str, size: str,
     assert found["not_judged"] == []
     stacked[2].flat[5] += 1
     np.save("mine.npy", stacked)
-    found = probe(f"judge p mine.npy --stage {stage}", 1)
+    found = probe(f"judge p mine.npy --stage {stage} --no-diagnose", 1)
     assert [judged["equal"] for judged in found["cases"]] == [case != "coordinates" for case in CASES]
 
 
