@@ -38,7 +38,7 @@ _ARITHMETICS = ("tf32", "bfloat16", "float16", "float16-accumulate", "bfloat16-a
 @click.option(
     "--arithmetic",
     type=click.Choice(_ARITHMETICS, case_sensitive=False),
-    help="Numbers that fit these operands, and sums that are exact there.  [default: of the dtype]",
+    help="Of your kernel: operands fit it, and sums are exact in it.  [default: the dtype's own]",
 )
 @click.option(
     "--tile",
