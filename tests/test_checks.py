@@ -231,7 +231,10 @@ NUMBERS = [
         "verify IN --kernel box:3 --requantize 1,#,half-up",
         r"--requantize: the zero point # is no int8; give .*",
     ),
-    ("probe write p --k 3 --filters #", r"--filters: must be 1 to 21845 in a probe, got #"),
+    (
+        "probe write p --k 3 --filters #",
+        r"--filters: must be 1 to 10922 in a probe, got #: its Y and W_col have .*",
+    ),
     (
         "probe write p --k 3 --groups #",
         r"--groups: must be 1 to 1048576, got #; give a number between",

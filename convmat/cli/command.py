@@ -35,9 +35,9 @@ _NAMES_WIDTH = 24  # of options in a help text, at most; longer ones have a line
 # The sections of a command's help, after "Options", with the parameters that each shows, in order.
 _SECTIONS = {
     "The layer": "kernel bias kernel_size stride padding padding_mode dilation groups depthwise flip "
-    "transpose output_padding filters layers",
-    "Arrays and images": "input_shape output_shape layout kernel_layout order overlap dims dtype shape frame "
-    "alpha per_image",
+    "transpose output_padding filters tile layers",
+    "Arrays and images": "input_shape output_shape layout kernel_layout order overlap dims dtype shape "
+    "kernel_dtype arithmetic frame alpha per_image",
     "Output": "output formats dense figure animate theme preview dry_run plan threads as_json brief quiet "
     "help _click_default_help",
 }

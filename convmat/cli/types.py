@@ -261,6 +261,14 @@ class RequantizeType(Type):
             raise click.BadParameter(f"{shown(text)} is no requantization; {form}") from None
 
 
+class Tile(Sizes):
+    """What a kernel computes at a time: outputs along each spatial axis, and filters."""
+
+    metavar = "N,N[,N]"
+    example = "a size of each spatial axis, then filters: 16,16,32"
+    most = 4
+
+
 class Formats(Type):
     """Formats of a probe, joined by commas."""
 
