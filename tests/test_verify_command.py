@@ -571,12 +571,16 @@ STAGES = {
     "convolve": "sample_images/digit.png --kernel sobel-x",
     "fold": "x_col.npy --k 1 --input-shape 2,2",
     "matrix": "--input-shape 4,4 --kernel sobel-x",
+    "dx": "--input-shape 4,4 --kernel sobel-x --grad dy.npy",
+    "dw": "sample_images/digit.png --k 3 --grad digit_dy.npy",
+    "db": "--grad dy.npy",
     "alone": "",
 }
 VALUES = {
     "--kernel": "box:3",
     "--kernel-layout": "oihw",
     "--bias": "no_such_file.npy",
+    "--grad": "no_such_file.npy",
     "--groups": "1",
     "--depthwise": "",
     "--flip": "",
@@ -618,6 +622,9 @@ MEANT = {
     },
     "fold": {*_PATCHES, *_JUDGED, "--order", "--overlap"},
     "matrix": {*_LAYER, *_JUDGED},
+    "dx": {*_LAYER, *_JUDGED, "--grad"},
+    "dw": {*_LAYER, *_JUDGED, "--grad", "--frame", "--alpha"} - {"--kernel", "--kernel-layout"},
+    "db": {*_JUDGED, "--grad", "--dims", "--layout"},
     "alone": {"--seed", "--cases"},
 }
 
@@ -628,6 +635,8 @@ def test_options_that_mean_nothing_to_a_stage_are_refused(
 ) -> None:
     """Each option that there is: an error of its own, or a verdict that it could have changed."""
     np.save("x_col.npy", np.ones((4, 1)))
+    np.save("dy.npy", np.ones((1, 2, 2, 1)))
+    np.save("digit_dy.npy", np.ones((1, 26, 26, 2)))
     named = [] if stage == "alone" else ["--stage", stage]
     monkeypatch.setattr("convmat.cli.stages.self_check", lambda *_, **__: [])
     for option, value in VALUES.items():

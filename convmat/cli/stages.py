@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from convmat.arithmetic import arithmetic_of
 from convmat.cli.command import refuse
+from convmat.cli.gradients import judge_bias_gradient, judge_input_gradient, judge_weight_gradient
 from convmat.cli.inputs import Batch, check_one_pipe
 from convmat.cli.judged import Judged, Result, as_images, first_equal, judged, places_in, results
 from convmat.cli.layer import (
@@ -62,6 +63,7 @@ class VerifyOptions:
     layer: LayerOptions
     input_shape: tuple[int, ...] | None
     expected: str | None
+    grad: str | None
     overlap: str
     exact: bool
     atol: float | None
@@ -84,7 +86,7 @@ def stage_of(name: str, inputs: tuple[str, ...], given: Mapping[str, str]) -> Ca
     Raises:
         UsageError: an option of those `given` means nothing to it.
     """
-    needs_none = name == "flatten-filters" or (name == "matrix" and "input_shape" in given)
+    needs_none = name in ("flatten-filters", "db") or (name in ("matrix", "dx") and "input_shape" in given)
     stage = _STAGES[name] if inputs or needs_none else _SELF_CHECK
     for parameter, option in given.items():
         if parameter in stage.takes or parameter in ("as_json", "brief", "quiet"):
@@ -289,5 +291,8 @@ _STAGES = {
     "convolve": _Stage(_convolve, (*_LINEAR, "bias", "requantize", "explain", "diagnose")),
     "fold": _Stage(_fold, (*_PATCHES, "kernel_size", "input_shape", "order", "overlap")),
     "matrix": _Stage(_matrix, (*_LINEAR, "input_shape")),
+    "dx": _Stage(judge_input_gradient, (*_LINEAR, "grad", "input_shape")),
+    "dw": _Stage(judge_weight_gradient, (*_LINEAR, "grad", "kernel_size")),
+    "db": _Stage(judge_bias_gradient, (*_LINEAR, "grad", "kernel_size")),
 }
 _SELF_CHECK = _Stage(_check_itself, ("seed", "cases"))

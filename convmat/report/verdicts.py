@@ -61,6 +61,8 @@ def _of_stage(fact: Fact, stage: str) -> Fact:
     names: Sequence[str] = ("row", "column")
     if stage in _IMAGES:
         names = ("n", *POSITION_NAMES[len(fact.value) - 2], "k" if stage == "convolve" else "c")
+    elif stage in ("dw", "db"):
+        names = ("k", *TAP_NAMES[len(fact.value) - 2], "c") if stage == "dw" else ("k",)
     return fact._replace(text=", ".join(f"{name} {i}" for name, i in zip(names, fact.value, strict=True)))
 
 
@@ -175,7 +177,7 @@ def diagnosis_facts(findings: Findings) -> list[Fact]:
     ]
 
 
-_IMAGES = ("convolve", "fold")
+_IMAGES = ("convolve", "fold", "dx")
 _FORMS = {"rows": "rows of X_col · W_col"}
 
 
