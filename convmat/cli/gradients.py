@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from convmat.cli.command import refuse
 from convmat.cli.inputs import check_one_pipe
-from convmat.cli.judged import Judged, Result, as_images, judged, results
+from convmat.cli.judged import Judged, Result, as_images, diagnosis, judged, may_be_told, results
 from convmat.cli.layer import (
     depthwise_groups,
     geometry_of,
@@ -27,6 +28,11 @@ from convmat.geometry import ConvGeometry
 from convmat.layouts import from_batch_shape, output_layout, said_axes, to_batch, to_filters
 from convmat.report.facts import geometry_facts, input_fact
 from convmat.shown import Fact
+from convmat.verification.backward import (
+    diagnose_bias_gradient,
+    diagnose_input_gradient,
+    diagnose_weight_gradient,
+)
 from convmat.verification.comparison import working_bytes
 from convmat.verification.gradients import (
     check_grad,
@@ -52,15 +58,22 @@ def judge_input_gradient(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged
     dy_as = _as_result(grad.outline, geometry, layer, len(filters))
     shape, mine = geometry.input_shape, Result(asks.expected)
     _check_room(grad.nbytes, mine.nbytes(8 * math.prod(shape)), geometry, dy_as, shape)
-    raw = mine.read(lambda array: as_images(array, layer.axes, layer.layout).shape == shape)
+
+    def fits(array: NDArray[Any]) -> bool:
+        known = as_images(array, layer.axes, layer.layout).shape == shape
+        return known or may_be_told(asks, array, math.prod(shape))
+
+    raw = mine.read(fits)
     dy = _as_result(grad.read(), geometry, layer, len(filters))
     result = None if raw is None else as_images(raw, layer.axes, layer.layout)
-    verdict = verify_input_gradient(
-        dy, filters, shape, result, **arguments, watch=watching("part"), **asks.tolerance
-    )
+    how = {**arguments, **asks.tolerance}
+    verdict = verify_input_gradient(dy, filters, shape, result, **how, watch=watching("part"))
+    layout, watch = output_layout(layer.layout), watching("mistake")
+    find = partial(diagnose_input_gradient, dy, filters, shape, **how, layout=layout, watch=watch)
+    more = diagnosis(asks, verdict, raw, find)
     facts = [*batch.facts(), _grad_fact(asks), *geometry_facts(geometry, layer.padding_mode)]
     given = None if raw is None else raw.shape
-    return judged(verdict, facts, stage="dx", given=given, layout=layer.layout)
+    return judged(verdict, facts, more, stage="dx", given=given, layout=layer.layout)
 
 
 def judge_weight_gradient(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
@@ -78,21 +91,17 @@ def judge_weight_gradient(inputs: tuple[str, ...], asks: VerifyOptions) -> Judge
         axes = layer.axes
         return to_filters(array, axes, layer.kernel_layout) if axes <= array.ndim <= axes + 2 else array
 
-    raw = mine.read(lambda array: as_filters(array).shape == shape)
-    verdict = verify_weight_gradient(
-        batch.read(),
-        _as_result(grad.read(), geometry, layer, count),
-        geometry.kernel_size,
-        None if raw is None else as_filters(raw),
-        **layer.steps,
-        groups=geometry.groups,
-        flip=layer.flip,
-        padding_mode=layer.padding_mode,
-        watch=watching("part"),
-        **asks.tolerance,
-    )
+    raw = mine.read(lambda a: as_filters(a).shape == shape or may_be_told(asks, a, math.prod(shape)))
+    operands = (batch.read(), _as_result(grad.read(), geometry, layer, count), geometry.kernel_size)
+    how = {**layer.steps, "groups": geometry.groups, "flip": layer.flip, "padding_mode": layer.padding_mode}
+    how |= asks.tolerance
+    result = None if raw is None else as_filters(raw)
+    verdict = verify_weight_gradient(*operands, result, **how, watch=watching("part"))
+    layout, watch = layer.kernel_layout, watching("mistake")
+    find = partial(diagnose_weight_gradient, *operands, **how, kernel_layout=layout, watch=watch)
+    more = diagnosis(asks, verdict, raw, find)
     facts = [*batch.facts(), _grad_fact(asks), *geometry_facts(geometry, layer.padding_mode)]
-    return judged(verdict, facts, stage="dw")
+    return judged(verdict, facts, more, stage="dw")
 
 
 def judge_bias_gradient(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
@@ -120,9 +129,12 @@ def judge_bias_gradient(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
 
     mine, dy_as = Result(asks.expected), read(grad.outline)
     check_memory("grad", grad.nbytes + mine.nbytes(0) + working_bytes(dy_as.size, dy_as.dtype), _FEWER)
-    result = mine.read(lambda array: array.shape == dy_as.shape[-1:])
-    verdict = verify_bias_gradient(read(grad.read()), result, watch=watching("part"), **asks.tolerance)
-    return judged(verdict, facts, stage="db")
+    size = max(dy_as.shape)  # of a sum over the wrong axes
+    result = mine.read(lambda a: a.shape == dy_as.shape[-1:] or may_be_told(asks, a, size))
+    dy = read(grad.read())
+    verdict = verify_bias_gradient(dy, result, watch=watching("part"), **asks.tolerance)
+    find = partial(diagnose_bias_gradient, dy, watch=watching("mistake"), **asks.tolerance)
+    return judged(verdict, facts, diagnosis(asks, verdict, result, find, size), stage="db")
 
 
 def _open_grad(inputs: tuple[str, ...], asks: VerifyOptions) -> NpyInput:

@@ -10,14 +10,18 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.cli.output import report
+from convmat.cli.output import asked, report
+from convmat.files.memory import check_memory
 from convmat.files.npy import NpyInput
 from convmat.layouts import output_layout, to_batch
-from convmat.report.verdicts import histogram_grid, verification_facts
+from convmat.report.verdicts import diagnosis_facts, histogram_grid, verification_facts
+from convmat.verification.comparison import working_bytes
 
 if TYPE_CHECKING:
+    from convmat.cli.stages import VerifyOptions
     from convmat.report.facts import Grid
     from convmat.shown import Fact
+    from convmat.verification.diagnosis import Findings
     from convmat.verification.verdict import Report
 
 
@@ -87,6 +91,29 @@ def results(array: NDArray[Any], shape: tuple[int, ...], layout: str) -> dict[st
     if array.shape in ((shape[0] * rows, shape[-1]), (shape[0], rows, shape[-1])) and not same:
         readings["rows"] = array.reshape(shape)
     return readings or {layout: said}
+
+
+def may_be_told(asks: VerifyOptions, array: NDArray[Any], size: int) -> bool:
+    """Whether mistakes are to be looked for in a result, if it differs from one of so many elements."""
+    return asks.diagnose and not asked("quiet") and array.size <= 2 * size
+
+
+def diagnosis(
+    asks: VerifyOptions,
+    verdict: Report,
+    array: NDArray[Any] | None,
+    find: Callable[[NDArray[Any]], Findings],
+    size: int = 0,
+) -> list[Fact]:
+    """The mistakes that `find` finds in a result that differs; nothing where none are looked for.
+
+    `size` is of elements that a wrong result may have, where those are more than the right one has.
+    """
+    size = max(size, math.prod(verdict.expected_shape))
+    if array is None or verdict or not may_be_told(asks, array, size):
+        return []
+    check_memory("expected", 3 * array.nbytes + working_bytes(array.size, array.dtype), "add --no-diagnose")
+    return diagnosis_facts(find(array))
 
 
 def first_equal(

@@ -28,6 +28,7 @@ from convmat.errors import ShapeError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.plan import filter_geometry
 from convmat.verification.comparison import Definition
+from convmat.verification.computed import Computation
 from convmat.verification.judge import BAND, Rule, bands, magnitude
 from convmat.verification.verdict import Report
 from convmat.watching import Watch, unwatched
@@ -64,9 +65,9 @@ def verify_input_gradient(
     grad, filters = numbers("grad", grad), numbers("filters", filters)
     geometry = filter_geometry(tuple(input_shape), filters.shape, stride, padding, dilation, groups)
     check_grad(grad.shape, geometry, len(filters))
-    layer: dict[str, Any] = {"flip": flip, "padding_mode": padding_mode}
-    definition = input_definition(grad, filters, geometry, **layer, watch=watch)
-    result = input_gradient(grad, filters, geometry, **layer) if expected is None else expected
+    layer = input_layer(filters, geometry, flip, padding_mode)
+    definition = input_definition(grad, layer, watch)
+    result = input_gradient(grad, layer, geometry) if expected is None else expected
     return definition.compare(numbers("expected", result), Rule.of(**judged))
 
 
@@ -98,9 +99,8 @@ def verify_weight_gradient(
     geometry = ConvGeometry(x.shape, kernel_size, stride, padding, dilation, groups)
     check_grad(grad.shape, geometry)
     filter_groups(grad.shape[-1], geometry.groups)
-    layer: dict[str, Any] = {"flip": flip, "padding_mode": padding_mode}
-    definition = weight_definition(x, grad, geometry, **layer, watch=watch)
-    result = weight_gradient(x, grad, geometry, **layer) if expected is None else expected
+    definition = weight_definition(grad, weight_layer(x, grad.shape[-1], geometry, padding_mode), flip, watch)
+    result = weight_gradient(x, grad, geometry, flip, padding_mode) if expected is None else expected
     return definition.compare(numbers("expected", result), Rule.of(**judged))
 
 
@@ -134,6 +134,27 @@ def check_grad(shape: tuple[int, ...], geometry: ConvGeometry, filters: int | No
         )
 
 
+def input_layer(
+    filters: Array, geometry: ConvGeometry, flip: bool = False, padding_mode: str = "zeros"
+) -> Computation:
+    """A layer of which dX is asked: its input is zeros that take no memory, its filters are turned."""
+    if flip:
+        filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
+    nothing = np.broadcast_to(np.zeros(1), geometry.input_shape)
+    return _layer(nothing, filters, geometry, padding_mode)
+
+
+def weight_layer(x: Array, filters: int, geometry: ConvGeometry, padding_mode: str = "zeros") -> Computation:
+    """A layer of which dW is asked: its filters are zeros that take no memory."""
+    shape = (filters, *geometry.kernel_size, geometry.channels // geometry.groups)
+    return _layer(x, np.broadcast_to(np.zeros(1), shape), geometry, padding_mode)
+
+
+def _layer(x: Array, filters: Array, geometry: ConvGeometry, padding_mode: str) -> Computation:
+    window = (geometry.stride, geometry.padding, geometry.dilation)
+    return Computation(x, filters, *window, geometry.groups, None, padding_mode)
+
+
 def gradient_bytes(geometry: ConvGeometry, filters: int) -> int:
     """Memory that the definition of dX or dW takes, about: what a band sees of x and of dY, in float64."""
     pixels = min(2 * BAND, math.prod(geometry.input_shape))
@@ -144,12 +165,9 @@ def gradient_bytes(geometry: ConvGeometry, filters: int) -> int:
 # By the engine.
 
 
-def input_gradient(
-    grad: Array, filters: Array, geometry: ConvGeometry, flip: bool = False, padding_mode: str = "zeros"
-) -> Array:
+def input_gradient(grad: Array, layer: Computation, geometry: ConvGeometry) -> Array:
     """dX: the convolution's transpose; what it lays in the padding is added to the pixels shown there."""
-    if flip:
-        filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
+    filters, padding_mode = layer.filters, layer.padding_mode
     steps = (geometry.stride, geometry.pads, geometry.dilation, geometry.groups)
     if padding_mode == "zeros":
         return convolve_transpose(grad, filters, *steps, input_shape=geometry.input_shape)
@@ -210,49 +228,39 @@ def bias_gradient(grad: Array) -> Array:
 # By definition.
 
 
-def input_definition(
-    grad: Array,
-    filters: Array,
-    geometry: ConvGeometry,
-    flip: bool = False,
-    padding_mode: str = "zeros",
-    watch: Watch = unwatched,
-) -> Definition:
-    """dX, some lines of pixels at a time."""
-    terms = _most_that_meet(geometry, padding_mode) * len(filters) // geometry.groups
-    steps = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
+def input_definition(grad: Array, layer: Computation, watch: Watch = unwatched) -> Definition:
+    """dX of a layer, of whose input only the shape matters, some lines of pixels at a time."""
+    steps = (layer.stride, layer.padding, layer.dilation, layer.groups, False, layer.padding_mode)
+    shape, terms = layer.x.shape, _most_that_meet(layer) * len(layer.filters) // layer.groups
 
     def sums(band: Any, slopes: _Values, weights: _Values) -> Array:
-        return reference.input_gradient(
-            *(grad, filters, geometry.input_shape, *steps, flip, padding_mode, band, slopes, weights)
-        )
+        return reference.input_gradient(grad, layer.filters, shape, *steps, band, slopes, weights)
 
-    return _definition(geometry.input_shape, bands(geometry.input_shape), sums, [grad, filters], terms, watch)
+    return _definition(shape, bands(shape), sums, [grad, layer.filters], terms, watch)
 
 
 def weight_definition(
-    x: Array,
-    grad: Array,
-    geometry: ConvGeometry,
-    flip: bool = False,
-    padding_mode: str = "zeros",
-    watch: Watch = unwatched,
+    grad: Array, layer: Computation, flip: bool = False, watch: Watch = unwatched
 ) -> Definition:
-    """dW, some filters and taps at a time, each summed over some outputs after others."""
-    shape = (grad.shape[-1], *geometry.kernel_size, geometry.channels // geometry.groups)
-    steps = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
-    positions = bands(geometry.positions, geometry.channels)
+    """dW of a layer, of whose filters only the shape matters, some filters and taps at a time.
+
+    Each part is summed over some outputs after others.
+    """
+    steps = (layer.stride, layer.padding, layer.dilation, layer.groups, flip, layer.padding_mode)
+    outputs = layer.convolved_shape[:-1]
+    positions = bands(outputs, layer.x.shape[-1]) or [(slice(0, 0),)]
 
     def sums(band: Any, pixels: _Values, slopes: _Values) -> Array:
         total: Any = 0
-        for part in positions or [(slice(0, 0),)]:
+        for part in positions:
             total = total + reference.weight_gradient(
-                *(x, grad, geometry.kernel_size, *steps, flip, padding_mode, band, part, pixels, slopes)
+                layer.x, grad, layer.kernel, *steps, band, part, pixels, slopes
             )
         return np.asarray(total)
 
+    shape = layer.filters.shape
     parts = bands(shape[:-1], shape[-1])
-    return _definition(shape, parts, sums, [x, grad], math.prod(geometry.positions), watch)
+    return _definition(shape, parts, sums, [layer.x, grad], math.prod(outputs), watch)
 
 
 def bias_definition(grad: Array, watch: Watch = unwatched) -> Definition:
@@ -296,22 +304,16 @@ def _definition(
     )
 
 
-def _most_that_meet(geometry: ConvGeometry, padding_mode: str) -> int:
+def _most_that_meet(layer: Computation) -> int:
     """Outputs and taps that see one pixel, at most."""
-    most = 1
+    most, outputs = 1, layer.convolved_shape[1:-1]
     for size, k, s, d, (before, _), out in zip(
-        geometry.input_size,
-        geometry.kernel_size,
-        geometry.stride,
-        geometry.dilation,
-        geometry.pads,
-        geometry.output_size,
-        strict=True,
+        layer.size, layer.kernel, layer.stride, layer.dilation, layer.pads, outputs, strict=True
     ):
         seen = np.add.outer(np.arange(k) * d, np.arange(out) * s).ravel() - before
-        if padding_mode == "zeros":
+        if layer.padding_mode == "zeros":
             seen = seen[(seen >= 0) & (seen < size)]
         else:
-            seen = padding_source(seen, size, padding_mode)
+            seen = padding_source(seen, size, layer.padding_mode)
         most *= int(np.bincount(seen, minlength=1).max())
     return most
