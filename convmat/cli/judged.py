@@ -15,6 +15,7 @@ from convmat.files.memory import check_memory
 from convmat.files.npy import NpyInput
 from convmat.layouts import output_layout, to_batch
 from convmat.report.verdicts import diagnosis_facts, histogram_grid, verification_facts
+from convmat.verification.attempts import SEARCH_BYTES
 from convmat.verification.comparison import working_bytes
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def diagnosis(
     size = max(size, math.prod(verdict.expected_shape))
     if array is None or verdict or not may_be_told(asks, array, size):
         return []
-    check_memory("expected", 3 * array.nbytes + working_bytes(array.size, array.dtype), "add --no-diagnose")
+    needed = 3 * array.nbytes + SEARCH_BYTES + working_bytes(array.size, array.dtype)
+    check_memory("expected", needed, "add --no-diagnose")
     return diagnosis_facts(find(array))
 
 

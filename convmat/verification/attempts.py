@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,9 +26,14 @@ from convmat.watching import Watch, unwatched
 
 Array = NDArray[Any]
 
-_BUDGET = 1 << 30  # products that slips in other readings may cost, before the search ends early
-_ATTEMPT = 1 << 17  # products that take as long as making an attempt
-_SMALL = 64  # parts of the first image, or filter, are so many times smaller than others
+_BUDGET = 1 << 27  # numbers that slips in other readings may be looked at, before the search ends early
+_ATTEMPT = 1 << 14  # numbers that are looked at in the time that making an attempt takes
+_PRODUCTS = 16  # that are computed in the time that a number is looked at in
+_KEPT = 1 << 23  # numbers that slips are given, and that are kept
+_SMALLER = 8  # parts of the first image, or filter, are so many times smaller than others, and so on
+
+SEARCH_BYTES = 16 * _KEPT
+"""Memory that a search takes at most, beside three results."""
 
 
 class Slip(NamedTuple):
@@ -114,16 +119,19 @@ def fitted(array: Array, lengths: Sequence[int]) -> Array:
     return array
 
 
-def in_small_parts(definition: Definition, lead: Sequence[int], each: int = 1) -> Definition:
-    """The same, whose parts are slices of the axes `lead`, each of whose elements stands for `each`: small
-    at first, so that what differs is soon seen.
+def in_growing_parts(definition: Definition, lead: Sequence[int], each: int = 1) -> Definition:
+    """The same, whose parts are slices of the axes `lead`, each of whose elements stands for `each`: one of
+    them first, then ever more, so that what differs is soon seen.
     """
-    parts: list[tuple[slice, ...]] = []
-    if lead:
-        one = [(slice(0, min(lead[0], 1)), *part) for part in bands(lead[1:], _SMALL * each)]
-        rest = bands((max(lead[0] - 1, 0), *lead[1:]), each)
-        parts = one + [(slice(p[0].start + 1, p[0].stop + 1), *p[1:]) for p in rest]
-    return replace(definition, parts=[part for part in parts if part[0].start < part[0].stop])
+    return replace(definition, parts=_growing(lead, each) if math.prod(lead) else [])
+
+
+def _growing(lead: Sequence[int], each: int) -> list[tuple[slice, ...]]:
+    if not lead:
+        return [()]
+    first = [(slice(0, 1), *part) for part in _growing(lead[1:], each * _SMALLER)]
+    rest = bands((lead[0] - 1, *lead[1:]), each)
+    return first + [(slice(p[0].start + 1, p[0].stop + 1), *p[1:]) for p in rest]
 
 
 def search(
@@ -153,9 +161,11 @@ class _Search:
 
     def __init__(self, result: Array, right: Definition, rule: Rule) -> None:
         self.given, self.result = result.shape, np.ascontiguousarray(result)
-        self.right, self.rule = right, rule
+        self.right, self.rule = _Held.of(right), rule
         self.allowed = min(FEW, result.size // 100)
         self.cost = 0
+        self.made: dict[Slip, Definition] = {}
+        self.room = _KEPT
         self._right_values: Array | None = None
 
     def run(
@@ -199,13 +209,26 @@ class _Search:
         if math.prod(definition.shape) != result.size:
             return None
         report = definition.compare(reading.of(result, definition.shape), self.rule, most)
-        self.cost += report.elements * max(definition.terms, 1)
+        self.cost += report.elements * definition.terms // _PRODUCTS
         return report
+
+    def _defined(self, slip: Slip) -> Definition:
+        """What a slip defines, kept for other readings where it is not too large."""
+        if slip in self.made:
+            return self.made[slip]
+        definition = _Held.of(slip.defined())
+        given = self.right.inputs
+        size = sum(a.size for a in definition.inputs if not any(np.may_share_memory(a, b) for b in given))
+        self.cost += size
+        if size <= self.room:
+            self.room -= size
+            self.made[slip] = definition
+        return definition
 
     def _explanation(self, slip: Slip | None, reading: Reading) -> Iterator[Diagnosis]:
         """The diagnosis that a slip in a reading is, if it explains the result."""
         try:
-            definition = self.right if slip is None else slip.defined()
+            definition = self.right if slip is None else self._defined(slip)
             report = self._held(definition, reading, self.allowed)
         except (ConvmatError, ValueError):  # what cannot be made
             return
@@ -235,6 +258,39 @@ class _Search:
                 start += found.size
             self._right_values = np.ascontiguousarray(values.transpose(self.plain.order))
         return self._right_values
+
+
+@dataclass(frozen=True)
+class _Held(Definition):
+    """A definition that is held against several readings: its judge and its first part are made once."""
+
+    made: dict[Any, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, definition: Definition) -> _Held:
+        """The same definition."""
+        own = cls(**{f.name: getattr(definition, f.name) for f in fields(definition)})
+        first = next(iter(own.parts), None)
+
+        def once(name: str, function: Callable[..., Array]) -> Callable[..., Array]:
+            def values(part: Any, *more: Any) -> Array:
+                if part is not first:
+                    return function(part, *more)
+                if name not in own.made:
+                    own.made[name] = function(part, *more)
+                found: Array = own.made[name]
+                return found
+
+            return values
+
+        names = [name for name in ("values", "sizes", "flushed") if getattr(own, name) is not None]
+        changed: dict[str, Any] = {name: once(name, getattr(own, name)) for name in names}
+        return replace(own, **changed)
+
+    def _judge(self, *how: Any) -> Any:
+        if how not in self.made:
+            self.made[how] = super()._judge(*how)
+        return self.made[how]
 
 
 def _dtype_of(right: Definition, result: Array) -> np.dtype[Any]:

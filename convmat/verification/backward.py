@@ -15,7 +15,7 @@ from convmat.checks import numbers
 from convmat.errors import ShapeError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.plan import filter_geometry
-from convmat.verification.attempts import Slip, fitted, in_small_parts, of_layer, readings, search
+from convmat.verification.attempts import Slip, fitted, in_growing_parts, of_layer, readings, search
 from convmat.verification.comparison import Definition
 from convmat.verification.computed import Computation
 from convmat.verification.diagnosis import Findings
@@ -64,7 +64,7 @@ def diagnose_input_gradient(
         towards = fitted(towards, layer.convolved_shape[1:-1])
         if towards.shape != layer.convolved_shape or layer.x.shape[0] != meant.x.shape[0]:
             raise ShapeError("grad", "is not of this layer")
-        return in_small_parts(input_definition(towards, layer), layer.x.shape)
+        return in_growing_parts(input_definition(towards, layer), layer.x.shape[:-1], layer.x.shape[-1])
 
     parts = ("filters", "padding", "padding-mode", "layer")
     slips = [Slip(key, phrase, partial(defined, layer)) for key, phrase, layer in of_layer(meant, parts)]
@@ -105,7 +105,7 @@ def diagnose_weight_gradient(
         if towards.shape != layer.convolved_shape:
             raise ShapeError("grad", "is not of this layer")
         shape = layer.filters.shape
-        return in_small_parts(weight_definition(towards, layer, flip), shape[:-1], shape[-1])
+        return in_growing_parts(weight_definition(towards, layer, flip), shape[:-1], shape[-1])
 
     parts = ("image", "padding", "padding-mode", "layer", "groups")
     slips = [Slip(key, phrase, partial(defined, layer)) for key, phrase, layer in of_layer(meant, parts)]

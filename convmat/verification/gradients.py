@@ -236,7 +236,8 @@ def input_definition(grad: Array, layer: Computation, watch: Watch = unwatched) 
     def sums(band: Any, slopes: _Values, weights: _Values) -> Array:
         return reference.input_gradient(grad, layer.filters, shape, *steps, band, slopes, weights)
 
-    return _definition(shape, bands(shape), sums, [grad, layer.filters], terms, watch)
+    parts = bands(shape[:-1], shape[-1])
+    return _definition(shape, parts, sums, [grad, layer.filters], terms, watch)
 
 
 def weight_definition(

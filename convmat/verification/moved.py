@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from convmat import reference
 from convmat.checks import numbers
 from convmat.geometry import AXIS_NAMES, ConvGeometry, Padding, Sizes
-from convmat.verification.attempts import Reading, Slip, fitted, in_small_parts, of_layer, readings, search
+from convmat.verification.attempts import Reading, Slip, fitted, in_growing_parts, of_layer, readings, search
 from convmat.verification.comparison import Definition
 from convmat.verification.computed import Computation
 from convmat.verification.diagnosis import Findings
@@ -152,14 +152,14 @@ def _x_col(layer: Computation, order: str) -> Definition:
         kept = [len(range(h)[part]) for h, part in zip(lead, band, strict=False)]
         return rows.reshape(*kept, *shape[len(kept) :])
 
-    return in_small_parts(Definition(shape, [], values), lead, math.prod(shape[len(lead) :]))
+    return in_growing_parts(Definition(shape, [], values), lead, math.prod(shape[len(lead) :]))
 
 
 def _w_col(filters: Array, order: str) -> Definition:
     """W_col with an axis for each of its indices."""
     w_col = np.moveaxis(filters, 0, -1)
     w_col = np.moveaxis(w_col, -2, 0) if order == "chw" else w_col
-    return in_small_parts(
+    return in_growing_parts(
         Definition(w_col.shape, [], lambda band: w_col[band]), w_col.shape[:-1], len(filters)
     )
 
@@ -171,39 +171,48 @@ _OF_THOSE_THAT_MEET = {
 
 
 def _folded(patches: Array, order: str, overlap: str, layer: Computation) -> Definition:
-    """Images of X_col, (N, *out, …), image by image; `overlap` may be one of `_OF_THOSE_THAT_MEET`, too."""
-    image = layer.x.shape[1:]
-    numbered = np.arange(1, math.prod(image) + 1).reshape(1, *image)  # 0 is the padding
-    window = (layer.kernel, layer.stride, layer.padding, layer.dilation, "zeros")
-    pixels = reference.unroll_by_taps(numbered, *window, order)
-    patches = fitted(patches, layer.convolved_shape[1:-1])
-
-    def sums(part: Sequence[slice], change: Callable[[Array], Array]) -> Array:
-        wide = np.result_type(patches.dtype, np.int64 if patches.dtype.kind in "biu" else np.float64)
-        rows = change(patches[tuple(part)].astype(wide)).reshape(pixels.shape)
-        flat = np.zeros(
-            numbered.size + 1, np.float64 if overlap == "mean" and wide.kind == "i" else rows.dtype
-        )
-        if overlap in ("sum", "mean"):
-            np.add.at(flat, pixels.ravel(), rows.ravel())
-        else:
-            step = -1 if overlap == "first" else 1
-            flat[pixels.ravel()[::step]] = rows.ravel()[::step]
-        if overlap == "mean":
-            flat /= np.maximum(np.bincount(pixels.ravel(), minlength=len(flat)), 1)
-        return flat[1:].reshape(1, *image)
-
+    """Images of X_col, (N, *out, …), some lines at a time; `overlap` may be one of `_OF_THOSE_THAT_MEET`."""
+    lines, *others = layer.x.shape[1:]
+    line, out = math.prod(others), layer.convolved_shape[1:-1]
+    window = (layer.kernel, layer.stride, layer.padding, layer.dilation, "zeros", order)
+    reach, before = (layer.kernel[0] - 1) * layer.dilation[0], layer.pads[0][0]
+    wide = np.result_type(patches.dtype, np.int64 if patches.dtype.kind in "biu" else np.float64)
     mean = overlap == "mean"
-    return Definition(
+
+    def folded(part: Sequence[slice], change: Callable[[Array], Array]) -> Array:
+        kept = range(lines)[part[1]] if len(part) > 1 else range(lines)
+        starts = np.arange(out[0]) * layer.stride[0] - before
+        near = np.flatnonzero((starts < kept.stop) & (starts + reach >= kept.start))
+        some = slice(near[0], near[-1] + 1) if len(near) else slice(0, 0)  # outputs that reach the lines
+        numbered = np.arange(lines * line).reshape(1, lines, *others) + 1  # 0 is the padding
+        places = reference.unroll_by_taps(numbered, *window, (slice(None), some)).ravel()
+        count, low = len(kept) * line, kept.start * line + 1
+        places = np.where((places < low) | (places >= low + count), count, places - low)
+        images = []
+        for rows in patches[part[0]]:
+            numbers = change(fitted(rows[None, some], (len(near), *out[1:])).astype(wide)).ravel()
+            put = np.zeros(count + 1, np.float64 if mean and wide.kind == "i" else numbers.dtype)
+            if overlap in _OF_THOSE_THAT_MEET:
+                step = -1 if overlap == "first" else 1
+                put[places[::step]] = numbers[::step]
+            else:
+                np.add.at(put, places, numbers)
+            if mean:
+                put /= np.maximum(np.bincount(places, minlength=len(put)), 1)
+            images.append(put[:-1].reshape(len(kept), *others))
+        return np.stack(images)
+
+    definition = Definition(
         layer.x.shape,
-        [(slice(n, n + 1),) for n in range(len(layer.x))],
-        lambda part: sums(part, np.asarray),
-        lambda part: sums(part, magnitude),
-        lambda part, subnormal: sums(part, subnormal),
+        [],
+        lambda part: folded(part, np.asarray),
+        lambda part: folded(part, magnitude),
+        folded,
         [patches],
         math.prod(layer.kernel) + mean,
         mean,
     )
+    return in_growing_parts(definition, layer.x.shape[:2], line)
 
 
 def _off_by_one(layer: Computation) -> Iterator[tuple[str, str, Computation]]:
