@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from numpy.typing import NDArray
 
 from convmat.cli.command import refuse
 from convmat.cli.inputs import check_one_pipe
-from convmat.cli.judged import Judged, Result, as_images, diagnosis, judged, may_be_told, results
+from convmat.cli.judged import (
+    Judged,
+    Result,
+    VerifyOptions,
+    as_images,
+    diagnosis,
+    judged,
+    may_be_told,
+    results,
+)
 from convmat.cli.layer import (
     depthwise_groups,
     geometry_of,
@@ -41,9 +50,6 @@ from convmat.verification.gradients import (
     verify_input_gradient,
     verify_weight_gradient,
 )
-
-if TYPE_CHECKING:
-    from convmat.cli.stages import VerifyOptions
 
 _FEWER = "verify a few images of it at a time"
 

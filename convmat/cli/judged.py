@@ -4,26 +4,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.cli.command import refuse
 from convmat.cli.output import asked, report
 from convmat.files.memory import check_memory
 from convmat.files.npy import NpyInput
 from convmat.layouts import output_layout, to_batch
 from convmat.report.verdicts import diagnosis_facts, histogram_grid, verification_facts
-from convmat.verification.attempts import SEARCH_BYTES
-from convmat.verification.comparison import working_bytes
 
 if TYPE_CHECKING:
-    from convmat.cli.stages import VerifyOptions
+    from convmat.cli.options import LayerOptions
     from convmat.report.facts import Grid
     from convmat.shown import Fact
     from convmat.verification.diagnosis import Findings
     from convmat.verification.verdict import Report
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What the command line of `verify` says beside its inputs and the stage."""
+
+    layer: LayerOptions
+    input_shape: tuple[int, ...] | None
+    expected: str | None
+    grad: str | None
+    overlap: str
+    exact: bool
+    atol: float | None
+    rtol: float | None
+    requantize: tuple[Any, ...] | None
+    explain: bool
+    diagnose: bool
+    seed: int
+    cases: int
+
+    def __post_init__(self) -> None:
+        if self.diagnose and self.expected is None:
+            refuse(["diagnose"], "goes with --expected")
+
+    @property
+    def tolerance(self) -> dict[str, Any]:
+        """How the library is to judge."""
+        return {"exact": self.exact, "atol": self.atol, "rtol": self.rtol}
 
 
 class Judged(NamedTuple):
@@ -110,6 +138,9 @@ def diagnosis(
 
     `size` is of elements that a wrong result may have, where those are more than the right one has.
     """
+    from convmat.verification.attempts import SEARCH_BYTES
+    from convmat.verification.comparison import working_bytes
+
     size = max(size, math.prod(verdict.expected_shape))
     if array is None or verdict or not may_be_told(asks, array, size):
         return []

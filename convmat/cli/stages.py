@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from convmat.cli.inputs import Batch, check_one_pipe
 from convmat.cli.judged import (
     Judged,
     Result,
+    VerifyOptions,
     as_images,
     diagnosis,
     first_equal,
@@ -35,7 +35,6 @@ from convmat.cli.layer import (
     open_linear_layer,
     patch_geometry,
 )
-from convmat.cli.options import LayerOptions
 from convmat.cli.output import asked, progress, watching
 from convmat.files.archives import read_sparse
 from convmat.files.memory import check_memory
@@ -71,34 +70,6 @@ from convmat.verification.stages import (
 )
 
 _FEWER = "verify a few images of it at a time"
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """What the command line of `verify` says beside its inputs and the stage."""
-
-    layer: LayerOptions
-    input_shape: tuple[int, ...] | None
-    expected: str | None
-    grad: str | None
-    overlap: str
-    exact: bool
-    atol: float | None
-    rtol: float | None
-    requantize: tuple[Any, ...] | None
-    explain: bool
-    diagnose: bool
-    seed: int
-    cases: int
-
-    def __post_init__(self) -> None:
-        if self.diagnose and self.expected is None:
-            refuse(["diagnose"], "goes with --expected")
-
-    @property
-    def tolerance(self) -> dict[str, Any]:
-        """How the library is to judge."""
-        return {"exact": self.exact, "atol": self.atol, "rtol": self.rtol}
 
 
 def stage_of(name: str, inputs: tuple[str, ...], given: Mapping[str, str]) -> Callable[..., Judged]:

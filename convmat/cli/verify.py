@@ -75,7 +75,8 @@ def command(inputs: tuple[str, ...], stage: str, **asks: Any) -> None:
 
     Exit status: 0 equal, 1 different, 2 trouble.
     """
-    from convmat.cli.stages import VerifyOptions, stage_of
+    from convmat.cli.judged import VerifyOptions
+    from convmat.cli.stages import stage_of
 
     judge = stage_of(stage, inputs, given_options())
     judge(inputs, VerifyOptions(**asks)).tell()
