@@ -31,7 +31,7 @@ class Diagnosis:
     """One mistake, or two made together, that explain a result."""
 
     mistakes: tuple[str, ...]
-    """Stable keys, one or two."""
+    """Stable keys, one or two; of a result of another stage as many as its order of axes takes."""
     phrases: tuple[str, ...] = ()
     exceptions: tuple[Place, ...] = ()
     """Indices of the elements of the result that the mistakes do not explain; see `diagnose`."""
