@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from convmat.errors import ConvmatError
 from convmat.verification.comparison import Definition
 from convmat.verification.computed import Computation
-from convmat.verification.diagnosis import Diagnosis, Findings
+from convmat.verification.diagnosis import Diagnosis, Findings, made_by
 from convmat.verification.judge import Rule, bands
 from convmat.verification.mistakes import known_mistakes
 from convmat.verification.verdict import FEW
@@ -94,17 +95,20 @@ def readings(
     return sorted(plain + back, key=lambda reading: len(reading.keys))
 
 
-def of_layer(meant: Computation, parts: Sequence[str]) -> Iterator[tuple[str, str, Computation]]:
-    """The layers that known mistakes in some parts make of one, with their keys and phrases."""
-    for mistake in known_mistakes(meant.x.ndim - 2):
-        if mistake.part not in parts:
-            continue
-        try:
-            for layer in mistake.made(meant):
-                if min(layer.convolved_shape[1:]) > 0:
-                    yield mistake.key, mistake.phrase, layer
-        except ConvmatError:  # a kernel larger than what is left of the image
-            continue
+Layers = Iterable[tuple[str, str, Computation]]
+"""Mistaken layers, with their keys and phrases."""
+
+
+def of_layer(
+    meant: Computation, parts: Sequence[str], more: Layers = ()
+) -> Iterator[tuple[str, str, Computation]]:
+    """The layers that known mistakes in some parts make of one, and `more`: those that have outputs."""
+    known = (m for m in known_mistakes(meant.x.ndim - 2) if m.part in parts)
+    made = ((m.key, m.phrase, layer) for m in known for layer in made_by(m, meant))
+    for key, phrase, layer in itertools.chain(made, more):
+        with suppress(ConvmatError):  # a kernel larger than what is left of the image
+            if min(layer.convolved_shape[1:]) > 0:
+                yield key, phrase, layer
 
 
 def fitted(array: Array, lengths: Sequence[int]) -> Array:

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from convmat import reference
 from convmat.checks import numbers
 from convmat.geometry import AXIS_NAMES, ConvGeometry, Padding, Sizes
-from convmat.verification.attempts import Reading, Slip, fitted, in_growing_parts, of_layer, readings, search
+from convmat.verification.attempts import (
+    Layers,
+    Reading,
+    Slip,
+    fitted,
+    in_growing_parts,
+    of_layer,
+    readings,
+    search,
+)
 from convmat.verification.comparison import Definition
 from convmat.verification.computed import Computation
 from convmat.verification.diagnosis import Findings
@@ -47,11 +56,10 @@ def diagnose_unroll(
     geometry = ConvGeometry(x.shape, kernel_size, stride, padding, dilation)
     meant = _layer(x, geometry, padding_mode)
     right = _x_col(meant, order)
+    parts = ("image", "padding", "padding-mode", "layer")
     slips = [
         Slip(key, phrase, partial(_x_col, layer, order))
-        for key, phrase, layer in itertools.chain(
-            of_layer(meant, ("image", "padding", "padding-mode", "layer")), _off_by_one(meant)
-        )
+        for key, phrase, layer in of_layer(meant, parts, _off_by_one(meant))
     ]
     if padding_mode == "zeros" and np.any(geometry.pads):
         slips += _other_padding(meant, right, order, expected)
@@ -117,7 +125,7 @@ def diagnose_fold(
     ]
     slips += [
         Slip(key, phrase, partial(_folded, patches, order, overlap, layer))
-        for key, phrase, layer in itertools.chain(of_layer(meant, ("padding", "layer")), _off_by_one(meant))
+        for key, phrase, layer in of_layer(meant, ("padding", "layer"), _off_by_one(meant))
     ]
     known = readings_of_images(geometry.input_shape, layout)
     shapes = [tuple(geometry.input_shape[axis] for axis in known[0].order)]
@@ -215,7 +223,7 @@ def _folded(patches: Array, order: str, overlap: str, layer: Computation) -> Def
     return in_growing_parts(definition, layer.x.shape[:2], line)
 
 
-def _off_by_one(layer: Computation) -> Iterator[tuple[str, str, Computation]]:
+def _off_by_one(layer: Computation) -> Layers:
     """Stride, dilation and padding one larger and smaller, along all axes and along each."""
     names = AXIS_NAMES[len(layer.kernel)]
     along: list[tuple[str, tuple[int, ...]]] = [("", tuple(range(len(names))))]
@@ -223,14 +231,12 @@ def _off_by_one(layer: Computation) -> Iterator[tuple[str, str, Computation]]:
     for (where, axes), (by, word) in itertools.product(along, ((1, "larger"), (-1, "smaller"))):
         for what in ("stride", "dilation"):
             steps = tuple(s + by * (i in axes) for i, s in enumerate(getattr(layer, what)))
-            changed = replace(layer, **{what: steps}) if min(steps) > 0 else layer  # type: ignore[arg-type]
-            if changed is not layer and min(changed.convolved_shape[1:]) > 0:
+            if min(steps) > 0:
+                changed = replace(layer, **{what: steps})  # type: ignore[arg-type]
                 yield f"{what}-off-by-one", f"with a {what} one {word}{where}", changed
         pads = tuple((b + by * (i in axes), a + by * (i in axes)) for i, (b, a) in enumerate(layer.pads))
         phrase = f"with the padding one {word} on both sides{where}"
-        changed = replace(layer, padding=pads)
-        if min(changed.convolved_shape[1:]) > 0:
-            yield "padding-off-by-one", phrase, changed
+        yield "padding-off-by-one", phrase, replace(layer, padding=pads)
 
 
 def _other_padding(meant: Computation, right: Definition, order: str, expected: Array) -> Iterator[Slip]:
