@@ -22,6 +22,7 @@ from convmat.verification.moved import (
     diagnose_fold,
     diagnose_unroll,
 )
+from tests.tools import mostly_slow
 
 RNG = np.random.default_rng(2017)
 X = RNG.standard_normal((3, 7, 8, 4)).astype(np.float32)
@@ -78,15 +79,14 @@ UNROLLED: list[tuple[str, np.ndarray]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("keys", "wrong"), UNROLLED, ids=[f"{n} {keys}" for n, (keys, _) in enumerate(UNROLLED)]
-)
+@pytest.mark.parametrize(("keys", "wrong"), mostly_slow(UNROLLED))
 def test_unroll(keys: str, wrong: np.ndarray) -> None:
     found = diagnose_unroll(X, KERNEL, wrong, **WINDOW)
     assert set(keys.split()) in [set(one.mistakes) for one in found], found
     assert not any(one.exceptions for one in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", ["sum", "mean"])
 def test_fold(overlap: str) -> None:
     p = RNG.standard_normal(X_COL.shape).astype(np.float32)
@@ -118,6 +118,15 @@ def test_fold(overlap: str) -> None:
         found = diagnose_fold(p, expected=wrong, **right)
         assert (key,) in [one.mistakes for one in found], (key, found)
     assert not diagnose_fold(p, expected=folded(), **right)
+
+
+def test_fold_of_the_last_copy() -> None:
+    """As `x[i] += c` leaves it; what is left by chance has no name."""
+    p, wrong = RNG.standard_normal(X_COL.shape).astype(np.float32), np.zeros(X.size + 1, np.float32)
+    wrong[reference.unroll(np.arange(1, X.size + 1).reshape(X.shape), KERNEL, **WINDOW).ravel()] += p.ravel()
+    [found] = diagnose_fold(p, X.shape, KERNEL, wrong[1:].reshape(X.shape), **WINDOW)
+    assert found.mistakes == ("overlap-last",)
+    assert "as x[i] += c leaves it" in str(found)
 
 
 FILTERS = RNG.standard_normal((5, *KERNEL, 4)).astype(np.float32)
@@ -173,24 +182,26 @@ def fits(dy: np.ndarray, **changed: Any) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("key", "wrong"),
-    [
-        ("flipped-both", dx(filters=SQUARE[:, ::-1, ::-1])),
-        ("flipped-left-right", dx(filters=SQUARE[:, :, ::-1])),
-        ("kernel-transposed", dx(filters=SQUARE.swapaxes(1, 2))),
-        ("kernel-filters-channels-swapped", dx(filters=SQUARE.swapaxes(0, -1))),
-        ("stride-ignored", dx(fits(DY, stride=1), stride=1)),
-        ("dilation-ignored", dx(fits(DY, dilation=1), dilation=1)),
-        ("padding-valid", dx(fits(DY, padding="valid"), padding="valid")),
-        ("shifted-one-row-earlier", dx(padding=((2, 0), (0, 1)))),
-        ("padding-mode-circular", dx(padding_mode="circular")),
-        ("grad-batch-first-repeated", dx(DY[[0, 0, 0]])),
-        ("averaged-over-the-batch", dx() / 3),
-        ("doubled", dx() * 2),
-        ("negative", -dx()),
-        ("axes-ncyx", np.moveaxis(dx(), -1, 1)),
-        ("axes-nxyc", dx().swapaxes(1, 2)),
-        ("channels-reversed", dx()[..., ::-1]),
-    ],
+    mostly_slow(
+        [
+            ("flipped-both", dx(filters=SQUARE[:, ::-1, ::-1])),
+            ("flipped-left-right", dx(filters=SQUARE[:, :, ::-1])),
+            ("kernel-transposed", dx(filters=SQUARE.swapaxes(1, 2))),
+            ("kernel-filters-channels-swapped", dx(filters=SQUARE.swapaxes(0, -1))),
+            ("stride-ignored", dx(fits(DY, stride=1), stride=1)),
+            ("dilation-ignored", dx(fits(DY, dilation=1), dilation=1)),
+            ("padding-valid", dx(fits(DY, padding="valid"), padding="valid")),
+            ("shifted-one-row-earlier", dx(padding=((2, 0), (0, 1)))),
+            ("padding-mode-circular", dx(padding_mode="circular")),
+            ("grad-batch-first-repeated", dx(DY[[0, 0, 0]])),
+            ("averaged-over-the-batch", dx() / 3),
+            ("doubled", dx() * 2),
+            ("negative", -dx()),
+            ("axes-ncyx", np.moveaxis(dx(), -1, 1)),
+            ("axes-nxyc", dx().swapaxes(1, 2)),
+            ("channels-reversed", dx()[..., ::-1]),
+        ]
+    ),
 )
 def test_input_gradient(key: str, wrong: np.ndarray) -> None:
     found = diagnose_input_gradient(DY, SQUARE, X.shape, wrong, **LAYER)
@@ -199,23 +210,25 @@ def test_input_gradient(key: str, wrong: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     ("key", "wrong"),
-    [
-        ("first-image-alone", dw(X[:1], DY[:1])),
-        ("last-image-alone", dw(X[-1:], DY[-1:])),
-        ("averaged-over-the-batch", dw() / 3),
-        ("averaged", dw() / (DY.size // 4)),
-        ("flipped-both", dw()[:, ::-1, ::-1]),
-        ("flipped-up-down", dw()[:, ::-1]),
-        ("axes-kjic", dw().swapaxes(1, 2)),
-        ("axes-kcij", np.moveaxis(dw(), -1, 1)),
-        ("axes-ijck", np.moveaxis(dw(), 0, -1)),
-        ("channels-reversed", dw(X[..., ::-1])),
-        ("stride-ignored", dw(dy=fits(DY, stride=1), stride=1)),
-        ("padding-valid", dw(dy=fits(DY, padding="valid"), padding="valid")),
-        ("padding-mode-replicate", dw(padding_mode="replicate")),
-        ("image-read-as-chw", dw(np.moveaxis(X.reshape(3, 4, 7, 8), 1, -1))),
-        ("doubled", dw() * 2),
-    ],
+    mostly_slow(
+        [
+            ("first-image-alone", dw(X[:1], DY[:1])),
+            ("last-image-alone", dw(X[-1:], DY[-1:])),
+            ("averaged-over-the-batch", dw() / 3),
+            ("averaged", dw() / (DY.size // 4)),
+            ("flipped-both", dw()[:, ::-1, ::-1]),
+            ("flipped-up-down", dw()[:, ::-1]),
+            ("axes-kjic", dw().swapaxes(1, 2)),
+            ("axes-kcij", np.moveaxis(dw(), -1, 1)),
+            ("axes-ijck", np.moveaxis(dw(), 0, -1)),
+            ("channels-reversed", dw(X[..., ::-1])),
+            ("stride-ignored", dw(dy=fits(DY, stride=1), stride=1)),
+            ("padding-valid", dw(dy=fits(DY, padding="valid"), padding="valid")),
+            ("padding-mode-replicate", dw(padding_mode="replicate")),
+            ("image-read-as-chw", dw(np.moveaxis(X.reshape(3, 4, 7, 8), 1, -1))),
+            ("doubled", dw() * 2),
+        ]
+    ),
 )
 def test_weight_gradient(key: str, wrong: np.ndarray) -> None:
     found = diagnose_weight_gradient(X, DY, 3, wrong, **LAYER)
@@ -237,3 +250,27 @@ def test_weight_gradient(key: str, wrong: np.ndarray) -> None:
 def test_bias_gradient(key: str, wrong: np.ndarray) -> None:
     found = diagnose_bias_gradient(DY, wrong)
     assert (key,) in [one.mistakes for one in found], found
+
+
+def test_what_is_right_or_spoilt_has_no_name() -> None:
+    spoil = RNG.standard_normal
+    for found, right in (
+        (lambda mine: diagnose_input_gradient(DY, SQUARE, X.shape, mine, **LAYER), dx()),
+        (lambda mine: diagnose_weight_gradient(X, DY, 3, mine, **LAYER), dw()),
+        (lambda mine: diagnose_bias_gradient(DY, mine), DY.sum((0, 1, 2), np.float64)),
+        (lambda mine: diagnose_unroll(X, KERNEL, mine, **WINDOW), X_COL),
+        (lambda mine: diagnose_flatten_filters(FILTERS, mine), W_COL),
+    ):
+        assert not found(right)
+        half = right.copy()
+        half[len(right) // 2 :] += spoil(half[len(right) // 2 :].shape)
+        assert not found(half), found(half)
+
+
+def test_exceptions_are_named() -> None:
+    """A mistake that explains all but few: these are told, by their place in the file."""
+    wrong = np.ascontiguousarray(X_COL.T)
+    wrong[5, 17] += 1
+    [found] = diagnose_unroll(X, KERNEL, wrong, **WINDOW)
+    assert (found.mistakes, found.exceptions) == (("patches-as-columns",), ((5, 17),))
+    assert "except 1 element: (5, 17)" in str(found)
