@@ -11,7 +11,7 @@ from convmat.cli.command import Command, given_options
 from convmat.cli.types import File, RequantizeType
 from convmat.files.schema import SEED, Whole
 
-_STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix")
+_STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix", "dx", "dw", "db")
 
 
 @click.command("verify", cls=Command, bars={"exact": "requantize"})
@@ -28,8 +28,14 @@ _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix")
 @options.choice(
     "--stage", _STAGES, "Whose result is judged, against the definition of that stage.", "convolve"
 )
+@click.option(
+    "--grad",
+    metavar="FILE",
+    type=File(),
+    help="dY, the gradient by the layer's result, as .npy; with --stage dx, dw or db; - is standard input.",
+)
 @options.input_shape_option(
-    "With --stage fold, what was unrolled; with --stage matrix, an input that need not exist: 28,28,1."
+    "With --stage fold, what was unrolled; with --stage matrix or dx, an input that need not exist: 28,28,1."
 )
 @options.overlap_option
 @options.tolerance_options
@@ -64,11 +70,13 @@ def command(inputs: tuple[str, ...], stage: str, **asks: Any) -> None:
 
     With --stage the result is that of another command on the same layer: X_col of unroll (--kernel or --k),
     W_col of flatten-filters (no INPUT), images of fold (INPUT is X_col; --k and --input-shape), or the matrix
-    of matrix, as .npz or dense as .npy.
+    of matrix, as .npz or dense as .npy. Or it is a gradient of the layer, from --grad dY: dx of the input
+    (INPUT or --input-shape, and --kernel), dw of the filters (INPUT, and --kernel or --k), db of the bias.
 
     Exit status: 0 equal, 1 different, 2 trouble.
     """
-    from convmat.cli.stages import VerifyOptions, stage_of
+    from convmat.cli.judged import VerifyOptions
+    from convmat.cli.stages import stage_of
 
     judge = stage_of(stage, inputs, given_options())
     judge(inputs, VerifyOptions(**asks)).tell()

@@ -16,6 +16,7 @@ from convmat.words import LINE_NAMES, POSITION_NAMES, TAP_NAMES
 
 if TYPE_CHECKING:
     from convmat.verification.diagnosis import Findings
+    from convmat.verification.moved import Holds
 
 _SHOWN_TERMS = 8  # at either end of a long sum
 
@@ -61,6 +62,8 @@ def _of_stage(fact: Fact, stage: str) -> Fact:
     names: Sequence[str] = ("row", "column")
     if stage in _IMAGES:
         names = ("n", *POSITION_NAMES[len(fact.value) - 2], "k" if stage == "convolve" else "c")
+    elif stage in ("dw", "db"):
+        names = ("k", *TAP_NAMES[len(fact.value) - 2], "c") if stage == "dw" else ("k",)
     return fact._replace(text=", ".join(f"{name} {i}" for name, i in zip(names, fact.value, strict=True)))
 
 
@@ -83,7 +86,7 @@ _OF_SOME = (
     *("input", "requantize", "exact", "atol", "rtol", "max_abs_error", "max_rel_error", "bound", "ulps"),
     *("error_over_bound", "smallest_atol", "histogram", "worst", "worst_value", "worst_definition"),
     *("exact_sums", "diagnosis", "diagnosis_tried", "diagnosis_known", "explained", "explained_filter"),
-    "turned",
+    *("turned", "holds"),
 )
 
 
@@ -172,7 +175,14 @@ def diagnosis_facts(findings: Findings) -> list[Fact]:
     ]
 
 
-_IMAGES = ("convolve", "fold")
+def holds_fact(holds: Holds) -> Fact:
+    """What the worst element of X_col holds, and what it should hold."""
+    value = {"at": list(holds.at), "value": plain(holds.value), "pixels": holds.of}
+    value |= {key: at and list(at) for key, at in (("pixel", holds.pixel), ("wanted", holds.wanted))}
+    return Fact("holds", "what it holds", value, str(holds))
+
+
+_IMAGES = ("convolve", "fold", "dx")
 _FORMS = {"rows": "rows of X_col · W_col"}
 
 

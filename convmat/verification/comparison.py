@@ -72,8 +72,11 @@ class Definition:
     """Sums of whole numbers are divided, and whole no more."""
 
     @np.errstate(all="ignore")  # infinities and NaN are compared, not warned of
-    def compare(self, result: Array, rule: Rule) -> Report:
-        """The verdict on a result, by the judge that fits what it is made of."""
+    def compare(self, result: Array, rule: Rule, most: int | None = None) -> Report:
+        """The verdict on a result, by the judge that fits what it is made of.
+
+        Where `most` is given, the comparison ends after the part in which more elements are outside.
+        """
         if result.shape != self.shape:
             return Report.of_shapes(result, self.shape)
         judge = self._judge(result.dtype, format_of(result), rule)
@@ -86,6 +89,8 @@ class Definition:
                 if judge.bound.has_subnormal:
                     flushed = self.flushed(part, judge.bound.subnormal)
             comparison.add(values, sizes, flushed)
+            if most is not None and comparison.outside > most:
+                break
         return comparison.report()
 
     def _judge(self, dtype: np.dtype[Any], form: Format | None, rule: Rule) -> Judge:

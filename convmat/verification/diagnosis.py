@@ -32,7 +32,7 @@ class Diagnosis:
     """One mistake, or two made together, that explain a result."""
 
     mistakes: tuple[str, ...]
-    """Stable keys, one or two."""
+    """Stable keys, one or two; of a result of another stage as many as its order of axes takes."""
     phrases: tuple[str, ...] = ()
     exceptions: tuple[Place, ...] = ()
     """Indices of the elements of the result that the mistakes do not explain; see `diagnose`."""
@@ -177,7 +177,7 @@ class _Search:
         self.problems, self.several = problems, several
         axes = next(iter(problems.values())).right.x.ndim - 2
         self.made = {
-            mistake: {number: list(_made(mistake, problem.right)) for number, problem in problems.items()}
+            mistake: {number: list(made_by(mistake, problem.right)) for number, problem in problems.items()}
             for mistake in known_mistakes(axes)
         }
         self.mistakes = [mistake for mistake, layers in self.made.items() if all(layers.values())]
@@ -228,7 +228,7 @@ class _Search:
         for number, problem in self.problems.items():
             layers = iter(self.made[chain[0]][number])
             if len(chain) > 1:
-                layers = (last for layer in layers for last in _made(chain[1], layer))
+                layers = (last for layer in layers for last in made_by(chain[1], layer))
             left = [places for layer in layers if (places := problem.exceptions(layer)) is not None]
             if not left:
                 return None
@@ -236,7 +236,7 @@ class _Search:
         return Diagnosis(tuple(m.key for m in chain), tuple(m.phrase for m in chain), tuple(exceptions))
 
 
-def _made(mistake: Mistake, layer: Computation) -> Iterator[Computation]:
+def made_by(mistake: Mistake, layer: Computation) -> Iterator[Computation]:
     """What the mistake makes of a layer, where it can be made."""
     try:
         yield from mistake.made(layer)

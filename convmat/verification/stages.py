@@ -17,6 +17,11 @@ from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.matrix import layer_map
 from convmat.patches import flatten_filters, unroll
 from convmat.verification.comparison import Definition, compare, working_bytes
+from convmat.verification.gradients import (
+    verify_bias_gradient,
+    verify_input_gradient,
+    verify_weight_gradient,
+)
 from convmat.verification.judge import Rule, bands, magnitude
 from convmat.verification.layer import verify
 from convmat.verification.verdict import Report
@@ -266,4 +271,7 @@ STAGES = {
     "unroll": Stage(verify_unroll, "rows × columns"),
     "flatten-filters": Stage(verify_flatten_filters, "rows × filters"),
     "matrix": Stage(verify_matrix, "outputs × inputs"),
+    "dx": Stage(verify_input_gradient, "N × … × C"),
+    "dw": Stage(verify_weight_gradient, "K × … × C/groups"),
+    "db": Stage(verify_bias_gradient, "K"),
 }
