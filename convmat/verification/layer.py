@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,9 +17,14 @@ from convmat.engine import Convolution, execute, prepare
 from convmat.errors import DTypeError, SettingError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.plan import filter_geometry
+from convmat.verification.activation import Activation
 from convmat.verification.comparison import Definition
-from convmat.verification.judge import Rule, bands, magnitude
+from convmat.verification.formats import magnitude
+from convmat.verification.judge import Rule, bands
+from convmat.verification.numerics import PLAIN, Numerics, named
 from convmat.verification.quantization import Requantize
+from convmat.verification.seen import seen_arithmetic
+from convmat.verification.tiles import Layer, Tiles
 from convmat.verification.verdict import Report
 from convmat.watching import Watch, unwatched
 
@@ -40,6 +45,8 @@ def verify(
     atol: float | None = None,
     rtol: float | None = None,
     requantize: tuple[Any, ...] | None = None,
+    arithmetic: str | None = None,
+    activation: Any = "none",
     watch: Watch = unwatched,
 ) -> Report:
     """Compare a convolution with the definition: the engine's, or yours if `expected` is given.
@@ -53,36 +60,87 @@ def verify(
             numbers the moduli; of the two the one that is not given is 0.
         requantize: (scale, zero_point, rounding, dtype) of `quantization.Requantize`; the definition is then
             the quantized result of integer inputs, and must be met exactly unless a tolerance is given.
+        arithmetic: one of `numerics.NAMES`, whose bound takes the place of the dtypes'.
+        activation: "none", "relu", "relu6", "clamp:LO,HI" or (LO, HI), which is applied to the definition.
         watch: hands on where the parts begin that the result is compared in.
 
     Returns:
         A report, truthy when every element is equal (integers, and floats whose sum is exact in any order) or
         within its bound (other floats), and NaN and infinity stand where the definition has them. A result of
-        another shape is different, no error.
+        another shape is different, no error. `named_arithmetic`, where the dtypes decided, is that of errors
+        that are not the dtypes'.
 
     Raises:
         The errors of `convolve`, for inputs that make no convolution. SettingError: `exact` and a tolerance,
-        a tolerance below 0, or what makes no requantization.
+        a tolerance below 0, no requantization, no arithmetic of this layer, or no activation. DTypeError: an
+        arithmetic of floats for integers.
     """
+    return judge_layer(
+        *(x, filters, expected, stride, padding, dilation, groups, bias, flip, padding_mode),
+        exact=exact,
+        atol=atol,
+        rtol=rtol,
+        requantize=requantize,
+        arithmetic=arithmetic,
+        activation=activation,
+        watch=watch,
+        naming=True,
+    )
+
+
+def judge_layer(
+    x: ArrayLike,
+    filters: ArrayLike,
+    expected: ArrayLike | None = None,
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+    groups: int = 1,
+    bias: ArrayLike | None = None,
+    flip: bool = False,
+    padding_mode: str = "zeros",
+    *,
+    requantize: tuple[Any, ...] | None = None,
+    arithmetic: str | None = None,
+    activation: Any = None,
+    watch: Watch = unwatched,
+    naming: bool = False,
+    **tolerance: Any,
+) -> Report:
+    """As `verify`; without `naming`, whose arithmetic the errors are is not asked."""
     if not callable(watch):
         raise SettingError("watch", f"got {got(watch)}; give what hands on the steps of an iterable")
-    rule = Rule.of(exact, atol, rtol)
+    rule, numerics = Rule.of(**tolerance, arithmetic=arithmetic), named(arithmetic)
+    clamp = Activation.of(activation)
     todo = prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode)
     x, filters = np.asarray(x), np.asarray(filters)
     bias = None if bias is None else np.asarray(bias)
     result = None if expected is None else numbers("expected", expected)
     quantized = None
     if requantize is not None:
+        if arithmetic is not None:
+            raise SettingError("arithmetic", "is of floats; a quantized result is met exactly")
         quantized = Requantize.of(requantize).resolved(None if result is None else result.dtype)
         _check_integers(x, filters, bias)
-    layer = {"groups": groups, "flip": flip, "padding_mode": padding_mode}
-    definition = _definition(x, filters, bias, todo.plan.geometry, layer, quantized, watch)
+    own = result is None
     if result is None:
-        result = _own_result(todo, quantized)
-    shape = definition.shape
+        result = _own_result(todo, quantized, clamp)
+    if numerics is not PLAIN:
+        numerics.check(*(a.dtype for a in (x, filters, bias, result) if a is not None))
+    options = {"groups": groups, "flip": flip, "padding_mode": padding_mode}
+
+    def definition(numerics: Numerics, watch: Watch = unwatched) -> Definition:
+        made = _definition(x, filters, bias, todo.plan.geometry, options, quantized, numerics, watch)
+        return made if clamp is None else replace(made, activation=clamp)
+
+    wanted = definition(numerics, watch)
+    shape = wanted.shape
     if result.shape == (math.prod(shape[:-1]), shape[-1]):
         result = result.reshape(shape)
-    return definition.compare(result, rule)
+    report = replace(wanted.compare(result, rule), arithmetic=arithmetic, activation=clamp and str(clamp))
+    if own or not naming or numerics is not PLAIN or rule != Rule() or quantized is not None:
+        return report
+    return replace(report, named_arithmetic=seen_arithmetic(result, report, definition))
 
 
 def _check_integers(*arrays: NDArray[Any] | None) -> None:
@@ -94,13 +152,16 @@ def _check_integers(*arrays: NDArray[Any] | None) -> None:
             )
 
 
-def _own_result(todo: Convolution, quantized: Requantize | None) -> NDArray[Any]:
+def _own_result(
+    todo: Convolution, quantized: Requantize | None, activation: Activation | None
+) -> NDArray[Any]:
     result = execute(todo)
-    if quantized is None:
-        return result
-    made = np.empty(result.shape, quantized.dtype)
+    if activation is not None:
+        activation = activation.fitted(np.dtype(quantized.dtype) if quantized else result.dtype)
+    made = result if quantized is None else np.empty(result.shape, quantized.dtype)
     for band in bands(result.shape):
-        made[band] = quantized.apply(result[band])
+        values = result[band] if quantized is None else quantized.apply(result[band])
+        made[band] = values if activation is None else activation.apply(values)
     return made
 
 
@@ -111,6 +172,7 @@ def _definition(
     geometry: ConvGeometry,
     layer: dict[str, Any],
     quantized: Requantize | None,
+    numerics: Numerics,
     watch: Watch,
 ) -> Definition:
     """The layer's result, some outputs at a time."""
@@ -118,24 +180,26 @@ def _definition(
     size = reference.output_size(x.shape[1:-1], filters.shape[1:-1], *window)
     shape = (len(x), *size, len(filters))
     sums = partial(reference.convolve_by_taps, x, filters, *window, **layer)
+    rounded = partial(reference.convolve_by_taps, x, numerics.weights(filters), *window, **layer)
     parts = bands(shape[:-1], max(shape[-1], x.shape[-1]))
     inputs = [x, filters] if bias is None else [x, filters, bias]
 
     def values(band: Any) -> NDArray[Any]:
-        accumulators = sums(bias=bias, band=band)
+        accumulators = rounded(bias=bias, band=band, pixels=numerics.value)
         return accumulators if quantized is None else quantized.apply(accumulators)
 
     def sizes(band: Any) -> NDArray[Any]:
-        shift = None if bias is None else magnitude(bias)
-        return sums(bias=shift, band=band, pixels=magnitude, weights=magnitude)
+        shift = None if bias is None else numerics.bias_size(bias)
+        return sums(bias=shift, band=band, pixels=numerics.size, weights=numerics.size)
 
-    def flushed(band: Any, subnormal: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-        shift = None if bias is None else subnormal(bias)
-        lost = sums(bias=shift, band=band, pixels=subnormal, weights=magnitude)
-        lost += sums(band=band, pixels=magnitude, weights=subnormal)
+    def flushed(band: Any, tiny: float) -> NDArray[Any]:
+        doubt = partial(numerics.doubt, tiny=tiny)
+        shift = None if bias is None else numerics.bias_doubt(bias, tiny)
+        lost = sums(bias=shift, band=band, pixels=doubt, weights=numerics.size)
+        lost += sums(band=band, pixels=numerics.size, weights=doubt)
         return lost
 
-    return Definition(
+    made = Definition(
         shape,
         watch(parts, len(parts)),
         values,
@@ -143,7 +207,32 @@ def _definition(
         flushed,
         [] if quantized is not None else inputs,
         geometry.terms + (bias is not None),
+        numerics=numerics,
+        squares=lambda: [lambda band: sums(band=band, pixels=_square, weights=_square)],
     )
+    if numerics.tiles is None:
+        return made
+    turned = np.flip(filters, tuple(range(1, filters.ndim - 1))) if layer["flip"] else filters
+    of_transform = Layer(x, turned, geometry, layer["groups"], layer["padding_mode"])
+    return _transformed(made, of_transform, 0.0 if bias is None else magnitude(bias), numerics.tiles)
+
+
+def _transformed(made: Definition, layer: Layer, bias: Any, tiles: Tiles) -> Definition:
+    """The definition, with the errors of a transform."""
+    tiles.check(layer.geometry)
+    of_band, shifts = tiles.sizes(layer), made.terms - layer.geometry.terms
+    largest = sum(float(magnitude(a).max(initial=0, where=np.isfinite(a))) for a in layer[:2])
+    return replace(
+        made,
+        sizes=lambda band: of_band(band) + bias,
+        terms=tiles.roundings(layer.geometry) + shifts,
+        amplified=1 + largest * tiles.amplification(layer.geometry),
+        squares=partial(tiles.squares, layer),
+    )
+
+
+def _square(a: NDArray[Any]) -> NDArray[np.float64]:
+    return magnitude(a) ** 2
 
 
 class Explanation(NamedTuple):

@@ -12,9 +12,11 @@ from numpy.typing import ArrayLike
 from convmat.checks import numbers
 from convmat.errors import ConvmatError
 from convmat.geometry import ConvGeometry, Padding, Sizes
+from convmat.verification.activation import Activation
 from convmat.verification.computed import Array, Computation
-from convmat.verification.judge import subnormal
-from convmat.verification.layer import verify
+from convmat.verification.formats import subnormal
+from convmat.verification.layer import judge_layer
+from convmat.verification.numerics import PLAIN, Numerics, named
 from convmat.verification.quantization import Requantize
 from convmat.verification.verdict import FEW, Report
 
@@ -22,6 +24,7 @@ Place = tuple[Any, ...]
 
 _FIRST, _SECOND, _THIRD = 8, 64, 448  # elements that a mistake must explain before all are looked at
 _BLOCK = 1 << 20  # elements that are looked at together, where all are
+_AMPLIFIED = 1 << 10  # what errors of a transform may come to, in those of sums
 _ATTEMPT = 1 << 13  # products that take as long as making an attempt
 
 
@@ -48,6 +51,9 @@ class Problem:
         if flip:
             filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
         window = given.stride, given.padding, given.dilation
+        numerics = named(judged.get("arithmetic"))
+        if numerics.operands is not None:  # which makes of rounded operands themselves
+            x, filters = numerics.weights(x), numerics.weights(filters)
         self.right = Computation(x, filters, *window, groups, bias, padding_mode)
         result = numbers("expected", expected)
         if result.dtype.kind == "u" and result.max(initial=0) > np.iinfo(np.int64).max:
@@ -56,14 +62,21 @@ class Problem:
         self.quantized: Requantize | None = None
         if "requantize" in judged:
             self.quantized = Requantize(*judged["requantize"]).resolved(result.dtype)
+        activation = Activation.of(judged.get("activation"))
+        self.activation = activation and activation.fitted(result.dtype)
         self.allowed = min(FEW, result.size // 100)
         self.cost = 0
-        self._set_precision([x, filters] if bias is None else [x, filters, bias])
+        self._set_precision([x, filters] if bias is None else [x, filters, bias], numerics)
         with np.errstate(all="ignore"):
             self.wrong = self._wrong()
         self.samples = self._samples() if self.wrong.any() else []
 
-    def _set_precision(self, inputs: list[Array]) -> None:
+    def finished(self, values: Array) -> Array:
+        """What the result has of sums."""
+        values = values if self.quantized is None else self.quantized.apply(values)
+        return values if self.activation is None else self.activation.apply(values)
+
+    def _set_precision(self, inputs: list[Array], numerics: Numerics = PLAIN) -> None:
         """What rounding errors can come to, in sums and in the result; eps is 0 where all is exact."""
         dtypes = [a.dtype for a in inputs]
         integers = all(dtype.kind in "biu" for dtype in dtypes)
@@ -74,6 +87,13 @@ class Problem:
             return
         summed = [np.finfo(np.float32) if info.bits == 16 else info for info in floats]
         self.eps_of_sums = max(float(info.eps) for info in summed)
+        if numerics.sums is not None:
+            self.eps_of_sums = max(self.eps_of_sums, 2 * numerics.sums.u)
+        if numerics.operands is not None:  # a tie, or a bias, may be rounded otherwise
+            self.eps_of_sums += 2 * numerics.operands.u
+        if numerics.result is not None:
+            self.eps = max(self.eps, 2 * numerics.result.u)
+        self.eps_of_sums *= _AMPLIFIED if numerics.tiles is not None else 1
         self.largest = min(float(info.max) for info in floats) / 4
         self.largest_sum = min(float(info.max) for info in summed) / 4
         tiny = max(float(info.tiny) for info in summed)
@@ -94,7 +114,7 @@ class Problem:
         self.magnitude = np.broadcast_to(0.0, self.sums.shape)
         if self.eps and self.quantized is None:
             self.magnitude = right.positive().convolved().ravel()
-        self.outcome = self.sums if self.quantized is None else self.quantized.apply(self.sums)
+        self.outcome = self.finished(self.sums)
         wrong = self._surely_wrong(self.flat)
         if not wrong.any() and not (report := self.verify(right, self.flat)):
             at = report.outside_at or (report.worst,)
@@ -164,7 +184,7 @@ class Problem:
         wanted = layer.change(sums)
         if layer.half_sums is not None:
             return np.asarray((got != wanted) & ~(np.isnan(got) & np.isnan(wanted)))
-        wanted = wanted if self.quantized is None else self.quantized.apply(wanted)
+        wanted = self.finished(wanted)
         size = np.abs(wanted)
         tolerance = 2 * (self.judged.get("atol", 0) + self.judged.get("rtol", 0) * size)
         if self.eps and self.quantized is None:
@@ -204,8 +224,7 @@ class Problem:
             if not change.suits(changed):
                 return None
             changed = change.apply(changed)
-        if self.quantized is not None:
-            values, changed = self.quantized.apply(values), self.quantized.apply(changed)
+        values, changed = self.finished(values), self.finished(changed)
         got, after = self.flat[inside], changed[source]
         unexplained = ~inside & (self.flat != 0)
         if layer.changes:
@@ -253,7 +272,7 @@ class Problem:
 
     def verify(self, layer: Computation, result: Array) -> Report:
         """Whether the result of a layer's convolution, in its order, is right."""
-        return verify(expected=result.reshape(layer.convolved_shape), **layer.arguments, **self.judged)
+        return judge_layer(expected=result.reshape(layer.convolved_shape), **layer.arguments, **self.judged)
 
 
 def _merges(shape: Sequence[int], given: Sequence[int]) -> bool:
