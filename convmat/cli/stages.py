@@ -141,7 +141,7 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
     if asks.explain and verdict.worst is not None and not asked("quiet"):
         terms = explained(x, at=verdict.worst, **arguments)
         more, grids = explained_facts(geometry, terms), [terms_grid(terms)]
-    if raw is not None and not verdict and diagnosable(raw):
+    if raw is not None and not verdict.explained and diagnosable(raw):
         check_memory("expected", diagnosis_bytes(geometry, count, raw), "add --no-diagnose")
         mistakes = diagnosed(x, expected=result, judged=rules, **arguments, watch=watching("mistake"))
         places = places_in(raw, lambda array: results(array, shape, layer.layout)[read_as])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -128,19 +129,44 @@ def judge_layer(
     if numerics is not PLAIN:
         numerics.check(*(a.dtype for a in (x, filters, bias, result) if a is not None))
     options = {"groups": groups, "flip": flip, "padding_mode": padding_mode}
+    layer = (x, filters, bias, todo.plan.geometry, options)
 
-    def definition(numerics: Numerics, watch: Watch = unwatched) -> Definition:
-        made = _definition(x, filters, bias, todo.plan.geometry, options, quantized, numerics, watch)
+    def definition(numerics: Numerics, kept: Sequence[int] = (), watch: Watch = unwatched) -> Definition:
+        some = _of_filters(kept, *layer) if kept else layer
+        made = _definition(*some, quantized=quantized, numerics=numerics, watch=watch)
         return made if clamp is None else replace(made, activation=clamp)
 
-    wanted = definition(numerics, watch)
+    wanted = definition(numerics, watch=watch)
     shape = wanted.shape
     if result.shape == (math.prod(shape[:-1]), shape[-1]):
         result = result.reshape(shape)
     report = replace(wanted.compare(result, rule), arithmetic=arithmetic, activation=clamp and str(clamp))
     if own or not naming or numerics is not PLAIN or rule != Rule() or quantized is not None:
         return report
-    return replace(report, named_arithmetic=seen_arithmetic(result, report, definition))
+    return replace(report, named_arithmetic=seen_arithmetic(result, report, definition, groups))
+
+
+def _of_filters(
+    kept: Sequence[int],
+    x: NDArray[Any],
+    filters: NDArray[Any],
+    bias: NDArray[Any] | None,
+    geometry: ConvGeometry,
+    options: dict[str, Any],
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, ConvGeometry, dict[str, Any]]:
+    """The layer of some filters of one group."""
+    depth = filters.shape[-1]
+    first = kept[0] * options["groups"] // len(filters) * depth
+    x = x[..., first : first + depth]
+    window = (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
+    some = list(kept)
+    return (
+        x,
+        filters[some],
+        None if bias is None else bias[some],
+        ConvGeometry(x.shape, *window),
+        options | {"groups": 1},
+    )
 
 
 def _check_integers(*arrays: NDArray[Any] | None) -> None:
@@ -180,7 +206,7 @@ def _definition(
     size = reference.output_size(x.shape[1:-1], filters.shape[1:-1], *window)
     shape = (len(x), *size, len(filters))
     sums = partial(reference.convolve_by_taps, x, filters, *window, **layer)
-    rounded = partial(reference.convolve_by_taps, x, numerics.weights(filters), *window, **layer)
+    rounded = partial(reference.convolve_by_taps, x, numerics.value(filters), *window, **layer)
     parts = bands(shape[:-1], max(shape[-1], x.shape[-1]))
     inputs = [x, filters] if bias is None else [x, filters, bias]
 

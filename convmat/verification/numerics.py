@@ -10,7 +10,7 @@ last 13 bits of a float32.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +22,7 @@ from convmat.verification.tiles import Fft, Tiles, Winograd
 
 Array = NDArray[Any]
 
-_EXPONENT = np.int64(0x7FF << 52)  # of a float64's bits
-
-
-class Rounded(NamedTuple):
-    """Operands, as a kernel may have rounded them; float64."""
-
-    value: NDArray[np.float64]
-    size: NDArray[np.float64]
-    """The largest magnitude that one may have."""
-    doubt: NDArray[np.float64]
-    """How far from its value one may be."""
+_FLOAT32 = Format.of(np.dtype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -63,53 +53,53 @@ class Numerics:
             raise SettingError("arithmetic", f"got {got(name)}; give one of {', '.join(NAMES)}")
         return _TABLE[name.lower()]
 
-    def rounded(self, a: Array) -> Rounded:
-        """Real operands of any dtype."""
-        if self.operands is None:
-            raise SettingError("arithmetic", f"{self.name} rounds no operands")
-        bits, tiny, largest, least = self.operands
-        # Through float32, as kernels take them; where float64 would round otherwise, float32 has a tie.
-        wide = a.astype(np.float32).astype(np.float64)
-        power = (wide.view(np.int64) & _EXPONENT).view(np.float64)  # 2^floor(log2 |a|)
-        step = np.maximum(power * 2.0 ** (1 - bits), least)
-        steps = wide / step
-        down = np.trunc(steps)
-        value = np.where(np.isfinite(wide), (down if self.cut else np.rint(steps)) * step, wide)
-        value[np.abs(value) > largest] = np.inf * np.sign(value[np.abs(value) > largest])
-        size = np.abs(value)
-        doubt = np.where(size < tiny, size, 0.0)
-        if not self.cut:
-            tie = np.abs(steps - down) == 0.5
-            size = np.where(tie, (np.abs(down) + 1) * step, size)
-            doubt = np.where(tie, step, doubt)
-        return Rounded(value, size, doubt)
-
     def value(self, a: Array) -> Array:
-        """What the definition is computed of in place of x or w."""
-        return a if self.operands is None else self.rounded(a).value
+        """What the definition is computed of in place of x or w: as it is, or rounded, float32."""
+        if self.operands is None:
+            return a
+        # Through float32, as kernels take them; where float64 would round otherwise, float32 has a tie.
+        single = np.asarray(a, np.float32)
+        if self.operands.bits + 13 == _FLOAT32.bits and self.operands.tiny > _FLOAT32.tiny:
+            return np.asarray(single.astype(np.float16), np.float32)
+        dropped = _FLOAT32.bits - self.operands.bits
+        bits = np.ascontiguousarray(single).view(np.uint32)
+        if not self.cut:
+            bits = bits + np.uint32((1 << dropped - 1) - 1) + (bits >> dropped & 1)
+        kept = (bits >> dropped << dropped).view(np.float32)
+        return np.where(np.isfinite(single), kept, single)
 
-    def weights(self, a: Array) -> Array:
-        """The same, to be kept: a value of a format is one of float32, too."""
-        return a if self.operands is None else self.rounded(a).value.astype(np.float32)
+    def _other(self, a: Array, value: Array) -> Array:
+        """On the other side of a tie what it may be rounded to, too; elsewhere the value."""
+        if self.operands is None or self.cut:
+            return value
+        with np.errstate(all="ignore"):
+            other = 2 * np.asarray(a, np.float32) - value
+            return np.where(self.value(other) == other, other, value)
 
-    def size(self, a: Array) -> NDArray[np.float64]:
+    def size(self, a: Array) -> Array:
         """The largest magnitudes that x or w may have in the kernel."""
-        return magnitude(a) if self.operands is None else self.rounded(a).size
+        if self.operands is None:
+            return magnitude(a)
+        value = self.value(a)
+        return np.maximum(np.abs(value), np.abs(self._other(a, value)))
 
-    def doubt(self, a: Array, tiny: float) -> NDArray[np.float64]:
+    def doubt(self, a: Array, tiny: float) -> Array:
         """How far x or w may be from `value`: kernels may flush what is subnormal, less than `tiny`."""
-        return subnormal(a, tiny) if self.operands is None else self.rounded(a).doubt
+        if self.operands is None:
+            return subnormal(a, tiny)
+        value = self.value(a)
+        flushed = np.where(np.abs(value) < self.operands.tiny, np.abs(value), np.float32(0))
+        with np.errstate(invalid="ignore"):
+            return np.fmax(np.abs(self._other(a, value) - value), flushed)
 
     def bias_size(self, b: Array) -> NDArray[np.float64]:
         """The largest magnitudes of the bias, which is as given, or rounded as operands are."""
-        return magnitude(b) if self.operands is None else np.maximum(self.rounded(b).size, magnitude(b))
+        return magnitude(b) if self.operands is None else np.maximum(self.size(b), magnitude(b))
 
     def bias_doubt(self, b: Array, tiny: float) -> NDArray[np.float64]:
         """How far the bias may be from the given one."""
         lost = subnormal(b, tiny)
-        if self.operands is None:
-            return lost
-        return np.maximum(lost, magnitude(b - self.rounded(b).value))
+        return lost if self.operands is None else np.fmax(lost, magnitude(b - self.value(b)))
 
     def check(self, *dtypes: np.dtype[Any]) -> None:
         """Of the inputs, and of the result if there is one.
@@ -125,6 +115,11 @@ class Numerics:
                 "arithmetic",
                 f"{self.name} is of floats; integers are exact, and need no arithmetic",
             )
+
+    @property
+    def wide(self) -> bool:
+        """Whether its bound allows much more than right sums of products need."""
+        return self.tiles is not None or (self.sums is not None and self.sums.bits < _FLOAT32.bits)
 
     def __str__(self) -> str:
         """What is done, and what is accepted that the plain bound is not for."""
@@ -166,7 +161,6 @@ PLAIN = Numerics()
 _FLOAT16 = Format.of(np.dtype(np.float16))
 _BFLOAT16 = Format(8, 2.0**-126, (2 - 2.0**-7) * 2.0**127, 2.0**-133)
 _TF32 = Format(11, 2.0**-126, (2 - 2.0**-10) * 2.0**127, 2.0**-136)
-_FLOAT32 = Format.of(np.dtype(np.float32))
 
 
 def _table() -> dict[str, Numerics]:

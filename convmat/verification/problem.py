@@ -53,7 +53,7 @@ class Problem:
         window = given.stride, given.padding, given.dilation
         numerics = named(judged.get("arithmetic"))
         if numerics.operands is not None:  # which makes of rounded operands themselves
-            x, filters = numerics.weights(x), numerics.weights(filters)
+            x, filters = numerics.value(x), numerics.value(filters)
         self.right = Computation(x, filters, *window, groups, bias, padding_mode)
         result = numbers("expected", expected)
         if result.dtype.kind == "u" and result.max(initial=0) > np.iinfo(np.int64).max:

@@ -34,6 +34,7 @@ _USUAL: dict[int, list[tuple[float, ...]]] = {
     6: [(0, 1, -1, 2, -2, p) for p in (0.5, -0.5)] + [(0, 1, -1, 0.5, -0.5, p) for p in (2, -2)],
     7: [(0, 1, -1, 2, -2, 0.5, -0.5)],
 }
+_WEIGHTS = 1 << 20  # that are transformed at a time
 _POINTS = max(_USUAL) + 1
 
 
@@ -163,9 +164,13 @@ class Winograd(Tiles):
             (first, last + -out % m)
             for (first, last), out, m in zip(geometry.pads, geometry.output_size, steps, strict=True)
         )
-        weights = before(filters.astype(np.float64)).reshape(groups, -1, *filters.shape[1:])
+        weights = filters.reshape(groups, -1, *filters.shape[1:])
         weights = np.moveaxis(weights, (*range(2, 2 + axes), -1), (*range(axes), -2))  # (r…, groups, c, k)
-        u = between(_through(weights, [before(one.g) for one in choice]))
+        few = max(_WEIGHTS // (math.prod(widths) * x.shape[-1]), 1)
+        parts = np.array_split(weights, range(few, weights.shape[-1], few), -1)
+
+        def transformed(part: Array) -> Array:
+            return between(_through(before(part.astype(np.float64)), [before(one.g) for one in choice]))
 
         def of_band(band: Band) -> Array:
             lines = _outputs(band, geometry)
@@ -176,7 +181,8 @@ class Winograd(Tiles):
             v = before(patches.astype(np.float64)).reshape(-1, *widths, groups, x.shape[-1] // groups)
             v = np.moveaxis(v, 0, -2)  # (t…, groups, tile, c)
             v = between(_through(v, [before(one.b) for one in choice]))
-            e = _through(v @ u, [between(before(one.a)) for one in choice])
+            a_t = [between(before(one.a)) for one in choice]
+            e = np.concatenate([_through(v @ transformed(part), a_t) for part in parts], -1)
             counts = [tile.stop - tile.start for tile in tiles]
             e = e.reshape(*steps, groups, -1, *counts, e.shape[-1])  # (m…, groups, n, tile…, k)
             order = [i for axis in range(axes) for i in (axes + 2 + axis, axis)]

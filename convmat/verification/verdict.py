@@ -76,6 +76,12 @@ class Report(Shown):
         )
 
     @property
+    def explained(self) -> bool:
+        """Whether it is equal, or the named arithmetic leaves no room for a mistake."""
+        named = self.named_arithmetic
+        return self.equal or (named is not None and not Numerics.of(named).wide)
+
+    @property
     def outside_share(self) -> float:
         """Of 1."""
         return self.outside / self.elements if self.elements else 0.0
