@@ -26,6 +26,12 @@ class Format(NamedTuple):
     overflow: float = math.inf
     """What is rounded beyond the largest number becomes: infinity, or NaN where there is none."""
 
+    @classmethod
+    def of(cls, dtype: np.dtype[Any]) -> Format:
+        """That of a dtype of floats, or of complex numbers' parts."""
+        info = np.finfo(dtype)
+        return cls(str(info.dtype), int(info.nmant) + 1, float(info.max), float(info.tiny))
+
     @property
     def least(self) -> float:
         """The least subnormal number."""
@@ -134,10 +140,7 @@ def format_of(array: Array) -> Format | None:
     """The format of an array's numbers, of complex ones that of their parts; None for integers."""
     if isinstance(array, Narrow) and array.format is not None:
         return array.format
-    if array.dtype.kind not in "fc":
-        return None
-    info = np.finfo(array.dtype)
-    return Format(str(info.dtype), int(info.nmant) + 1, float(info.max), float(info.tiny))
+    return Format.of(array.dtype) if array.dtype.kind in "fc" else None
 
 
 def dtype_name(array: Array) -> str:

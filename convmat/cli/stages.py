@@ -39,7 +39,7 @@ from convmat.verification.comparison import working_bytes
 from convmat.verification.diagnosis import diagnose as diagnosed
 from convmat.verification.diagnosis import diagnosis_bytes, may_be_explained
 from convmat.verification.layer import explain as explained
-from convmat.verification.layer import verify
+from convmat.verification.layer import judge_layer
 from convmat.verification.quantization import Requantize
 from convmat.verification.selfcheck import self_check
 from convmat.verification.stages import (
@@ -67,6 +67,8 @@ class VerifyOptions:
     atol: float | None
     rtol: float | None
     requantize: tuple[Any, ...] | None
+    arithmetic: str | None
+    activation: str
     explain: bool
     diagnose: bool
     seed: int
@@ -124,10 +126,13 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
         return diagnosable(array) or any(reading.shape == shape for reading in readings)
 
     raw = mine.read(fits)
-    x, rules = batch.read(), asks.tolerance | {"requantize": asks.requantize}
+    x, rules = batch.read(), asks.tolerance | {"requantize": asks.requantize, "activation": asks.activation}
+    rules["arithmetic"] = asks.arithmetic
+    naming = asks.diagnose and not asked("quiet")
     forms: dict[str, Any] = {layer.layout: None} if raw is None else results(raw, shape, layer.layout)
     read_as, verdict = first_equal(
-        forms, lambda y: verify(x, expected=y, **arguments, **rules, watch=watching("part"))
+        forms,
+        lambda y: judge_layer(x, expected=y, **arguments, **rules, watch=watching("part"), naming=naming),
     )
     result = forms.pop(read_as)
     rule = asks.requantize and Requantize(*asks.requantize).resolved(None if result is None else result.dtype)
@@ -136,7 +141,7 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
     if asks.explain and verdict.worst is not None and not asked("quiet"):
         terms = explained(x, at=verdict.worst, **arguments)
         more, grids = explained_facts(geometry, terms), [terms_grid(terms)]
-    if raw is not None and not verdict and diagnosable(raw):
+    if raw is not None and not verdict.explained and diagnosable(raw):
         check_memory("expected", diagnosis_bytes(geometry, count, raw), "add --no-diagnose")
         mistakes = diagnosed(x, expected=result, judged=rules, **arguments, watch=watching("mistake"))
         places = places_in(raw, lambda array: results(array, shape, layer.layout)[read_as])
@@ -241,6 +246,7 @@ def _fold(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
         overlap=asks.overlap,
         order=layer.order,
         watch=watching("patch"),
+        arithmetic=asks.arithmetic,
         **asks.tolerance,
     )
     facts, given = [input_fact(inputs), *geometry_facts(geometry)], None if raw is None else raw.shape
@@ -286,8 +292,10 @@ _LINEAR = (*_IMAGES, "groups", "depthwise", "flip")
 _STAGES = {
     "unroll": _Stage(_unroll, (*_IMAGES, "kernel_size", "order")),
     "flatten-filters": _Stage(_flatten_filters, (*_JUDGED, *_KERNELS, "dims", "order")),
-    "convolve": _Stage(_convolve, (*_LINEAR, "bias", "requantize", "explain", "diagnose")),
-    "fold": _Stage(_fold, (*_PATCHES, "kernel_size", "input_shape", "order", "overlap")),
+    "convolve": _Stage(
+        _convolve, (*_LINEAR, "bias", "requantize", "arithmetic", "activation", "explain", "diagnose")
+    ),
+    "fold": _Stage(_fold, (*_PATCHES, "kernel_size", "input_shape", "order", "overlap", "arithmetic")),
     "matrix": _Stage(_matrix, (*_LINEAR, "input_shape")),
 }
 _SELF_CHECK = _Stage(_check_itself, ("seed", "cases"))
