@@ -21,7 +21,6 @@ from convmat.errors import (
     SettingError,
     ShapeError,
 )
-from convmat.formats import FORMATS
 from convmat.verification import judge, stages
 from convmat.verification import layer as layer_module
 from convmat.verification.quantization import ROUNDINGS, requantize
@@ -916,12 +915,12 @@ def test_a_judge_says_which_elements_are_outside(judging: Any, outside: list[boo
 def test_the_bound_is_of_each_element() -> None:
     """γ_1·A of float32, with the γ_1 of the float64 definition; 0 where a sum is exact."""
     x = np.array([1.5, 3.0], np.float32)
-    bound = judge.WithinBound(np.dtype(np.float32), [x], 1, False, FORMATS["float32"])
+    bound = judge.WithinBound(np.dtype(np.float32), [x], 1, False)
     sizes = np.array([1.5, 3.0])
     judged = bound(x, sizes, sizes, None)
     gammas = sum(u / (1 - u) for u in (2.0**-24, 2.0**-53))
     assert judged.allowed == pytest.approx(gammas * sizes, rel=1e-12)
-    whole = judge.WithinBound(np.dtype(np.float32), [np.float32([1, 3])], 1, False, FORMATS["float32"])
+    whole = judge.WithinBound(np.dtype(np.float32), [np.float32([1, 3])], 1, False)
     judged = whole(x, sizes, sizes, None)
     assert judged.exactly.all()
     assert judged.allowed.tolist() == [0, 0]

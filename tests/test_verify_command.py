@@ -179,7 +179,8 @@ def test_the_diagnosis_is_told(verify: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert text.startswith("different: 1 of 32 elements, flip\n")
     assert re.search(rf"diagnosis +│ {sentence} flip +│\n│ +│ {sentence} swap and bias, except 1", text)
     assert len(asked) == 2  # not with -q
-    assert asked[0]["judged"] == {"exact": False, "atol": 0.5, "rtol": None, "requantize": None}
+    rules = {"exact": False, "atol": 0.5, "rtol": None, "requantize": None, "arithmetic": None}
+    assert asked[0]["judged"] == rules | {"activation": "none"}
     assert (asked[0]["x"].shape, asked[0]["expected"].shape, asked[0]["stride"]) == (
         (1, 28, 28, 1),
         (1, 4, 4, 2),

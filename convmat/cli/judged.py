@@ -40,6 +40,8 @@ class VerifyOptions:
     atol: float | None
     rtol: float | None
     requantize: tuple[Any, ...] | None
+    arithmetic: str | None
+    activation: str
     explain: bool
     diagnose: bool
     seed: int

@@ -50,7 +50,7 @@ from convmat.verification.comparison import working_bytes
 from convmat.verification.diagnosis import diagnose as diagnosed
 from convmat.verification.diagnosis import diagnosis_bytes, may_be_explained
 from convmat.verification.layer import explain as explained
-from convmat.verification.layer import verify
+from convmat.verification.layer import judge_layer
 from convmat.verification.moved import (
     diagnose_flatten_filters,
     diagnose_fold,
@@ -116,10 +116,13 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
         return diagnosable(array) or any(reading.shape == shape for reading in readings)
 
     raw = mine.read(fits)
-    x, rules = batch.read(), asks.tolerance | {"requantize": asks.requantize}
+    x, rules = batch.read(), asks.tolerance | {"requantize": asks.requantize, "activation": asks.activation}
+    rules["arithmetic"] = asks.arithmetic
+    naming = asks.diagnose and not asked("quiet")
     forms: dict[str, Any] = {layer.layout: None} if raw is None else results(raw, shape, layer.layout)
     read_as, verdict = first_equal(
-        forms, lambda y: verify(x, expected=y, **arguments, **rules, watch=watching("part"))
+        forms,
+        lambda y: judge_layer(x, expected=y, **arguments, **rules, watch=watching("part"), naming=naming),
     )
     result = forms.pop(read_as)
     rule = asks.requantize and Requantize(*asks.requantize).resolved(None if result is None else result.dtype)
@@ -128,7 +131,7 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
     if asks.explain and verdict.worst is not None and not asked("quiet"):
         terms = explained(x, at=verdict.worst, **arguments)
         more, grids = explained_facts(geometry, terms), [terms_grid(terms)]
-    if raw is not None and not verdict and diagnosable(raw):
+    if raw is not None and not verdict.explained and diagnosable(raw):
         check_memory("expected", diagnosis_bytes(geometry, count, raw), "add --no-diagnose")
         mistakes = diagnosed(x, expected=result, judged=rules, **arguments, watch=watching("mistake"))
         places = places_in(raw, lambda array: results(array, shape, layer.layout)[read_as])
@@ -230,7 +233,9 @@ def _fold(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
     raw, operands = mine.read(fits), (x_col.read(), shape, layer.kernel_size)
     how = {**layer.steps, "overlap": asks.overlap, "order": layer.order, **asks.tolerance}
     result = None if raw is None else as_images(raw, layer.axes, layer.layout)
-    verdict = verify_fold(*operands, result, **how, watch=watching("patch"))
+    verdict = verify_fold(
+        *operands, result, **how, arithmetic=asks.arithmetic, watch=watching("patch")
+    )
     layout, watch = output_layout(layer.layout), watching("mistake")
     find = partial(diagnose_fold, *operands, **how, layout=layout, watch=watch)
     facts, given = [input_fact(inputs), *geometry_facts(geometry)], None if raw is None else raw.shape
@@ -278,8 +283,12 @@ _GRADIENT = (*_LINEAR, "grad", "diagnose")
 _STAGES = {
     "unroll": _Stage(_unroll, (*_IMAGES, "kernel_size", "order", "diagnose")),
     "flatten-filters": _Stage(_flatten_filters, (*_JUDGED, *_KERNELS, "dims", "order", "diagnose")),
-    "convolve": _Stage(_convolve, (*_LINEAR, "bias", "requantize", "explain", "diagnose")),
-    "fold": _Stage(_fold, (*_PATCHES, "kernel_size", "input_shape", "order", "overlap", "diagnose")),
+    "convolve": _Stage(
+        _convolve, (*_LINEAR, "bias", "requantize", "arithmetic", "activation", "explain", "diagnose")
+    ),
+    "fold": _Stage(
+        _fold, (*_PATCHES, "kernel_size", "input_shape", "order", "overlap", "arithmetic", "diagnose")
+    ),
     "matrix": _Stage(_matrix, (*_LINEAR, "input_shape")),
     "dx": _Stage(judge_input_gradient, (*_GRADIENT, "input_shape")),
     "dw": _Stage(judge_weight_gradient, (*_GRADIENT, "kernel_size")),

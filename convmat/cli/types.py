@@ -269,6 +269,19 @@ class Tile(Sizes):
     most = 4
 
 
+class ArithmeticType(Type):
+    """The name of an arithmetic, which the library knows."""
+
+    metavar = "NAME"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from convmat.verification.numerics import NAMES
+
+        return _items(NAMES, incomplete)
+
+
 class Formats(Type):
     """Formats of a probe, joined by commas."""
 

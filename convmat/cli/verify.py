@@ -8,13 +8,15 @@ import click
 
 from convmat.cli import options
 from convmat.cli.command import Command, given_options
-from convmat.cli.types import File, RequantizeType
+from convmat.cli.types import ArithmeticType, File, RequantizeType
 from convmat.files.schema import SEED, Whole
 
 _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix", "dx", "dw", "db")
 
 
-@click.command("verify", cls=Command, bars={"exact": "requantize"})
+@click.command(
+    "verify", cls=Command, bars={"exact": "requantize", "arithmetic": "exact atol rtol requantize"}
+)
 @options.inputs_argument(required=False)
 @options.layer_of(
     options.kernel_options, options.bias_option, options.k_option(required=False), options.order_option
@@ -44,6 +46,20 @@ _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix", "dx", "dw"
     type=RequantizeType(),
     help="Judge a quantized result: int32 sums times the scale, rounded half-up, half-even, half-away or as "
     "gemmlowp does, plus the zero point, cut off at the ends of the dtype: int8, uint8 or int16.",
+)
+@click.option(
+    "--arithmetic",
+    type=ArithmeticType(),
+    help="Judge by the bound of another arithmetic than the dtypes': tf32, float16 or bfloat16 operands, "
+    "summed in float32, or with -accumulate in their own format, with -rounded the result in it, too; "
+    "tf32-truncated, bfloat16-truncated; float16-result, bfloat16-result; flush; winograd:2, :4, :6; fft.",
+)
+@click.option(
+    "--activation",
+    metavar="relu|relu6|clamp:LO,HI|none",
+    default="none",
+    show_default=True,
+    help="What is fused with your kernel: it is applied to the definition.",
 )
 @click.option("--explain", is_flag=True, help="Show the sum of the worst element term by term.")
 @options.diagnose_option

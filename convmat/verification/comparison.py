@@ -13,10 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat.checks import known_numbers, numbers
 from convmat.formats import Format, dtype_name, format_of
+from convmat.verification.activation import Activation
 from convmat.verification.judge import BAND, Exactly, Judge, Rule, WithinBound, WithinTolerance, bands
+from convmat.verification.numerics import PLAIN, Numerics
 from convmat.verification.verdict import FEW, HISTOGRAM, Report
 
 Array = NDArray[Any]
+
+Spread = Callable[[], list[Callable[[Any], Array]]]
 
 _EACH = 112  # bytes that are made of an element
 _BESIDE = 4 << 20  # bytes that a comparison takes, however small
@@ -61,15 +65,21 @@ class Definition:
     """Of a part."""
     sizes: Callable[[Any], Array] | None = None
     """A = Σ|x|·|w| (+ |b|) of a part."""
-    flushed: Callable[[Any, Callable[[Array], Array]], Array] | None = None
-    """F of a part: its sums of those products of magnitudes in which a factor is subnormal, of which the
-    second argument makes as much as is."""
+    flushed: Callable[[Any, float], Array] | None = None
+    """F of a part: its sums of those products of magnitudes in which a factor is in doubt: subnormal, which
+    is below the second argument, or rounded to either side."""
     inputs: Sequence[Array] = ()
     """What is summed; nothing where the result must be exact."""
     terms: int = 1
     """Numbers in each sum: products, and the bias."""
     divided: bool = False
     """Sums of whole numbers are divided, and whole no more."""
+    numerics: Numerics = PLAIN
+    amplified: float = 1.0
+    """What the least error on the way may come to in the result."""
+    activation: Activation | None = None
+    squares: Spread | None = None
+    """How the squares of usual errors spread over a part, in each way to come to the result."""
 
     @np.errstate(all="ignore")  # infinities and NaN are compared, not warned of
     def compare(self, result: Array, rule: Rule, most: int | None = None) -> Report:
@@ -79,24 +89,27 @@ class Definition:
         """
         if result.shape != self.shape:
             return Report.of_shapes(result, self.shape)
-        judge = self._judge(result.dtype, format_of(result), rule)
-        comparison = _Comparison(result, judge)
+        judge = self.judge(result.dtype, rule, format_of(result))
+        activation = self.activation and self.activation.fitted(result.dtype)
+        comparison = _Comparison(result, judge, activation)
         for part in self.parts:
             sizes = flushed = None
             values = self.values(part)
             if judge.bound is not None and self.sizes is not None and self.flushed is not None:
                 sizes = self.sizes(part)
-                if judge.bound.has_subnormal:
-                    flushed = self.flushed(part, judge.bound.subnormal)
+                if judge.bound.has_doubt:
+                    flushed = self.flushed(part, judge.bound.tiny)
             comparison.add(values, sizes, flushed)
             if most is not None and comparison.outside > most:
                 break
         return comparison.report()
 
-    def _judge(self, dtype: np.dtype[Any], form: Format | None, rule: Rule) -> Judge:
+    def judge(self, dtype: np.dtype[Any], rule: Rule, form: Format | None = None) -> Judge:
+        """The judge of a result of this dtype; `form` is of one that NumPy has no dtype for."""
         bound, dtypes = None, [dtype, *(a.dtype for a in self.inputs)]
         if self.inputs and not rule.exact and any(d.kind in "fc" for d in dtypes):
-            bound = WithinBound(dtype, self.inputs, self.terms, self.divided, form)
+            how = (self.divided, self.numerics, self.amplified, form)
+            bound = WithinBound(dtype, self.inputs, self.terms, *how)
         if rule.tolerances is not None:
             return WithinTolerance(*rule.tolerances, bound)
         return bound or Exactly()
@@ -105,9 +118,9 @@ class Definition:
 class _Comparison:
     """Counts what a judge says of a result, part by part, and keeps the worst."""
 
-    def __init__(self, result: Array, judge: Judge) -> None:
+    def __init__(self, result: Array, judge: Judge, activation: Activation | None = None) -> None:
         self.dtype, self.form = dtype_name(result), format_of(result)
-        self.result, self.judge = np.asarray(result), judge
+        self.result, self.judge, self.activation = np.asarray(result), judge, activation
         self.elements = self.outside = self.exact_sums = 0
         self.outside_at: list[tuple[int, ...]] = []
         self.max_abs_error = self.max_rel_error = self.bound = 0.0
@@ -122,6 +135,8 @@ class _Comparison:
             return
         start = np.unravel_index(self.elements, self.result.shape)
         part = self.result[tuple(slice(i, i + n) for i, n in zip(start, wanted.shape, strict=True))]
+        if self.activation is not None:
+            wanted = self.activation.settled(part, self.activation.apply(wanted))
         for band in bands(wanted.shape):
             above, lost = (None if a is None else a[band] for a in (sizes, flushed))
             within = itertools.zip_longest(start, (inner.start for inner in band), fillvalue=0)

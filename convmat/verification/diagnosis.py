@@ -119,8 +119,8 @@ def diagnose(
         x, filters and the geometry: as `convolve` takes them.
         expected: the wrong result, (N, *out, K) or of any other shape.
         layout, kernel_layout: of the arrays, as `verify` takes them; exceptions are indices of `expected`.
-        judged: how `verify` is to judge: its `exact`, `atol`, `rtol` and `requantize`; None stands for
-            nothing said.
+        judged: how `verify` is to judge: its `exact`, `atol`, `rtol`, `requantize`, `arithmetic` and
+            `activation`; None stands for nothing said.
         budget: about how many products trying pairs of mistakes may cost. Single ones are all tried.
         watch: hands on the mistakes, and then the pairs of them, that are tried.
 

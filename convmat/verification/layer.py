@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,12 +16,18 @@ from convmat import reference
 from convmat.checks import choice, got, known_numbers, numbers
 from convmat.engine import Convolution, execute, prepare
 from convmat.errors import DTypeError, SettingError
+from convmat.formats import Narrow
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.layouts import KERNEL_LAYOUTS, to_batch, to_filters
 from convmat.plan import filter_geometry
+from convmat.verification.activation import Activation
 from convmat.verification.comparison import Definition
-from convmat.verification.judge import Rule, bands, magnitude
+from convmat.verification.judge import Rule, bands
+from convmat.verification.numbers import magnitude
+from convmat.verification.numerics import PLAIN, Numerics, named
 from convmat.verification.quantization import Requantize
+from convmat.verification.seen import seen_arithmetic
+from convmat.verification.tiles import Layer, Tiles
 from convmat.verification.verdict import Report
 from convmat.watching import Watch, unwatched
 from convmat.words import POSITION_NAMES
@@ -45,6 +51,8 @@ def verify(
     atol: float | None = None,
     rtol: float | None = None,
     requantize: tuple[Any, ...] | None = None,
+    arithmetic: str | None = None,
+    activation: Any = "none",
     watch: Watch = unwatched,
 ) -> Report:
     """Compare a convolution with the definition: the engine's, or yours if `expected` is given.
@@ -60,32 +68,118 @@ def verify(
             numbers the moduli; of the two the one that is not given is 0.
         requantize: (scale, zero_point, rounding, dtype) of `quantization.Requantize`; the definition is then
             the quantized result of integer inputs, and must be met exactly unless a tolerance is given.
+        arithmetic: one of `numerics.NAMES`, whose bound takes the place of the dtypes'.
+        activation: "none", "relu", "relu6", "clamp:LO,HI" or (LO, HI), which is applied to the definition.
         watch: hands on where the parts begin that the result is compared in.
 
     Returns:
         A report, truthy when every element is equal (integers, and floats whose sum is exact in any order) or
         within its bound (other floats), and NaN and infinity stand where the definition has them. A result of
-        another shape is different, no error.
+        another shape is different, no error. `named_arithmetic`, where the dtypes decided, is that of errors
+        that are not the dtypes'.
 
     Raises:
         The errors of `convolve`, for inputs that make no convolution. SettingError: `exact` and a tolerance,
-        a tolerance below 0, or what makes no requantization.
+        a tolerance below 0, no requantization, no arithmetic of this layer, or no activation. DTypeError: an
+        arithmetic of floats for integers.
     """
+    x, filters, result = channels_last(x, filters, expected, layout, kernel_layout)
+    report = judge_layer(
+        *(x, filters, result, stride, padding, dilation, groups, bias, flip, padding_mode),
+        exact=exact,
+        atol=atol,
+        rtol=rtol,
+        requantize=requantize,
+        arithmetic=arithmetic,
+        activation=activation,
+        watch=watch,
+        naming=True,
+    )
+    return _said_in(layout, report)
+
+
+def judge_layer(
+    x: ArrayLike,
+    filters: ArrayLike,
+    expected: ArrayLike | None = None,
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+    groups: int = 1,
+    bias: ArrayLike | None = None,
+    flip: bool = False,
+    padding_mode: str = "zeros",
+    *,
+    requantize: tuple[Any, ...] | None = None,
+    arithmetic: str | None = None,
+    activation: Any = None,
+    watch: Watch = unwatched,
+    naming: bool = False,
+    **tolerance: Any,
+) -> Report:
+    """As `verify`; without `naming`, whose arithmetic the errors are is not asked."""
     if not callable(watch):
         raise SettingError("watch", f"got {got(watch)}; give what hands on the steps of an iterable")
-    rule = Rule.of(exact, atol, rtol)
-    x, filters, result = channels_last(x, filters, expected, layout, kernel_layout)
+    rule, numerics = Rule.of(**tolerance, arithmetic=arithmetic), named(arithmetic)
+    clamp = Activation.of(activation)
+    x, filters = numbers("input", x), numbers("filters", filters)
     bias = None if bias is None else numbers("bias", bias)
+    result = None if expected is None else known_numbers("expected", expected)
     todo = prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode)
+    if requantize is not None and arithmetic is not None:
+        raise SettingError("arithmetic", "is of floats; a quantized result is met exactly")
     quantized = None if requantize is None else _quantized(requantize, result, x, filters, bias)
-    layer = {"groups": groups, "flip": flip, "padding_mode": padding_mode}
-    definition = _definition(x, filters, bias, todo.plan.geometry, layer, quantized, watch)
+    own = result is None
     if result is None:
-        result = _own_result(todo, quantized)
-    shape = definition.shape
+        result = _own_result(todo, quantized, clamp)
+    if numerics is not PLAIN:
+        numerics.check(*(a.dtype for a in (x, filters, bias, result) if a is not None))
+    options = {"groups": groups, "flip": flip, "padding_mode": padding_mode}
+    layer = (x, filters, bias, todo.plan.geometry, options)
+
+    def definition(numerics: Numerics, kept: Sequence[int] = (), watch: Watch = unwatched) -> Definition:
+        some = _of_filters(kept, *layer) if kept else layer
+        made = _definition(*some, quantized=quantized, numerics=numerics, watch=watch)
+        return made if clamp is None else replace(made, activation=clamp)
+
+    wanted = definition(numerics, watch=watch)
+    shape = wanted.shape
     if result.shape == (math.prod(shape[:-1]), shape[-1]):
         result = result.reshape(shape)
-    return _said_in(layout, definition.compare(result, rule))
+    report = replace(wanted.compare(result, rule), arithmetic=arithmetic, activation=clamp and str(clamp))
+    if (
+        own
+        or not naming
+        or isinstance(result, Narrow)
+        or numerics is not PLAIN
+        or rule != Rule()
+        or quantized is not None
+    ):
+        return report
+    return replace(report, named_arithmetic=seen_arithmetic(result, report, definition, groups))
+
+
+def _of_filters(
+    kept: Sequence[int],
+    x: NDArray[Any],
+    filters: NDArray[Any],
+    bias: NDArray[Any] | None,
+    geometry: ConvGeometry,
+    options: dict[str, Any],
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, ConvGeometry, dict[str, Any]]:
+    """The layer of some filters of one group."""
+    depth = filters.shape[-1]
+    first = kept[0] * options["groups"] // len(filters) * depth
+    x = x[..., first : first + depth]
+    window = (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
+    some = list(kept)
+    return (
+        x,
+        filters[some],
+        None if bias is None else bias[some],
+        ConvGeometry(x.shape, *window),
+        options | {"groups": 1},
+    )
 
 
 def channels_last(
@@ -140,13 +234,16 @@ def _quantized(
     return quantized
 
 
-def _own_result(todo: Convolution, quantized: Requantize | None) -> NDArray[Any]:
+def _own_result(
+    todo: Convolution, quantized: Requantize | None, activation: Activation | None
+) -> NDArray[Any]:
     result = execute(todo)
-    if quantized is None:
-        return result
-    made = np.empty(result.shape, quantized.dtype)
+    if activation is not None:
+        activation = activation.fitted(np.dtype(quantized.dtype) if quantized else result.dtype)
+    made = result if quantized is None else np.empty(result.shape, quantized.dtype)
     for band in bands(result.shape):
-        made[band] = quantized.apply(result[band])
+        values = result[band] if quantized is None else quantized.apply(result[band])
+        made[band] = values if activation is None else activation.apply(values)
     return made
 
 
@@ -157,6 +254,7 @@ def _definition(
     geometry: ConvGeometry,
     layer: dict[str, Any],
     quantized: Requantize | None,
+    numerics: Numerics,
     watch: Watch,
 ) -> Definition:
     """The layer's result, some outputs at a time."""
@@ -164,24 +262,26 @@ def _definition(
     size = reference.output_size(x.shape[1:-1], filters.shape[1:-1], *window)
     shape = (len(x), *size, len(filters))
     sums = partial(reference.convolve_by_taps, x, filters, *window, **layer)
+    rounded = partial(reference.convolve_by_taps, x, numerics.value(filters), *window, **layer)
     parts = bands(shape[:-1], max(shape[-1], x.shape[-1]))
     inputs = [x, filters] if bias is None else [x, filters, bias]
 
     def values(band: Any) -> NDArray[Any]:
-        accumulators = sums(bias=bias, band=band)
+        accumulators = rounded(bias=bias, band=band, pixels=numerics.value)
         return accumulators if quantized is None else quantized.apply(accumulators)
 
     def sizes(band: Any) -> NDArray[Any]:
-        shift = None if bias is None else magnitude(bias)
-        return sums(bias=shift, band=band, pixels=magnitude, weights=magnitude)
+        shift = None if bias is None else numerics.bias_size(bias)
+        return sums(bias=shift, band=band, pixels=numerics.size, weights=numerics.size)
 
-    def flushed(band: Any, subnormal: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-        shift = None if bias is None else subnormal(bias)
-        lost = sums(bias=shift, band=band, pixels=subnormal, weights=magnitude)
-        lost += sums(band=band, pixels=magnitude, weights=subnormal)
+    def flushed(band: Any, tiny: float) -> NDArray[Any]:
+        doubt = partial(numerics.doubt, tiny=tiny)
+        shift = None if bias is None else numerics.bias_doubt(bias, tiny)
+        lost = sums(bias=shift, band=band, pixels=doubt, weights=numerics.size)
+        lost += sums(band=band, pixels=numerics.size, weights=doubt)
         return lost
 
-    return Definition(
+    made = Definition(
         shape,
         watch(parts, len(parts)),
         values,
@@ -189,7 +289,32 @@ def _definition(
         flushed,
         [] if quantized is not None else inputs,
         geometry.terms + (bias is not None),
+        numerics=numerics,
+        squares=lambda: [lambda band: sums(band=band, pixels=_square, weights=_square)],
     )
+    if numerics.tiles is None:
+        return made
+    turned = np.flip(filters, tuple(range(1, filters.ndim - 1))) if layer["flip"] else filters
+    of_transform = Layer(x, turned, geometry, layer["groups"], layer["padding_mode"])
+    return _transformed(made, of_transform, 0.0 if bias is None else magnitude(bias), numerics.tiles)
+
+
+def _transformed(made: Definition, layer: Layer, bias: Any, tiles: Tiles) -> Definition:
+    """The definition, with the errors of a transform."""
+    tiles.check(layer.geometry)
+    of_band, shifts = tiles.sizes(layer), made.terms - layer.geometry.terms
+    largest = sum(float(magnitude(a).max(initial=0, where=np.isfinite(a))) for a in layer[:2])
+    return replace(
+        made,
+        sizes=lambda band: of_band(band) + bias,
+        terms=tiles.roundings(layer.geometry) + shifts,
+        amplified=1 + largest * tiles.amplification(layer.geometry),
+        squares=partial(tiles.squares, layer),
+    )
+
+
+def _square(a: NDArray[Any]) -> NDArray[np.float64]:
+    return magnitude(a) ** 2
 
 
 class Explanation(NamedTuple):

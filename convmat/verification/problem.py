@@ -13,9 +13,11 @@ from convmat.checks import known_numbers, numbers
 from convmat.errors import ConvmatError
 from convmat.formats import FORMATS, Narrow, format_of, narrow
 from convmat.geometry import ConvGeometry, Padding, Sizes
+from convmat.verification.activation import Activation
 from convmat.verification.computed import Array, Computation
-from convmat.verification.judge import subnormal
-from convmat.verification.layer import verify
+from convmat.verification.layer import judge_layer
+from convmat.verification.numbers import subnormal
+from convmat.verification.numerics import PLAIN, Numerics, named
 from convmat.verification.quantization import Requantize
 from convmat.verification.verdict import FEW, Report
 
@@ -23,6 +25,7 @@ Place = tuple[Any, ...]
 
 _FIRST, _SECOND, _THIRD = 8, 64, 448  # elements that a mistake must explain before all are looked at
 _BLOCK = 1 << 20  # elements that are looked at together, where all are
+_AMPLIFIED = 1 << 10  # what errors of a transform may come to, in those of sums
 _ATTEMPT = 1 << 13  # products that take as long as making an attempt
 
 
@@ -49,6 +52,9 @@ class Problem:
         if flip:
             filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
         window = given.stride, given.padding, given.dilation
+        numerics = named(judged.get("arithmetic"))
+        if numerics.operands is not None:  # which makes of rounded operands themselves
+            x, filters = numerics.value(x), numerics.value(filters)
         self.right = Computation(x, filters, *window, groups, bias, padding_mode)
         result = known_numbers("expected", expected)
         self.form = format_of(result)
@@ -60,14 +66,21 @@ class Problem:
         self.quantized: Requantize | None = None
         if "requantize" in judged:
             self.quantized = Requantize(*judged["requantize"]).resolved(result.dtype)
+        activation = Activation.of(judged.get("activation"))
+        self.activation = activation and activation.fitted(result.dtype)
         self.allowed = min(FEW, result.size // 100)
         self.cost = 0
-        self._set_precision([x, filters] if bias is None else [x, filters, bias])
+        self._set_precision([x, filters] if bias is None else [x, filters, bias], numerics)
         with np.errstate(all="ignore"):
             self.wrong = self._wrong()
         self.samples = self._samples() if self.wrong.any() else []
 
-    def _set_precision(self, inputs: list[Array]) -> None:
+    def finished(self, values: Array) -> Array:
+        """What the result has of sums."""
+        values = values if self.quantized is None else self.quantized.apply(values)
+        return values if self.activation is None else self.activation.apply(values)
+
+    def _set_precision(self, inputs: list[Array], numerics: Numerics = PLAIN) -> None:
         """What rounding errors can come to, in sums and in the result; eps is 0 where all is exact."""
         dtypes = [a.dtype for a in inputs]
         formats = [*map(format_of, inputs), self.form]
@@ -79,6 +92,13 @@ class Problem:
             return
         summed = [max(form, FORMATS["float32"], key=lambda form: form.bits) for form in floats]
         self.eps_of_sums = max(2 * form.u for form in summed)
+        if numerics.sums is not None:
+            self.eps_of_sums = max(self.eps_of_sums, 2 * numerics.sums.u)
+        if numerics.operands is not None:  # a tie, or a bias, may be rounded otherwise
+            self.eps_of_sums += 2 * numerics.operands.u
+        if numerics.result is not None:
+            self.eps = max(self.eps, 2 * numerics.result.u)
+        self.eps_of_sums *= _AMPLIFIED if numerics.tiles is not None else 1
         self.largest = min(form.largest for form in floats) / 4
         self.largest_sum = min(form.largest for form in summed) / 4
         tiny = max(form.tiny for form in summed)
@@ -99,7 +119,7 @@ class Problem:
         self.magnitude = np.broadcast_to(0.0, self.sums.shape)
         if self.eps and self.quantized is None:
             self.magnitude = right.positive().convolved().ravel()
-        self.outcome = self.sums if self.quantized is None else self.quantized.apply(self.sums)
+        self.outcome = self.finished(self.sums)
         wrong = self._surely_wrong(self.flat)
         if not wrong.any() and not (report := self.verify(right, self.flat)):
             at = report.outside_at or (report.worst,)
@@ -169,7 +189,7 @@ class Problem:
         wanted = layer.change(sums)
         if layer.half_sums is not None:
             return np.asarray((got != wanted) & ~(np.isnan(got) & np.isnan(wanted)))
-        wanted = wanted if self.quantized is None else self.quantized.apply(wanted)
+        wanted = self.finished(wanted)
         size = np.abs(wanted)
         tolerance = 2 * (self.judged.get("atol", 0) + self.judged.get("rtol", 0) * size)
         if self.eps and self.quantized is None:
@@ -209,8 +229,7 @@ class Problem:
             if not change.suits(changed):
                 return None
             changed = change.apply(changed)
-        if self.quantized is not None:
-            values, changed = self.quantized.apply(values), self.quantized.apply(changed)
+        values, changed = self.finished(values), self.finished(changed)
         got, after = self.flat[inside], changed[source]
         unexplained = ~inside & (self.flat != 0)
         if layer.changes:
@@ -261,7 +280,7 @@ class Problem:
         result = result.reshape(layer.convolved_shape)
         if result.dtype == np.float32:
             result = narrow(result, self.narrow)
-        return verify(expected=result, **layer.arguments, **self.judged)
+        return judge_layer(expected=result, **layer.arguments, **self.judged)
 
 
 def _merges(shape: Sequence[int], given: Sequence[int]) -> bool:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from convmat.errors import ConvmatError
 from convmat.formats import dtype_name
 from convmat.shown import Fact, Shown, percent, shape_fact, sizes
+from convmat.verification.numerics import Numerics
 
 HISTOGRAM = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 10.0)
 """The upper edges of a histogram's buckets; two more are for what is above, and for NaN and infinity that
@@ -80,12 +81,25 @@ class Report(Shown):
     diagnose: Callable[[], Diagnosed] | None = field(default=None, compare=False)
     """Searches for the mistakes that explain the result; None where it is equal, or nothing known of it."""
 
+    arithmetic: str | None = None
+    """The name of the one that it was judged by; None where the dtypes decided."""
+    named_arithmetic: str | None = None
+    """The name of the one that the errors are of, where that is another than the dtypes': see `verify`."""
+    activation: str | None = None
+    """What was applied to the definition."""
+
     @classmethod
     def of_shapes(cls, result: NDArray[Any], shape: tuple[int, ...]) -> Report:
         """The verdict on a result of another shape than the definition's."""
         count, off = math.prod(shape), math.inf
         dtype = dtype_name(result)
         return cls(False, result.shape, shape, dtype, False, count, count, off, 0.0, off, None, None)
+
+    @property
+    def explained(self) -> bool:
+        """Whether it is equal, or the named arithmetic leaves no room for a mistake."""
+        named = self.named_arithmetic
+        return self.equal or (named is not None and not Numerics.of(named).wide)
 
     @property
     def outside_share(self) -> float:
@@ -161,6 +175,12 @@ class Report(Shown):
         atol, rtol = self.tolerances or (None, None)
         yield Fact("exact", "judged", self.exact, self._judged_text())
         yield Fact("exact_sums", "", self.exact_sums, "")
+        arithmetic = None if self.arithmetic is None else Numerics.of(self.arithmetic)
+        yield Fact("arithmetic", "arithmetic" if arithmetic else "", self.arithmetic, str(arithmetic or ""))
+        yield Fact(
+            "activation", "activation" if self.activation else "", self.activation, self.activation or ""
+        )
+        yield self._named_fact()
         yield Fact("atol", "", atol, "")
         yield Fact("rtol", "", rtol, "")
         yield Fact("outside", "elements outside", self.outside, share)
@@ -174,6 +194,15 @@ class Report(Shown):
         text = "none: NaN or infinity differs" if math.isinf(atol) else f"--atol {number_text(atol)}"
         yield Fact("smallest_atol", "" if self else "smallest that would pass", atol, text)
         yield Fact("histogram", "", self.buckets(), "")
+
+    def _named_fact(self) -> Fact:
+        """Whose arithmetic the errors are of."""
+        if self.named_arithmetic is None:
+            return Fact("named_arithmetic", "", None, "")
+        words = Numerics.of(self.named_arithmetic).words
+        brief = f"but the errors are those of {words}" if self else f"equal as {words}"
+        text = f"{self.named_arithmetic}: {brief}"
+        return Fact("named_arithmetic", "arithmetic seen", self.named_arithmetic, text, brief=brief)
 
     def _worst_facts(self) -> Iterator[Fact]:
         if self.worst is not None and self.worst_values is not None:
