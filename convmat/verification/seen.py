@@ -34,6 +34,7 @@ _NARROW = ("bfloat16-accumulate", "float16-accumulate")
 _SAMPLE, _FILTERS = 8192, 32  # elements, about, and filters that they are of
 _LINES = 8, 64  # that they are on: at least, and at most
 _FEWEST = 64  # elements that say something
+_AS_NEAR = 1.1  # times as far as the nearest, which chance may bring
 _LIKELIER = 0.02, 0.1  # in a mean logarithm: where the plain bound fails, and where it holds
 _SCALES = 0.5, 8.0  # of errors, in usual ones, that are a transform's
 _WIDEST = 0.25  # of A that a bound may allow, if it is to tell anything
@@ -114,15 +115,18 @@ def _candidates(result: Array, report: Report, definition: OfNumerics, place: _P
     if not 0 < usual.distance < math.inf:
         return
     distances = {name: sampled(Numerics.of(name)).distance for name in _OF_OPERANDS}
-    near = [n for n in sorted(_OF_OPERANDS, key=distances.__getitem__) if distances[n] < usual.distance / 2]
+    least = _AS_NEAR * min(distances.values())
+    ranked = sorted(_OF_OPERANDS, key=lambda name: max(distances[name], least))
+    near = [name for name in ranked if distances[name] < usual.distance / 2]
     yield from near
     narrow = [n for n in _NARROW if _holds(n, usual.got)]
     if near:  # something like it, and something else
         return
     if not narrow:
         yield from _likely_transforms(usual, report, definition, place)
-    elif not report.equal and _tells(definition(Numerics.of(narrow[0])), result.dtype):
-        if _not_one_sided(sampled(Numerics.of(narrow[0]))):
+    elif not report.equal:
+        one = Numerics.of(narrow[0])
+        if _tells(definition(one), result.dtype) and _not_one_sided(sampled(one)):
             yield narrow[0]
 
 

@@ -50,10 +50,10 @@ class Layer:
     dilation: list[int]
     groups: int
 
-    def verify(self, y: np.ndarray, exact: bool = False) -> cm.Report:
+    def verify(self, y: np.ndarray, **judged: Any) -> cm.Report:
         """The report on a result, (N, K, H_out, W_out)."""
         x, weights, y = (a.transpose(0, 2, 3, 1) for a in (self.x, self.weights, y))
-        return cm.verify(x, weights, y, bias=self.bias, exact=exact, **self.geometry)
+        return cm.verify(x, weights, y, bias=self.bias, **judged, **self.geometry)
 
     @property
     def geometry(self) -> dict[str, Any]:
