@@ -179,7 +179,7 @@ def on_networks(files: list[str], most: int) -> None:
                 seen = report.named_arithmetic
                 found[name] += seen == (name or None)
                 wrong[name] += seen is not None and seen != name
-                if not named or (seen is not None and seen != name):
+                if not named or seen not in (name or None, None) or (not report and not seen):
                     print(f"{model_name} {layer.name} {name or 'float32'}: {named}; named {seen}", flush=True)
     print(f"\n{count} layers\n")
     heads = "arithmetic", "results", "rejected under its name", "equal by the plain bound", "named right"

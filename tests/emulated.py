@@ -80,6 +80,7 @@ def by_product(x: Array, filters: Array, padding: int = 0) -> Array:
     return (rows.reshape(-1, len(columns)) @ columns).reshape(*rows.shape[:3], -1)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def one_by_one(x: Array, filters: Array, padding: int = 0, rounding: Rounding = lambda a: a) -> Array:
     """One product after the other, products and sums rounded."""
     rows = patches(x, filters.shape[1:3], padding).astype(np.float32)
@@ -90,6 +91,7 @@ def one_by_one(x: Array, filters: Array, padding: int = 0, rounding: Rounding = 
     return total
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def in_pairs(x: Array, filters: Array, padding: int = 0, rounding: Rounding = lambda a: a) -> Array:
     """Products added two by two, each sum rounded, products not."""
     rows = patches(x, filters.shape[1:3], padding).astype(np.float32)

@@ -205,7 +205,8 @@ def _definition(given: _Inputs, quantized: Requantize | None, numerics: Numerics
     inputs = [x, filters] if bias is None else [x, filters, bias]
 
     def values(band: Any) -> NDArray[Any]:
-        accumulators = rounded(bias=bias, band=band, pixels=numerics.value)
+        shift = None if bias is None else numerics.bias_value(bias)
+        accumulators = rounded(bias=shift, band=band, pixels=numerics.value)
         return accumulators if quantized is None else quantized.apply(accumulators)
 
     def sizes(band: Any) -> NDArray[Any]:

@@ -41,6 +41,8 @@ class Numerics:
     """A result that is subnormal in its dtype may be zero."""
     tiles: Tiles | None = None
     """A transform, in place of sums of products."""
+    bias: bool = False
+    """The definition's bias is rounded as operands are; either is accepted."""
 
     @classmethod
     def of(cls, name: Any) -> Numerics:
@@ -75,6 +77,10 @@ class Numerics:
         with np.errstate(all="ignore"):
             other = 2 * np.asarray(a, np.float32) - value
             return np.where(self.value(other) == other, other, value)
+
+    def bias_value(self, b: Array) -> Array:
+        """What the definition has as bias."""
+        return self.value(b) if self.bias else b
 
     def size(self, a: Array) -> Array:
         """The largest magnitudes that x or w may have in the kernel."""

@@ -128,7 +128,7 @@ def by_torch(layer: Layer) -> np.ndarray:
     x = torch.nn.functional.pad(tensors[0], (left, right, top, bottom))
     where = {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}
     with torch.no_grad():
-        return torch.nn.functional.conv2d(x, tensors[1], tensors[2], **where).numpy()
+        return torch.nn.functional.conv2d(x, tensors[1], tensors[2], **where).float().numpy()
 
 
 def by_onnxruntime(layer: Layer) -> np.ndarray:
