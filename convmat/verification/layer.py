@@ -156,18 +156,18 @@ class _Inputs(NamedTuple):
     """`groups`, `flip` and `padding_mode`."""
 
     def of_filters(self, kept: Sequence[int]) -> _Inputs:
-        """The layer of some filters of one group; of all where none are named."""
+        """The layer of some filters of one group, or of several groups whole; of all where none are named."""
         if not kept:
             return self
         depth, of, some = self.filters.shape[-1], self.geometry, list(kept)
-        first = some[0] * self.options["groups"] // len(self.filters) * depth
-        x = self.x[..., first : first + depth]
+        first, last = (k * self.options["groups"] // len(self.filters) for k in (some[0], some[-1]))
+        x = self.x[..., first * depth : (last + 1) * depth]
         return _Inputs(
             x,
             self.filters[some],
             None if self.bias is None else self.bias[some],
             ConvGeometry(x.shape, of.kernel_size, of.stride, of.padding, of.dilation),
-            self.options | {"groups": 1},
+            self.options | {"groups": last + 1 - first},
         )
 
 

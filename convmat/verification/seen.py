@@ -28,7 +28,7 @@ Array = NDArray[Any]
 # Tightest first; of two that are as near, the first is named.
 _OF_OPERANDS = (
     *("tf32", "float16", "tf32-truncated", "bfloat16", "bfloat16-truncated"),
-    *("float16-result", "float16-rounded", "bfloat16-result", "bfloat16-rounded", "tf32-rounded"),
+    *("float16-result", "float16-rounded", "bfloat16-result", "bfloat16-rounded"),
 )
 _TRANSFORMS = ("winograd:2", "winograd:4", "winograd:6", "fft")
 _PATTERNED = ("winograd:4", "winograd:6")  # whose errors change from output to output of a tile
@@ -43,7 +43,7 @@ _WIDEST = 0.25  # of A that a bound may allow, if it is to tell anything
 
 
 class OfNumerics(Protocol):
-    """The definition of an arithmetic; of some filters of one group only, if they are named."""
+    """The definition of an arithmetic; of some filters only, of one group or of groups whole, if named."""
 
     def __call__(self, numerics: Numerics, kept: Sequence[int] = ()) -> Definition: ...
 
@@ -208,12 +208,16 @@ def _not_one_sided(sample: _Sample) -> bool:
 
 
 def _place(shape: tuple[int, ...], worst: tuple[int, ...], groups: int) -> _Place:
-    """Stretches of outputs, and filters of one group, the worst element's among them; always the same."""
+    """Stretches of outputs, and some filters, the worst element's among them; always the same."""
     *outer, length, filters = shape
     random, lines, of_group = np.random.default_rng(0), math.prod(outer), filters // groups
-    first = worst[-1] // of_group * of_group
-    few = max(_FILTERS, _SAMPLE // (8 * lines * length))
-    kept = sorted({worst[-1], *(first + random.permutation(of_group)[: few - 1]).tolist()})
+    few, group = max(_FILTERS, _SAMPLE // (8 * lines * length)), worst[-1] // of_group
+    if of_group > few:
+        some = group * of_group + random.permutation(of_group)[: few - 1]
+        kept = sorted({worst[-1], *some.tolist()})
+    else:
+        last = min(group + few // of_group, groups)
+        kept = list(range(max(last - few // of_group, 0) * of_group, last * of_group))
     width = min(max(_SAMPLE // _LINES[0] // len(kept), 1), length)
     count = min(max(_SAMPLE // (len(kept) * width), _LINES[0]), _LINES[1], lines)
     chosen = random.choice(lines, count, replace=False)
