@@ -48,7 +48,8 @@ def by_cutting(dropped: int) -> Rounding:
 
 
 def by_halves(a: Array) -> Array:
-    return a.astype(np.float16).astype(np.float32)
+    with np.errstate(over="ignore"):
+        return a.astype(np.float16).astype(np.float32)
 
 
 def by_splitting(bits: int) -> Rounding:
@@ -79,6 +80,7 @@ def by_product(x: Array, filters: Array, padding: int = 0) -> Array:
     return (rows.reshape(-1, len(columns)) @ columns).reshape(*rows.shape[:3], -1)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def one_by_one(x: Array, filters: Array, padding: int = 0, rounding: Rounding = lambda a: a) -> Array:
     """One product after the other, products and sums rounded."""
     rows = patches(x, filters.shape[1:3], padding).astype(np.float32)
@@ -89,6 +91,7 @@ def one_by_one(x: Array, filters: Array, padding: int = 0, rounding: Rounding = 
     return total
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def in_pairs(x: Array, filters: Array, padding: int = 0, rounding: Rounding = lambda a: a) -> Array:
     """Products added two by two, each sum rounded, products not."""
     rows = patches(x, filters.shape[1:3], padding).astype(np.float32)
@@ -127,6 +130,30 @@ _LAVIN = {
             [0, -2, -1, 2, 1, 0],
             [0, 2, -1, -2, 1, 0],
             [0, 4, 0, -5, 0, 1],
+        ],
+    ),
+    6: (
+        [[1, 1, 1, 1, 1, 1, 1, 0]]
+        + [[0, 1, (-1) ** i, 2**i, (-2) ** i, 0.5**i, (-0.5) ** i, i == 5] for i in range(1, 6)],
+        [
+            [1, 0, 0],
+            [-2 / 9, -2 / 9, -2 / 9],
+            [-2 / 9, 2 / 9, -2 / 9],
+            [1 / 90, 1 / 45, 2 / 45],
+            [1 / 90, -1 / 45, 2 / 45],
+            [32 / 45, 16 / 45, 8 / 45],
+            [32 / 45, -16 / 45, 8 / 45],
+            [0, 0, 1],
+        ],
+        [
+            [1, 0, -21 / 4, 0, 21 / 4, 0, -1, 0],
+            [0, 1, 1, -17 / 4, -17 / 4, 1, 1, 0],
+            [0, -1, 1, 17 / 4, -17 / 4, -1, 1, 0],
+            [0, 1 / 2, 1 / 4, -5 / 2, -5 / 4, 2, 1, 0],
+            [0, -1 / 2, 1 / 4, 5 / 2, -5 / 4, -2, 1, 0],
+            [0, 2, 4, -5 / 2, -5, 1 / 2, 1, 0],
+            [0, -2, 4, 5 / 2, -5, -1 / 2, 1, 0],
+            [0, -1, 0, 21 / 4, 0, -21 / 4, 0, 1],
         ],
     ),
 }

@@ -233,9 +233,7 @@ def _fold(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
     raw, operands = mine.read(fits), (x_col.read(), shape, layer.kernel_size)
     how = {**layer.steps, "overlap": asks.overlap, "order": layer.order, **asks.tolerance}
     result = None if raw is None else as_images(raw, layer.axes, layer.layout)
-    verdict = verify_fold(
-        *operands, result, **how, arithmetic=asks.arithmetic, watch=watching("patch")
-    )
+    verdict = verify_fold(*operands, result, **how, arithmetic=asks.arithmetic, watch=watching("patch"))
     layout, watch = output_layout(layer.layout), watching("mistake")
     find = partial(diagnose_fold, *operands, **how, layout=layout, watch=watch)
     facts, given = [input_fact(inputs), *geometry_facts(geometry)], None if raw is None else raw.shape

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.errors import ConvmatError
+from convmat.formats import Format
 from convmat.verification.comparison import Definition
 from convmat.verification.computed import Computation
 from convmat.verification.diagnosis import Diagnosis, Findings, made_by
-from convmat.verification.judge import Rule, bands
+from convmat.verification.judge import Judge, Rule, bands
 from convmat.verification.mistakes import known_mistakes
 from convmat.verification.verdict import FEW
 from convmat.watching import Watch, unwatched
@@ -291,10 +292,12 @@ class _Held(Definition):
         changed: dict[str, Any] = {name: once(name, getattr(own, name)) for name in names}
         return replace(own, **changed)
 
-    def _judge(self, *how: Any) -> Any:
+    def judge(self, dtype: np.dtype[Any], rule: Rule, form: Format | None = None) -> Judge:
+        how = dtype, rule, form
         if how not in self.made:
-            self.made[how] = super()._judge(*how)
-        return self.made[how]
+            self.made[how] = super().judge(*how)
+        judge: Judge = self.made[how]
+        return judge
 
 
 def _dtype_of(right: Definition, result: Array) -> np.dtype[Any]:

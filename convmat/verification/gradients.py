@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.plan import filter_geometry
 from convmat.verification.comparison import Definition
 from convmat.verification.computed import Computation
-from convmat.verification.judge import BAND, Rule, bands, magnitude
+from convmat.verification.judge import BAND, Rule, bands
+from convmat.verification.numbers import magnitude, subnormal
 from convmat.verification.verdict import Report
 from convmat.watching import Watch, unwatched
 
@@ -291,8 +293,9 @@ def _definition(
     """
     choose_arithmetic(terms, *operands)
 
-    def flushed(part: Any, subnormal: _Values) -> Array:
-        return sums(part, subnormal, magnitude) + sums(part, magnitude, subnormal)
+    def flushed(part: Any, tiny: float) -> Array:
+        doubted = partial(subnormal, tiny=tiny)
+        return sums(part, doubted, magnitude) + sums(part, magnitude, doubted)
 
     return Definition(
         shape,

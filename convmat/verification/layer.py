@@ -135,11 +135,10 @@ def judge_layer(
     if numerics is not PLAIN:
         numerics.check(*(a.dtype for a in (x, filters, bias, result) if a is not None))
     options = {"groups": groups, "flip": flip, "padding_mode": padding_mode}
-    layer = (x, filters, bias, todo.plan.geometry, options)
+    inputs = _Inputs(x, filters, bias, todo.plan.geometry, options)
 
     def definition(numerics: Numerics, kept: Sequence[int] = (), watch: Watch = unwatched) -> Definition:
-        some = _of_filters(kept, *layer) if kept else layer
-        made = _definition(*some, quantized=quantized, numerics=numerics, watch=watch)
+        made = _definition(inputs.of_filters(kept), quantized, numerics, watch)
         return made if clamp is None else replace(made, activation=clamp)
 
     wanted = definition(numerics, watch=watch)
@@ -159,27 +158,30 @@ def judge_layer(
     return replace(report, named_arithmetic=seen_arithmetic(result, report, definition, groups))
 
 
-def _of_filters(
-    kept: Sequence[int],
-    x: NDArray[Any],
-    filters: NDArray[Any],
-    bias: NDArray[Any] | None,
-    geometry: ConvGeometry,
-    options: dict[str, Any],
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, ConvGeometry, dict[str, Any]]:
-    """The layer of some filters of one group."""
-    depth = filters.shape[-1]
-    first = kept[0] * options["groups"] // len(filters) * depth
-    x = x[..., first : first + depth]
-    window = (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
-    some = list(kept)
-    return (
-        x,
-        filters[some],
-        None if bias is None else bias[some],
-        ConvGeometry(x.shape, *window),
-        options | {"groups": 1},
-    )
+class _Inputs(NamedTuple):
+    """What is convolved, and how."""
+
+    x: NDArray[Any]
+    filters: NDArray[Any]
+    bias: NDArray[Any] | None
+    geometry: ConvGeometry
+    options: dict[str, Any]
+    """`groups`, `flip` and `padding_mode`."""
+
+    def of_filters(self, kept: Sequence[int]) -> _Inputs:
+        """The layer of some filters of one group, or of several groups whole; of all where none are named."""
+        if not kept:
+            return self
+        depth, of, some = self.filters.shape[-1], self.geometry, list(kept)
+        first, last = (k * self.options["groups"] // len(self.filters) for k in (some[0], some[-1]))
+        x = self.x[..., first * depth : (last + 1) * depth]
+        return _Inputs(
+            x,
+            self.filters[some],
+            None if self.bias is None else self.bias[some],
+            ConvGeometry(x.shape, of.kernel_size, of.stride, of.padding, of.dilation),
+            self.options | {"groups": last + 1 - first},
+        )
 
 
 def channels_last(
@@ -247,17 +249,9 @@ def _own_result(
     return made
 
 
-def _definition(
-    x: NDArray[Any],
-    filters: NDArray[Any],
-    bias: NDArray[Any] | None,
-    geometry: ConvGeometry,
-    layer: dict[str, Any],
-    quantized: Requantize | None,
-    numerics: Numerics,
-    watch: Watch,
-) -> Definition:
+def _definition(given: _Inputs, quantized: Requantize | None, numerics: Numerics, watch: Watch) -> Definition:
     """The layer's result, some outputs at a time."""
+    x, filters, bias, geometry, layer = given
     window = (geometry.stride, geometry.padding, geometry.dilation)
     size = reference.output_size(x.shape[1:-1], filters.shape[1:-1], *window)
     shape = (len(x), *size, len(filters))
@@ -267,7 +261,8 @@ def _definition(
     inputs = [x, filters] if bias is None else [x, filters, bias]
 
     def values(band: Any) -> NDArray[Any]:
-        accumulators = rounded(bias=bias, band=band, pixels=numerics.value)
+        shift = None if bias is None else numerics.bias_value(bias)
+        accumulators = rounded(bias=shift, band=band, pixels=numerics.value)
         return accumulators if quantized is None else quantized.apply(accumulators)
 
     def sizes(band: Any) -> NDArray[Any]:

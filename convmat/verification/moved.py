@@ -28,7 +28,8 @@ from convmat.verification.attempts import (
 from convmat.verification.comparison import Definition
 from convmat.verification.computed import Computation
 from convmat.verification.diagnosis import Findings
-from convmat.verification.judge import Rule, magnitude
+from convmat.verification.judge import Rule
+from convmat.verification.numbers import magnitude, subnormal
 from convmat.watching import Watch, unwatched
 from convmat.words import POSITION_NAMES, TAP_NAMES
 
@@ -215,7 +216,7 @@ def _folded(patches: Array, order: str, overlap: str, layer: Computation) -> Def
         [],
         lambda part: folded(part, np.asarray),
         lambda part: folded(part, magnitude),
-        folded,
+        lambda part, tiny: folded(part, partial(subnormal, tiny=tiny)),
         [patches],
         math.prod(layer.kernel) + mean,
         mean,

@@ -42,6 +42,8 @@ class Numerics:
     """A result that is subnormal in its dtype may be zero."""
     tiles: Tiles | None = None
     """A transform, in place of sums of products."""
+    bias: bool = False
+    """The definition's bias is rounded as operands are; either is accepted."""
 
     @classmethod
     def of(cls, name: Any) -> Numerics:
@@ -77,6 +79,10 @@ class Numerics:
             other = 2 * np.asarray(a, np.float32) - value
             return np.where(self.value(other) == other, other, value)
 
+    def bias_value(self, b: Array) -> Array:
+        """What the definition has as bias."""
+        return self.value(b) if self.bias else b
+
     def size(self, a: Array) -> Array:
         """The largest magnitudes that x or w may have in the kernel."""
         if self.operands is None:
@@ -91,7 +97,7 @@ class Numerics:
         value = self.value(a)
         flushed = np.where(np.abs(value) < self.operands.tiny, np.abs(value), np.float32(0))
         with np.errstate(invalid="ignore"):
-            return np.fmax(np.abs(self._other(a, value) - value), flushed)
+            return np.asarray(np.fmax(np.abs(self._other(a, value) - value), flushed))
 
     def bias_size(self, b: Array) -> NDArray[np.float64]:
         """The largest magnitudes of the bias, which is as given, or rounded as operands are."""
@@ -139,21 +145,20 @@ class Numerics:
             return self.tiles.words
         if self.flush:
             return "float arithmetic that flushes subnormals to zero"
-        sums, base = "float32", self.name.removesuffix("-rounded").removesuffix("-truncated")
-        if base.endswith("-accumulate"):
-            sums = base = base.removesuffix("-accumulate")
-        spoken = {"tf32": "TF32"}
-        cut = ", cut off," if self.cut else ""
-        end = f", the result rounded to {spoken.get(base, base)}" if self.result is not None else ""
-        return f"{spoken.get(base, base)} operands{cut} with {sums} sums{end}"
+        base, *how = self.name.replace("tf32", "TF32").split("-")
+        sums = base if "accumulate" in how else "float32"
+        operands = "" if self.operands is None else f"{base} operands{', cut off,' if self.cut else ''} with "
+        return f"{operands}{sums} sums" + ("" if self.result is None else f", the result rounded to {base}")
 
     def _accepts(self) -> str:
-        assert self.operands is not None and self.sums is not None
-        power = -self.operands.bits + self.cut
-        text = f"errors of up to 2^{power} of each operand"
-        if self.sums.bits < _FLOAT32.bits:
-            text += f", of γ_n with u = 2^{-self.sums.bits} of their sums"
-        return text + (f", and of 2^{-self.result.bits} of the result" if self.result is not None else "")
+        errors = []
+        if self.operands is not None:
+            errors.append(f"2^{self.cut - self.operands.bits} of each operand")
+        if self.sums is not None and self.sums.bits < _FLOAT32.bits:
+            errors.append(f"γ_n of the sums, with u = 2^{-self.sums.bits}")
+        if self.result is not None:
+            errors.append(f"2^{-self.result.bits} of the result")
+        return f"errors of up to {', and of '.join(errors)}"
 
 
 PLAIN = Numerics()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -27,20 +28,22 @@ Array = NDArray[Any]
 # Tightest first; of two that are as near, the first is named.
 _OF_OPERANDS = (
     *("tf32", "float16", "tf32-truncated", "bfloat16", "bfloat16-truncated"),
-    *("float16-result", "float16-rounded", "bfloat16-result", "bfloat16-rounded", "tf32-rounded"),
+    *("float16-result", "float16-rounded", "bfloat16-result", "bfloat16-rounded"),
 )
 _TRANSFORMS = ("winograd:2", "winograd:4", "winograd:6", "fft")
+_PATTERNED = ("winograd:4", "winograd:6")  # whose errors change from output to output of a tile
 _NARROW = ("bfloat16-accumulate", "float16-accumulate")
 _SAMPLE, _FILTERS = 8192, 32  # elements, about, and filters that they are of
 _LINES = 8, 64  # that they are on: at least, and at most
-_FEWEST = 64  # elements that say something
+_FEWEST = 4, 32  # elements that say something: where the plain bound fails, and where it holds
+_AS_NEAR = 1.1  # times as far as the nearest, which chance may bring
 _LIKELIER = 0.02, 0.1  # in a mean logarithm: where the plain bound fails, and where it holds
 _SCALES = 0.5, 8.0  # of errors, in usual ones, that are a transform's
 _WIDEST = 0.25  # of A that a bound may allow, if it is to tell anything
 
 
 class OfNumerics(Protocol):
-    """The definition of an arithmetic; of some filters of one group only, if they are named."""
+    """The definition of an arithmetic; of some filters only, of one group or of groups whole, if named."""
 
     def __call__(self, numerics: Numerics, kept: Sequence[int] = ()) -> Definition: ...
 
@@ -72,7 +75,7 @@ class _Sample(NamedTuple):
     @property
     def distance(self) -> float:
         """The root mean square of the errors; infinite of too few."""
-        if np.count_nonzero(self.there) < _FEWEST:
+        if np.count_nonzero(self.there) < _FEWEST[0]:
             return math.inf
         return float(np.sqrt(np.mean(self.errors**2)))
 
@@ -110,19 +113,25 @@ def _candidates(result: Array, report: Report, definition: OfNumerics, place: _P
     def sampled(numerics: Numerics) -> _Sample:
         return _sampled(result, definition(numerics, place.filters), place)
 
-    usual = sampled(PLAIN)
-    if not 0 < usual.distance < math.inf:
+    usual, ways = sampled(PLAIN), len(definition(PLAIN).inputs) - 1  # with a bias, two
+    if not 0 < usual.distance < math.inf or np.count_nonzero(usual.there) < _FEWEST[report.equal]:
         return
-    distances = {name: sampled(Numerics.of(name)).distance for name in _OF_OPERANDS}
-    near = [n for n in sorted(_OF_OPERANDS, key=distances.__getitem__) if distances[n] < usual.distance / 2]
+    distances = {
+        name: min(sampled(replace(Numerics.of(name), bias=bias)).distance for bias in (False, True)[:ways])
+        for name in _OF_OPERANDS
+    }
+    least = _AS_NEAR * min(distances.values())
+    ranked = sorted(_OF_OPERANDS, key=lambda name: max(distances[name], least))
+    near = [name for name in ranked if distances[name] < usual.distance / 2]
     yield from near
     narrow = [n for n in _NARROW if _holds(n, usual.got)]
     if near:  # something like it, and something else
         return
     if not narrow:
         yield from _likely_transforms(usual, report, definition, place)
-    elif not report.equal and _tells(definition(Numerics.of(narrow[0])), result.dtype):
-        if _not_one_sided(sampled(Numerics.of(narrow[0]))):
+    elif not report.equal:
+        one = Numerics.of(narrow[0])
+        if _tells(definition(one), result.dtype) and _not_one_sided(sampled(one)):
             yield narrow[0]
 
 
@@ -167,11 +176,16 @@ def _likely_transforms(
         assert made.squares is not None
         found[name] = max(_likelihood(usual, place.together(squares)) for squares in made.squares())
     name = max(found, key=found.__getitem__)
-    likelihood, scale = found[name]
+    likelihood, scale = found.pop(name)
     judge = definition(PLAIN, place.filters).judge(np.dtype(np.float64), Rule())
     assert isinstance(judge, WithinBound)
-    within = _SCALES[0] < scale / judge.u < _SCALES[1]
-    if name and within and likelihood - found[""][0] > _LIKELIER[report.equal] and _not_one_sided(usual):
+    if not name or not _SCALES[0] < scale / judge.u < _SCALES[1] or not _not_one_sided(usual):
+        return
+    if report.equal:  # what is right has to be another thing beyond doubt
+        sure = name in _PATTERNED and likelihood - max(found.values())[0] > _LIKELIER[1]
+    else:
+        sure = likelihood - found[""][0] > _LIKELIER[0]
+    if sure:
         yield name
 
 
@@ -179,7 +193,7 @@ def _likelihood(usual: _Sample, squares: Array) -> tuple[float, float]:
     """The mean logarithm of how likely errors are that have such squares, and their scale."""
     there = usual.there & (squares > 0) & np.isfinite(squares)
     of_errors = (usual.got - usual.wanted)[there] ** 2
-    if np.count_nonzero(of_errors) < _FEWEST:
+    if np.count_nonzero(of_errors) < _FEWEST[1]:
         return -math.inf, 0.0
     scale = float(np.mean(of_errors / squares[there]))
     return -(float(np.mean(np.log(squares[there]))) + math.log(scale) + 1) / 2, math.sqrt(scale)
@@ -194,12 +208,17 @@ def _not_one_sided(sample: _Sample) -> bool:
 
 
 def _place(shape: tuple[int, ...], worst: tuple[int, ...], groups: int) -> _Place:
-    """Stretches of outputs, and filters of one group, the worst element's among them; always the same."""
+    """Stretches of outputs, and some filters, the worst element's among them; always the same."""
     *outer, length, filters = shape
     random, lines, of_group = np.random.default_rng(0), math.prod(outer), filters // groups
-    first = worst[-1] // of_group * of_group
-    kept = sorted({worst[-1], *(first + random.permutation(of_group)[: _FILTERS - 1]).tolist()})
-    width = min(_SAMPLE // _LINES[0] // len(kept), length)
+    few, group = max(_FILTERS, _SAMPLE // (8 * lines * length)), worst[-1] // of_group
+    if of_group > few:
+        some = group * of_group + random.permutation(of_group)[: few - 1]
+        kept = sorted({worst[-1], *some.tolist()})
+    else:
+        last = min(group + few // of_group, groups)
+        kept = list(range(max(last - few // of_group, 0) * of_group, last * of_group))
+    width = min(max(_SAMPLE // _LINES[0] // len(kept), 1), length)
     count = min(max(_SAMPLE // (len(kept) * width), _LINES[0]), _LINES[1], lines)
     chosen = random.choice(lines, count, replace=False)
     chosen[0] = np.ravel_multi_index(worst[:-2], tuple(outer))
