@@ -20,10 +20,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("errors", "shown", "encodings", "watching", "doubts", "axis", "blocks", "native", "reference"),
     ("checks", "trouble"),
-    ("geometry", "layouts", "kernels", "arithmetic", "threads", "spectrum", "files"),
+    ("geometry", "layouts", "kernels", "arithmetic", "threads", "files"),
     ("transposed", "words", "entries"),
-    ("sizes", "patches"),
-    ("folding", "plan"),
+    ("sizes", "patches", "symbol"),
+    ("folding", "plan", "spectrum"),
     ("engine",),
     ("adjoint",),
     ("matrix",),
