@@ -17,7 +17,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from convmat import spectrum, symbol
+from convmat import spectrum
 from convmat.adjoint import convolve_transpose
 from convmat.arithmetic import choose_arithmetic
 from convmat.axis import PADDING_MODES
@@ -40,6 +40,7 @@ from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.plan import filter_geometry
 from convmat.shown import Fact, Shown, bytes_text, percent, shape_fact
 from convmat.spectrum import Method, Spectrum
+from convmat.symbol import norm_bound
 from convmat.watching import Watch, unwatched
 
 LAYOUTS = ("nhwc", "nchw")
@@ -258,7 +259,7 @@ class LayerMap(Shown):
     @property
     def spectrum_bytes(self) -> int:
         """Memory that `spectrum` takes, at most about."""
-        return self._method.nbytes(self.shape)
+        return self.method.nbytes(self.shape)
 
     def spectrum(
         self,
@@ -280,19 +281,18 @@ class LayerMap(Shown):
         if not math.isfinite(scale):
             return None
         scaled = LayerMap(self.geometry, weights, self.padding_mode, self.layout)
-        method = scaled._method
+        method = scaled.method
         if method.name == "fourier":
             found = spectrum.fourier_spectrum(method, self.shape)
         elif method.name == "dense":
             found = scaled._dense_spectrum()
         else:
-            if iterations is None:
-                iterations = min(spectrum.ITERATIONS, max(spectrum.AFFORDABLE_PRODUCTS // self.nnz, 1))
+            most = max(spectrum.AFFORDABLE_PRODUCTS // max(self.nnz, 1), 1)
+            iterations = iterations or min(spectrum.ITERATIONS, most)
+            count = min(self.shape)
             found = spectrum.lanczos_spectrum(
-                scaled._gram, min(self.shape), weights.dtype, tolerance, iterations, watch
-            )
-            bound = symbol.norm_bound(self.geometry, weights, self.padding_mode)
-            found = found.bounded(bound, scaled.frobenius_norm(), min(self.shape))
+                scaled._gram, count, weights.dtype, tolerance, iterations, watch
+            ).bounded(norm_bound(self.geometry, weights, self.padding_mode), scaled.frobenius_norm(), count)
         return found.scaled(scale or 1.0)
 
     def facts(self) -> list[Fact]:
@@ -337,14 +337,15 @@ class LayerMap(Shown):
         return self.apply(self.transpose(v.conj()).conj())
 
     @cached_property
-    def _method(self) -> Method:
+    def method(self) -> Method:
+        """How the singular values are found."""
         return spectrum.choose_method(self.geometry, self.filters, self.padding_mode, self.shape)
 
     def _dense_spectrum(self) -> Spectrum:
         """All singular values of the groups, that M is made up of, from dense copies, one after another."""
         g, values = self.geometry, []
         shape = (*g.input_size, g.channels // g.groups)
-        for part, count in zip(self._method.parts, self._method.counts, strict=True):
+        for part, count in zip(self.method.parts, self.method.counts, strict=True):
             group = layer_map(part, shape, g.stride, g.pads, g.dilation, padding_mode=self.padding_mode)
             values.append(np.tile(spectrum.singular_values(group.matrix().toarray()), count))
         return spectrum.of_all(np.concatenate(values), "dense", self.shape)
