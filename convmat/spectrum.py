@@ -100,7 +100,7 @@ class Spectrum(Shown):
             largest=self.largest * factor,
             error=self.error * factor,
             smallest=None if self.smallest is None else self.smallest * factor,
-            upper=math.nextafter(self.upper * factor, math.inf),
+            upper=math.nextafter(self.upper * factor, math.inf) if self.upper else 0.0,
             smallest_upper=self.smallest_upper * factor,
             values=None if self.values is None else self.values * factor,
         )

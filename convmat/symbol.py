@@ -179,6 +179,9 @@ def blocks(weights: NDArray[Any], points: Sequence[int]) -> Iterator[tuple[NDArr
     Args:
         weights: of `polyphase`. points: frequencies along each axis.
     """
+    if math.prod(points) == 1:  # the sum of all taps
+        yield weights.sum(tuple(range(len(points))))[None], 1
+        return
     if weights.dtype.kind == "c":
         halves = [(np.arange(points[0]), 1)]
     else:  # the blocks at ψ and −ψ are conjugate, and have the same singular values

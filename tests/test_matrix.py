@@ -315,13 +315,14 @@ def test_lanczos_agrees_with_scipy(shape: Any, filter_shape: Any, options: dict[
 # Bounds from above
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(layers(least_batch=1), st.sampled_from(["i1", "f4", "f8", "c8", "c16"]), st.booleans())
 def test_bounds_hold_for_every_layer(layer: Layer, dtype: str, one_tap: bool) -> None:
     """Of norms by LAPACK, without a tolerance; also where a single tap of each filter is not 0."""
     filters = noise(dtype, np.random.default_rng(2))(layer.filter_shape)
     if one_tap:
-        filters[:, *(slice(k - 1) for k in layer.kernel)] = 0
+        last = np.arange(math.prod(layer.kernel)) == math.prod(layer.kernel) - 1
+        filters = filters * last.reshape(*layer.kernel, 1)
     m = layer_map(filters, layer.shape, **layer.patch, groups=layer.groups)
     weights, _ = m._scaled()
     dense = layer_map(weights, layer.shape, **layer.patch, groups=layer.groups).matrix().toarray()
@@ -337,7 +338,7 @@ def test_bounds_hold_for_every_layer(layer: Layer, dtype: str, one_tap: bool) ->
     assert found.smallest_upper >= values[-1] * (1 - 1e-7)
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(layers(modes=("zeros",), least_batch=1), st.sampled_from(["f8", "c16"]))
 def test_the_bound_is_the_norm_on_an_endless_plane(layer: Layer, dtype: str) -> None:
     """On ever larger inputs norms without padding come up to it, and never past it."""
@@ -368,7 +369,7 @@ def test_gram_iteration_agrees_with_lapack() -> None:
             np.testing.assert_allclose(bounds, norms, rtol=2e-5, atol=1e-300)
             least, floor = symbol.gram_bounds(matrices, floor=0.0)
             assert len(least) <= len(norms)
-            assert max(least.max(), floor) == pytest.approx(norms.max(), rel=2e-5)
+            assert max(least.max(initial=0), floor) == pytest.approx(norms.max(), rel=2e-5)
             frobenius, _ = symbol.gram_bounds(matrices, squarings=0)
             np.testing.assert_allclose(frobenius, np.linalg.norm(matrices, axis=(1, 2)), atol=1e-300)
 
@@ -401,7 +402,7 @@ def test_groups_are_decomposed_one_by_one() -> None:
     layer = layer_map(filters, (12, 12, 64), padding="same", groups=64)
     found = layer.spectrum()
     assert found is not None
-    assert (found.method, len(layer.method.parts), layer.spectrum_bytes < 10**6) == ("dense", 33, True)
+    assert (found.method, len(layer.method.parts), layer.spectrum_bytes < 10**6) == ("dense", 32, True)
     each = [
         np.linalg.svd(layer_matrix(f[None], (12, 12, 1), padding="same").toarray(), compute_uv=False)
         for f in filters
@@ -409,17 +410,18 @@ def test_groups_are_decomposed_one_by_one() -> None:
     np.testing.assert_allclose(found.values, np.sort(np.concatenate(each))[::-1], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("filter_shape", "shape", "options", "upper"),
-    [
-        ((1, 10**6, 1), (10, 1), {"padding": "full"}, 10**6),  # a symbol of too many frequencies
-        ((900, 1, 1000), (3, 1000), {"stride": 5, "padding": 1, "padding_mode": "zeros"}, 0),  # meets nothing
-    ],
-)
-def test_bounds_where_one_of_them_fails(filter_shape: Any, shape: Any, options: Any, upper: float) -> None:
-    found = cm.spectrum_of(np.ones(filter_shape), shape, **options, iterations=3)
+def test_bounds_of_kernels_with_too_many_taps_for_their_symbol() -> None:
+    layer = layer_map(np.ones((1, 200_000, 1)), (10, 1), padding="full")
+    bound = symbol.norm_bound(layer.geometry, layer.filters, "zeros")
+    assert bound == (pytest.approx(200_000), "taps")
+
+
+def test_layers_that_meet_nothing_have_a_norm_of_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spectrum, "DENSE_ELEMENTS", 0)
+    found = cm.spectrum_of(np.ones((2, 1, 3)), (3, 3), stride=5, padding=1)
     assert found is not None
-    assert (found.upper_method, found.upper) == ("taps", pytest.approx(upper))
+    assert (found.method, found.largest, found.upper_method) == ("lanczos", 0, "taps")
+    assert found.upper == pytest.approx(0, abs=1e-300)
 
 
 def test_bounds_that_would_take_long_are_coarser(monkeypatch: pytest.MonkeyPatch) -> None:
