@@ -33,6 +33,7 @@ more."""
 DENSITIES = (64, 32, 16, 8, 4)  # frequencies for each step between taps, the finest first
 SQUARINGS = 18  # then the bound is at most side^(2^-19) of the norm, 1 + 2e-5 for a side of 10^4
 _SURVIVED = 6  # squarings after which few blocks are left, usually
+_OF_A_WAVE = 100  # multiplications that take as long as one exp(−iψ)
 _UNIT = 2.0**-53
 
 
@@ -166,11 +167,12 @@ def block_shape(parts: NDArray[Any], lines: Sequence[Line]) -> tuple[int, int]:
 
 
 def symbol_products(parts: NDArray[Any], lines: Sequence[Line]) -> int:
-    """Multiplications that the symbol takes: to be sampled, and for a Gram matrix of each block."""
+    """Multiplications that the symbol takes: its waves, its sampling, and a Gram matrix of each block."""
     rows, columns = block_shape(parts, lines)
-    steps: int = max(-(-k // line.rests) for k, line in zip(parts.shape[2:-1], lines, strict=True))
+    steps = [-(-k // line.rests) for k, line in zip(parts.shape[2:-1], lines, strict=True)]
+    waves: int = sum(n * line.points for n, line in zip(steps, lines, strict=True))
     points = math.prod(line.points for line in lines)
-    return len(parts) * points * rows * columns * (min(rows, columns) + steps)
+    return _OF_A_WAVE * waves + len(parts) * points * rows * columns * (min(rows, columns) + max(steps))
 
 
 def blocks(weights: NDArray[Any], points: Sequence[int]) -> Iterator[tuple[NDArray[Any], int]]:
