@@ -253,8 +253,8 @@ class LayerMap(Shown):
         weights, scale = self._scaled()
         if not math.isfinite(scale) or scale == 0:
             return scale
-        runs = None if self.padding_mode == "zeros" else self._runs
-        return scale * frobenius_norm(self.geometry, weights, runs)
+        zeros = self.padding_mode == "zeros"
+        return scale * frobenius_norm(self.geometry, weights, None if zeros else self._runs)
 
     @property
     def spectrum_bytes(self) -> int:
@@ -281,18 +281,16 @@ class LayerMap(Shown):
         if not math.isfinite(scale):
             return None
         scaled = LayerMap(self.geometry, weights, self.padding_mode, self.layout)
-        method = scaled.method
-        if method.name == "fourier":
-            found = spectrum.fourier_spectrum(method, self.shape)
-        elif method.name == "dense":
+        if scaled.method.name == "fourier":
+            found = spectrum.fourier_spectrum(scaled.method, self.shape)
+        elif scaled.method.name == "dense":
             found = scaled._dense_spectrum()
         else:
-            most = max(spectrum.AFFORDABLE_PRODUCTS // max(self.nnz, 1), 1)
-            iterations = iterations or min(spectrum.ITERATIONS, most)
-            count = min(self.shape)
+            iterations = iterations or spectrum.affordable_iterations(self.nnz)
+            bound = norm_bound(self.geometry, weights, self.padding_mode)
             found = spectrum.lanczos_spectrum(
-                scaled._gram, count, weights.dtype, tolerance, iterations, watch
-            ).bounded(norm_bound(self.geometry, weights, self.padding_mode), scaled.frobenius_norm(), count)
+                scaled._gram, min(self.shape), weights.dtype, tolerance, iterations, watch
+            ).bounded(bound, scaled.frobenius_norm(), min(self.shape))
         return found.scaled(scale or 1.0)
 
     def facts(self) -> list[Fact]:

@@ -227,6 +227,11 @@ def of_all(values: NDArray[Any], method: str, shape: tuple[int, int]) -> Spectru
     return Spectrum(method, largest, 0.0, 0, True, smallest, rank, condition, upper, method, smallest, values)
 
 
+def affordable_iterations(nnz: int) -> int:
+    """How many of Lanczos' method are taken unless more are asked for, of a matrix with so many entries."""
+    return min(ITERATIONS, max(AFFORDABLE_PRODUCTS // max(nnz, 1), 1))
+
+
 def lanczos_spectrum(
     gram: Callable[[NDArray[Any]], NDArray[Any]],
     size: int,

@@ -169,9 +169,9 @@ def block_shape(parts: NDArray[Any], lines: Sequence[Line]) -> tuple[int, int]:
 def symbol_products(parts: NDArray[Any], lines: Sequence[Line]) -> int:
     """Multiplications that the symbol takes: its waves, its sampling, and a Gram matrix of each block."""
     rows, columns = block_shape(parts, lines)
-    steps = [-(-k // line.rests) for k, line in zip(parts.shape[2:-1], lines, strict=True)]
-    waves: int = sum(n * line.points for n, line in zip(steps, lines, strict=True))
-    points = math.prod(line.points for line in lines)
+    steps: list[int] = [-(-k // line.rests) for k, line in zip(parts.shape[2:-1], lines, strict=True)]
+    waves = sum(n * line.points for n, line in zip(steps, lines, strict=True))
+    points: int = math.prod(line.points for line in lines)
     return _OF_A_WAVE * waves + len(parts) * points * rows * columns * (min(rows, columns) + max(steps))
 
 

@@ -13,6 +13,7 @@ from convmat.files.schema import Whole
 
 if TYPE_CHECKING:
     from convmat.matrix import LayerMap
+    from convmat.spectrum import Spectrum
 
 _WRITTEN = 1 << 24  # bytes of an archive that are written at a time
 
@@ -73,10 +74,9 @@ def command(
     """
     from convmat.cli.layer import open_linear_layer
     from convmat.cli.output import asked, report, wait, warn
-    from convmat.errors import DTypeError, GeometryError
+    from convmat.errors import GeometryError
     from convmat.files.memory import check_memory
     from convmat.files.names import check_ending
-    from convmat.files.npy import write_npy
     from convmat.layouts import output_layout
     from convmat.matrix import layer_map
     from convmat.report.facts import geometry_facts
@@ -99,9 +99,7 @@ def command(
     if wanted:
         spectrum = wait(lambda watch: fc.spectrum(iterations=iterations, watch=watch), "singular values")
     if values is not None:
-        if spectrum is None or spectrum.values is None:
-            raise DTypeError("values", "weights that are not finite have no singular values; leave it out")
-        write_npy(values, spectrum.values.shape, spectrum.values.dtype, [spectrum.values])
+        _write_values(values, spectrum)
     if asked("quiet"):
         return
     facts = [*batch.facts(), *geometry_facts(fc.geometry, fc.padding_mode), *layer_matrix_facts(fc, spectrum)]
@@ -128,3 +126,13 @@ def _write(fc: LayerMap, dense: bool, output: str | None, figure: str | None) ->
         matrix.save(output)
     if figure is not None:
         write_picture(figure, sparsity_picture(matrix), keep=True)
+
+
+def _write_values(name: str, spectrum: Spectrum | None) -> None:
+    """Write all singular values."""
+    from convmat.errors import DTypeError
+    from convmat.files.npy import write_npy
+
+    if spectrum is None or spectrum.values is None:
+        raise DTypeError("values", "weights that are not finite have no singular values; leave it out")
+    write_npy(name, spectrum.values.shape, spectrum.values.dtype, [spectrum.values])
