@@ -61,8 +61,7 @@ def verify(
         x, filters and the geometry: as `convolve` takes them, arrays or tensors (see `formats.as_array`).
         expected: the result to judge, (N, *out, K) or (N·H_out·W_out, K). Its accumulator is taken to be
             the coarser of the inputs' dtype and its own (float32 for float16, bfloat16 and float8).
-        layout: "nhwc", or "nchw" of x and the result with channels first.
-        kernel_layout: of filters, "ohwi", "oihw" or "hwio".
+        layout, kernel_layout: "nhwc" or "nchw" of x and the result; of filters "ohwi", "oihw" or "hwio".
         exact: floats, too, must be equal in value.
         atol, rtol: in place of the bound, |result − definition| ≤ atol + rtol·|definition|, of complex
             numbers the moduli; of the two the one that is not given is 0.
@@ -75,13 +74,11 @@ def verify(
     Returns:
         A report, truthy when every element is equal (integers, and floats whose sum is exact in any order) or
         within its bound (other floats), and NaN and infinity stand where the definition has them. A result of
-        another shape is different, no error. `named_arithmetic`, where the dtypes decided, is that of errors
-        that are not the dtypes'.
+        another shape is different, no error. `named_arithmetic` is that of errors that are not the dtypes'.
 
     Raises:
-        The errors of `convolve`, for inputs that make no convolution. SettingError: `exact` and a tolerance,
-        a tolerance below 0, no requantization, no arithmetic of this layer, or no activation. DTypeError: an
-        arithmetic of floats for integers.
+        The errors of `convolve`, for inputs that make no convolution. SettingError, DTypeError: ways to judge
+        that contradict each other, or that this layer has not.
     """
     x, filters, result = channels_last(x, filters, expected, layout, kernel_layout)
     report = judge_layer(
