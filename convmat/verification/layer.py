@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,10 +18,11 @@ from convmat.engine import Convolution, execute, prepare
 from convmat.errors import DTypeError, SettingError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.plan import filter_geometry
-from convmat.verification.comparison import Definition
+from convmat.verification.comparison import Definition, Note
 from convmat.verification.judge import Rule, bands, magnitude
 from convmat.verification.quantization import Requantize
 from convmat.verification.verdict import Report
+from convmat.verification.where import axis_names, describe, touching
 from convmat.watching import Watch, unwatched
 
 
@@ -41,6 +43,7 @@ def verify(
     rtol: float | None = None,
     requantize: tuple[Any, ...] | None = None,
     watch: Watch = unwatched,
+    note: Note | None = None,
 ) -> Report:
     """Compare a convolution with the definition: the engine's, or yours if `expected` is given.
 
@@ -54,6 +57,7 @@ def verify(
         requantize: (scale, zero_point, rounding, dtype) of `quantization.Requantize`; the definition is then
             the quantized result of integer inputs, and must be met exactly unless a tolerance is given.
         watch: hands on where the parts begin that the result is compared in.
+        note: is told of each band of the result where it is, its definition, and what the judge says of it.
 
     Returns:
         A report, truthy when every element is equal (integers, and floats whose sum is exact in any order) or
@@ -82,7 +86,12 @@ def verify(
     shape = definition.shape
     if result.shape == (math.prod(shape[:-1]), shape[-1]):
         result = result.reshape(shape)
-    return definition.compare(result, rule)
+    report = definition.compare(result, rule, note)
+    if report.wrong is None:
+        return report
+    geometry = todo.plan.geometry
+    names = axis_names(len(geometry.output_size))
+    return replace(report, where=describe(report.wrong, names, touching(geometry)))
 
 
 def _check_integers(*arrays: NDArray[Any] | None) -> None:
