@@ -60,7 +60,7 @@ class Report(Shown):
     outside_at: tuple[tuple[int, ...], ...] = ()
     """Indices of all elements outside, where they are at most `FEW`; else empty."""
     wrong: NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
-    """Which elements are outside, in the memory order of the result; None where none is, or of other shapes."""
+    """Which elements are outside, in the memory order of the result; None where none is, or shapes differ."""
     where: Where | None = None
     """The set that they are, in words, where the axes are known."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ Span = tuple[int, int, int]
 LINES = {"depth": "slice", "height": "row", "width": "column"}
 """What lies along each spatial axis."""
 
+_OF_WHAT = re.compile(r" (?=of |in )")
 _FEW = 6  # numbers, or runs of them, that are listed
 _LONGEST = 256  # of periods that are looked for
 _TILES = tuple(1 << bits for bits in range(10, 1, -1))  # 1024 to 4
@@ -103,6 +105,28 @@ class Where:
             "either": list(self.either),
             "places": [list(place) for place in self.places],
         }
+
+    def mask(self, like: Mask) -> Mask:
+        """Which elements the set has, of an array of the shape and the memory order of `like`."""
+        meant = np.zeros_like(like, bool)
+        if self.places:
+            meant[tuple(zip(*self.places, strict=True))] = True
+            return meant
+        every = np.ix_(*(line.mask() for line in self.lines))
+        view = np.zeros([line.size for line in self.lines], bool)
+        view[every] = True
+        if self.either:
+            free = [line.axis in self.either for line in self.lines]
+            every = np.ix_(*(line.mask() | f for line, f in zip(self.lines, free, strict=True)))
+            view[...] = False
+            view[every] = True
+            none = (~line.mask() | ~np.array(f) for line, f in zip(self.lines, free, strict=True))
+            view[np.ix_(*none)] = False
+        if self.view == "memory":
+            order = sorted(range(like.ndim), key=lambda axis: -like.strides[axis])
+            meant.transpose(order)[...] = view.reshape([like.shape[axis] for axis in order])
+            return meant
+        return view.reshape(like.shape)
 
     def __str__(self) -> str:
         right = self.elements - self.wrong
@@ -333,7 +357,7 @@ def _numbers(runs: Sequence[Span]) -> str:
 
 
 def _noun(name: str) -> str:
-    return name.split(" ")[0]
+    return _OF_WHAT.split(name)[0]
 
 
 def _plural(name: str) -> str:
@@ -343,7 +367,7 @@ def _plural(name: str) -> str:
 
 def _suffixed(name: str, words: str) -> str:
     """With what a noun is of: rows 3..7 of Y."""
-    return " ".join([words, *name.split(" ")[1:]])
+    return words + name.removeprefix(_noun(name))
 
 
 def _ordinal(number: int) -> str:
