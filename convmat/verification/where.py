@@ -112,16 +112,11 @@ class Where:
         if self.places:
             meant[tuple(zip(*self.places, strict=True))] = True
             return meant
-        every = np.ix_(*(line.mask() for line in self.lines))
-        view = np.zeros([line.size for line in self.lines], bool)
-        view[every] = True
+        masks = [line.mask() for line in self.lines]
+        free = [line.axis in self.either for line in self.lines]
+        view = _meeting([mask | one for mask, one in zip(masks, free, strict=True)])
         if self.either:
-            free = [line.axis in self.either for line in self.lines]
-            every = np.ix_(*(line.mask() | f for line, f in zip(self.lines, free, strict=True)))
-            view[...] = False
-            view[every] = True
-            none = (~line.mask() | ~np.array(f) for line, f in zip(self.lines, free, strict=True))
-            view[np.ix_(*none)] = False
+            view &= ~_meeting([~mask | (not one) for mask, one in zip(masks, free, strict=True)])
         if self.view == "memory":
             order = sorted(range(like.ndim), key=lambda axis: -like.strides[axis])
             meant.transpose(order)[...] = view.reshape([like.shape[axis] for axis in order])
@@ -133,6 +128,13 @@ class Where:
         if self.told or not right:
             return self.words + (f", but for {right} of {self.elements} elements" if right else "")
         return f"{self.words}, {percent(self.share)} of it"
+
+
+def _meeting(lines: Sequence[Mask]) -> Mask:
+    """The elements where chosen lines of all axes meet."""
+    view = np.zeros([len(line) for line in lines], bool)
+    view[np.ix_(*lines)] = True
+    return view
 
 
 def axis_names(axes: int) -> tuple[str, ...]:

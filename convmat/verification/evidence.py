@@ -1,0 +1,141 @@
+"""A wrong result beside its definition, and what it takes for a sentence about it to be true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat.verification.computed import Array, Computation
+from convmat.verification.judge import Judged
+from convmat.verification.layer import verify
+from convmat.verification.problem import Problem
+from convmat.verification.where import Mask, Where, axis_names, describe
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a kernel did instead, as far as a sentence is true of every element that it speaks of."""
+
+    sentence: str
+    kind: str
+    """Stable."""
+    value: dict[str, Any]
+    """The numbers of the sentence, as JSON has them."""
+    where: Where | None = None
+    """The part of the result; None for all of it, or for the wrong elements where no words tell them."""
+    everywhere: bool = True
+    """Whether it is true of all elements; else of the wrong ones, and of all that `where` has."""
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What elements may be, if a sentence is true of them."""
+
+    kind: str
+    sentence: str
+    low: Array
+    """The least that each may be, broadcast to the result."""
+    high: Array
+    value: dict[str, Any]
+    of: Mask | None = None
+    """The elements that it speaks of, where others are left to other sentences."""
+    place: str | None = None
+    """Where it holds, in words, where the sentence says it itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """A wrong result, (N, *out, K), its definition, and how far each element may lie from it, in float64."""
+
+    layer: Computation
+    got: Floats
+    wanted: Floats
+    allowed: Floats
+    wrong: Mask
+    slack: float
+    """By which share of a value its rounding to the result's dtype may move it."""
+    judged: dict[str, Any]
+    result: Array
+    """As it was given."""
+
+    @classmethod
+    def of(cls, problem: Problem) -> Evidence | None:
+        """That of a problem; None where the result has another shape, or complex numbers."""
+        layer, shape = problem.right, problem.right.convolved_shape
+        kinds = problem.result.dtype.kind + layer.x.dtype.kind + layer.filters.dtype.kind
+        if problem.result.shape != shape or "c" in kinds or not problem.result.size:
+            return None
+        wanted = np.empty_like(problem.result, np.float64)
+        allowed, wrong = np.empty_like(wanted), np.zeros_like(wanted, bool)
+
+        def note(band: tuple[slice, ...], values: Array, says: Judged) -> None:
+            wanted[band], allowed[band], wrong[band] = values, says.allowed, says.outside
+
+        if verify(expected=problem.result, **layer.arguments, **problem.judged, note=note):
+            return None
+        dtype = problem.result.dtype
+        slack = float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
+        got = problem.result.astype(np.float64)
+        return cls(layer, got, wanted, allowed, wrong, slack, problem.judged, problem.result)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.got.shape
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What lies along each axis."""
+        return axis_names(self.got.ndim - 2)
+
+    def left(self, wrong: Mask) -> Evidence:
+        """The same with fewer wrong elements."""
+        return replace(self, wrong=wrong)
+
+    def near(self, kind: str, sentence: str, values: Array, allowed: Array, **more: Any) -> Claim:
+        """A claim that elements are `values`, to within what is allowed and their rounding."""
+        with np.errstate(all="ignore"):
+            room = allowed + (2 * self.slack + 1e-12) * np.abs(values)
+            return Claim(kind, sentence, values - room, values + room, **more)
+
+    def effect(self, claim: Claim) -> Effect | None:
+        """The claim with the words for where it holds; None where it is not true of all it speaks of."""
+        with np.errstate(all="ignore"):
+            true = (claim.low <= self.got) & (self.got <= claim.high)
+        true |= np.isnan(claim.low) & np.isnan(self.got)
+        of = self.wrong if claim.of is None else self.wrong & claim.of
+        if not of.any() or not true[of].all():
+            return None
+        return self.settled(claim, true, of)
+
+    def settled(self, claim: Claim, true: Mask, of: Mask) -> Effect:
+        """A claim that is true of these elements, among them all wrong ones `of` which it speaks."""
+        kind, value = claim.kind, claim.value
+        if claim.place is not None or true.all():
+            return Effect(f"{claim.sentence}{claim.place or ''}", kind, value)
+        where = describe(of, self.names)
+        if where.told and true[where.mask(of)].all():
+            return Effect(f"{claim.sentence} in {where.words}", kind, value, where, everywhere=False)
+        return Effect(f"{claim.sentence} where it is wrong", kind, value, None, everywhere=False)
+
+    def true_for(self, layer: Computation) -> Mask:
+        """Which elements another layer's definition explains, by verify's judgment."""
+        report = verify(expected=self.result, **layer.arguments, **self.judged)
+        return np.ones(self.shape, bool) if report.wrong is None else ~report.wrong
+
+    def lines_wrong(self, axis: int) -> Mask:
+        """Which lines along an axis have wrong elements."""
+        return np.asarray(self.wrong.any(axis=tuple(a for a in range(self.wrong.ndim) if a != axis)))
+
+    def sample(self, count: int) -> tuple[Array, ...]:
+        """An index of at most so many of the wrong elements."""
+        flat = np.flatnonzero(self.wrong)
+        chosen = np.random.default_rng(0).choice(flat, min(count, len(flat)), replace=False)
+        return np.unravel_index(np.sort(chosen), self.shape)
