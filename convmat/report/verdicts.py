@@ -16,6 +16,7 @@ from convmat.words import LINE_NAMES, POSITION_NAMES, TAP_NAMES
 
 if TYPE_CHECKING:
     from convmat.verification.diagnosis import Findings
+    from convmat.verification.evidence import Effect
 
 _SHOWN_TERMS = 8  # at either end of a long sum
 
@@ -172,7 +173,16 @@ def diagnosis_facts(findings: Findings) -> list[Fact]:
         Fact("diagnosis", "diagnosis", value, "\n".join(lines), brief=findings[0].brief if findings else ""),
         Fact("diagnosis_tried", "", findings.tried, ""),
         Fact("diagnosis_known", "", findings.known, ""),
+        *_instead_facts(findings.effects),
     ]
+
+
+def _instead_facts(effects: Sequence[Effect]) -> list[Fact]:
+    """What was done instead, where something can be said of it."""
+    if not effects:
+        return []
+    value, text = [effect.as_json() for effect in effects], "\n".join(map(str, effects))
+    return [Fact("instead", "instead", value, text, brief=str(effects[0]))]
 
 
 _IMAGES = ("convolve", "fold")

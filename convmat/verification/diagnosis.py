@@ -17,6 +17,8 @@ from convmat.errors import ConvmatError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.verification.comparison import working_bytes
 from convmat.verification.computed import Array, Computation
+from convmat.verification.evidence import Effect
+from convmat.verification.instead import instead
 from convmat.verification.mistakes import Mistake, known_mistakes
 from convmat.verification.problem import Place, Problem
 from convmat.watching import Watch, unwatched
@@ -60,6 +62,8 @@ class Findings(Sequence[Diagnosis]):
     """Mistakes, alone and in pairs, that were held against the result."""
     known: int = 0
     """Those that were to be: more than were tried if the search ended early."""
+    effects: tuple[Effect, ...] = ()
+    """What was done instead, where no single mistake explains one result whole."""
 
     @overload
     def __getitem__(self, index: int) -> Diagnosis: ...
@@ -111,7 +115,9 @@ def diagnose(
 
     Returns:
         The first of these that there are: the mistakes, common ones first, that explain all elements; pairs
-        of them that do; mistakes with exceptions; pairs with exceptions. Nothing for a right result.
+        of them that do; mistakes with exceptions; pairs with exceptions. Nothing for a right result. Where
+        no single mistake explains all elements, `effects` are what does, as far as sentences about the
+        result itself go; pairs are tried if these leave anything, or do not say where they are true.
 
     Raises:
         The errors of `convolve` and `verify`.
@@ -169,7 +175,11 @@ class _Search:
         singles = watch(self.mistakes, known)
         alone = [d for mistake in singles if (d := self.explanation((mistake,))) is not None]
         together: list[Diagnosis] = []
-        if all(d.exceptions for d in alone):
+        effects: tuple[Effect, ...] = ()
+        if not self.several and all(d.exceptions for d in alone):
+            effects = instead(*self.problems.values())
+        told = effects and all(effect.definite for effect in effects)
+        if not told and all(d.exceptions for d in alone):
             pairs = self.pairs()
             known += len(pairs)
             budget += self.cost
@@ -185,7 +195,7 @@ class _Search:
             for some in (False, True)
             for ds in (alone, together)
         )
-        return Findings(tuple(next(filter(None, ranked), [])), tried, known)
+        return Findings(tuple(next(filter(None, ranked), [])), tried, known, effects)
 
     @property
     def cost(self) -> int:

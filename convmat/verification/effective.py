@@ -36,7 +36,7 @@ class Solved(NamedTuple):
     """How far each may be from the truth, of the same shape."""
 
 
-def other_filters(e: Evidence) -> Iterator[Effect]:
+def other_filters(e: Evidence) -> Iterator[Claim | Effect]:
     """Other weights that explain every wrong element, the simplest first."""
     if "requantize" in e.judged:
         return
@@ -47,7 +47,8 @@ def other_filters(e: Evidence) -> Iterator[Effect]:
     for kind, sentence, weights, value in _readings(solved, given):
         true = e.true_for(replace(e.layer, filters=weights))
         if true[e.wrong].all():
-            yield e.settled(Claim(kind, sentence, given, given, value), true, e.wrong)
+            effect = e.settled(Claim(kind, sentence, given, given, value), true, e.wrong)
+            yield replace(effect, filters=weights)
 
 
 def _solve(e: Evidence) -> Solved | None:
@@ -62,18 +63,17 @@ def _solve(e: Evidence) -> Solved | None:
     for group in sorted(set(filters // each)):
         some = filters[filters // each == group]
         rows = np.flatnonzero(e.wrong[..., some].any(-1))
-        if len(rows) < unknowns:
-            return None
         count = min(len(rows), unknowns + _SPARE)
         rows = np.sort(np.random.default_rng(0).choice(rows, count, replace=False))
         at = np.unravel_index(rows, e.shape[:-1])
         patches = layer.patches((*at, np.full(count, some[0]))).reshape(count, -1).astype(np.float64)
-        off = (e.got - e.wanted)[..., some][at]
-        allowed = e.allowed[..., some][at]
-        found = _least_squares(patches, off)
+        off, allowed = (e.got[at] - e.wanted[at])[:, some], e.allowed[at][:, some]
+        live = patches.any(0)
+        found = _least_squares(patches[:, live], off) if live.sum() < count else None
         if found is None:
             return None
-        change, spread = found
+        change, spread = np.zeros((unknowns, len(some))), np.zeros(unknowns)
+        change[live], spread[live] = found
         left = np.abs(off - patches @ change)
         noise = np.sqrt((allowed**2).mean(0)) + 1e-9 * np.abs(off).max(initial=1e-300)
         if not (left <= 8 * noise + 4 * allowed).all():
@@ -213,10 +213,10 @@ def _as_solved(solved: Solved, given: Floats, changed: Mask) -> Iterator[_Readin
     k, *tap, channel = (int(i) for i in worst)
     weights = np.where(changed, solved.weights, given)
     where = f"tap ({', '.join(map(str, tap))}), channel {channel}"
-    text = f"{where} has weight {weights[worst]:.4g}, not {given[worst]:.4g}, in filter {k}"
+    text = f"{where} of filter {k} has weight {weights[worst]:.4g}, not {given[worst]:.4g}"
     count = int(np.count_nonzero(changed))
     if count > 1:
-        text += f", and {count - 1} other weight{'s' if count > 2 else ''} changed: those of {_taps(changed)}"
+        text += f", and {count - 1} more weights are others" if count > 2 else ", and another is changed, too"
     value = {"tap": [*tap, channel], "filter": k, "weight": float(weights[worst]), "not": float(given[worst])}
     yield "weight", text, weights, value | {"changed": count}
 
@@ -228,7 +228,7 @@ def _taps(changed: Mask) -> str:
     by_column = describe(changed.reshape(len(changed), -1), ("filter", "column of X_col"))
     exact = [one for one in (by_tap, by_column) if one.told and one.view == "result" and one.share == 1]
     if not exact:
-        return "every tap" if by_tap.everywhere else by_tap.words
+        return "every tap" if by_tap.everywhere and by_tap.share == 1 else f"{np.count_nonzero(changed)} taps"
     words = exact[0].words
     single = [line.spans[0][0] for line in exact[0].lines[1 : 1 + axes] if line.total == 1]
     if exact[0] is by_tap and len(single) == axes > 1:

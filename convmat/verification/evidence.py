@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.geometry import ConvGeometry
 from convmat.verification.computed import Array, Computation
 from convmat.verification.judge import Judged
 from convmat.verification.layer import verify
 from convmat.verification.problem import Problem
-from convmat.verification.where import Mask, Where, axis_names, describe
+from convmat.verification.where import Mask, Where, axis_names, describe, touching
 
 Floats = NDArray[np.float64]
+
+ENOUGH = 3
+"""Elements that it takes to tell a number by."""
+
+NAMED = 3
+"""Lines that a sentence names one by one, at most."""
+
+_LETTERS = {"image": "n", "slice": "z", "row": "y", "column": "x", "filter": "k"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,19 @@ class Effect:
     """The part of the result; None for all of it, or for the wrong elements where no words tell them."""
     everywhere: bool = True
     """Whether it is true of all elements; else of the wrong ones, and of all that `where` has."""
+    filters: Array | None = field(default=None, repr=False, compare=False)
+    """In effect, where other filters are what it is about."""
+
+    @property
+    def definite(self) -> bool:
+        """Whether the sentence says where it is true."""
+        return self.everywhere or self.where is not None
+
+    def as_json(self) -> dict[str, Any]:
+        """The sentence, where it is true, and its numbers."""
+        where = None if self.where is None else self.where.value()
+        told = {"sentence": self.sentence, "kind": self.kind, "everywhere": self.everywhere, "where": where}
+        return told | {"numbers": self.value}
 
     def __str__(self) -> str:
         return self.sentence
@@ -47,8 +70,8 @@ class Claim:
     value: dict[str, Any]
     of: Mask | None = None
     """The elements that it speaks of, where others are left to other sentences."""
-    place: str | None = None
-    """Where it holds, in words, where the sentence says it itself."""
+    own: str = ""
+    """What lies along the axis whose lines the sentence names itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +113,13 @@ class Evidence:
     def shape(self) -> tuple[int, ...]:
         return self.got.shape
 
+    @cached_property
+    def edges(self) -> list[Mask]:
+        """Along each spatial axis, the lines whose patches touch the padding."""
+        layer = self.layer
+        window = layer.stride, layer.padding, layer.dilation
+        return touching(ConvGeometry(layer.x.shape, layer.kernel, *window))
+
     @property
     def names(self) -> tuple[str, ...]:
         """What lies along each axis."""
@@ -118,11 +148,13 @@ class Evidence:
     def settled(self, claim: Claim, true: Mask, of: Mask) -> Effect:
         """A claim that is true of these elements, among them all wrong ones `of` which it speaks."""
         kind, value = claim.kind, claim.value
-        if claim.place is not None or true.all():
-            return Effect(f"{claim.sentence}{claim.place or ''}", kind, value)
-        where = describe(of, self.names)
+        if true.all():
+            return Effect(claim.sentence, kind, value)
+        where = describe(of, self.names, self.edges)
         if where.told and true[where.mask(of)].all():
-            return Effect(f"{claim.sentence} in {where.words}", kind, value, where, everywhere=False)
+            said = all(line.axis == claim.own for line in where.lines if line.words)
+            sentence = claim.sentence if said else f"{claim.sentence} in {where.words}"
+            return Effect(sentence, kind, value, where, everywhere=False)
         return Effect(f"{claim.sentence} where it is wrong", kind, value, None, everywhere=False)
 
     def true_for(self, layer: Computation) -> Mask:
@@ -139,3 +171,32 @@ class Evidence:
         flat = np.flatnonzero(self.wrong)
         chosen = np.random.default_rng(0).choice(flat, min(count, len(flat)), replace=False)
         return np.unravel_index(np.sort(chosen), self.shape)
+
+
+def rule(name: str, source: Array, held: Mask) -> str:
+    """What lines hold, in words: row y holds row y − 1; filter 3 holds filter 2."""
+    letter, lines = _LETTERS[name], np.flatnonzero(held)
+    sources, size = source[lines], len(source)
+    if len(lines) <= 2:
+        return ", ".join(f"{name} {i} holds {name} {j}" for i, j in zip(lines, sources, strict=True))
+    if (sources == sources[0]).all():
+        return (
+            f"{name}s hold {name} {sources[0]}"
+            if not held.all()
+            else f"every {name} holds {name} {sources[0]}"
+        )
+    shift = lines - sources
+    if (shift == shift[0]).all():
+        return f"{name} {letter} holds {name} {letter} {'−' if shift[0] > 0 else '+'} {abs(shift[0])}"
+    if ((shift - shift[0]) % size == 0).all():
+        by = int(shift[0] % size)
+        by, sign = (by, "−") if 2 * by <= size else (size - by, "+")
+        return f"{name} {letter} holds {name} {letter} {sign} {by}, and around the end"
+    if (lines + sources == size - 1).all():
+        return f"{name}s lie in reverse order"
+    for block in (2, 4, 8):
+        if (lines ^ sources == block - 1).all():
+            return f"{name}s lie in reverse order in each {block}"
+    some = zip(lines[:NAMED], sources[:NAMED], strict=True)
+    pairs = ", ".join(f"{name} {i} holds {name} {j}" for i, j in some)
+    return pairs + (", …" if len(lines) > NAMED else "")
