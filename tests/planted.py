@@ -8,6 +8,7 @@ knows what `diagnose` looks for. `python -m tests.planted` prints what is told o
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,6 +17,13 @@ from typing import Any
 import numpy as np
 
 from convmat import reference
+from convmat.verification.computed import Computation
+from convmat.verification.diagnosis import Findings, diagnose
+from convmat.verification.diagnosis import _made as made
+from convmat.verification.evidence import Effect
+from convmat.verification.layer import verify
+from convmat.verification.mistakes import known_mistakes
+from convmat.verification.where import Where, axis_names
 
 Array = np.ndarray[Any, Any]
 Plant = Callable[["Case"], "Array | None"]
@@ -782,3 +790,153 @@ def planted(layouts: Sequence[str] = ("nhwc", "nchw")) -> Iterator[tuple[Case, s
         for name, plant in MISTAKES.items():
             if (wrong := case.wrong(plant)) is not None:
                 yield case, name, wrong
+
+
+# What is told of them, worked out again
+
+
+@dataclass(frozen=True)
+class Told:
+    """What `verify` and `diagnose` say of a wrong result."""
+
+    names: Findings
+    where: Where | None
+    outside: Array | None
+    """The wrong elements."""
+
+    @property
+    def how(self) -> str:
+        """name, effect or place; or nothing."""
+        if self.names and not self.names[0].exceptions:
+            return "name"
+        if self.names.effects:
+            return "effect"
+        if self.where is not None and self.where.told:
+            return "place"
+        return "name" if self.names else ""
+
+    def __str__(self) -> str:
+        said = [str(one).removeprefix("your output equals the correct one ") for one in self.names]
+        said += map(str, self.names.effects)
+        return "; ".join(said) or (f"in {self.where.words}" if self.where is not None else "")
+
+
+def told(case: Case, wrong: Array) -> Told:
+    report = verify(case.x, case.filters, wrong, bias=case.bias, **case.options)
+    findings = diagnose(case.x, case.filters, wrong, bias=case.bias, **case.options)
+    return Told(findings, report.where, report.wrong)
+
+
+def instead(case: Case, effect: Effect) -> Array:
+    """What a sentence says that each element is, by plain NumPy; NaN of those that it does not speak of."""
+    right, value = case.right.astype(float), effect.value
+    bias = case.bias.astype(float)
+    if effect.filters is not None:
+        return reference.convolve_by_taps(case.x, effect.filters, bias=case.bias, **case.options)
+    if effect.kind == "moved":
+        axis, source = axis_names(case.axes).index(value["axis"]), np.array(value["source"])
+        held = (source >= 0).reshape([-1 if a == axis else 1 for a in range(right.ndim)])
+        return np.where(held, np.take(right, source, axis), np.nan)
+    if effect.kind == "slipped":
+        flat = np.roll(case.memory(right), value["by"])
+        flat[: max(value["by"], 0)] = flat[len(flat) + min(value["by"], 0) :] = np.nan
+        return case.from_memory(flat)
+    if effect.kind == "offsets":
+        axis = axis_names(case.axes).index(value["axis"])
+        added = np.array(value["added"]).reshape([-1 if a == axis else 1 for a in range(right.ndim)])
+        return right + added - (bias if value["without_bias"] else 0)
+    if effect.kind == "accumulated":
+        return np.cumsum(right, axis_names(case.axes).index(value["axis"]))
+    if effect.kind == "window":
+        return case.sums(case.patches(case.steps(value["stride"], value["dilation"], value["shift"])))
+    made: dict[str, Callable[[], Array]] = {
+        "constant": lambda: np.full(right.shape, value["value"]),
+        "factor": lambda: (right - value["bias"] * bias) * value["factor"] + value["bias"] * bias,
+        "factors": lambda: (right - value["bias"] * bias) * value["factors"] + value["bias"] * bias,
+        "offset": lambda: right + value["offset"],
+        "bias": lambda: right - bias + np.asarray(value.get("bias", value.get("bias_times", 0) * bias)),
+        "bias-of": lambda: right - bias + bias[value["bias_of"]],
+        "straight": lambda: right * value["factor"] + value["offset"],
+        "absolute": lambda: np.abs(right),
+        "cut": lambda: right.clip(value.get("low"), value.get("high")),
+        "relu-before-bias": lambda: np.maximum(right - bias, 0) + bias,
+        "leaky": lambda: np.where(right < 0, value["factor"] * right, right),
+        "padding": lambda: case.sums(case.patches() + case.outside[..., None] * value["padding"]),
+        "pixels": lambda: case.sums(case.patches(x=case.x.astype(float) + value["pixels"])),
+    }
+    return made[effect.kind]()
+
+
+def named(case: Case, keys: Sequence[str]) -> Iterator[Array]:
+    """What known mistakes make of a case, of the reference's sums."""
+    table = {m.key: [] for m in known_mistakes(case.axes)}
+    for mistake in known_mistakes(case.axes):
+        table[mistake.key].append(mistake)
+    padding = {"padding": case.options["padding"], "padding_mode": "zeros", "groups": case.options["groups"]}
+    steps = case.options["stride"], padding["padding"], case.options["dilation"], padding["groups"]
+    layers = [Computation(case.x, case.filters, *steps, case.bias, "zeros")]
+    for key in keys:
+        layers = [other for layer in layers for m in table[key] for other in made(m, layer)]
+    for layer in layers:
+        if min(layer.convolved_shape) < 1 or layer.half_sums is not None:
+            continue
+        y = layer.change(reference.convolve_by_taps(**layer.arguments))
+        at, inside = layer.origins(np.arange(int(np.prod(layer.shapes[-1]))))
+        yield np.where(inside, y[at], 0)
+
+
+def check(case: Case, wrong: Array, told: Told) -> None:
+    """Assert that all that is told is true, by what is worked out here."""
+    scale = np.abs(case.right).max()
+    got = wrong.astype(float)
+    for one in told.names:
+        if "float16-accumulation" in one.mistakes:
+            continue
+        close = [
+            np.count_nonzero(~(np.abs(y - got.ravel()) <= 2e-3 * max(scale, np.abs(y).max())))
+            for y in named(case, one.mistakes)
+            if y.size == got.size
+        ]
+        assert close, str(one)
+        assert min(close) <= len(one.exceptions), str(one)
+    if told.where is None or told.outside is None:
+        return
+    off = ~(np.abs(got - case.right) <= 1e-3 * scale)
+    meant = told.where.mask(told.outside)
+    assert meant[off].all(), f"more than {told.where.words}"
+    assert np.count_nonzero(meant) == told.where.elements
+    right = np.count_nonzero(meant & (np.abs(got - case.right) <= 1e-9 * scale))
+    assert right <= told.where.elements - told.where.wrong, f"not all of {told.where.words}"
+    for effect in told.names.effects:
+        of = off if effect.where is None else effect.where.mask(told.outside)
+        of = np.ones(off.shape, bool) if effect.everywhere else of
+        if effect.kind == "rounded":
+            wanted = case.right * effect.value["factor"]
+            assert (got[of] == np.rint(got[of])).all()
+            assert (np.abs(got - wanted)[of] <= 1.001).all(), str(effect)
+            continue
+        wanted = np.broadcast_to(instead(case, effect), got.shape)
+        if effect.kind in ("moved", "slipped") and (effect.where is None or not effect.where.told):
+            of = of & ~np.isnan(wanted)
+        near = np.abs(got - wanted) <= 1e-4 * np.maximum(scale, np.abs(wanted))
+        near |= np.isnan(got) & np.isnan(wanted)
+        assert near[of].all(), str(effect)
+
+
+def main() -> None:
+    """Print what is told of each planted mistake, and how many are told in which way."""
+    counts: Counter[str] = Counter()
+    for case, name, wrong in planted():
+        one = told(case, wrong)
+        check(case, wrong, one)
+        counts[one.how or "nothing"] += 1
+        print(f"{case.name:9} {case.layout}  {name:55} {one.how or 'NOTHING':8} {one}", flush=True)
+    total = counts.total()
+    print(
+        f"{len(MISTAKES)} mistakes, {total} wrong results: "
+        + ", ".join(f"{count} ({100 * count / total:.1f} %) by {how}" for how, count in counts.most_common())
+    )
+
+
+if __name__ == "__main__":
+    main()

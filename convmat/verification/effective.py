@@ -44,7 +44,7 @@ def other_filters(e: Evidence) -> Iterator[Claim | Effect]:
     if solved is None:
         return
     given = e.layer.filters.astype(np.float64)
-    for kind, sentence, weights, value in _readings(solved, given):
+    for kind, sentence, weights, value in _readings(solved, given, e.layer.filters.dtype.kind in "iu"):
         true = e.true_for(replace(e.layer, filters=weights))
         if true[e.wrong].all():
             effect = e.settled(Claim(kind, sentence, given, given, value), true, e.wrong)
@@ -103,8 +103,11 @@ def _least_squares(x: Floats, y: Floats) -> tuple[Floats, Floats] | None:
 _Reading = tuple[str, str, Array, dict[str, Any]]
 
 
-def _readings(solved: Solved, given: Floats) -> Iterator[_Reading]:
-    """Simple weights near those in effect: kind, sentence, all filters, and what JSON says of them."""
+def _readings(solved: Solved, given: Floats, whole: bool) -> Iterator[_Reading]:
+    """Simple weights near those in effect: kind, sentence, all filters, and what JSON says of them.
+
+    `whole` weights stay whole numbers.
+    """
     changed = np.abs(solved.weights - given) > solved.error
     changed[np.setdiff1d(np.arange(len(given)), solved.filters)] = False
     if not changed.any():
@@ -112,7 +115,7 @@ def _readings(solved: Solved, given: Floats) -> Iterator[_Reading]:
     yield from _of_one_value(solved, given, changed)
     yield from _of_others(solved, given)
     yield from _scaled(solved, given)
-    yield from _as_solved(solved, given, changed)
+    yield from _as_solved(solved, given, changed, whole)
 
 
 def _of_one_value(solved: Solved, given: Floats, changed: Mask) -> Iterator[_Reading]:
@@ -207,11 +210,11 @@ def _scaled(solved: Solved, given: Floats) -> Iterator[_Reading]:
     yield "scales", text, factors.reshape(line) * given, {"factors": factors.tolist()}
 
 
-def _as_solved(solved: Solved, given: Floats, changed: Mask) -> Iterator[_Reading]:
+def _as_solved(solved: Solved, given: Floats, changed: Mask, whole: bool) -> Iterator[_Reading]:
     """The weights as they were solved, the one named that changed most."""
     worst = np.unravel_index(np.where(changed, np.abs(solved.weights - given), 0).argmax(), given.shape)
     k, *tap, channel = (int(i) for i in worst)
-    weights = np.where(changed, solved.weights, given)
+    weights = np.where(changed, np.rint(solved.weights) if whole else solved.weights, given)
     where = f"tap ({', '.join(map(str, tap))}), channel {channel}"
     text = f"{where} of filter {k} has weight {weights[worst]:.4g}, not {given[worst]:.4g}"
     count = int(np.count_nonzero(changed))

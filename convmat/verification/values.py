@@ -1,4 +1,4 @@
-"""Values made in place of the right ones: one number, a factor, a constant, an end that cuts off, a rounding."""
+"""Values made in place of the right ones: one number, a factor, a constant, a cut off end, a rounding."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def offset(e: Evidence) -> Iterator[Claim | Effect]:
             yield from _bias(e, means, bias, wrong, room)
         text = f"a number of its own for each {e.names[axis]} is added"
         text += "" if base is off else ", and no bias"
-        value = {"axis": e.names[axis], "added": means.tolist(), "bias": base is off}
+        value = {"axis": e.names[axis], "added": means.tolist(), "without_bias": base is not off}
         if _many(e, axis):
             yield e.near(
                 "offsets", f"{text}: {_listed(means[wrong])}", e.wanted + added, room, value=value, of=of

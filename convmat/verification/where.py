@@ -26,6 +26,7 @@ _FEW = 6  # numbers, or runs of them, that are listed
 _LONGEST = 256  # of periods that are looked for
 _TILES = tuple(1 << bits for bits in range(10, 1, -1))  # 1024 to 4
 _LISTED = 3  # elements that are told one by one
+_PART = 0.75  # of all elements is no part of memory, or of patches, that is worth telling
 _MOSTLY = 0.95  # of a line is wrong: the whole line is meant
 MAP = (16, 32)
 """Rows and columns of a map, at most."""
@@ -174,7 +175,8 @@ def describe(wrong: Mask, names: Sequence[str], edges: Sequence[Mask] | None = N
     if count <= _LISTED:
         return _elements(wrong, names, box)
     found = [box, *_others(wrong, names, edges, box, count)]
-    return max((one for one in found if one.told), key=lambda one: round(50 * one.share), default=box)
+    good = (one for one in found if one.told and (one.view == "result" or one.elements <= _PART * wrong.size))
+    return max(good, key=lambda one: round(50 * one.share), default=box)
 
 
 def _elements(wrong: Mask, names: Sequence[str], box: Where) -> Where:
