@@ -17,10 +17,11 @@ import numpy as np
 
 from convmat.verification.computed import Array
 from convmat.verification.evidence import Claim, Effect, Evidence, Floats
-from convmat.verification.where import Mask, describe
+from convmat.verification.where import Mask, box_around, describe
 
 _SPARE = 64  # rows beyond as many as there are unknowns
 _COST = 1 << 33  # products that solving may take
+_MOST = 0.9  # of a box of weights has changed: all of it has
 _NEAR = 6.0  # standard errors
 _TAP_NAMES = {1: ("tap",), 2: ("tap row", "tap column"), 3: ("tap slice", "tap row", "tap column")}
 
@@ -120,11 +121,13 @@ def _readings(solved: Solved, given: Floats, whole: bool) -> Iterator[_Reading]:
 
 def _of_one_value(solved: Solved, given: Floats, changed: Mask) -> Iterator[_Reading]:
     """All changed weights 0; or times one factor; or with one number added."""
+    where, changed = _taps(changed)
     now, was = solved.weights[changed], given[changed]
-    where = _taps(changed)
     value: dict[str, Any] = {"weights": where}
     if (np.abs(now) <= solved.error[changed]).all():
         yield "weights", f"the weights of {where} are 0", np.where(changed, 0, given), value | {"factor": 0.0}
+        return
+    if changed.sum() == 1:
         return
     if was.any():
         factor = float(Fraction(float(now @ was / (was @ was))).limit_denominator(1024))
@@ -219,22 +222,25 @@ def _as_solved(solved: Solved, given: Floats, changed: Mask, whole: bool) -> Ite
     text = f"{where} of filter {k} has weight {weights[worst]:.4g}, not {given[worst]:.4g}"
     count = int(np.count_nonzero(changed))
     if count > 1:
-        text += f", and {count - 1} more weights are others" if count > 2 else ", and another is changed, too"
+        text += f", and {count - 1} other weights differ" if count > 2 else ", and another differs"
     value = {"tap": [*tap, channel], "filter": k, "weight": float(weights[worst]), "not": float(given[worst])}
     yield "weight", text, weights, value | {"changed": count}
 
 
-def _taps(changed: Mask) -> str:
-    """Which weights, (K, *kernel, C/groups), in words."""
+def _taps(changed: Mask) -> tuple[str, Mask]:
+    """Which weights, (K, *kernel, C/groups), in words; with the few among them that seem to be unchanged."""
     axes = changed.ndim - 2
-    by_tap = describe(changed, ("filter", *_TAP_NAMES[axes], "channel"))
-    by_column = describe(changed.reshape(len(changed), -1), ("filter", "column of X_col"))
-    exact = [one for one in (by_tap, by_column) if one.told and one.view == "result" and one.share == 1]
-    if not exact:
-        return "every tap" if by_tap.everywhere and by_tap.share == 1 else f"{np.count_nonzero(changed)} taps"
-    words = exact[0].words
-    single = [line.spans[0][0] for line in exact[0].lines[1 : 1 + axes] if line.total == 1]
-    if exact[0] is by_tap and len(single) == axes > 1:
-        rest = [line.words for line in (exact[0].lines[-1], exact[0].lines[0]) if line.words]
-        words = " of ".join([", ".join([f"tap ({', '.join(map(str, single))})", *rest[:-1]]), *rest[-1:]])
-    return words
+    names = ("filter", *_TAP_NAMES[axes], "channel")
+    flat = changed.reshape(len(changed), -1)
+    for mask, called in ((changed, names), (flat, ("filter", "column of X_col"))):
+        box = box_around(mask, called)
+        if box.share < _MOST or not (box.told or box.everywhere):
+            continue
+        words = "every tap" if box.everywhere else box.words
+        single = [line.spans[0][0] for line in box.lines[1 : 1 + axes] if line.total == 1]
+        if mask is changed and len(single) == axes > 1:
+            tap = f"tap ({', '.join(map(str, single))})"
+            channel, filters = box.lines[-1].words, box.lines[0].words
+            words = " of ".join(filter(None, (", ".join(filter(None, (tap, channel))), filters)))
+        return words, box.mask(mask).reshape(changed.shape)
+    return f"{np.count_nonzero(changed)} taps", changed

@@ -169,7 +169,7 @@ def describe(wrong: Mask, names: Sequence[str], edges: Sequence[Mask] | None = N
         of Y, of memory. Where none is, the box around all, as "within", with its share.
     """
     count = int(np.count_nonzero(wrong))
-    box = _box(wrong, names, "result", count)
+    box = box_around(wrong, names)
     if box.told and box.wrong == box.elements:
         return box
     if count <= _LISTED:
@@ -185,7 +185,7 @@ def _elements(wrong: Mask, names: Sequence[str], box: Where) -> Where:
     for at in places:
         mask = np.zeros(wrong.shape, bool)
         mask[at] = True
-        alone.append(_box(mask, names, "result", 1).words)
+        alone.append(box_around(mask, names).words)
     return replace(box, words="; ".join(alone), elements=len(alone), places=places)
 
 
@@ -196,19 +196,19 @@ def _others(
     if wrong.ndim > 3:
         yield from _border(wrong, box, edges, count)
         merged = (len(wrong), -1, wrong.shape[-1])
-        yield _box(wrong.reshape(merged), (names[0], "patch", names[-1]), "patches", count)
+        yield box_around(wrong.reshape(merged), (names[0], "patch", names[-1]), "patches")
     if wrong.ndim > 2 and len(wrong) > 1:
-        yield _box(wrong.reshape(-1, wrong.shape[-1]), ("row of Y", names[-1]), "rows", count)
+        yield box_around(wrong.reshape(-1, wrong.shape[-1]), ("row of Y", names[-1]), "rows")
     yield from _in_memory(np.flatnonzero(wrong.ravel(order="K")), wrong.size)
 
 
-def _box(wrong: Mask, names: Sequence[str], view: str, count: int) -> Where:
+def box_around(wrong: Mask, names: Sequence[str], view: str = "result") -> Where:
     """The smallest box of lines around all wrong elements."""
     others = [tuple(a for a in range(wrong.ndim) if a != axis) for axis in range(wrong.ndim)]
     lines = tuple(
         _lines(name, np.asarray(wrong.any(axis=axes))) for name, axes in zip(names, others, strict=True)
     )
-    return _where(view, lines, count, math.prod(line.total for line in lines))
+    return _where(view, lines, int(np.count_nonzero(wrong)), math.prod(line.total for line in lines))
 
 
 def _border(wrong: Mask, box: Where, edges: Sequence[Mask] | None, count: int) -> Iterator[Where]:
@@ -253,7 +253,7 @@ def _in_memory(at: NDArray[np.int64], size: int) -> Iterator[Where]:
         if 2 * len(np.unique(at[:1000] % period)) > max(period, 2):
             continue
         residues = np.flatnonzero(np.bincount(at % period, minlength=period))
-        if 2 * len(residues) > max(period, 2):
+        if 2 * len(residues) > max(period, 2) or np.count_nonzero(np.diff(residues) != 1) > 2:
             continue
         chosen = np.zeros(size, bool)
         for residue in residues:
@@ -294,23 +294,23 @@ def _lines(name: str, chosen: Mask) -> Lines:
     size, at = len(chosen), np.flatnonzero(chosen)
     if len(at) == size:
         return Lines(name, size, ((0, size - 1, 1),), "")
-    runs = _runs(at)
-    noun = _noun(name) if len(at) == 1 else _plural(name)
-    numbers = Lines(name, size, runs, _suffixed(name, f"{noun} {_numbers(runs)}"))
-    if len(runs) == 1:
-        return numbers._replace(note=_end(size, *runs[0]))
-    if len(at) <= _FEW // 2:
-        return numbers
-    if (periodic := _periodic(name, chosen, at)) is not None:
+    several = np.count_nonzero(np.diff(at) != 1)
+    if several and len(at) > _FEW // 2 and (periodic := _periodic(name, chosen, at)) is not None:
         return periodic
-    absent = _runs(np.flatnonzero(~chosen))
-    if len(absent) == 1 or sum(last - first + 1 for first, last, _ in absent) <= 2:
-        words = f"all {_plural(name)} but {_numbers(absent)}"
-        return numbers._replace(words=_suffixed(name, words))
-    if len(runs) <= _FEW:
-        return numbers
-    words = _suffixed(name, f"{len(at)} of the {size} {_plural(name)}")
-    return numbers._replace(words=words, listed=False)
+    runs = _runs(at)
+    if several < _FEW:
+        noun = _noun(name) if len(at) == 1 else _plural(name)
+        numbers = Lines(name, size, runs, _suffixed(name, f"{noun} {_numbers(runs)}"))
+        if not several:
+            return numbers._replace(note=_end(size, *runs[0]))
+    else:
+        words = _suffixed(name, f"{len(at)} of the {size} {_plural(name)}")
+        numbers = Lines(name, size, runs, words, listed=False)
+    absent = np.flatnonzero(~chosen)
+    if len(absent) <= 2 or (len(at) > _FEW // 2 and absent[-1] - absent[0] < len(absent)):
+        words = _suffixed(name, f"all {_plural(name)} but {_numbers(_runs(absent))}")
+        return numbers._replace(words=words, listed=True)
+    return numbers
 
 
 def _end(size: int, first: int, last: int, _: int) -> str:
