@@ -83,13 +83,19 @@ def verify(
     definition = _definition(x, filters, bias, todo.plan.geometry, layer, quantized, watch)
     if result is None:
         result = _own_result(todo, quantized)
+    return _compared(definition, result, rule, note, todo.plan.geometry)
+
+
+def _compared(
+    definition: Definition, result: NDArray[Any], rule: Rule, note: Note | None, geometry: ConvGeometry
+) -> Report:
+    """The report on Y, or on its rows, with where its wrong elements are."""
     shape = definition.shape
     if result.shape == (math.prod(shape[:-1]), shape[-1]):
         result = result.reshape(shape)
     report = definition.compare(result, rule, note)
     if report.wrong is None:
         return report
-    geometry = todo.plan.geometry
     names = axis_names(len(geometry.output_size))
     return replace(report, where=describe(report.wrong, names, touching(geometry)))
 

@@ -61,7 +61,7 @@ class Report(Shown):
     """Indices of all elements outside, where they are at most `FEW`; else empty."""
     wrong: NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
     """Which elements are outside, in the memory order of the result; None where none is, or shapes differ."""
-    where: Where | None = None
+    where: Where | None = field(default=None, compare=False)
     """The set that they are, in words, where the axes are known."""
 
     @classmethod
@@ -160,7 +160,8 @@ class Report(Shown):
 
     def _where_facts(self) -> Iterator[Fact]:
         if self.where is not None and self.wrong is not None:
-            brief = f"all in {self.where.words}" if self.where.told else ""
+            at = "at" if self.outside == 1 or self.where.places else "all in"
+            brief = f"{at} {self.where.words}" if self.where.told else ""
             yield Fact("where", "where", self.where.value(), str(self.where), brief=brief)
             shares = wrong_map(self.wrong)
             shown = "" if shares.min() == shares.max() else "map of them"  # one shade tells nothing

@@ -307,7 +307,7 @@ def _lines(name: str, chosen: Mask) -> Lines:
         words = _suffixed(name, f"{len(at)} of the {size} {_plural(name)}")
         numbers = Lines(name, size, runs, words, listed=False)
     absent = np.flatnonzero(~chosen)
-    if len(absent) <= 2 or (len(at) > _FEW // 2 and absent[-1] - absent[0] < len(absent)):
+    if len(at) > _FEW // 2 and (len(absent) <= 2 or absent[-1] - absent[0] < len(absent)):
         words = _suffixed(name, f"all {_plural(name)} but {_numbers(_runs(absent))}")
         return numbers._replace(words=words, listed=True)
     return numbers
