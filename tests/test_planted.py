@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import convmat as cm
 from convmat.cli import run
@@ -93,7 +94,7 @@ EVERY = slice(None)
         (border(), "the border, 2 wide"),
         (in_memory(slice(3, None, 7)), "every 7th element from 3 in memory"),
         (in_memory(slice(3120 - 48, None)), "row 12, columns 12..19 in image 1"),
-        (in_memory(slice(1000, 2000)), "elements 1000..1999 in memory"),
+        (in_memory(slice(5, None, 16)), "every 16th element from 5 in memory"),
         (np.ones(SHAPE, bool), "everywhere"),
     ],
 )
@@ -226,6 +227,37 @@ def test_nothing_is_said_of_noise(layer: Any) -> None:
     assert diagnose(x, w, y + np.random.default_rng(0).standard_normal(y.shape).astype("f4")).effects == ()
     assert diagnose(x, w, y).effects == ()
     assert diagnose(x, w, y[:, 1:]).effects == ()
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_the_picture_of_errors(
+    axes: int, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """White where all is equal, red where an integer is far off, the worst of all that is at a position."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(1)
+    x, w = random.integers(-9, 9, (2, *(9,) * axes, 2)), random.integers(-9, 9, (3, *(2,) * axes, 2))
+    y = cm.convolve(x, w)
+    y[(1, *(5,) * axes, 2)] += 1000
+    for name, a in {"x": x, "w": w, "y": y}.items():
+        np.save(f"{name}.npy", a)
+    line = ["verify", "x.npy", "--kernel", "w.npy", "--expected", "y.npy", "--dims", str(axes), "--json"]
+    assert run([*line, "--figure", "e.png"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    with Image.open("e.png") as picture:
+        assert list(picture.size) == told["figure"]
+        pixels = np.asarray(picture)
+    red = np.argwhere((pixels == (200, 30, 30)).all(-1))
+    cell = 32
+    row, column = (2, 5) if axes == 1 else (5, 5)
+    inside = [at for at in red.tolist() if at[1] < 24 + 8 * cell]
+    assert len(inside) == cell * cell
+    assert (min(inside)[0] - 39 - 24) // cell == row
+    assert (min(inside)[1] - 24) // cell == column
+    np.save("y.npy", y[:, 1:])
+    assert run([*line, "--figure", "none.png"]) == 1
+    assert "no elements to compare" in capsys.readouterr().err
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_a_box_is_around_all() -> None:

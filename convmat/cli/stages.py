@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from convmat.arithmetic import arithmetic_of
 from convmat.cli.command import refuse
+from convmat.cli.drawing import draw_errors
 from convmat.cli.inputs import Batch, check_one_pipe
 from convmat.cli.judged import Judged, Result, as_images, first_equal, judged, places_in, results
 from convmat.cli.layer import (
@@ -69,6 +70,7 @@ class VerifyOptions:
     requantize: tuple[Any, ...] | None
     explain: bool
     diagnose: bool
+    figure: str | None
     seed: int
     cases: int
 
@@ -133,9 +135,14 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
     rule = asks.requantize and Requantize(*asks.requantize).resolved(None if result is None else result.dtype)
     more: list[Fact] = []
     grids: list[Grid] = []
+    if asks.figure is not None:
+        check_memory("figure", 16 * math.prod(shape[1:-1]), "leave it out")
+        more += draw_errors(
+            asks.figure, verdict, lambda note: verify(x, expected=result, **arguments, **rules, note=note)
+        )
     if asks.explain and verdict.worst is not None and not asked("quiet"):
         terms = explained(x, at=verdict.worst, **arguments)
-        more, grids = explained_facts(geometry, terms), [terms_grid(terms)]
+        more, grids = [*more, *explained_facts(geometry, terms)], [terms_grid(terms)]
     if raw is not None and not verdict and diagnosable(raw):
         check_memory("expected", diagnosis_bytes(geometry, count, raw), "add --no-diagnose")
         mistakes = diagnosed(x, expected=result, judged=rules, **arguments, watch=watching("mistake"))
@@ -286,7 +293,7 @@ _LINEAR = (*_IMAGES, "groups", "depthwise", "flip")
 _STAGES = {
     "unroll": _Stage(_unroll, (*_IMAGES, "kernel_size", "order")),
     "flatten-filters": _Stage(_flatten_filters, (*_JUDGED, *_KERNELS, "dims", "order")),
-    "convolve": _Stage(_convolve, (*_LINEAR, "bias", "requantize", "explain", "diagnose")),
+    "convolve": _Stage(_convolve, (*_LINEAR, "bias", "requantize", "explain", "diagnose", "figure")),
     "fold": _Stage(_fold, (*_PATCHES, "kernel_size", "input_shape", "order", "overlap")),
     "matrix": _Stage(_matrix, (*_LINEAR, "input_shape")),
 }

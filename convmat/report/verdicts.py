@@ -84,7 +84,7 @@ _OF_SOME = (
     *("input", "requantize", "exact", "atol", "rtol", "max_abs_error", "max_rel_error", "bound", "ulps"),
     *("error_over_bound", "smallest_atol", "histogram", "worst", "worst_value", "worst_definition"),
     *("exact_sums", "diagnosis", "diagnosis_tried", "diagnosis_known", "explained", "explained_filter"),
-    *("where", "wrong_map", "instead", "turned"),
+    *("where", "wrong_map", "instead", "turned", "figure"),
 )
 
 
