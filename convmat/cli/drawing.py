@@ -128,8 +128,10 @@ def draw_errors(figure: str, verdict: Report, judge: Callable[[Note], Report]) -
 
     judge(note)
     title = f"{verdict.outside} of {verdict.elements} elements differ"
-    picture = error_picture(largest, title, verdict.exact)
+    picture = error_picture(largest.T if axes == 1 else largest, title, verdict.exact)
     write_picture(figure, picture, keep=True)
-    return [
-        picture_fact("figure", (picture.shape[2], picture.shape[1]), "the worst of all images and filters")
-    ]
+    size = picture.shape[2], picture.shape[1]
+    what = (
+        "filters and columns, the worst of all images" if axes == 1 else "the worst of all images and filters"
+    )
+    return [picture_fact("figure", size, what)]
