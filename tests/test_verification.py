@@ -270,7 +270,7 @@ def test_the_worst_index_counts_from_the_start_of_the_result(
     monkeypatch: pytest.MonkeyPatch, bands: int
 ) -> None:
     """However small the parts are in which the definition is computed."""
-    monkeypatch.setattr(judge, "_BAND", bands)
+    monkeypatch.setattr(judge, "BAND", bands)
     for dtype, change in (("i4", 1), ("f4", 0.1)):
         x, filters, options = probe_layer(dtype)
         expected = reference.convolve(x, filters, **options)
@@ -582,7 +582,7 @@ def test_two_arrays(first: np.ndarray, second: np.ndarray, equal: bool) -> None:
 
 
 def test_arrays_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "_BAND", 7)
+    monkeypatch.setattr(judge, "BAND", 7)
     a = np.arange(600.0).reshape(60, 10)
     b = a.copy()
     b[37, 4] += 1
