@@ -14,6 +14,7 @@ from PIL import Image
 import convmat as cm
 from convmat.cli import run
 from convmat.verification.diagnosis import diagnose
+from convmat.verification.quantization import requantize
 from convmat.verification.where import box_around, describe, map_text, wrong_map
 from tests.planted import MISTAKES, Case, cases, check, told
 
@@ -207,7 +208,7 @@ def test_a_known_mistake_is_named_before_a_place(layer: Any, capsys: pytest.Capt
             lambda w: w.__setitem__((3, 0, 1, 2), 0.5),
             "tap (0, 1), channel 2 of filter 3 has weight 0.5, not ",
         ),
-        (lambda w: w.__imul__(np.float32(1 / 255)), "yours is the right one × 1/255"),
+        (lambda w: w.__imul__(np.float32(1 / 255)), "yours is the right one × 0.555"),
         (lambda w: w.__setitem__((..., 1), 0), "the weights of channel 1 are 0"),
     ],
 )
@@ -219,6 +220,20 @@ def test_the_filter_in_effect(layer: Any, change: Any, sentence: str) -> None:
     assert str(effect).startswith(sentence)
     if effect.filters is not None:
         np.testing.assert_allclose(effect.filters, wrong, atol=1e-5)
+
+
+def test_rows_and_quantized_results_are_told_of_too(layer: Any) -> None:
+    x, w = layer
+    y = cm.convolve(x, w)
+    assert [str(one) for one in diagnose(x, w, (y / 2).reshape(-1, 6)).effects] == [
+        "yours is the right one × 0.5"
+    ]
+    x, w = (np.rint(a * 20).astype(np.int8) for a in (x, w))
+    how = (0.01, 3, "half-even", "int8")
+    y = requantize(cm.convolve(x, w), *how)
+    y[..., 3] = y[..., 2]
+    (effect,) = diagnose(x, w, y, judged={"requantize": how}).effects
+    assert str(effect) == "filter 3 holds filter 2"
 
 
 def test_nothing_is_said_of_noise(layer: Any) -> None:

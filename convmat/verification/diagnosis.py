@@ -17,6 +17,7 @@ from convmat.errors import ConvmatError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.verification.comparison import working_bytes
 from convmat.verification.computed import Array, Computation
+from convmat.verification.effective import MOST_UNKNOWNS
 from convmat.verification.evidence import Effect
 from convmat.verification.instead import instead
 from convmat.verification.mistakes import Mistake, known_mistakes
@@ -151,10 +152,18 @@ def may_be_explained(shape: Sequence[int], geometry: ConvGeometry, filters: int)
 
 
 def diagnosis_bytes(geometry: ConvGeometry, filters: int, result: Array) -> int:
-    """Memory that `diagnose` takes beside X and the result, about: a dozen arrays like it."""
+    """Memory that `diagnose` takes beside X and the result, about: a dozen arrays like it, as many float64,
+    and what it takes to solve for a filter.
+    """
     outputs = max(geometry.matrix_shape[0] * filters, result.size)
     itemsize = 8 if result.dtype.kind in "biu" else result.itemsize
-    return (24 + 12 * itemsize) * outputs + 8 * math.prod(geometry.input_shape) + working_bytes(outputs)
+    solving = 40 * min(geometry.terms, MOST_UNKNOWNS) ** 2
+    return (
+        (88 + 12 * itemsize) * outputs
+        + solving
+        + 8 * math.prod(geometry.input_shape)
+        + working_bytes(outputs)
+    )
 
 
 class _Search:

@@ -21,6 +21,9 @@ from convmat.verification.where import Mask, box_around, describe
 
 _SPARE = 64  # rows beyond as many as there are unknowns
 _COST = 1 << 33  # products that solving may take
+MOST_UNKNOWNS = 2048
+"""Weights of a filter, above which none are solved for."""
+
 _MOST = 0.9  # of a box of weights has changed: all of it has
 _NEAR = 6.0  # standard errors
 _TAP_NAMES = {1: ("tap",), 2: ("tap row", "tap column"), 3: ("tap slice", "tap row", "tap column")}
@@ -59,7 +62,8 @@ def _solve(e: Evidence) -> Solved | None:
     error = np.zeros(weights.shape)
     unknowns = weights[0].size
     each = len(layer.filters) // layer.groups
-    if unknowns**2 * (unknowns + _SPARE) * len(set(filters // each)) > _COST:
+    products = unknowns**2 * (unknowns + _SPARE) * len(set(filters // each))
+    if unknowns > MOST_UNKNOWNS or products > _COST:
         return None
     for group in sorted(set(filters // each)):
         some = filters[filters // each == group]

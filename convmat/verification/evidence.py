@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -92,22 +93,23 @@ class Evidence:
     @classmethod
     def of(cls, problem: Problem) -> Evidence | None:
         """That of a problem; None where the result has another shape, or complex numbers."""
-        layer, shape = problem.right, problem.right.convolved_shape
-        kinds = problem.result.dtype.kind + layer.x.dtype.kind + layer.filters.dtype.kind
-        if problem.result.shape != shape or "c" in kinds or not problem.result.size:
+        layer, shape, result = problem.right, problem.right.convolved_shape, problem.result
+        if result.shape == (math.prod(shape[:-1]), shape[-1]):
+            result = result.reshape(shape)
+        kinds = result.dtype.kind + layer.x.dtype.kind + layer.filters.dtype.kind
+        if result.shape != shape or "c" in kinds or not result.size:
             return None
-        wanted = np.empty_like(problem.result, np.float64)
+        wanted = np.empty_like(result, np.float64)
         allowed, wrong = np.empty_like(wanted), np.zeros_like(wanted, bool)
 
         def note(band: tuple[slice, ...], values: Array, says: Judged) -> None:
             wanted[band], allowed[band], wrong[band] = values, says.allowed, says.outside
 
-        if verify(expected=problem.result, **layer.arguments, **problem.judged, note=note):
+        if verify(expected=result, **layer.arguments, **problem.judged, note=note):
             return None
-        dtype = problem.result.dtype
-        slack = float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
-        got = problem.result.astype(np.float64)
-        return cls(layer, got, wanted, allowed, wrong, slack, problem.judged, problem.result)
+        slack = float(np.finfo(result.dtype).eps) if result.dtype.kind == "f" else 0.0
+        got = result.astype(np.float64)
+        return cls(layer, got, wanted, allowed, wrong, slack, problem.judged, result)
 
     @property
     def shape(self) -> tuple[int, ...]:
