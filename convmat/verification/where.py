@@ -27,6 +27,7 @@ _LONGEST = 256  # of periods that are looked for
 _TILES = tuple(1 << bits for bits in range(10, 1, -1))  # 1024 to 4
 _LISTED = 3  # elements that are told one by one
 _PART = 0.75  # of all elements is no part of memory, or of patches, that is worth telling
+_AS_GOOD = 0.97  # of a set is wrong: another has no more to say
 _MOSTLY = 0.95  # of a line is wrong: the whole line is meant
 MAP = (16, 32)
 """Rows and columns of a map, at most."""
@@ -176,7 +177,7 @@ def describe(wrong: Mask, names: Sequence[str], edges: Sequence[Mask] | None = N
         return _elements(wrong, names, box)
     found = [box, *_others(wrong, names, edges, box, count)]
     good = (one for one in found if one.told and (one.view == "result" or one.elements <= _PART * wrong.size))
-    return max(good, key=lambda one: round(50 * one.share), default=box)
+    return max(good, key=lambda one: min(one.share, _AS_GOOD), default=box)
 
 
 def _elements(wrong: Mask, names: Sequence[str], box: Where) -> Where:
