@@ -208,7 +208,7 @@ def test_a_known_mistake_is_named_before_a_place(layer: Any, capsys: pytest.Capt
             lambda w: w.__setitem__((3, 0, 1, 2), 0.5),
             "tap (0, 1), channel 2 of filter 3 has weight 0.5, not ",
         ),
-        (lambda w: w.__imul__(np.float32(1 / 255)), "yours is the right one × 0.555"),
+        (lambda w: w.__imul__(np.float32(1 / 255)), "yours is the right one × 1/255"),
         (lambda w: w.__setitem__((..., 1), 0), "the weights of channel 1 are 0"),
     ],
 )
