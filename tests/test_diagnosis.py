@@ -486,7 +486,7 @@ def test_no_clock_is_looked_at() -> None:
         }
         assert "time" not in names
     layer = next(random_layers(1))
-    wrong = layer.result() * 3
+    wrong = layer.result() ** 3
     whole = layer.diagnose(wrong)
     assert whole == layer.diagnose(wrong)
     assert (whole.tried, list(whole)) == (whole.known, [])
@@ -660,7 +660,7 @@ def test_the_command_says_how_far_it_came(
     monkeypatch.setattr(diagnosis, "_BUDGET", 0)
     monkeypatch.setitem(diagnosis.diagnose.__kwdefaults__, "budget", 0)
     layer = next(random_layers(1))
-    for name, array in (("x", layer.x), ("k", layer.filters), ("wrong", 3 * layer.result(bias=None))):
+    for name, array in (("x", layer.x), ("k", layer.filters), ("wrong", layer.result(bias=None) ** 3)):
         np.save(f"{name}.npy", array)
     command = ["verify", "x.npy", "--kernel", "k.npy", "--expected", "wrong.npy"]
     assert run([*command, "--json"]) == 1

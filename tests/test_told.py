@@ -201,7 +201,7 @@ def test_a_verdict_of_json_carries_what_the_table_says(said: Any) -> None:
         ("compare y-int64.npy y-int64.npy", "equal: 36 elements, exactly", 0),
         (
             "verify x-int64.npy --kernel w-int64.npy --expected y-wrong-int64.npy",
-            "different: 1 of 36 elements",
+            "different: 1 of 36 elements, at row 3, column 2 of filter 2",
             1,
         ),
         (

@@ -182,7 +182,9 @@ def test_the_bound_is_where_the_theory_puts_it(inputs: str, result: str, up: boo
     assert report.max_abs_error == pytest.approx(error(value))
     assert report.bound == pytest.approx(bound)
     assert report.error_over_bound == pytest.approx(error(value) / bound)
-    assert str(report) == f"different: 1 of {expected.size} elements"
+    assert (
+        str(report) == f"different: 1 of {expected.size} elements, at row 2, column 4 of filter 3 in image 1"
+    )
 
     while error(value) > bound:
         value = step(value, -outwards)
@@ -258,7 +260,9 @@ def test_an_integer_off_by_one(peak: int, result: str, change: int) -> None:
         histogram=(expected.size - 1, 0, 0, 0, 0, 1, 0, 0, 0),
         outside_at=(tuple(map(int, place)),),
     )
-    assert str(report) == f"different: 1 of {expected.size} elements"
+    n, y, x, k = map(int, place)
+    at = f"row {y}, column {x} of filter {k} in image {n}"
+    assert str(report) == f"different: 1 of {expected.size} elements, at {at}"
 
 
 @pytest.mark.parametrize("bands", [1, 200])

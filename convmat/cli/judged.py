@@ -44,6 +44,7 @@ class VerifyOptions:
     activation: str
     explain: bool
     diagnose: bool
+    figure: str | None
     seed: int
     cases: int
 

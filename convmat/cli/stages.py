@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from convmat.arithmetic import arithmetic_of
 from convmat.cli.command import refuse
+from convmat.cli.drawing import draw_errors
 from convmat.cli.gradients import judge_bias_gradient, judge_input_gradient, judge_weight_gradient
 from convmat.cli.inputs import Batch, check_one_pipe
 from convmat.cli.judged import (
@@ -128,9 +129,16 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
     rule = asks.requantize and Requantize(*asks.requantize).resolved(None if result is None else result.dtype)
     more: list[Fact] = []
     grids: list[Grid] = []
+    if asks.figure is not None:
+        check_memory("figure", 16 * math.prod(shape[1:-1]), "leave it out")
+        more += draw_errors(
+            asks.figure,
+            verdict,
+            lambda note: judge_layer(x, expected=result, **arguments, **rules, note=note),
+        )
     if asks.explain and verdict.worst is not None and not asked("quiet"):
         terms = explained(x, at=verdict.worst, **arguments)
-        more, grids = explained_facts(geometry, terms), [terms_grid(terms)]
+        more, grids = [*more, *explained_facts(geometry, terms)], [terms_grid(terms)]
     if raw is not None and not verdict.explained and diagnosable(raw):
         check_memory("expected", diagnosis_bytes(geometry, count, raw), "add --no-diagnose")
         mistakes = diagnosed(x, expected=result, judged=rules, **arguments, watch=watching("mistake"))
@@ -282,7 +290,8 @@ _STAGES = {
     "unroll": _Stage(_unroll, (*_IMAGES, "kernel_size", "order", "diagnose")),
     "flatten-filters": _Stage(_flatten_filters, (*_JUDGED, *_KERNELS, "dims", "order", "diagnose")),
     "convolve": _Stage(
-        _convolve, (*_LINEAR, "bias", "requantize", "arithmetic", "activation", "explain", "diagnose")
+        _convolve,
+        (*_LINEAR, "bias", "requantize", "arithmetic", "activation", "explain", "diagnose", "figure"),
     ),
     "fold": _Stage(
         _fold, (*_PATCHES, "kernel_size", "input_shape", "order", "overlap", "arithmetic", "diagnose")

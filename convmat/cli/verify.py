@@ -63,6 +63,7 @@ _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix", "dx", "dw"
 )
 @click.option("--explain", is_flag=True, help="Show the sum of the worst element term by term.")
 @options.diagnose_option
+@options.figure_option("how far off each position of Y is, the worst of all images and filters")
 @options.number("--seed", kind=SEED, default=2017, help="Of the random numbers of the self-check.")
 @options.number(
     "--cases",

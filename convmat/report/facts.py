@@ -24,6 +24,8 @@ from convmat.words import (
 
 AXIS_KEYS = tuple(f"output_{name}" for name in AXIS_NAMES[3])
 
+_CAUSES = ("diagnosis", "where", "instead")
+
 PREVIEW_ELEMENTS = 20_000
 """Matrices of at most so many elements have rows of theirs shown."""
 
@@ -54,8 +56,12 @@ def brief_text(facts: Sequence[Fact], output: str | None = None) -> str:
 
 
 def headline(facts: Sequence[Fact]) -> str:
-    """The facts in one line, a verdict first."""
-    briefs = sorted((fact for fact in facts if fact.brief), key=lambda fact: fact.key != "equal")
+    """The facts in one line, a verdict first, and of what is known of a difference what says most."""
+    causes = sorted(
+        (fact for fact in facts if fact.brief and fact.key in _CAUSES), key=lambda f: _CAUSES.index(f.key)
+    )
+    told = [fact for fact in facts if fact.brief and fact.key not in _CAUSES]
+    briefs = sorted([*told, *causes[:1]], key=lambda fact: fact.key != "equal")
     return ", ".join(fact.brief for fact in briefs)
 
 

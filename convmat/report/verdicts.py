@@ -16,6 +16,7 @@ from convmat.words import LINE_NAMES, POSITION_NAMES, TAP_NAMES
 
 if TYPE_CHECKING:
     from convmat.verification.diagnosis import Findings
+    from convmat.verification.evidence import Effect
     from convmat.verification.moved import Holds
 
 _SHOWN_TERMS = 8  # at either end of a long sum
@@ -86,7 +87,8 @@ _OF_SOME = (
     *("input", "requantize", "exact", "atol", "rtol", "max_abs_error", "max_rel_error", "bound", "ulps"),
     *("error_over_bound", "smallest_atol", "histogram", "worst", "worst_value", "worst_definition"),
     *("exact_sums", "diagnosis", "diagnosis_tried", "diagnosis_known", "explained", "explained_filter"),
-    *("turned", "holds", "arithmetic", "activation", "named_arithmetic"),
+    *("where", "wrong_map", "instead", "turned", "figure"),
+    *("holds", "arithmetic", "activation", "named_arithmetic"),
 )
 
 
@@ -172,6 +174,7 @@ def diagnosis_facts(findings: Findings) -> list[Fact]:
         Fact("diagnosis", "diagnosis", value, str(findings), brief=findings.brief),
         Fact("diagnosis_tried", "", findings.tried, ""),
         Fact("diagnosis_known", "", findings.known, ""),
+        *_instead_facts(findings.effects),
     ]
 
 
@@ -180,6 +183,14 @@ def holds_fact(holds: Holds) -> Fact:
     value = {"at": list(holds.at), "value": plain(holds.value), "pixels": holds.of}
     value |= {key: at and list(at) for key, at in (("pixel", holds.pixel), ("wanted", holds.wanted))}
     return Fact("holds", "what it holds", value, str(holds))
+
+
+def _instead_facts(effects: Sequence[Effect]) -> list[Fact]:
+    """What was done instead, where something can be said of it."""
+    if not effects:
+        return []
+    value, text = [effect.as_json() for effect in effects], "\n".join(map(str, effects))
+    return [Fact("instead", "instead", value, text, brief=str(effects[0]))]
 
 
 _IMAGES = ("convolve", "fold", "dx")

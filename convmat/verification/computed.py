@@ -182,6 +182,19 @@ class Computation:
 
         With `half_sums` of float16; the magnitudes, of no use then, are 0.
         """
+        n, *_, k = at
+        patches, weights = self.patches(at), self.filters[k]
+        if self.half_sums is not None:
+            return self._added_in_float16(patches, weights, k), np.zeros(1)
+        products = (patches.astype(dtype) * weights.astype(dtype)).reshape(len(n), -1)
+        total, magnitude = products.sum(1), np.abs(products).sum(1)
+        if self.bias is not None:
+            b = self.bias[k].astype(dtype)
+            total, magnitude = total + b, magnitude + np.abs(b)
+        return total, magnitude
+
+    def patches(self, at: Index) -> Array:
+        """What elements (n, *position, k) are summed of, weight by weight: (elements, *kernel, C/groups)."""
         n, *positions, k = at
         axes = len(positions)
         inside = np.ones((1,) * (axes + 1), bool)
@@ -201,16 +214,7 @@ class Computation:
         channels = (k // (len(self.filters) // self.groups) * depth)[:, None] + np.arange(depth)
         column = (len(n), *(1,) * axes)
         patches = self.x[(n.reshape(*column, 1), *pixels, channels.reshape(*column, depth))]
-        patches = np.where(inside[..., None], patches, patches.dtype.type(0))
-        weights = self.filters[k]
-        if self.half_sums is not None:
-            return self._added_in_float16(patches, weights, k), np.zeros(1)
-        products = (patches.astype(dtype) * weights.astype(dtype)).reshape(len(n), -1)
-        total, magnitude = products.sum(1), np.abs(products).sum(1)
-        if self.bias is not None:
-            b = self.bias[k].astype(dtype)
-            total, magnitude = total + b, magnitude + np.abs(b)
-        return total, magnitude
+        return np.asarray(np.where(inside[..., None], patches, patches.dtype.type(0)))
 
     def _added_in_float16(self, patches: Array, weights: Array, k: Array) -> Array:
         """Sums of patches (…, *kernel, C/groups) times weights, rounded to float16 after each addition."""

@@ -17,6 +17,9 @@ from convmat.errors import ConvmatError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.verification.comparison import working_bytes
 from convmat.verification.computed import Array, Computation
+from convmat.verification.effective import MOST_UNKNOWNS
+from convmat.verification.evidence import Effect
+from convmat.verification.instead import instead
 from convmat.verification.layer import channels_last, in_layout
 from convmat.verification.mistakes import Mistake, known_mistakes
 from convmat.verification.problem import Place, Problem
@@ -61,6 +64,8 @@ class Findings(Sequence[Diagnosis]):
     """Mistakes, alone and in pairs, that were held against the result."""
     known: int = 0
     """Those that were to be: more than were tried if the search ended early."""
+    effects: tuple[Effect, ...] = ()
+    """What was done instead, where no single mistake explains one result whole."""
 
     @overload
     def __getitem__(self, index: int) -> Diagnosis: ...
@@ -126,7 +131,9 @@ def diagnose(
 
     Returns:
         The first of these that there are: the mistakes, common ones first, that explain all elements; pairs
-        of them that do; mistakes with exceptions; pairs with exceptions. Nothing for a right result.
+        of them that do; mistakes with exceptions; pairs with exceptions. Nothing for a right result. Where
+        no single mistake explains all elements, `effects` are what does, as far as sentences about the
+        result itself go; pairs are tried if these leave anything, or do not say where they are true.
 
     Raises:
         The errors of `convolve` and `verify`.
@@ -164,10 +171,18 @@ def may_be_explained(shape: Sequence[int], geometry: ConvGeometry, filters: int)
 
 
 def diagnosis_bytes(geometry: ConvGeometry, filters: int, result: Array) -> int:
-    """Memory that `diagnose` takes beside X and the result, about: a dozen arrays like it."""
+    """Memory that `diagnose` takes beside X and the result, about: a dozen arrays like it, as many float64,
+    and what it takes to solve for a filter.
+    """
     outputs = max(geometry.matrix_shape[0] * filters, result.size)
     itemsize = 8 if result.dtype.kind in "biu" else result.itemsize
-    return (24 + 12 * itemsize) * outputs + 8 * math.prod(geometry.input_shape) + working_bytes(outputs)
+    solving = 40 * min(geometry.terms, MOST_UNKNOWNS) ** 2
+    return (
+        (88 + 12 * itemsize) * outputs
+        + solving
+        + 8 * math.prod(geometry.input_shape)
+        + working_bytes(outputs)
+    )
 
 
 class _Search:
@@ -188,7 +203,11 @@ class _Search:
         singles = watch(self.mistakes, known)
         alone = [d for mistake in singles if (d := self.explanation((mistake,))) is not None]
         together: list[Diagnosis] = []
-        if all(d.exceptions for d in alone):
+        effects: tuple[Effect, ...] = ()
+        if not self.several and all(d.exceptions for d in alone):
+            effects = instead(*self.problems.values())
+        told = effects and all(effect.definite for effect in effects)
+        if not told and all(d.exceptions for d in alone):
             pairs = self.pairs()
             known += len(pairs)
             budget += self.cost
@@ -204,7 +223,7 @@ class _Search:
             for some in (False, True)
             for ds in (alone, together)
         )
-        return Findings(tuple(next(filter(None, ranked), [])), tried, known)
+        return Findings(tuple(next(filter(None, ranked), [])), tried, known, effects)
 
     @property
     def cost(self) -> int:

@@ -21,7 +21,7 @@ from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.layouts import KERNEL_LAYOUTS, to_batch, to_filters
 from convmat.plan import filter_geometry
 from convmat.verification.activation import Activation
-from convmat.verification.comparison import Definition
+from convmat.verification.comparison import Definition, Note
 from convmat.verification.judge import Rule, bands
 from convmat.verification.numbers import magnitude
 from convmat.verification.numerics import PLAIN, Numerics, named
@@ -29,6 +29,7 @@ from convmat.verification.quantization import Requantize
 from convmat.verification.seen import seen_arithmetic
 from convmat.verification.tiles import Layer, Tiles
 from convmat.verification.verdict import Report
+from convmat.verification.where import axis_names, describe, touching
 from convmat.watching import Watch, unwatched
 from convmat.words import POSITION_NAMES
 
@@ -54,6 +55,7 @@ def verify(
     arithmetic: str | None = None,
     activation: Any = "none",
     watch: Watch = unwatched,
+    note: Note | None = None,
 ) -> Report:
     """Compare a convolution with the definition: the engine's, or yours if `expected` is given.
 
@@ -63,13 +65,13 @@ def verify(
             the coarser of the inputs' dtype and its own (float32 for float16, bfloat16 and float8).
         layout, kernel_layout: "nhwc" or "nchw" of x and the result; of filters "ohwi", "oihw" or "hwio".
         exact: floats, too, must be equal in value.
-        atol, rtol: in place of the bound, |result − definition| ≤ atol + rtol·|definition|, of complex
-            numbers the moduli; of the two the one that is not given is 0.
+        atol, rtol: |result − definition| ≤ atol + rtol·|definition|, of complex numbers the moduli, in place
+            of the bound; of the two the one that is not given is 0.
         requantize: (scale, zero_point, rounding, dtype) of `quantization.Requantize`; the definition is then
             the quantized result of integer inputs, and must be met exactly unless a tolerance is given.
         arithmetic: one of `numerics.NAMES`, whose bound takes the place of the dtypes'.
         activation: "none", "relu", "relu6", "clamp:LO,HI" or (LO, HI), which is applied to the definition.
-        watch: hands on where the parts begin that the result is compared in.
+        note: a function that is told of each band. watch: hands on where the compared parts begin.
 
     Returns:
         A report, truthy when every element is equal (integers, and floats whose sum is exact in any order) or
@@ -81,14 +83,16 @@ def verify(
         that contradict each other, or that this layer has not.
     """
     x, filters, result = channels_last(x, filters, expected, layout, kernel_layout)
+    layer = (stride, padding, dilation, groups, bias, flip, padding_mode)
     report = judge_layer(
-        *(x, filters, result, stride, padding, dilation, groups, bias, flip, padding_mode),
+        *(x, filters, result, *layer),
         exact=exact,
         atol=atol,
         rtol=rtol,
         requantize=requantize,
         arithmetic=arithmetic,
         activation=activation,
+        note=note,
         watch=watch,
         naming=True,
     )
@@ -110,6 +114,7 @@ def judge_layer(
     requantize: tuple[Any, ...] | None = None,
     arithmetic: str | None = None,
     activation: Any = None,
+    note: Note | None = None,
     watch: Watch = unwatched,
     naming: bool = False,
     **tolerance: Any,
@@ -139,10 +144,8 @@ def judge_layer(
         return made if clamp is None else replace(made, activation=clamp)
 
     wanted = definition(numerics, watch=watch)
-    shape = wanted.shape
-    if result.shape == (math.prod(shape[:-1]), shape[-1]):
-        result = result.reshape(shape)
-    report = replace(wanted.compare(result, rule), arithmetic=arithmetic, activation=clamp and str(clamp))
+    report = _compared(wanted, result, rule, note, todo.plan.geometry)
+    report = replace(report, arithmetic=arithmetic, activation=clamp and str(clamp))
     if (
         own
         or not naming
@@ -153,6 +156,20 @@ def judge_layer(
     ):
         return report
     return replace(report, named_arithmetic=seen_arithmetic(result, report, definition, groups))
+
+
+def _compared(
+    definition: Definition, result: NDArray[Any], rule: Rule, note: Note | None, geometry: ConvGeometry
+) -> Report:
+    """The report on Y, or on its rows, with where its wrong elements are."""
+    shape = definition.shape
+    if result.shape == (math.prod(shape[:-1]), shape[-1]):
+        result = result.reshape(shape)
+    report = definition.compare(result, rule, note=note)
+    if report.wrong is None:
+        return report
+    names = axis_names(len(geometry.output_size))
+    return replace(report, where=describe(report.wrong, names, touching(geometry)))
 
 
 class _Inputs(NamedTuple):

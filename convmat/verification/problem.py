@@ -23,7 +23,7 @@ from convmat.verification.verdict import FEW, Report
 
 Place = tuple[Any, ...]
 
-_FIRST, _SECOND, _THIRD = 8, 64, 448  # elements that a mistake must explain before all are looked at
+_FIRST, _SECOND, _THIRD = 4, 64, 448  # elements that a mistake must explain before all are looked at
 _BLOCK = 1 << 20  # elements that are looked at together, where all are
 _AMPLIFIED = 1 << 10  # what errors of a transform may come to, in those of sums
 _ATTEMPT = 1 << 13  # products that take as long as making an attempt
@@ -137,7 +137,7 @@ class Problem:
         """Elements that a mistake must explain to be looked at more closely, and how many it may leave.
 
         No mistake that `exceptions` would name is lost: of the second sample, wrong elements, and of the
-        third it may leave as many as of all; of the first, up to 4 of 8 elements where 1 % may be left.
+        third it may leave as many as of all; of the first, up to 2 of 4 elements where 1 % may be left.
         """
         random = np.random.default_rng(0)
         size, wrong = self.flat.size, np.flatnonzero(self.wrong)

@@ -15,6 +15,7 @@ from convmat.errors import ConvmatError
 from convmat.formats import dtype_name
 from convmat.shown import Fact, Shown, percent, shape_fact, sizes
 from convmat.verification.numerics import Numerics
+from convmat.verification.where import Where, map_text, wrong_map
 
 HISTOGRAM = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 10.0)
 """The upper edges of a histogram's buckets; two more are for what is above, and for NaN and infinity that
@@ -87,6 +88,10 @@ class Report(Shown):
     """The name of the one that the errors are of, where that is another than the dtypes': see `verify`."""
     activation: str | None = None
     """What was applied to the definition."""
+    wrong: NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
+    """Which elements are outside, in the memory order of the result; None where none is, or shapes differ."""
+    where: Where | None = field(default=None, compare=False)
+    """The set that they are, in words, where the axes are known."""
 
     @classmethod
     def of_shapes(cls, result: NDArray[Any], shape: tuple[int, ...]) -> Report:
@@ -118,7 +123,9 @@ class Report(Shown):
         if self.shape != self.expected_shape:
             return "different: shape {}, expected {}".format(*self._shapes())
         if not self.equal:
-            return f"different: {self.outside} of {_elements(self.elements)}"
+            return ", ".join(
+                [self._difference(), *(fact.brief for fact in self._where_facts() if fact.brief)]
+            )
         return f"equal: {_elements(self.elements)}, {self._largest_error()}"
 
     def __repr__(self) -> str:
@@ -138,6 +145,9 @@ class Report(Shown):
         except ConvmatError as error:
             return "", f"no diagnosis: {error}"
         return found.brief, str(found)
+
+    def _difference(self) -> str:
+        return f"different: {self.outside} of {_elements(self.elements)}"
 
     def _shapes(self) -> Iterator[str]:
         """Both shapes as they are spoken, and what to do where they are the same but for axes of 1."""
@@ -163,10 +173,11 @@ class Report(Shown):
             Fact("elements", "", self.elements, ""),
             Fact("outside_share", "", self.outside_share, ""),
         ]
-        verdict = Fact("equal", "verdict", self.equal, str(self), brief=str(self))
+        brief = str(self) if self.where is None else self._difference()
+        verdict = Fact("equal", "verdict", self.equal, brief, brief=brief)
         if self.shape != self.expected_shape:
             return [*facts, Fact("outside", "", self.outside, ""), verdict]
-        return [*facts, *self._error_facts(), *self._worst_facts(), verdict]
+        return [*facts, *self._error_facts(), *self._worst_facts(), *self._where_facts(), verdict]
 
     def _error_facts(self) -> Iterator[Fact]:
         share = f"{self.outside} of {self.elements}"
@@ -214,6 +225,15 @@ class Report(Shown):
             yield Fact("worst_definition", "by definition", plain(wanted), f"{wanted}")
         if self.ulps is not None:
             yield Fact("ulps", "its error in ULP" if self.ulps else "", self.ulps, f"{self.ulps:.3g}")
+
+    def _where_facts(self) -> Iterator[Fact]:
+        if self.where is not None and self.wrong is not None:
+            at = "at" if self.outside == 1 or self.where.places else "all in"
+            brief = f"{at} {self.where.words}" if self.where.told else ""
+            yield Fact("where", "where", self.where.value(), str(self.where), brief=brief)
+            shares = wrong_map(self.wrong)
+            shown = "" if shares.min() == shares.max() else "map of them"  # one shade tells nothing
+            yield Fact("wrong_map", shown, shares.tolist(), map_text(shares))
 
     def _judged_text(self) -> str:
         if self.exact:
