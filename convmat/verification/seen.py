@@ -181,11 +181,9 @@ def _likely_transforms(
     assert isinstance(judge, WithinBound)
     if not name or not _SCALES[0] < scale / judge.u < _SCALES[1] or not _not_one_sided(usual):
         return
-    if report.equal:  # what is right has to be another thing beyond doubt
-        sure = name in _PATTERNED and likelihood - max(found.values())[0] > _LIKELIER[1]
-    else:
-        sure = likelihood - found[""][0] > _LIKELIER[0]
-    if sure:
+    # What is right has to be another thing beyond doubt, and so have errors without a pattern.
+    sure = _LIKELIER[report.equal or name == "fft"]
+    if (name in _PATTERNED or not report.equal) and likelihood - max(found.values())[0] > sure:
         yield name
 
 
