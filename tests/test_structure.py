@@ -156,3 +156,15 @@ def test_nothing_is_imported_that_is_not_used(code: str, absent: tuple[str, ...]
     loaded = ast.literal_eval(done.stderr)
     assert "convmat" in loaded
     assert [name for name in absent if name in loaded] == []
+
+
+def test_the_top_of_the_repository_is_as_it_was_laid_down() -> None:
+    """What a command leaves in the current folder is easily committed with the rest."""
+    listed = subprocess.run(["git", "ls-files"], cwd=PACKAGE.parent, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no checkout of git")
+    tops = {name.partition("/")[0] for name in listed.stdout.splitlines()}
+    folders = {"convmat", "docs", "sample_images", "tests"}
+    assert {top for top in tops if not top.startswith(".")} == folders | {
+        *("CONTRIBUTING.md", "LICENSE", "README.md", "pyproject.toml")
+    }
