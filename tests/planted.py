@@ -18,8 +18,7 @@ import numpy as np
 
 from convmat import reference
 from convmat.verification.computed import Computation
-from convmat.verification.diagnosis import Findings, diagnose
-from convmat.verification.diagnosis import _made as made
+from convmat.verification.diagnosis import Findings, diagnose, made_by
 from convmat.verification.evidence import Effect
 from convmat.verification.layer import verify
 from convmat.verification.mistakes import known_mistakes
@@ -876,7 +875,7 @@ def named(case: Case, keys: Sequence[str]) -> Iterator[Array]:
     steps = case.options["stride"], padding["padding"], case.options["dilation"], padding["groups"]
     layers = [Computation(case.x, case.filters, *steps, case.bias, "zeros")]
     for key in keys:
-        layers = [other for layer in layers for m in table[key] for other in made(m, layer)]
+        layers = [other for layer in layers for m in table[key] for other in made_by(m, layer)]
     for layer in layers:
         if min(layer.convolved_shape) < 1 or layer.half_sums is not None:
             continue

@@ -84,6 +84,11 @@ class Findings(Sequence[Diagnosis]):
         return "\n".join(lines)
 
     @property
+    def story(self) -> str:
+        """All that is known of the result: the mistakes, and what was done instead."""
+        return "\n".join([str(self), *map(str, self.effects)])
+
+    @property
     def brief(self) -> str:
         """The first diagnosis in a few words; none where there is none."""
         return self[0].brief if self else ""

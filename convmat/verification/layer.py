@@ -144,7 +144,10 @@ def judge_layer(
         return made if clamp is None else replace(made, activation=clamp)
 
     wanted = definition(numerics, watch=watch)
-    report = _compared(wanted, result, rule, note, todo.plan.geometry)
+    shape = wanted.shape
+    if result.shape == (math.prod(shape[:-1]), shape[-1]):
+        result = result.reshape(shape)
+    report = _located(wanted.compare(result, rule, note=note), todo.plan.geometry)
     report = replace(report, arithmetic=arithmetic, activation=clamp and str(clamp))
     if (
         own
@@ -153,19 +156,14 @@ def judge_layer(
         or numerics is not PLAIN
         or rule != Rule()
         or quantized is not None
+        or result.shape != shape
     ):
         return report
     return replace(report, named_arithmetic=seen_arithmetic(result, report, definition, groups))
 
 
-def _compared(
-    definition: Definition, result: NDArray[Any], rule: Rule, note: Note | None, geometry: ConvGeometry
-) -> Report:
-    """The report on Y, or on its rows, with where its wrong elements are."""
-    shape = definition.shape
-    if result.shape == (math.prod(shape[:-1]), shape[-1]):
-        result = result.reshape(shape)
-    report = definition.compare(result, rule, note=note)
+def _located(report: Report, geometry: ConvGeometry) -> Report:
+    """A report on Y with where its wrong elements are."""
     if report.wrong is None:
         return report
     names = axis_names(len(geometry.output_size))

@@ -26,7 +26,11 @@ FEW = 16
 
 
 class Diagnosed(Protocol):
-    """What a search for mistakes found; its text is all of it."""
+    """What a search for mistakes found."""
+
+    @property
+    def story(self) -> str:
+        """All of it."""
 
     @property
     def brief(self) -> str:
@@ -144,7 +148,7 @@ class Report(Shown):
             found = self.diagnose()
         except ConvmatError as error:
             return "", f"no diagnosis: {error}"
-        return found.brief, str(found)
+        return found.brief, found.story
 
     def _difference(self) -> str:
         return f"different: {self.outside} of {_elements(self.elements)}"
