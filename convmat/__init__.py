@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convmat.matrix import layer_matrix as layer_matrix
     from convmat.patches import flatten_filters as flatten_filters
     from convmat.patches import unroll as unroll
+    from convmat.quantization import Quantization as Quantization
     from convmat.sizes import chain as chain
     from convmat.sizes import framework_pads as framework_pads
     from convmat.verification.layer import verify as verify
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ConvGeometry": "geometry",
     "ConvmatError": "errors",
+    "Quantization": "quantization",
     "Report": "verification",
     "chain": "sizes",
     "convolve": "engine",

@@ -19,7 +19,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The parts of the package by floors: a part imports from floors below it, and from itself.
 FLOORS = (
     ("errors", "shown", "encodings", "watching", "doubts", "axis", "blocks", "native", "reference"),
-    ("checks", "trouble"),
+    ("checks", "trouble", "roundings", "onnx_nodes"),
+    ("quantization",),
     ("geometry", "layouts", "kernels", "arithmetic", "threads", "spectrum", "files"),
     ("transposed", "words", "entries"),
     ("sizes", "patches"),
@@ -42,6 +43,7 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "rich": ("shown", "report", "cli", "figures/preview"),
     "PIL": ("files", "figures"),
     "matplotlib": "report/curves",
+    "onnx": "onnx_nodes",
 }
 
 

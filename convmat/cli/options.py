@@ -11,7 +11,7 @@ import click
 
 from convmat.checks import got, read_whole
 from convmat.cli.output import note
-from convmat.cli.types import File, InputShape, NumberType, OutputName, PaddingType, Sizes
+from convmat.cli.types import File, InputShape, NumberType, OutputName, PaddingType, RequantizeType, Sizes
 from convmat.errors import MappingIndexError
 from convmat.files.schema import Kind, Whole
 from convmat.words import POSITION_NAMES
@@ -243,6 +243,20 @@ overlap_option = choice(
 )
 threads_option = number(
     "--threads", help="Threads to work with, 1 to 1024.  [default: CONVMAT_THREADS, or all cores]"
+)
+quantization_options = together(
+    click.option(
+        "--quantize",
+        metavar="FILE.toml",
+        type=File(),
+        help="A layer of integers: FILE has its zero points, scales, rounding, activation and dtype.",
+    ),
+    click.option(
+        "--requantize",
+        type=RequantizeType(),
+        help="The same in short: sums times a scale, rounded, plus the output's zero point, cut off at the "
+        "ends of the dtype.",
+    ),
 )
 
 

@@ -25,6 +25,7 @@ from convmat.cli.layer import (
 )
 from convmat.cli.options import LayerOptions
 from convmat.cli.output import asked, progress, watching
+from convmat.cli.quantized import quantization_of
 from convmat.files.archives import read_sparse
 from convmat.files.memory import check_memory
 from convmat.files.npy import NpyInput
@@ -40,7 +41,6 @@ from convmat.verification.diagnosis import diagnose as diagnosed
 from convmat.verification.diagnosis import diagnosis_bytes, may_be_explained
 from convmat.verification.layer import explain as explained
 from convmat.verification.layer import verify
-from convmat.verification.quantization import Requantize
 from convmat.verification.selfcheck import self_check
 from convmat.verification.stages import (
     check_dense,
@@ -66,6 +66,7 @@ class VerifyOptions:
     exact: bool
     atol: float | None
     rtol: float | None
+    quantize: str | None
     requantize: tuple[Any, ...] | None
     explain: bool
     diagnose: bool
@@ -110,6 +111,7 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
         raise click.UsageError("Missing option '--kernel'; two arrays are compared by 'convmat compare A B'")
     if asks.expected is None and asks.diagnose:
         refuse(["diagnose"], "goes with --expected")
+    quantization = quantization_of(asks.quantize, asks.requantize)
     batch, arguments = open_layer(inputs, layer, expected=asks.expected)
     geometry, count = geometry_of(batch.shape, arguments), len(arguments["filters"])
     shape = (batch.shape[0], *geometry.output_size, count)
@@ -124,23 +126,30 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
         return diagnosable(array) or any(reading.shape == shape for reading in readings)
 
     raw = mine.read(fits)
-    x, rules = batch.read(), asks.tolerance | {"requantize": asks.requantize}
+    x, filters = batch.read(), arguments["filters"]
+    rules = asks.tolerance | {"quantization": quantization}
     forms: dict[str, Any] = {layer.layout: None} if raw is None else results(raw, shape, layer.layout)
     read_as, verdict = first_equal(
         forms, lambda y: verify(x, expected=y, **arguments, **rules, watch=watching("part"))
     )
     result = forms.pop(read_as)
-    rule = asks.requantize and Requantize(*asks.requantize).resolved(None if result is None else result.dtype)
+    if quantization is not None:
+        quantization = quantization.of_layer(x, filters, None, None if result is None else result.dtype)
     more: list[Fact] = []
     grids: list[Grid] = []
     if asks.explain and verdict.worst is not None and not asked("quiet"):
-        terms = explained(x, at=verdict.worst, **arguments)
+        layer_arrays = {"x": x, "filters": filters}
+        if quantization is not None:
+            layer_arrays = {"x": quantization.pixels(x), "filters": quantization.weights(filters)}
+        terms = explained(at=verdict.worst, **arguments | layer_arrays)
         more, grids = explained_facts(geometry, terms), [terms_grid(terms)]
     if raw is not None and not verdict and diagnosable(raw):
         check_memory("expected", diagnosis_bytes(geometry, count, raw), "add --no-diagnose")
         mistakes = diagnosed(x, expected=result, judged=rules, **arguments, watch=watching("mistake"))
         places = places_in(raw, lambda array: results(array, shape, layer.layout)[read_as])
-        more += diagnosis_facts(mistakes.with_places(places))
+        told = diagnosis_facts(mistakes.with_places(places))
+        # The verdict says already which rounding it is.
+        more += [fact._replace(brief="") for fact in told] if verdict.equal_as else told
     return judged(
         verdict,
         [*batch.facts(), *geometry_facts(geometry, layer.padding_mode)],
@@ -150,7 +159,7 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
         given=None if raw is None else raw.shape,
         layout=layer.layout,
         read_as=[] if raw is None else [read_as, *([] if read_as == layer.layout else forms)],
-        requantized=rule,
+        quantization=quantization,
     )
 
 
@@ -286,7 +295,7 @@ _LINEAR = (*_IMAGES, "groups", "depthwise", "flip")
 _STAGES = {
     "unroll": _Stage(_unroll, (*_IMAGES, "kernel_size", "order")),
     "flatten-filters": _Stage(_flatten_filters, (*_JUDGED, *_KERNELS, "dims", "order")),
-    "convolve": _Stage(_convolve, (*_LINEAR, "bias", "requantize", "explain", "diagnose")),
+    "convolve": _Stage(_convolve, (*_LINEAR, "bias", "quantize", "requantize", "explain", "diagnose")),
     "fold": _Stage(_fold, (*_PATCHES, "kernel_size", "input_shape", "order", "overlap")),
     "matrix": _Stage(_matrix, (*_LINEAR, "input_shape")),
 }

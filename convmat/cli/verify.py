@@ -8,13 +8,13 @@ import click
 
 from convmat.cli import options
 from convmat.cli.command import Command, given_options
-from convmat.cli.types import File, RequantizeType
+from convmat.cli.types import File
 from convmat.files.schema import SEED, Whole
 
 _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix")
 
 
-@click.command("verify", cls=Command, bars={"exact": "requantize"})
+@click.command("verify", cls=Command, bars={"exact": "requantize quantize", "quantize": "requantize"})
 @options.inputs_argument(required=False)
 @options.layer_of(
     options.kernel_options, options.bias_option, options.k_option(required=False), options.order_option
@@ -33,12 +33,7 @@ _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix")
 )
 @options.overlap_option
 @options.tolerance_options
-@click.option(
-    "--requantize",
-    type=RequantizeType(),
-    help="Judge a quantized result: int32 sums times the scale, rounded half-up, half-even, half-away or as "
-    "gemmlowp does, plus the zero point, cut off at the ends of the dtype: int8, uint8 or int16.",
-)
+@options.quantization_options
 @click.option("--explain", is_flag=True, help="Show the sum of the worst element term by term.")
 @options.diagnose_option
 @options.number("--seed", kind=SEED, default=2017, help="Of the random numbers of the self-check.")
@@ -55,12 +50,18 @@ def command(inputs: tuple[str, ...], stage: str, **asks: Any) -> None:
     \b
     Example:
       convmat verify sample_images/digit.png --kernel sample_images/strokes_2x7x7x1.npy --stride 7
+      convmat verify sample_images/digit.png --kernel sobel-x --quantize sample_images/quantized.toml
       convmat verify
 
     Alone it checks itself, over geometries, dtypes and layouts. With INPUT and --kernel it compares the
     engine with the definition on them; with --expected it compares your Y instead, (N, H_out, W_out, K),
     (N, K, H_out, W_out) with --layout nchw, or the rows of X_col · W_col. Integers must be equal; floats must
     be within each element's error bound, unless --exact, --atol or --rtol say otherwise.
+
+    With --quantize Y must be what a layer of integers makes of them: FILE has, as TOML, input_zero_point,
+    weight_zero_point, scale (or multiplier and shift), output_zero_point, activation = [min, max], rounding,
+    accumulator and dtype; numbers, lists of one a filter, or names of .npy files beside it. The rounding is
+    tflite, tflite-single, tflite-16x8, cmsis-nn, float32, floor, half-up, half-even or half-away.
 
     With --stage the result is that of another command on the same layer: X_col of unroll (--kernel or --k),
     W_col of flatten-filters (no INPUT), images of fold (INPUT is X_col; --k and --input-shape), or the matrix

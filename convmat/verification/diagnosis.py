@@ -19,6 +19,7 @@ from convmat.verification.comparison import working_bytes
 from convmat.verification.computed import Array, Computation
 from convmat.verification.mistakes import Mistake, known_mistakes
 from convmat.verification.problem import Place, Problem
+from convmat.verification.quantized_mistakes import quantized_mistakes
 from convmat.watching import Watch, unwatched
 
 Chain = tuple[Mistake, ...]
@@ -104,7 +105,7 @@ def diagnose(
     Args:
         x, filters and the geometry: as `convolve` takes them.
         expected: the wrong result, (N, *out, K) or of any other shape.
-        judged: how `verify` is to judge: its `exact`, `atol`, `rtol` and `requantize`; None stands for
+        judged: how `verify` is to judge: its `exact`, `atol`, `rtol` and `quantization`; None stands for
             nothing said.
         budget: about how many products trying pairs of mistakes may cost. Single ones are all tried.
         watch: hands on the mistakes, and then the pairs of them, that are tried.
@@ -156,10 +157,11 @@ class _Search:
 
     def __init__(self, problems: dict[int, Problem], several: bool) -> None:
         self.problems, self.several = problems, several
-        axes = next(iter(problems.values())).right.x.ndim - 2
+        right = next(iter(problems.values())).right
+        known = known_mistakes(right.x.ndim - 2)
         self.made = {
             mistake: {number: list(_made(mistake, problem.right)) for number, problem in problems.items()}
-            for mistake in known_mistakes(axes)
+            for mistake in (known if right.quantized is None else quantized_mistakes(known))
         }
         self.mistakes = [mistake for mistake, layers in self.made.items() if all(layers.values())]
 

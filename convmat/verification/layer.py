@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,13 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat import reference
 from convmat.checks import got, numbers
-from convmat.engine import Convolution, execute, prepare
-from convmat.errors import DTypeError, SettingError
+from convmat.engine import execute, prepare
+from convmat.errors import ConvmatError, SettingError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.plan import filter_geometry
+from convmat.quantization import Quantization
+from convmat.roundings import ROUNDINGS, canonical
 from convmat.verification.comparison import Definition
 from convmat.verification.judge import Rule, bands, magnitude
-from convmat.verification.quantization import Requantize
 from convmat.verification.verdict import Report
 from convmat.watching import Watch, unwatched
 
@@ -39,7 +41,7 @@ def verify(
     exact: bool = False,
     atol: float | None = None,
     rtol: float | None = None,
-    requantize: tuple[Any, ...] | None = None,
+    quantization: Quantization | None = None,
     watch: Watch = unwatched,
 ) -> Report:
     """Compare a convolution with the definition: the engine's, or yours if `expected` is given.
@@ -51,8 +53,8 @@ def verify(
         exact: floats, too, must be equal in value.
         atol, rtol: in place of the bound, |result − definition| ≤ atol + rtol·|definition|, of complex
             numbers the moduli; of the two the one that is not given is 0.
-        requantize: (scale, zero_point, rounding, dtype) of `quantization.Requantize`; the definition is then
-            the quantized result of integer inputs, and must be met exactly unless a tolerance is given.
+        quantization: what the definition makes of integers; the result is then one of integers, too, and must
+            be met exactly unless a tolerance is given. One that differs is held against the other roundings.
         watch: hands on where the parts begin that the result is compared in.
 
     Returns:
@@ -62,88 +64,102 @@ def verify(
 
     Raises:
         The errors of `convolve`, for inputs that make no convolution. SettingError: `exact` and a tolerance,
-        a tolerance below 0, or what makes no requantization.
+        a tolerance below 0, or a quantization for another layer.
     """
     if not callable(watch):
         raise SettingError("watch", f"got {got(watch)}; give what hands on the steps of an iterable")
     rule = Rule.of(exact, atol, rtol)
-    todo = prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode)
+    own = quantization if expected is None else None
+    todo = prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode, own)
     x, filters = np.asarray(x), np.asarray(filters)
     bias = None if bias is None else np.asarray(bias)
-    result = None if expected is None else numbers("expected", expected)
+    result = execute(todo) if expected is None else numbers("expected", expected)
     quantized = None
-    if requantize is not None:
-        quantized = Requantize.of(requantize).resolved(None if result is None else result.dtype)
-        _check_integers(x, filters, bias)
+    if quantization is not None:
+        quantized = Quantization.checked(quantization).of_layer(x, filters, bias, result.dtype)
     layer = {"groups": groups, "flip": flip, "padding_mode": padding_mode}
-    definition = _definition(x, filters, bias, todo.plan.geometry, layer, quantized, watch)
-    if result is None:
-        result = _own_result(todo, quantized)
-    shape = definition.shape
-    if result.shape == (math.prod(shape[:-1]), shape[-1]):
-        result = result.reshape(shape)
-    return definition.compare(result, rule)
+    sums = _Sums(x, filters, bias, todo.plan.geometry, layer, quantized)
+    if result.shape == (math.prod(sums.shape[:-1]), sums.shape[-1]):
+        result = result.reshape(sums.shape)
+    report = sums.definition(watch).compare(result, rule)
+    return report if quantized is None else _with_rounding(report, result, sums, quantized)
 
 
-def _check_integers(*arrays: NDArray[Any] | None) -> None:
-    for array in arrays:
-        if array is not None and array.dtype.kind not in "biu":
-            raise DTypeError(
-                "requantize",
-                f"takes integer inputs, kernels and bias, for an exact int32 accumulator; got {array.dtype}",
-            )
+class _Sums:
+    """The layer's sums by definition, some outputs at a time."""
+
+    def __init__(
+        self,
+        x: NDArray[Any],
+        filters: NDArray[Any],
+        bias: NDArray[Any] | None,
+        geometry: ConvGeometry,
+        layer: dict[str, Any],
+        quantized: Quantization | None,
+    ) -> None:
+        self.bias, self.quantized, self.terms = bias, quantized, geometry.terms + (bias is not None)
+        self.inputs = [x, filters] if bias is None else [x, filters, bias]
+        if quantized is not None:
+            filters = quantized.weights(filters)
+            layer = layer | {"pixels": quantized.pixels, "outside": quantized.input_zero_point}
+        window = (geometry.stride, geometry.padding, geometry.dilation)
+        size = reference.output_size(x.shape[1:-1], filters.shape[1:-1], *window)
+        self.shape = (len(x), *size, len(filters))
+        self.bands = bands(self.shape[:-1], max(self.shape[-1], x.shape[-1]))
+        self._sums = partial(reference.convolve_by_taps, x, filters, *window, **layer)
+
+    def __call__(self, band: Any) -> NDArray[Any]:
+        """Of a band, with the bias."""
+        return self._sums(bias=self.bias, band=band)
+
+    def definition(self, watch: Watch) -> Definition:
+        """What the result must be."""
+        quantized, bias, sums = self.quantized, self.bias, self._sums
+
+        def values(band: Any) -> NDArray[Any]:
+            return self(band) if quantized is None else quantized.apply(self(band))
+
+        def sizes(band: Any) -> NDArray[Any]:
+            shift = None if bias is None else magnitude(bias)
+            return sums(bias=shift, band=band, pixels=magnitude, weights=magnitude)
+
+        def flushed(band: Any, subnormal: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+            shift = None if bias is None else subnormal(bias)
+            lost = sums(bias=shift, band=band, pixels=subnormal, weights=magnitude)
+            lost += sums(band=band, pixels=magnitude, weights=subnormal)
+            return lost
+
+        return Definition(
+            self.shape,
+            watch(self.bands, len(self.bands)),
+            values,
+            sizes,
+            flushed,
+            self.inputs if quantized is None else [],
+            self.terms,
+        )
 
 
-def _own_result(todo: Convolution, quantized: Requantize | None) -> NDArray[Any]:
-    result = execute(todo)
-    if quantized is None:
-        return result
-    made = np.empty(result.shape, quantized.dtype)
-    for band in bands(result.shape):
-        made[band] = quantized.apply(result[band])
-    return made
+def _with_rounding(report: Report, result: NDArray[Any], sums: _Sums, quantized: Quantization) -> Report:
+    """A report that names the other roundings under which a result, if it differs, is equal throughout."""
+    wide, asked = quantized.accumulator == "int64", quantized.canonical_rounding
+    names = [name for name in ROUNDINGS if name == canonical(name, wide) != asked]
+    left = [replace(quantized, rounding=name) for name in names]
+    if report or result.shape != sums.shape:
+        left = []
+    for band in sums.bands if left else []:
+        accumulators = sums(band)
+        left = [other for other in left if _equals(result[band], accumulators, other)]
+        if not left:
+            break
+    return replace(report, rounding=quantized.rounding, equal_as=tuple(other.rounding for other in left))
 
 
-def _definition(
-    x: NDArray[Any],
-    filters: NDArray[Any],
-    bias: NDArray[Any] | None,
-    geometry: ConvGeometry,
-    layer: dict[str, Any],
-    quantized: Requantize | None,
-    watch: Watch,
-) -> Definition:
-    """The layer's result, some outputs at a time."""
-    window = (geometry.stride, geometry.padding, geometry.dilation)
-    size = reference.output_size(x.shape[1:-1], filters.shape[1:-1], *window)
-    shape = (len(x), *size, len(filters))
-    sums = partial(reference.convolve_by_taps, x, filters, *window, **layer)
-    parts = bands(shape[:-1], max(shape[-1], x.shape[-1]))
-    inputs = [x, filters] if bias is None else [x, filters, bias]
-
-    def values(band: Any) -> NDArray[Any]:
-        accumulators = sums(bias=bias, band=band)
-        return accumulators if quantized is None else quantized.apply(accumulators)
-
-    def sizes(band: Any) -> NDArray[Any]:
-        shift = None if bias is None else magnitude(bias)
-        return sums(bias=shift, band=band, pixels=magnitude, weights=magnitude)
-
-    def flushed(band: Any, subnormal: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-        shift = None if bias is None else subnormal(bias)
-        lost = sums(bias=shift, band=band, pixels=subnormal, weights=magnitude)
-        lost += sums(band=band, pixels=magnitude, weights=subnormal)
-        return lost
-
-    return Definition(
-        shape,
-        watch(parts, len(parts)),
-        values,
-        sizes,
-        flushed,
-        [] if quantized is not None else inputs,
-        geometry.terms + (bias is not None),
-    )
+def _equals(result: NDArray[Any], sums: NDArray[Any], quantized: Quantization) -> bool:
+    try:
+        return bool((quantized.apply(sums) == result).all())
+    except ConvmatError:  # sums or shifts that the rounding does not take
+        return False
 
 
 class Explanation(NamedTuple):

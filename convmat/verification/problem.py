@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike
 from convmat.checks import numbers
 from convmat.errors import ConvmatError
 from convmat.geometry import ConvGeometry, Padding, Sizes
+from convmat.verification.comparison import compare
 from convmat.verification.computed import Array, Computation
 from convmat.verification.judge import subnormal
 from convmat.verification.layer import verify
-from convmat.verification.quantization import Requantize
 from convmat.verification.verdict import FEW, Report
 
 Place = tuple[Any, ...]
@@ -48,14 +48,15 @@ class Problem:
         if flip:
             filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
         window = given.stride, given.padding, given.dilation
-        self.right = Computation(x, filters, *window, groups, bias, padding_mode)
         result = numbers("expected", expected)
+        self.quantized = judged.get("quantization")
+        if self.quantized is not None:
+            self.quantized = self.quantized.of_layer(x, filters, bias, result.dtype)
+        self.right = Computation(x, filters, *window, groups, bias, padding_mode, quantized=self.quantized)
         if result.dtype.kind == "u" and result.max(initial=0) > np.iinfo(np.int64).max:
             result = result.astype(np.float64)  # no sum is as large
-        self.result, self.flat, self.judged = result, result.ravel(), judged
-        self.quantized: Requantize | None = None
-        if "requantize" in judged:
-            self.quantized = Requantize(*judged["requantize"]).resolved(result.dtype)
+        self.result, self.flat = result, result.ravel()
+        self.judged = {key: value for key, value in judged.items() if key != "quantization"}
         self.allowed = min(FEW, result.size // 100)
         self.cost = 0
         self._set_precision([x, filters] if bias is None else [x, filters, bias])
@@ -94,9 +95,9 @@ class Problem:
         self.magnitude = np.broadcast_to(0.0, self.sums.shape)
         if self.eps and self.quantized is None:
             self.magnitude = right.positive().convolved().ravel()
-        self.outcome = self.sums if self.quantized is None else self.quantized.apply(self.sums)
+        self.outcome = right.outcome(self.sums.reshape(shape)).ravel()
         wrong = self._surely_wrong(self.flat)
-        if not wrong.any() and not (report := self.verify(right, self.flat)):
+        if not wrong.any() and not (report := self.verify(right, self.flat, self.outcome)):
             at = report.outside_at or (report.worst,)
             wrong[np.ravel_multi_index(tuple(zip(*at, strict=True)), shape)] = True
         return wrong
@@ -105,8 +106,17 @@ class Problem:
         """Which elements of a result are surely not the right layer's."""
         parts = [slice(start, start + _BLOCK) for start in range(0, result.size, _BLOCK)]
         return np.concatenate(
-            [self.misses(self.right, result[p], self.sums[p], self.magnitude[p]) for p in parts]
+            [
+                self.misses(self.right, result[p], self.sums[p], self.magnitude[p], self._filters(p))
+                for p in parts
+            ]
         )
+
+    def _filters(self, part: slice) -> Array | None:
+        """The filter of each element of a part of the right layer's sums, where they have scales."""
+        if self.quantized is None:
+            return None
+        return np.arange(part.start, min(part.stop, self.sums.size)) % len(self.right.filters)
 
     def _samples(self) -> list[tuple[Array, int]]:
         """Elements that a mistake must explain to be looked at more closely, and how many it may leave.
@@ -153,18 +163,21 @@ class Problem:
         self.cost += len(positions) * math.prod(layer.filters.shape[1:]) + _ATTEMPT
         got = self.flat[positions]
         at, inside = layer.origins(positions)
-        missed = self.misses(layer, got, *layer.sums(at, self.dtype))
+        missed = self.misses(layer, got, *layer.sums(at, self.dtype), at[-1])
         return np.asarray(np.where(inside, missed, got != 0))
 
-    def misses(self, layer: Computation, got: Array, sums: Array, magnitude: Array) -> Array:
+    def misses(
+        self, layer: Computation, got: Array, sums: Array, magnitude: Array, k: Array | None = None
+    ) -> Array:
         """Where `got` is not what the layer makes of `sums`, by more than `verify` allows.
 
         The tolerance is no bound, but larger than all that `verify` may judge by.
         """
-        wanted = layer.change(sums)
+        wanted = layer.outcome(sums, k)
+        if self.quantized is not None:
+            wanted = wanted.astype(np.int64)  # whose differences do not wrap
         if layer.half_sums is not None:
             return np.asarray((got != wanted) & ~(np.isnan(got) & np.isnan(wanted)))
-        wanted = wanted if self.quantized is None else self.quantized.apply(wanted)
         size = np.abs(wanted)
         tolerance = 2 * (self.judged.get("atol", 0) + self.judged.get("rtol", 0) * size)
         if self.eps and self.quantized is None:
@@ -181,9 +194,9 @@ class Problem:
         """All elements of the result that are not the layer's; None if the name would be wrong."""
         self.cost += self.flat.size * math.prod(layer.filters.shape[1:]) // 8  # they take less time together
         parts = np.array_split(
-            np.arange(self.flat.size), -(-self.flat.size // (4096 if layer.half_sums else _BLOCK))
+            np.arange(self.flat.size), -(-self.flat.size // (4096 if layer.by_element else _BLOCK))
         )
-        if layer.half_sums is not None:
+        if layer.by_element:
             return np.concatenate([self._missed(layer, part) for part in parts])
         shape, source, inside = layer.convolved_shape, [], []
         for part in parts:
@@ -198,17 +211,17 @@ class Problem:
         What became of the values is undone first: where an element is what a value became, `verify` judges
         the value; elsewhere the change must leave the element as it is.
         """
-        values = layer.convolved().ravel()
-        changed = values
+        sums = layer.convolved()
+        values = changed = sums.ravel()
         for change in layer.changes:
             if not change.suits(changed):
                 return None
             changed = change.apply(changed)
         if self.quantized is not None:
-            values, changed = self.quantized.apply(values), self.quantized.apply(changed)
+            values = changed = layer.outcome(sums).ravel()
         got, after = self.flat[inside], changed[source]
         unexplained = ~inside & (self.flat != 0)
-        if layer.changes:
+        if layer.changes and self.quantized is None:
             explained = got == after
             unexplained[inside] = ~explained & ~self._stays(layer, got, values.dtype)
             got = np.where(explained | unexplained[inside], values[source], got)
@@ -216,7 +229,7 @@ class Problem:
             return None
         before = values.astype(self._judged_dtype(layer, values))
         before[source] = got
-        report = self.verify(layer, before)
+        report = self.verify(layer, before, values)
         if report.outside > self.allowed:
             return None
         if report.outside:
@@ -228,8 +241,6 @@ class Problem:
 
     def _stays(self, layer: Computation, got: Array, dtype: np.dtype[Any]) -> Array:
         """Where elements of the result are such that what became of the values leaves them as they are."""
-        if self.quantized is not None:
-            return np.zeros(got.shape, bool)
         wide = got.astype(np.result_type(got, dtype))
         kept = layer.change(wide)
         return np.asarray((kept == wide) | (np.isnan(kept) & np.isnan(wide)))
@@ -239,7 +250,7 @@ class Problem:
         if any(change.name == "round" for change in layer.changes):
             return np.dtype(np.float16)
         kinds = self.flat.dtype.kind, values.dtype.kind
-        if self.quantized is not None or (kinds[0] == "f" and kinds[1] != "c"):
+        if kinds[0] == "f" and kinds[1] != "c":
             return self.flat.dtype
         return np.result_type(self.flat, values)
 
@@ -249,10 +260,13 @@ class Problem:
             return True
         made[unexplained] = self.outcome[unexplained]
         made = made.astype(self.flat.dtype)
-        return bool(self._surely_wrong(made).any()) or not self.verify(self.right, made)
+        return bool(self._surely_wrong(made).any()) or not self.verify(self.right, made, self.outcome)
 
-    def verify(self, layer: Computation, result: Array) -> Report:
-        """Whether the result of a layer's convolution, in its order, is right."""
+    def verify(self, layer: Computation, result: Array, outcome: Array) -> Report:
+        """Whether the result of a layer's convolution, in order, is right: `outcome`, if it is quantized."""
+        if layer.quantized is not None:
+            shape = layer.convolved_shape
+            return compare(result.reshape(shape), outcome.reshape(shape), **self.judged)
         return verify(expected=result.reshape(layer.convolved_shape), **layer.arguments, **self.judged)
 
 

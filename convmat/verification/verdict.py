@@ -58,6 +58,10 @@ class Report(Shown):
     """Elements that could have been judged by a bound, but are sums of whole numbers, exact in any order."""
     outside_at: tuple[tuple[int, ...], ...] = ()
     """Indices of all elements outside, where they are at most `FEW`; else empty."""
+    rounding: str | None = None
+    """That was asked for, of a quantized result."""
+    equal_as: tuple[str, ...] = ()
+    """Other roundings under which every element of a result that differs would be equal."""
 
     @classmethod
     def of_shapes(cls, result: NDArray[Any], shape: tuple[int, ...]) -> Report:
@@ -84,7 +88,7 @@ class Report(Shown):
         if self.shape != self.expected_shape:
             return "different: shape {}, expected {}".format(*self._shapes())
         if not self.equal:
-            return f"different: {self.outside} of {_elements(self.elements)}"
+            return f"different: {self.outside} of {_elements(self.elements)}{self._other_rounding()}"
         return f"equal: {_elements(self.elements)}, {self._largest_error()}"
 
     def _shapes(self) -> Iterator[str]:
@@ -94,6 +98,9 @@ class Report(Shown):
         yield sizes(self.shape) or "()"
         advice = f", but for axes of 1 the same: reshape the first to {self.expected_shape}"
         yield (sizes(self.expected_shape) or "()") + (advice if first == second else "")
+
+    def _other_rounding(self) -> str:
+        return f"; equal as {self.equal_as[0]}; you asked for {self.rounding}" if self.equal_as else ""
 
     def _largest_error(self) -> str:
         if self.exact:
