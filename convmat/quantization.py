@@ -172,6 +172,10 @@ class Quantization:
         """x less its zero point; where that is 0, itself."""
         return _less(x, self.input_zero_point)
 
+    def pixel_bytes(self, nbytes: int, dtype: np.dtype[Any]) -> int:
+        """Memory that `pixels` takes for an x of so many bytes."""
+        return nbytes // dtype.itemsize * _wider(dtype).itemsize if self.input_zero_point else 0
+
     def weights(self, filters: Array, k: Array | None = None) -> Array:
         """Filters, (K, …), less their zero points; where all are 0, themselves.
 
@@ -295,8 +299,12 @@ def _less(a: Array, zero: Any) -> Array:
         low, high = int(a.min(initial=0)) - int(zero.max()), int(a.max(initial=0)) - int(zero.min())
         if low < -1 << 63 or high >= 1 << 63:
             raise IntegerRangeError("quantization", f"{a.dtype} less its zero point leaves int64")
-    wide = np.int64 if a.dtype.itemsize > 2 else np.int32
-    return np.asarray(np.subtract(a, zero, dtype=wide, casting="unsafe"))
+    return np.asarray(np.subtract(a, zero, dtype=_wider(a.dtype), casting="unsafe"))
+
+
+def _wider(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """For integers of a dtype less their zero point."""
+    return np.dtype(np.int64 if dtype.itemsize > 2 else np.int32)
 
 
 def _span(value: Any) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
-from collections.abc import Callable
+import re
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,15 +16,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import convmat as cm
+from convmat import reference
+from convmat.cli import run
 from convmat.cli.quantized import quantization_of
 from convmat.errors import DTypeError, FileError, IntegerRangeError, SettingError
 from convmat.quantization import DTYPES, Quantization
 from convmat.roundings import ROUNDINGS, Scales, canonical, truncated
-from tests.tools import npy
+from convmat.verification.diagnosis import diagnose
+from tests import quantized
+from tests.tools import DIGIT, STROKES, convmat, npy
 
 LOW, HIGH = -(2**31), 2**31 - 1
 HALF = 2**30  # the multiplier of a half
@@ -503,3 +512,205 @@ def test_a_file_that_is_none(folder: Path) -> None:
     for name, problem in ((".", "Is a directory"), ("none.toml", "No such file")):
         with pytest.raises(FileError, match=f"^{name}: cannot be read: {problem}"):
             quantization_of(name, None)
+
+
+# Layers.
+
+
+@given(st.integers(0, 2**32), st.sampled_from(["tflite", "float32", "floor"]), st.booleans())
+@settings(max_examples=15)
+def test_convolve_is_the_definition(seed: int, rounding: str, per_filter: bool) -> None:
+    """Zero points are subtracted from padding that holds the input's, by another way than the engine goes."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 256, (2, 6, 7, 4)).astype(np.uint8)
+    w = rng.integers(-128, 128, (6, 3, 2, 2)).astype(np.int8)
+    q = Quantization(
+        input_zero_point=77,
+        weight_zero_point=rng.integers(-9, 9, 6) if per_filter else 3,
+        scale=rng.uniform(0.0005, 0.005, 6) if per_filter else 0.002,
+        output_zero_point=-5,
+        activation=(-100, 90),
+        rounding=rounding,
+    )
+    layer: dict[str, Any] = {"stride": (1, 2), "dilation": (2, 1), "groups": 2}
+    layer |= {"padding": ((2, 1), (0, 1)), "bias": rng.integers(-5000, 5000, 6)}
+    y = cm.convolve(x, w, **layer, quantization=q)
+    padded = np.pad(x, [(0, 0), (2, 1), (0, 1), (0, 0)], constant_values=77).astype(int) - 77
+    centred = w - np.broadcast_to(q.weight_zero_point, 6)[:, None, None, None]
+    wanted = q.apply(reference.convolve(padded, centred, **layer | {"padding": "valid"}))
+    np.testing.assert_array_equal(y, wanted)
+    assert y.dtype == np.int8
+    assert cm.verify(x, w, y, **layer, quantization=q)
+    assert cm.verify(x, w, **layer, quantization=q)
+    out = np.empty(y.shape, np.int8, order="F")
+    assert cm.convolve(x, w, **layer, quantization=q, out=out) is out
+    np.testing.assert_array_equal(out, y)
+    with pytest.raises(DTypeError, match=r"^out: has dtype int64, Y has int8"):
+        cm.convolve(x, w, **layer, quantization=q, out=np.empty(y.shape, np.int64))
+
+
+def test_results_of_16_by_8_bits() -> None:
+    """Sums beyond int32, which saturate or wrap where they may not."""
+    rng = np.random.default_rng(2017)
+    x = rng.integers(20_000, 32_767, (1, 5, 5, 64)).astype(np.int16)
+    w = rng.integers(100, 128, (2, 3, 3, 64)).astype(np.int8)
+    q = Quantization(scale=2.0**-17, rounding="tflite-16x8", accumulator="int64", dtype="int16")
+    y = cm.convolve(x, w, bias=np.array([-(2**31), 5]), quantization=q)
+    assert cm.verify(x, w, y, bias=np.array([-(2**31), 5]), quantization=q)
+    large = np.full(2, 2**31)
+    with pytest.raises(IntegerRangeError, match=r"an accumulator is \d+, beyond int32, .*; give smaller"):
+        cm.convolve(x, w, bias=large, quantization=replace(q, accumulator="int32"))
+    sums = reference.convolve_by_taps(x, w, bias=large)
+    for how, wrong in (
+        ("saturate", np.clip(sums, LOW, HIGH)),
+        ("wrap", sums.astype(np.int32).astype(np.int64)),
+    ):
+        found = diagnose(x, w, q.apply(wrong), bias=large, judged={"quantization": q}, budget=0)
+        assert f"accumulator-{how}-int32" in [d.mistakes[0] for d in found]
+
+
+def test_a_tolerance_is_of_the_results_integers() -> None:
+    """Also where they are as far apart as int8 goes."""
+    x, w = np.array([[[-100], [100]]], np.int8), np.ones((1, 1, 1), np.int8)
+    q = Quantization(scale=1)
+    assert not cm.verify(x, w, -x, quantization=q, atol=150)
+    assert cm.verify(x, w, -x, quantization=q, atol=200)
+    found = diagnose(x, w, -x, judged={"quantization": q, "atol": 199}, budget=0)
+    assert all(d.mistakes != ("rounded-floor",) for d in found)
+
+
+def test_reports_name_the_rounding() -> None:
+    rng = np.random.default_rng(0)
+    x, w = (rng.integers(-9, 9, shape).astype(np.int8) for shape in ((1, 9, 9, 3), (4, 3, 3, 3)))
+    q = Quantization(scale=0.1234, rounding="tflite")
+    y = cm.convolve(x, w, quantization=replace(q, rounding="floor"))
+    report = cm.verify(x, w, y, quantization=q)
+    assert not report
+    assert (report.rounding, report.equal_as) == ("tflite", ("floor",))
+    assert str(report).endswith("; equal as floor; you asked for tflite")
+    y[0, 0, 0, 0] ^= 1
+    assert cm.verify(x, w, y, quantization=q).equal_as == ()
+    assert cm.verify(x, w, y[:, 1:], quantization=q).equal_as == ()
+    assert cm.verify(x, w, quantization=q).equal_as == ()
+    assert cm.verify(x, w).rounding is None
+
+
+# The commands.
+
+LAYER = (DIGIT, "--kernel", STROKES, "--stride", "7")
+TABLE = "sample_images/quantized.toml"
+
+
+def told(line: Sequence[str], capsys: pytest.CaptureFixture[str], status: int = 0) -> tuple[Any, str]:
+    """What a command prints as JSON and as a table."""
+    assert run([*line, "--json"]) == status
+    found = json.loads(capsys.readouterr().out)
+    assert run(list(line)) == status
+    return found, capsys.readouterr().out
+
+
+def test_commands_of_a_quantized_layer(samples: None, capsys: pytest.CaptureFixture[str]) -> None:
+    quantize = (*LAYER, "--quantize", TABLE)
+    found, text = told(["convolve", *quantize, "-o", "y.npy"], capsys)
+    q = quantization_of(TABLE, None)
+    assert q is not None
+    assert (found["dtype"], found["quantization"]) == ("int8", q.as_dict())
+    assert (
+        "│ quantized       │ scale 0.02, input zero point 3, output zero point -3, tflite, int8, cut " in text
+    )
+    y, x, w = np.load("y.npy"), np.asarray(Image.open(DIGIT))[None, :, :, None], np.load(STROKES)
+    np.testing.assert_array_equal(y, cm.convolve(x, w, stride=7, quantization=q))
+    assert told(["verify", *quantize, "--expected", "y.npy"], capsys)[0]["equal_as"] is None
+    found, _ = told(["convolve", *LAYER], capsys)
+    assert found["quantization"] is None
+    np.save("floor.npy", cm.convolve(x, w, stride=7, quantization=replace(q, rounding="floor")))
+    found, text = told(["verify", *quantize, "--expected", "floor.npy"], capsys, 1)
+    assert found["equal_as"] == ["floor"]
+    assert ["rounded-floor"] in [one["mistakes"] for one in found["diagnosis"]]
+    assert re.match(r"different: \d+ of 32 elements; equal as floor; you asked for tflite\n", text)
+    assert re.search(r"│ rounding +│ equal as floor; you asked for tflite +│", text)
+    y[0, 1, 1, 0] ^= 1
+    np.save("y.npy", y)
+    found, _ = told(["verify", *quantize, "--explain", "--no-diagnose", "--expected", "y.npy"], capsys, 1)
+    assert found["explained"]["sum"] == ((x[0, 7:14, 7:14, 0] - 3.0) * w[0, ..., 0]).sum()
+
+
+@pytest.mark.slow
+def test_images_are_quantized_as_they_come(folder: Path) -> None:
+    """Several chunks of them, channels first, in a real pipe."""
+    rng = np.random.default_rng(1)
+    x, w = rng.integers(0, 256, (9, 3, 600, 601)).astype(np.uint8), rng.integers(-9, 9, (2, 3, 3, 3))
+    np.save("w.npy", w.astype(np.int8))
+    table(folder, "scale = 0.01\ninput_zero_point = 9\nrounding = 'half-up'\ndtype = 'uint8'")
+    arguments = (
+        "--kernel",
+        "w.npy",
+        "--layout",
+        "nchw",
+        "--kernel-layout",
+        "oihw",
+        "--quantize",
+        "layer.toml",
+    )
+    done = convmat("convolve", "-", *arguments, "-o", "-", stdin=npy(x))
+    assert done.returncode == 0
+    y = np.load(io.BytesIO(done.stdout))
+    assert y.dtype == np.uint8
+    q = quantization_of("layer.toml", None)
+    wanted = cm.convolve(np.moveaxis(x, 1, -1), np.moveaxis(w, 1, -1), quantization=q)
+    np.testing.assert_array_equal(y, np.moveaxis(wanted, -1, 1))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("convolve IN --kernel sobel-x --quantize none.toml", "none.toml: cannot be read: No such file"),
+        ("convolve IN --kernel sobel-x --quantize TOML --figure f.png", "--figure goes without --quantize"),
+        ("convolve IN --kernel sobel-x --quantize TOML --transpose", "--quantize goes without --transpose"),
+        (
+            "verify IN --kernel sobel-x --quantize TOML --requantize 1,0,floor",
+            "--quantize goes without --req",
+        ),
+        ("verify IN --kernel sobel-x --quantize TOML --exact", "--exact goes without --quantize"),
+        (
+            "verify IN --kernel sobel-x --quantize TOML --stage matrix",
+            "--quantize goes with --stage convolve",
+        ),
+        ("verify IN --kernel box:3 --quantize TOML", "--quantize: takes integer inputs, kernels and bias"),
+        (
+            "convolve IN --kernel sobel-x --quantize two.toml",
+            "--quantize: scale: has 2 numbers for 1 filters",
+        ),
+        (
+            "convolve IN --kernel sobel-x --quantize bad.toml",
+            "bad.toml: has the unknown key 'round'; did you",
+        ),
+        (
+            "convolve IN --kernel sobel-x --requantize 1,0,up",
+            "--requantize: rounding: got 'up'; expected one",
+        ),
+        ("convolve x.npy --kernel '1 1' --quantize TOML", "--quantize: an accumulator is 4294967286, beyond"),
+    ],
+)
+def test_trouble_of_quantized_layers(
+    samples: None, line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("two.toml").write_text("scale = [1, 2]")
+    Path("bad.toml").write_text("round = 'floor'")
+    np.save("x.npy", np.full((3, 3), 2**31 - 2))
+    assert run(shlex.split(line.replace("IN", DIGIT, 1).replace("TOML", TABLE))) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("convmat: ")
+    assert err.count("\n") == 1
+
+
+# Frameworks: `python -m tests.quantized` asks more of them.
+
+
+@pytest.mark.parametrize("maker", [quantized.by_onnxruntime, quantized.by_torch])
+def test_frameworks_agree_to_the_last_bit(maker: Any) -> None:
+    pytest.importorskip("torch" if maker is quantized.by_torch else "onnxruntime")
+    verdicts = [made.verdict() for made in maker(12)]
+    assert "different" not in verdicts
+    assert verdicts.count("equal") >= 9

@@ -119,7 +119,10 @@ def _convolved(
     # Of the whole batch, before its values are known; what runs are the plans of its parts.
     whole = prepare(batch.empty(), **asked)
     plan = whole.plan.for_batch(batch.shape[0])
-    check_memory("input", batch.chunk_bytes + STREAM_BYTES, "give smaller images")
+    held = batch.chunk_bytes
+    if quantization is not None:
+        held += quantization.pixel_bytes(held, batch.dtype)
+    check_memory("input", held + STREAM_BYTES, "give smaller images")
     ran: dict[str, Plan] = {}  # the first of each accumulator, which integers choose by their values
 
     def computed(chunks: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:

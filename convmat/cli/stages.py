@@ -116,7 +116,10 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
     geometry, count = geometry_of(batch.shape, arguments), len(arguments["filters"])
     shape = (batch.shape[0], *geometry.output_size, count)
     mine = Result(asks.expected)
-    _check_room(batch, arguments["filters"], shape, mine, geometry)
+    more_bytes = 0
+    if quantization is not None and asks.expected is None:
+        more_bytes = quantization.pixel_bytes(batch.nbytes, batch.dtype)
+    _check_room(batch, arguments["filters"], shape, mine, geometry, more_bytes)
 
     def diagnosable(array: NDArray[Any]) -> bool:
         return asks.diagnose and not asked("quiet") and may_be_explained(array.shape, geometry, count)
@@ -164,13 +167,18 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
 
 
 def _check_room(
-    batch: Batch, filters: NDArray[Any], shape: tuple[int, ...], mine: Result, geometry: ConvGeometry
+    batch: Batch,
+    filters: NDArray[Any],
+    shape: tuple[int, ...],
+    mine: Result,
+    geometry: ConvGeometry,
+    more: int,
 ) -> None:
     """Refuse a convolution that there is no memory to judge."""
     dtype = arithmetic_of(geometry.terms, (batch.dtype, filters.dtype))
     result_bytes = mine.nbytes((dtype.result.itemsize if dtype else 8) * math.prod(shape) + BLOCK_BYTES)
     working = working_bytes(math.prod(shape), batch.dtype, filters.dtype)
-    check_memory("input", batch.nbytes + result_bytes + working, _FEWER)
+    check_memory("input", batch.nbytes + result_bytes + working + more, _FEWER)
 
 
 def _unroll(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
