@@ -111,7 +111,7 @@ class Quantization:
 
         Args:
             node: a QLinearConv; or a Conv, whose input and weights come from DequantizeLinear, and whose
-                output goes to QuantizeLinear, if need be by way of Relu.
+                output goes to QuantizeLinear, if need be by way of Relu. Graphs need onnx, the extra `networks`.
             initializers: `graph.initializer`, or arrays or TensorProto by name.
             nodes: `graph.node`, in which the neighbours of a Conv are looked up.
 

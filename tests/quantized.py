@@ -141,29 +141,26 @@ def by_onnxruntime(count: int, seed: int = 2017) -> Iterator[Made]:
 
 
 def by_torch(count: int, seed: int = 2017) -> Iterator[Made]:
-    """quantized.functional.conv2d of every engine there is, uint8 × int8 of 7 bits.
+    """quantized.functional.conv2d of FBGEMM and QNNPACK, uint8 × int8 of 7 bits.
 
-    PyTorch's bias is real, and FBGEMM adds it unrounded; here it is a multiple of the sums' scale, as far as
-    float32 has it so.
+    oneDNN's is left out: it multiplies by the scale of the sums first and divides by that of y then.
+    PyTorch's bias is real, and FBGEMM adds it unrounded, divided by the scale of the sums: layers with a bias
+    have scales of powers of two here. QNNPACK multiplies by the inverse of y's scale.
     """
     import torch
 
     rng = np.random.default_rng(seed)
-    engines = [name for name in torch.backends.quantized.supported_engines if name != "none"]
+    engines = [name for name in ("fbgemm", "qnnpack") if name in torch.backends.quantized.supported_engines]
     for number in range(count):
         torch.backends.quantized.engine = engine = engines[number % len(engines)]
         layer = layer_of(rng, "uint8", "int8", 7)
-        if engine == "qnnpack" and layer.groups > 1:
-            layer = layer._replace(dilation=(1, 1))
         x_scale, w_scale, y_scale = scales_of(rng, layer)
         x_zero, y_zero = (int(z) for z in rng.integers(0, 256, 2))
+        real = None
+        if layer.bias is not None:
+            x_scale, w_scale = (np.exp2(np.rint(np.log2(scale))) for scale in (x_scale, w_scale))
+            real = (layer.bias * x_scale * w_scale).astype(np.float32)
         sums = np.asarray(x_scale * w_scale, np.float32)
-        bias, real = layer.bias, None
-        if bias is not None:
-            real = (bias * sums).astype(np.float32)
-            bias = np.where(real / sums == bias, bias, 0)  # what the division does not give back
-            real = (bias * sums).astype(np.float32)
-            layer = layer._replace(bias=bias)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # quantized tensors are to go, one day
             x = torch._make_per_tensor_quantized_tensor(torch.from_numpy(layer.x), float(x_scale), x_zero)
@@ -181,7 +178,7 @@ def by_torch(count: int, seed: int = 2017) -> Iterator[Made]:
             )
         made = cm.Quantization(
             input_zero_point=x_zero,
-            scale=sums / y_scale,
+            scale=sums / y_scale if engine == "fbgemm" else sums * (1 / y_scale),
             output_zero_point=y_zero,
             rounding="float32",
             dtype="uint8",
@@ -214,4 +211,4 @@ def main(count: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 240))
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 400))
