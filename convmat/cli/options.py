@@ -249,13 +249,12 @@ quantization_options = together(
         "--quantize",
         metavar="FILE.toml",
         type=File(),
-        help="A layer of integers: FILE has its zero points, scales, rounding, activation and dtype.",
+        help="A layer of integers, whose zero points, scales, rounding, activation and dtype FILE has.",
     ),
     click.option(
         "--requantize",
         type=RequantizeType(),
-        help="The same in short: sums times a scale, rounded, plus the output's zero point, cut off at the "
-        "ends of the dtype.",
+        help="The same in short, as in 0.004,-3,tflite.",
     ),
 )
 

@@ -58,11 +58,6 @@ def command(inputs: tuple[str, ...], stage: str, **asks: Any) -> None:
     (N, K, H_out, W_out) with --layout nchw, or the rows of X_col · W_col. Integers must be equal; floats must
     be within each element's error bound, unless --exact, --atol or --rtol say otherwise.
 
-    With --quantize Y must be what a layer of integers makes of them: FILE has, as TOML, input_zero_point,
-    weight_zero_point, scale (or multiplier and shift), output_zero_point, activation = [min, max], rounding,
-    accumulator and dtype; numbers, lists of one a filter, or names of .npy files beside it. The rounding is
-    tflite, tflite-single, tflite-16x8, cmsis-nn, float32, floor, half-up, half-even or half-away.
-
     With --stage the result is that of another command on the same layer: X_col of unroll (--kernel or --k),
     W_col of flatten-filters (no INPUT), images of fold (INPUT is X_col; --k and --input-shape), or the matrix
     of matrix, as .npz or dense as .npy.
