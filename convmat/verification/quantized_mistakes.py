@@ -127,7 +127,8 @@ def bias_scaled(layer: Computation) -> Iterator[Computation]:
     if layer.quantized is not None and layer.bias is not None:
         scaled = layer.bias * layer.quantized.scales.real
         for bias in (np.rint(scaled), np.trunc(scaled), np.floor(scaled)):
-            yield replace(layer, bias=bias.astype(np.int64))
+            if bias.any():  # else it is missing
+                yield replace(layer, bias=bias.astype(np.int64))
 
 
 def bias_unscaled(layer: Computation) -> Iterator[Computation]:
