@@ -93,51 +93,78 @@ def scales_of(rng: np.random.Generator, layer: Layer) -> tuple[np.float32, Array
 
 
 def by_onnxruntime(count: int, seed: int = 2017) -> Iterator[Made]:
-    """QLinearConv: uint8 and int8, per tensor and per filter, groups, SAME, dilation."""
-
+    """QLinearConv, and Conv among QDQ nodes: per tensor and per filter, groups, SAME, dilation, ReLU."""
     import onnxruntime
     from onnx import helper, numpy_helper
 
     onnxruntime.set_default_logger_severity(3)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     rng = np.random.default_rng(seed)
     kinds = [("uint8", "uint8", 8), ("int8", "int8", 8), ("uint8", "int8", 7), ("uint8", "int8", 8)]
     for number in range(count):
         x_type, w_type, bits = kinds[number % len(kinds)]
         layer = layer_of(rng, x_type, w_type, bits)
-        same = str(rng.choice(["", "SAME_UPPER", "SAME_LOWER"]))
         where: dict[str, Any] = {"pads": [layer.pads] * 4, "dilations": layer.dilation}
         padding: Any = None
-        if same:  # which onnxruntime refuses with dilation
-            layer = layer._replace(dilation=(1, 1))
+        if same := str(rng.choice(["", "SAME_UPPER", "SAME_LOWER"])):
+            layer = layer._replace(dilation=(1, 1))  # onnxruntime refuses SAME with another
             where, padding = {"auto_pad": same}, "same" if same == "SAME_UPPER" else "same-lower"
-        scales, span = scales_of(rng, layer), np.iinfo(x_type)
-        zero = rng.integers(100, 150, scales[1].shape) if w_type == "uint8" else np.zeros(scales[1].shape)
-        if w_type == "uint8":  # which of onnxruntime may differ between filters for int8 alone
-            zero = np.full(scales[1].shape, zero.flat[0])
-        arrays = {"xs": scales[0], "xz": rng.integers(span.min, span.max + 1).astype(x_type)}
-        arrays |= {"w": layer.w, "ws": scales[1], "wz": zero.astype(w_type), "ys": scales[2]}
-        arrays |= {"yz": rng.integers(span.min, span.max + 1).astype(x_type)}
-        arrays |= {} if layer.bias is None else {"b": layer.bias}
-        tensors = [numpy_helper.from_array(np.asarray(a), name) for name, a in arrays.items()]
-        node = helper.make_node(
-            "QLinearConv", ["x", *arrays], ["y"], strides=layer.stride, group=layer.groups, **where
-        )
+        where |= {"strides": layer.stride, "group": layer.groups}
+        arrays = arrays_of(rng, layer)
+        qdq = number % 8 > 3 and (x_type, w_type) == ("uint8", "int8")  # what it joins on x86
+        if qdq:
+            relu = bool(rng.integers(2))
+            if relu:  # whose least is that of the dtype; with another onnxruntime computes in floats
+                arrays["yz"] = np.array(np.iinfo(x_type).min, x_type)
+            nodes = qdq_nodes(layer, where, relu)
+        else:
+            arrays = {name: a for name, a in arrays.items() if name not in ("bs", "bz")}
+            nodes = [helper.make_node("QLinearConv", ["x", *arrays], ["y"], **where)]
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(x_type))
-        ends = [
-            helper.make_tensor_value_info(name, kind, shape)
-            for name, shape in (("x", layer.x.shape), ("y", None))
-        ]
-        graph = helper.make_graph([node], "layer", ends[:1], ends[1:], tensors)
+        x = helper.make_tensor_value_info("x", kind, layer.x.shape)
+        y = helper.make_tensor_value_info("y", kind, None)
+        tensors = [numpy_helper.from_array(np.asarray(a), name) for name, a in arrays.items()]
+        graph = helper.make_graph(nodes, "layer", [x], [y], tensors)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        y = session.run(None, {"x": layer.x})[0]
-        made = cm.Quantization.from_onnx(node, graph.initializer)
+        result = np.moveaxis(session.run(None, {"x": layer.x})[0], 1, -1)
+        [conv] = [node for node in nodes if "Conv" in node.op_type]
+        made = cm.Quantization.from_onnx(conv, graph.initializer, graph.node)
         name = f"onnxruntime, {x_type} × {w_type}{f' of {bits} bits' if w_type == 'int8' else ''}"
-        yield Made(name, *layer.seen(), np.moveaxis(y, 1, -1), made, layer.arguments(padding))
+        yield Made(name, *layer.seen(), result, made, layer.arguments(padding))
+
+
+def arrays_of(rng: np.random.Generator, layer: Layer) -> dict[str, Any]:
+    """Weights, bias, scales and zero points in the order of QLinearConv's inputs.
+
+    onnxruntime wants one zero point for all filters, 0 if they have scales of their own.
+    """
+    span, scales = np.iinfo(layer.x.dtype), scales_of(rng, layer)
+    zeros = rng.integers(span.min, span.max + 1, 2).astype(layer.x.dtype)
+    w_zero = np.full(scales[1].shape, rng.integers(100, 150) if layer.w.dtype == np.uint8 else 0)
+    arrays = {"xs": scales[0], "xz": zeros[0], "w": layer.w, "ws": scales[1]}
+    arrays |= {"wz": w_zero.astype(layer.w.dtype), "ys": scales[2], "yz": zeros[1]}
+    if layer.bias is not None:
+        sums = np.asarray(scales[0] * scales[1], np.float32)
+        arrays |= {"b": layer.bias, "bs": sums, "bz": np.zeros(sums.shape, np.int32)}
+    return arrays
+
+
+def qdq_nodes(layer: Layer, where: dict[str, Any], relu: bool) -> list[Any]:
+    """A Conv whose inputs are dequantized, and whose output is quantized."""
+    from onnx import helper
+
+    parts = ["w"] if layer.bias is None else ["w", "b"]
+    nodes = [helper.make_node("DequantizeLinear", ["x", "xs", "xz"], ["dx"])]
+    for part in parts:
+        nodes += [helper.make_node("DequantizeLinear", [part, f"{part}s", f"{part}z"], [f"d{part}"], axis=0)]
+    nodes += [helper.make_node("Conv", ["dx", *(f"d{part}" for part in parts)], ["sums"], **where)]
+    nodes += [helper.make_node("Relu", ["sums"], ["kept"])] * relu
+    nodes += [helper.make_node("QuantizeLinear", ["kept" if relu else "sums", "ys", "yz"], ["y"])]
+    return nodes
 
 
 def by_torch(count: int, seed: int = 2017) -> Iterator[Made]:
