@@ -109,9 +109,11 @@ class Quantization:
     ) -> Quantization:
         """That of an ONNX node, with the rounding and the float32 scales of onnxruntime.
 
+        Reading the tensors of a graph needs onnx, of the extra `networks`.
+
         Args:
             node: a QLinearConv; or a Conv, whose input and weights come from DequantizeLinear, and whose
-                output goes to QuantizeLinear, if need be by way of Relu. Graphs need onnx, the extra `networks`.
+                output goes to QuantizeLinear, if need be by way of Relu.
             initializers: `graph.initializer`, or arrays or TensorProto by name.
             nodes: `graph.node`, in which the neighbours of a Conv are looked up.
 

@@ -53,8 +53,7 @@ def verify(
         exact: floats, too, must be equal in value.
         atol, rtol: in place of the bound, |result − definition| ≤ atol + rtol·|definition|, of complex
             numbers the moduli; of the two the one that is not given is 0.
-        quantization: what the definition makes of integers; the result is then one of integers, too, and must
-            be met exactly unless a tolerance is given. One that differs is held against the other roundings.
+        quantization: what the definition makes of integers; to be met exactly unless a tolerance is given.
         watch: hands on where the parts begin that the result is compared in.
 
     Returns:
@@ -78,78 +77,27 @@ def verify(
     if quantization is not None:
         quantized = Quantization.checked(quantization).of_layer(x, filters, bias, result.dtype)
     layer = {"groups": groups, "flip": flip, "padding_mode": padding_mode}
-    sums = _Sums(x, filters, bias, todo.plan.geometry, layer, quantized)
-    if result.shape == (math.prod(sums.shape[:-1]), sums.shape[-1]):
-        result = result.reshape(sums.shape)
-    report = sums.definition(watch).compare(result, rule)
-    return report if quantized is None else _with_rounding(report, result, sums, quantized)
+    given = (x, filters, bias, todo.plan.geometry, layer, quantized)
+    definition = _definition(*given, watch)
+    shape = definition.shape
+    if result.shape == (math.prod(shape[:-1]), shape[-1]):
+        result = result.reshape(shape)
+    report = definition.compare(result, rule)
+    if quantized is None:
+        return report
+    return _with_rounding(report, result, _definition(*given, raw=True), quantized)
 
 
-class _Sums:
-    """The layer's sums by definition, some outputs at a time."""
-
-    def __init__(
-        self,
-        x: NDArray[Any],
-        filters: NDArray[Any],
-        bias: NDArray[Any] | None,
-        geometry: ConvGeometry,
-        layer: dict[str, Any],
-        quantized: Quantization | None,
-    ) -> None:
-        self.bias, self.quantized, self.terms = bias, quantized, geometry.terms + (bias is not None)
-        self.inputs = [x, filters] if bias is None else [x, filters, bias]
-        if quantized is not None:
-            filters = quantized.weights(filters)
-            layer = layer | {"pixels": quantized.pixels, "outside": quantized.input_zero_point}
-        window = (geometry.stride, geometry.padding, geometry.dilation)
-        size = reference.output_size(x.shape[1:-1], filters.shape[1:-1], *window)
-        self.shape = (len(x), *size, len(filters))
-        self.bands = bands(self.shape[:-1], max(self.shape[-1], x.shape[-1]))
-        self._sums = partial(reference.convolve_by_taps, x, filters, *window, **layer)
-
-    def __call__(self, band: Any) -> NDArray[Any]:
-        """Of a band, with the bias."""
-        return self._sums(bias=self.bias, band=band)
-
-    def definition(self, watch: Watch) -> Definition:
-        """What the result must be."""
-        quantized, bias, sums = self.quantized, self.bias, self._sums
-
-        def values(band: Any) -> NDArray[Any]:
-            return self(band) if quantized is None else quantized.apply(self(band))
-
-        def sizes(band: Any) -> NDArray[Any]:
-            shift = None if bias is None else magnitude(bias)
-            return sums(bias=shift, band=band, pixels=magnitude, weights=magnitude)
-
-        def flushed(band: Any, subnormal: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-            shift = None if bias is None else subnormal(bias)
-            lost = sums(bias=shift, band=band, pixels=subnormal, weights=magnitude)
-            lost += sums(band=band, pixels=magnitude, weights=subnormal)
-            return lost
-
-        return Definition(
-            self.shape,
-            watch(self.bands, len(self.bands)),
-            values,
-            sizes,
-            flushed,
-            self.inputs if quantized is None else [],
-            self.terms,
-        )
-
-
-def _with_rounding(report: Report, result: NDArray[Any], sums: _Sums, quantized: Quantization) -> Report:
-    """A report that names the other roundings under which a result, if it differs, is equal throughout."""
+def _with_rounding(report: Report, result: NDArray[Any], sums: Definition, quantized: Quantization) -> Report:
+    """The report, with the other roundings under which every element of a result that differs is equal."""
     wide, asked = quantized.accumulator == "int64", quantized.canonical_rounding
     names = [name for name in ROUNDINGS if name == canonical(name, wide) != asked]
     left = [replace(quantized, rounding=name) for name in names]
     if report or result.shape != sums.shape:
         left = []
-    for band in sums.bands if left else []:
-        accumulators = sums(band)
-        left = [other for other in left if _equals(result[band], accumulators, other)]
+    for band in sums.parts if left else []:
+        of_band = sums.values(band)
+        left = [other for other in left if _equals(result[band], of_band, other)]
         if not left:
             break
     return replace(report, rounding=quantized.rounding, equal_as=tuple(other.rounding for other in left))
@@ -160,6 +108,52 @@ def _equals(result: NDArray[Any], sums: NDArray[Any], quantized: Quantization) -
         return bool((quantized.apply(sums) == result).all())
     except ConvmatError:  # sums or shifts that the rounding does not take
         return False
+
+
+def _definition(
+    x: NDArray[Any],
+    filters: NDArray[Any],
+    bias: NDArray[Any] | None,
+    geometry: ConvGeometry,
+    layer: dict[str, Any],
+    quantized: Quantization | None,
+    watch: Watch = unwatched,
+    raw: bool = False,
+) -> Definition:
+    """The layer's result, some outputs at a time; `raw` leaves a quantized one's sums as they are."""
+    inputs = [x, filters] if bias is None else [x, filters, bias]
+    if quantized is not None:
+        filters = quantized.weights(filters)
+        layer = layer | {"pixels": quantized.pixels, "outside": quantized.input_zero_point}
+    window = (geometry.stride, geometry.padding, geometry.dilation)
+    size = reference.output_size(x.shape[1:-1], filters.shape[1:-1], *window)
+    shape = (len(x), *size, len(filters))
+    sums = partial(reference.convolve_by_taps, x, filters, *window, **layer)
+    parts = bands(shape[:-1], max(shape[-1], x.shape[-1]))
+
+    def values(band: Any) -> NDArray[Any]:
+        accumulators = sums(bias=bias, band=band)
+        return accumulators if quantized is None or raw else quantized.apply(accumulators)
+
+    def sizes(band: Any) -> NDArray[Any]:
+        shift = None if bias is None else magnitude(bias)
+        return sums(bias=shift, band=band, pixels=magnitude, weights=magnitude)
+
+    def flushed(band: Any, subnormal: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+        shift = None if bias is None else subnormal(bias)
+        lost = sums(bias=shift, band=band, pixels=subnormal, weights=magnitude)
+        lost += sums(band=band, pixels=magnitude, weights=subnormal)
+        return lost
+
+    return Definition(
+        shape,
+        watch(parts, len(parts)),
+        values,
+        sizes,
+        flushed,
+        [] if quantized is not None else inputs,
+        geometry.terms + (bias is not None),
+    )
 
 
 class Explanation(NamedTuple):
