@@ -518,7 +518,7 @@ def test_a_file_that_is_none(folder: Path) -> None:
 
 
 @given(st.integers(0, 2**32), st.sampled_from(["tflite", "float32", "floor"]), st.booleans())
-@settings(max_examples=15)
+@settings(max_examples=6)
 def test_convolve_is_the_definition(seed: int, rounding: str, per_filter: bool) -> None:
     """Zero points are subtracted from padding that holds the input's, by another way than the engine goes."""
     rng = np.random.default_rng(seed)

@@ -205,7 +205,7 @@ def test_as_many_as_were_promised() -> None:
     assert {named(key) for key in PLANTED} - {None} <= known
 
 
-@pytest.mark.parametrize("key", mostly_slow(PLANTED))
+@pytest.mark.parametrize("key", mostly_slow(PLANTED, 4))
 def test_planted_mistakes_are_caught_and_named(key: str) -> None:
     right = quiet() if key.startswith("rounded") else kernel()
     wrong = PLANTED[key](right).run()
