@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from convmat.matrix import spectrum_of as spectrum_of
     from convmat.patches import flatten_filters as flatten_filters
     from convmat.patches import unroll as unroll
+    from convmat.quantization import Quantization as Quantization
     from convmat.sizes import chain as chain
     from convmat.sizes import framework_pads as framework_pads
     from convmat.spectrum import chain_bound as chain_bound
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ConvGeometry": "geometry",
     "ConvmatError": "errors",
+    "Quantization": "quantization",
     "Report": "verification",
     "chain": "sizes",
     "chain_bound": "spectrum",

@@ -95,11 +95,13 @@ def convolve_by_taps(
     band: Sequence[slice] = (),
     pixels: Values = _themselves,
     weights: Values = _themselves,
+    outside: int = 0,
 ) -> NDArray[Any]:
     """The same sum, one kernel tap at a time over whole images, for images of real size.
 
     `band` keeps only those images, and those outputs along each spatial axis, so that a large result can be
-    had in parts. `pixels` and `weights` give what is multiplied in place of each, their magnitudes, say.
+    had in parts. `pixels` and `weights` give what is multiplied in place of each, their magnitudes, say;
+    `outside` is what padding with zeros holds before.
     Integers must have sums within int64; others are summed in float64 or complex128.
     """
     size, kernel = x.shape[1:-1], filters.shape[1:-1]
@@ -111,7 +113,7 @@ def convolve_by_taps(
     per_group, channels = len(filters) // groups, filters.shape[-1]
     y = np.zeros((groups, len(x), *outputs, per_group), dtype)
     for tap in itertools.product(*map(range, kernel)):
-        seen = pixels(_seen_by(tap, along, x, padding_mode)).astype(dtype, copy=False)
+        seen = pixels(_seen_by(tap, along, x, padding_mode, outside)).astype(dtype, copy=False)
         weight_at: tuple[Any, ...] = (slice(None), *(_turned(tap, kernel) if flip else tap))
         w = weights(filters[weight_at]).astype(dtype)
         for g in range(groups):
@@ -402,7 +404,9 @@ def _columns(kernel: Sequence[int], channels: int, order: str) -> list[tuple[tup
     return [(tap, c) for tap in taps for c in range(channels)]
 
 
-def _seen_by(tap: Sequence[int], along: list[Axis], x: NDArray[Any], padding_mode: str) -> NDArray[Any]:
+def _seen_by(
+    tap: Sequence[int], along: list[Axis], x: NDArray[Any], padding_mode: str, zero: int = 0
+) -> NDArray[Any]:
     """The pixels that one tap sees from every position, (N, *out, C)."""
     places = [
         [_walk(start + taps[i], h, padding_mode) for start in starts]
@@ -412,7 +416,7 @@ def _seen_by(tap: Sequence[int], along: list[Axis], x: NDArray[Any], padding_mod
     seen = x[np.ix_(np.arange(len(x)), *pixels)]
     for axis, line in enumerate(places):
         outside = [y_at for y_at, p in enumerate(line) if p is None]
-        seen[(slice(None),) * (axis + 1) + (outside,)] = 0
+        seen[(slice(None),) * (axis + 1) + (outside,)] = zero
     return seen
 
 

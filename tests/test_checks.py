@@ -229,7 +229,7 @@ NUMBERS = [
     ("verify --cases #", r"--cases: must be 0 to 1000000, got #"),
     (
         "verify IN --kernel box:3 --requantize 1,#,half-up",
-        r"--requantize: the zero point # is no int8; give .*",
+        r"--requantize: output_zero_point: got #; give a whole number from .*",
     ),
     (
         "probe write p --k 3 --filters #",

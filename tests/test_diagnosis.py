@@ -27,7 +27,6 @@ from convmat.verification import computed, diagnosis
 from convmat.verification.diagnosis import Diagnosis, Findings, diagnose, diagnose_all
 from convmat.verification.mistakes import Mistake, known_mistakes
 from convmat.verification.probes import CASES
-from convmat.verification.quantization import requantize
 from tests.tools import mostly_slow
 
 Options = dict[str, Any]
@@ -536,18 +535,19 @@ def test_none_is_nothing_said() -> None:
     layer = list(random_layers(12))[7]
     pair = layer.result(filters=left_right(layer), bias=None)
     plain = [d.mistakes for d in layer.diagnose(pair)]
-    nothing = {"exact": False, "atol": None, "rtol": None, "requantize": None}
+    nothing = {"exact": False, "atol": None, "rtol": None, "quantization": None}
     assert (
         plain
         == [d.mistakes for d in layer.diagnose(pair, judged=nothing)]
         == [("flipped-left-right", "bias-missing")]
     )
-    rule = (0.003, 5, "half-up", "int8")
-    assert plain == [d.mistakes for d in layer.diagnose(requantize(pair, *rule), judged={"requantize": rule})]
-    relu = requantize(np.maximum(layer.result(), 0), *rule)
-    assert [d.mistakes for d in layer.diagnose(relu, judged=nothing | {"requantize": rule})] == [("relu",)]
+    rule = cm.Quantization(scale=0.003, output_zero_point=5, rounding="half-up", dtype="int8")
+    assert plain == [d.mistakes for d in layer.diagnose(rule.apply(pair), judged={"quantization": rule})]
+    relu = rule.apply(np.maximum(layer.result(), 0))
+    alone = layer.diagnose(relu, judged=nothing | {"quantization": rule})
+    assert [d.mistakes for d in alone] == [("relu",)]
     relu[0, 0, 0, 0] ^= 1
-    [found] = layer.diagnose(relu, judged={"requantize": rule})
+    [found] = layer.diagnose(relu, judged={"quantization": rule})
     assert found.exceptions == ((0, 0, 0, 0),)
 
 

@@ -19,8 +19,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The parts of the package by floors: a part imports from floors below it, and from itself.
 FLOORS = (
     ("errors", "shown", "encodings", "watching", "doubts", "axis", "blocks", "native", "reference"),
-    ("formats", "trouble"),
+    ("formats", "trouble", "roundings", "onnx_nodes"),
     ("checks",),
+    ("quantization",),
     ("geometry", "layouts", "kernels", "arithmetic", "threads", "files"),
     ("transposed", "words", "entries"),
     ("sizes", "patches", "symbol"),
@@ -43,6 +44,7 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "rich": ("shown", "report", "cli", "figures/preview"),
     "PIL": ("files", "figures"),
     "matplotlib": "report/curves",
+    "onnx": "onnx_nodes",
 }
 
 

@@ -17,9 +17,8 @@ from convmat.cli import run
 from convmat.files.npy import NpyInput
 from convmat.layouts import from_batch
 from convmat.verification.diagnosis import Diagnosis, Findings
-from convmat.verification.quantization import requantize
 from tests.strategies import Layer, layers
-from tests.tools import DIGIT, EDGES, SCENE, STROKES, mostly_slow, shell
+from tests.tools import DIGIT, EDGES, SCENE, STROKES, mostly_slow, requantize, shell
 
 pytestmark = pytest.mark.usefixtures("samples")
 
@@ -179,7 +178,7 @@ def test_the_diagnosis_is_told(verify: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert text.startswith("different: 1 of 32 elements, flip\n")
     assert re.search(rf"diagnosis +│ {sentence} flip +│\n│ +│ {sentence} swap and bias, except 1", text)
     assert len(asked) == 2  # not with -q
-    rules = {"exact": False, "atol": 0.5, "rtol": None, "requantize": None, "arithmetic": None}
+    rules = {"exact": False, "atol": 0.5, "rtol": None, "quantization": None, "arithmetic": None}
     assert asked[0]["judged"] == rules | {"activation": "none"}
     assert (asked[0]["x"].shape, asked[0]["expected"].shape, asked[0]["stride"]) == (
         (1, 28, 28, 1),
@@ -423,9 +422,10 @@ def test_quantized(rounding: str, verify: Any) -> None:
     stage = [*LAYER, "--requantize", f"0.0037,-3,{rounding}"]
     verify(*stage)
     found, text = verify(*stage, "--expected", "q.npy")
-    assert found["requantize"] == {"scale": 0.0037, "zero_point": -3, "rounding": rounding, "dtype": "int8"}
+    applied = {"scale": 0.0037, "output_zero_point": -3, "rounding": rounding, "dtype": "int8"}
+    assert applied.items() <= found["quantization"].items()
     assert found["exact"] is True
-    assert f"scale 0.0037, zero point -3, {rounding}, int8" in text
+    assert f"scale 0.0037, output zero point -3, {rounding}, int8" in text
     y[0, 1, 1, 0] ^= 1
     np.save("q.npy", y)
     assert verify(*stage, "--expected", "q.npy", status=1)[0]["worst"] == [0, 1, 1, 0]
@@ -483,10 +483,19 @@ def test_quantized(rounding: str, verify: Any) -> None:
             "damaged.npz: is a damaged sparse matrix",
         ),
         (f"verify {DIGIT} --kernel sobel-x --requantize 0.1", "'0.1' is no requantization; write scale"),
-        (f"verify {DIGIT} --kernel sobel-x --requantize 0.1,2,up", "--requantize: got 'up'; expected one of"),
-        (f"verify {DIGIT} --kernel sobel-x --requantize 0.1,200,half-up", "--requantize: the zero point 200"),
-        (f"verify {DIGIT} --kernel sobel-x --requantize -1,0,half-up", "--requantize: the scale is -1.0"),
-        (f"verify {DIGIT} --kernel sobel-x --requantize 1,0,half-up,i9", "--requantize: got 'i9'; expected"),
+        (
+            f"verify {DIGIT} --kernel sobel-x --requantize 0.1,2,up",
+            "rounding: got 'up'; expected one of",
+        ),
+        (
+            f"verify {DIGIT} --kernel sobel-x --requantize 0.1,200,half-up",
+            "--requantize: output_zero_point: got",
+        ),
+        (f"verify {DIGIT} --kernel sobel-x --requantize -1,0,half-up", "--requantize: scale: got -1.0; give"),
+        (
+            f"verify {DIGIT} --kernel sobel-x --requantize 1,0,half-up,i9",
+            "--requantize: dtype: got 'i9';",
+        ),
         (f"verify {DIGIT} --kernel box:3 --requantize 1,0,half-up", "--requantize: takes integer inputs"),
         (f"verify {DIGIT} --kernel huge.npy --requantize 1,0,half-up", "--requantize: an accumulator is "),
         (f"verify {DIGIT} --kernel sobel-x --expected {DIGIT}", "is not an .npy array"),
@@ -692,6 +701,7 @@ VALUES = {
     "--overlap": "sum",
     "--frame": "0",
     "--alpha": "keep",
+    "--quantize": "no_such_file.toml",
     "--requantize": "1,0,half-up",
     "--explain": "",
     "--diagnose": "",
@@ -715,6 +725,7 @@ MEANT = {
         "--bias",
         "--frame",
         "--alpha",
+        "--quantize",
         "--requantize",
         "--explain",
         "--no-diagnose",

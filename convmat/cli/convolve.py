@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convmat.cli.work import Work
+    from convmat.quantization import Quantization
 
 _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
 
@@ -23,7 +24,12 @@ _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
     "convolve",
     cls=Command,
     needs={"theme": "figure", "output_padding": "transpose", "input_shape": "transpose"},
-    bars={"plan": "transpose", "figure": "transpose"},
+    bars={
+        "plan": "transpose",
+        "figure": "transpose quantize requantize",
+        "quantize": "transpose requantize",
+        "requantize": "transpose",
+    },
 )
 @options.inputs_argument()
 @options.layer
@@ -37,6 +43,7 @@ _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
     "With --transpose, the shape of X where several give this Y: 28,28 or 28,28,1 or N,28,28,1; "
     "1,28,28 with --layout nchw."
 )
+@options.quantization_options
 @options.figure_option("the layer as the product X_col · W_col = Y, and Y as feature maps")
 @options.theme_option
 @options.output_option("npy", "picture")
@@ -46,6 +53,8 @@ def command(
     output_padding: Any,
     input_shape: tuple[int, ...] | None,
     plan: bool,
+    quantize: str | None,
+    requantize: tuple[Any, ...] | None,
     figure: str | None,
     theme: str,
     output: str | None,
@@ -59,22 +68,30 @@ def command(
       convmat convolve sample_images/digit.png --kernel sample_images/strokes_2x7x7x1.npy --stride 7
       convmat convolve sample_images/digit.png --kernel box:2 --stride 2 --transpose -o larger.png
       convmat convolve sample_images/scene.png --kernel sobel-x --depthwise --figure layer.png
+      convmat convolve sample_images/digit.png --kernel sobel-x --quantize sample_images/quantized.toml
 
     FILE ending in .png, .jpg, .bmp, .gif, .tif, .webp, .pgm or .ppm is a picture, of one filter (gray) or
     three (RGB): values within 0..255 from an 8-bit input are rounded and kept; all others are stretched,
     the smallest to 0, the largest to 255. Any other FILE is Y as .npy, (N, H_out, W_out, K), or with
     --layout nchw (N, K, H_out, W_out).
 
+    With --quantize Y is what a layer of integers makes of them: FILE has, as TOML, input_zero_point,
+    weight_zero_point, scale (or multiplier and shift), output_zero_point, activation = [min, max], rounding,
+    accumulator and dtype; numbers, lists of one a filter, or names of .npy files beside it. The rounding is
+    tflite, tflite-single, tflite-16x8, cmsis-nn, float32, floor, half-up, half-even or half-away.
+
     With --transpose the options are those of the convolution that is transposed: INPUT is its Y, with K
     channels, and what comes out has the size and the C channels of its X, fold(Y · W_colᵀ). The bias has C
     numbers then. Kernels are those of PyTorch's ConvTranspose with --kernel-layout oihw.
     """
+    from convmat.cli.quantized import quantization_of
     from convmat.cli.work import write
 
     if transpose:
         work = _transposed(**asked, output_padding=output_padding, input_shape=input_shape)
     else:
-        work = _convolved(**asked, shows_plan=plan, figure=figure, theme=theme)
+        quantization = quantization_of(quantize, requantize)
+        work = _convolved(**asked, shows_plan=plan, figure=figure, theme=theme, quantization=quantization)
     write(work, output)
 
 
@@ -85,6 +102,7 @@ def _convolved(
     shows_plan: bool,
     figure: str | None,
     theme: str,
+    quantization: Quantization | None,
 ) -> Work:
     from convmat.cli.layer import open_layer
     from convmat.cli.output import STREAM_BYTES
@@ -97,14 +115,19 @@ def _convolved(
     from convmat.shown import Fact
 
     batch, arguments = open_layer(inputs, layer)
+    asked = arguments | {"quantization": quantization, "threads": threads}
     # Of the whole batch, before its values are known; what runs are the plans of its parts.
-    plan = prepare(batch.empty(), **arguments, threads=threads).plan.for_batch(batch.shape[0])
-    check_memory("input", batch.chunk_bytes + STREAM_BYTES, "give smaller images")
+    whole = prepare(batch.empty(), **asked)
+    plan = whole.plan.for_batch(batch.shape[0])
+    held = batch.chunk_bytes
+    if quantization is not None:
+        held += quantization.pixel_bytes(held, batch.dtype)
+    check_memory("input", held + STREAM_BYTES, "give smaller images")
     ran: dict[str, Plan] = {}  # the first of each accumulator, which integers choose by their values
 
     def computed(chunks: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
         for x in chunks:
-            todo = prepare(x, **arguments, threads=threads, band_bytes=_BAND_BYTES)
+            todo = prepare(x, **asked, band_bytes=_BAND_BYTES)
             ran.setdefault(str(todo.plan.arithmetic.accumulator), todo.plan.for_batch(batch.shape[0]))
             yield from stream(todo)
 
@@ -113,9 +136,13 @@ def _convolved(
 
     work = Work(
         plan.output_shape,
-        plan.arithmetic.result,
+        whole.result,
         [],
-        [*batch.facts(), *layer_facts(plan, layer.flip, layer.layout), *absent("picture", "figure")],
+        [
+            *batch.facts(),
+            *layer_facts(plan, layer.flip, layer.layout, whole.quantized),
+            *absent("picture", "figure"),
+        ],
         grid=lambda y: rows_grid(plan.geometry, "Y", y),
         layout=layer.layout,
         from_8_bit=batch.dtype == "uint8",
@@ -160,7 +187,7 @@ def _transposed(
         geometry.input_shape,
         dtype,
         (transposed(y).reshape(-1, geometry.channels) for y in batch.chunks()),
-        [*facts, *plan_facts([]), *absent("picture", "figure", "rows")],
+        [*facts, *plan_facts([]), *absent("picture", "figure", "rows", "quantization")],
         layout=layer.layout,
         from_8_bit=batch.dtype == "uint8",
     )

@@ -39,6 +39,7 @@ class VerifyOptions:
     exact: bool
     atol: float | None
     rtol: float | None
+    quantize: str | None
     requantize: tuple[Any, ...] | None
     arithmetic: str | None
     activation: str
@@ -51,6 +52,11 @@ class VerifyOptions:
     def __post_init__(self) -> None:
         if self.diagnose and self.expected is None:
             refuse(["diagnose"], "goes with --expected")
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """How the library is to judge sums of floats."""
+        return self.tolerance | {"arithmetic": self.arithmetic, "activation": self.activation}
 
     @property
     def tolerance(self) -> dict[str, Any]:

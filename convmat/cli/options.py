@@ -11,7 +11,17 @@ import click
 
 from convmat.checks import got, read_whole
 from convmat.cli.output import note
-from convmat.cli.types import ArrayShape, DType, File, InputShape, NumberType, OutputName, PaddingType, Sizes
+from convmat.cli.types import (
+    ArrayShape,
+    DType,
+    File,
+    InputShape,
+    NumberType,
+    OutputName,
+    PaddingType,
+    RequantizeType,
+    Sizes,
+)
 from convmat.errors import MappingIndexError
 from convmat.files.schema import Kind, Whole
 from convmat.words import POSITION_NAMES
@@ -261,6 +271,19 @@ overlap_option = choice(
 )
 threads_option = number(
     "--threads", help="Threads to work with, 1 to 1024.  [default: CONVMAT_THREADS, or all cores]"
+)
+quantization_options = together(
+    click.option(
+        "--quantize",
+        metavar="FILE.toml",
+        type=File(),
+        help="A layer of integers, whose zero points, scales, rounding, activation and dtype FILE has.",
+    ),
+    click.option(
+        "--requantize",
+        type=RequantizeType(),
+        help="The same in short, as in 0.004,-3,tflite.",
+    ),
 )
 
 

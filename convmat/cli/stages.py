@@ -37,12 +37,14 @@ from convmat.cli.layer import (
     patch_geometry,
 )
 from convmat.cli.output import asked, progress, watching
+from convmat.cli.quantized import quantization_of
 from convmat.files.archives import read_sparse
 from convmat.files.memory import check_memory
 from convmat.files.npy import NpyInput
 from convmat.geometry import ConvGeometry
 from convmat.layouts import output_layout
 from convmat.patches import BLOCK_BYTES
+from convmat.quantization import Quantization
 from convmat.report.checks import checks_facts, checks_grids
 from convmat.report.facts import Grid, geometry_facts, input_fact
 from convmat.report.verdicts import diagnosis_facts, explained_facts, holds_fact, terms_grid
@@ -50,15 +52,14 @@ from convmat.shown import Fact, shape_fact
 from convmat.verification.comparison import working_bytes
 from convmat.verification.diagnosis import diagnose as diagnosed
 from convmat.verification.diagnosis import diagnosis_bytes, may_be_explained
+from convmat.verification.layer import Explanation, judge_layer
 from convmat.verification.layer import explain as explained
-from convmat.verification.layer import judge_layer
 from convmat.verification.moved import (
     diagnose_flatten_filters,
     diagnose_fold,
     diagnose_unroll,
     what_it_holds,
 )
-from convmat.verification.quantization import Requantize
 from convmat.verification.selfcheck import self_check
 from convmat.verification.stages import (
     check_dense,
@@ -103,11 +104,15 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
     layer = asks.layer
     if len(inputs) == 2 and layer.kernel is None:
         raise click.UsageError("Missing option '--kernel'; two arrays are compared by 'convmat compare A B'")
+    quantization = quantization_of(asks.quantize, asks.requantize)
     batch, arguments = open_layer(inputs, layer, expected=asks.expected)
     geometry, count = geometry_of(batch.shape, arguments), len(arguments["filters"])
     shape = (batch.shape[0], *geometry.output_size, count)
     mine = Result(asks.expected)
-    _check_room(batch, arguments["filters"], shape, mine, geometry)
+    more_bytes = 0
+    if quantization is not None and asks.expected is None:
+        more_bytes = quantization.pixel_bytes(batch.nbytes, batch.dtype)
+    _check_room(batch, arguments["filters"], shape, mine, geometry, more_bytes)
 
     def diagnosable(array: NDArray[Any]) -> bool:
         return asks.diagnose and not asked("quiet") and may_be_explained(array.shape, geometry, count)
@@ -117,8 +122,8 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
         return diagnosable(array) or any(reading.shape == shape for reading in readings)
 
     raw = mine.read(fits)
-    x, rules = batch.read(), asks.tolerance | {"requantize": asks.requantize, "activation": asks.activation}
-    rules["arithmetic"] = asks.arithmetic
+    x, filters = batch.read(), arguments["filters"]
+    rules = asks.rules | {"quantization": quantization}
     naming = asks.diagnose and not asked("quiet")
     forms: dict[str, Any] = {layer.layout: None} if raw is None else results(raw, shape, layer.layout)
     read_as, verdict = first_equal(
@@ -126,24 +131,24 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
         lambda y: judge_layer(x, expected=y, **arguments, **rules, watch=watching("part"), naming=naming),
     )
     result = forms.pop(read_as)
-    rule = asks.requantize and Requantize(*asks.requantize).resolved(None if result is None else result.dtype)
+    if quantization is not None:
+        quantization = quantization.of_layer(x, filters, None, None if result is None else result.dtype)
     more: list[Fact] = []
     grids: list[Grid] = []
     if asks.figure is not None:
         check_memory("figure", 16 * math.prod(shape[1:-1]), "leave it out")
-        more += draw_errors(
-            asks.figure,
-            verdict,
-            lambda note: judge_layer(x, expected=result, **arguments, **rules, note=note),
-        )
+        how = {"expected": result, **arguments, **rules}
+        more += draw_errors(asks.figure, verdict, lambda note: judge_layer(x, **how, note=note))
     if asks.explain and verdict.worst is not None and not asked("quiet"):
-        terms = explained(x, at=verdict.worst, **arguments)
+        terms = _terms(x, verdict.worst, arguments, quantization)
         more, grids = [*more, *explained_facts(geometry, terms)], [terms_grid(terms)]
     if raw is not None and not verdict.explained and diagnosable(raw):
         check_memory("expected", diagnosis_bytes(geometry, count, raw), "add --no-diagnose")
         mistakes = diagnosed(x, expected=result, judged=rules, **arguments, watch=watching("mistake"))
         places = places_in(raw, lambda array: results(array, shape, layer.layout)[read_as])
-        more += diagnosis_facts(mistakes.with_places(places))
+        told = diagnosis_facts(mistakes.with_places(places))
+        # The verdict says already which rounding it is.
+        more += [fact._replace(brief="") for fact in told] if verdict.equal_as else told
     return judged(
         verdict,
         [*batch.facts(), *geometry_facts(geometry, layer.padding_mode)],
@@ -153,18 +158,33 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
         given=None if raw is None else raw.shape,
         layout=layer.layout,
         read_as=[] if raw is None else [read_as, *([] if read_as == layer.layout else forms)],
-        requantized=rule,
+        quantization=quantization,
     )
 
 
+def _terms(
+    x: NDArray[Any], at: tuple[int, ...], arguments: dict[str, Any], quantization: Quantization | None
+) -> Explanation:
+    """The sum that is one element, of a quantized layer without the zero points."""
+    if quantization is None:
+        return explained(x, at=at, **arguments)
+    filters = quantization.weights(arguments["filters"])
+    return explained(quantization.pixels(x), at=at, **arguments | {"filters": filters})
+
+
 def _check_room(
-    batch: Batch, filters: NDArray[Any], shape: tuple[int, ...], mine: Result, geometry: ConvGeometry
+    batch: Batch,
+    filters: NDArray[Any],
+    shape: tuple[int, ...],
+    mine: Result,
+    geometry: ConvGeometry,
+    more: int,
 ) -> None:
     """Refuse a convolution that there is no memory to judge."""
     dtype = arithmetic_of(geometry.terms, (batch.dtype, filters.dtype))
     result_bytes = mine.nbytes((dtype.result.itemsize if dtype else 8) * math.prod(shape) + BLOCK_BYTES)
     working = working_bytes(math.prod(shape), batch.dtype, filters.dtype)
-    check_memory("input", batch.nbytes + result_bytes + working, _FEWER)
+    check_memory("input", batch.nbytes + result_bytes + working + more, _FEWER)
 
 
 def _unroll(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
@@ -285,13 +305,14 @@ _PATCHES = (*_JUDGED, "stride", "padding", "dilation", "dims", "layout")
 _KERNELS = ("kernel", "kernel_layout")
 _IMAGES = (*_PATCHES, *_KERNELS, "padding_mode", "frame", "alpha")
 _LINEAR = (*_IMAGES, "groups", "depthwise", "flip")
+_OF_RESULTS = ("quantize", "requantize", "arithmetic", "activation")
 _GRADIENT = (*_LINEAR, "grad", "diagnose")
 _STAGES = {
     "unroll": _Stage(_unroll, (*_IMAGES, "kernel_size", "order", "diagnose")),
     "flatten-filters": _Stage(_flatten_filters, (*_JUDGED, *_KERNELS, "dims", "order", "diagnose")),
     "convolve": _Stage(
         _convolve,
-        (*_LINEAR, "bias", "requantize", "arithmetic", "activation", "explain", "diagnose", "figure"),
+        (*_LINEAR, *_OF_RESULTS, "bias", "explain", "diagnose", "figure"),
     ),
     "fold": _Stage(
         _fold, (*_PATCHES, "kernel_size", "input_shape", "order", "overlap", "arithmetic", "diagnose")

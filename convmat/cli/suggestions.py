@@ -45,6 +45,8 @@ OPTIONS = {
     "--atol": "tol tolerance epsilon eps abs-tol",
     "--rtol": "rel-tol",
     "--transpose": "transposed deconv",
+    "--quantize": "quantization quantized quant int8 qparams",
+    "--requantize": "requant rescale",
     "--flip": "true-convolution reverse",
     "--col": "column",
     "--threads": "jobs j workers num-threads nproc",

@@ -8,14 +8,21 @@ import click
 
 from convmat.cli import options
 from convmat.cli.command import Command, given_options
-from convmat.cli.types import ArithmeticType, File, RequantizeType
+from convmat.cli.types import ArithmeticType, File
 from convmat.files.schema import SEED, Whole
 
 _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix", "dx", "dw", "db")
 
 
 @click.command(
-    "verify", cls=Command, bars={"exact": "requantize", "arithmetic": "exact atol rtol requantize"}
+    "verify",
+    cls=Command,
+    bars={
+        "exact": "requantize quantize",
+        "quantize": "requantize activation",
+        "requantize": "activation",
+        "arithmetic": "exact atol rtol requantize quantize",
+    },
 )
 @options.inputs_argument(required=False)
 @options.layer_of(
@@ -42,12 +49,6 @@ _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix", "dx", "dw"
 @options.overlap_option
 @options.tolerance_options
 @click.option(
-    "--requantize",
-    type=RequantizeType(),
-    help="Judge a quantized result: int32 sums times the scale, rounded half-up, half-even, half-away or as "
-    "gemmlowp does, plus the zero point, cut off at the ends of the dtype: int8, uint8 or int16.",
-)
-@click.option(
     "--arithmetic",
     type=ArithmeticType(),
     help="Judge by the bound of another arithmetic than the dtypes': tf32, float16 or bfloat16 operands, "
@@ -61,6 +62,7 @@ _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix", "dx", "dw"
     show_default=True,
     help="What is fused with your kernel: it is applied to the definition.",
 )
+@options.quantization_options
 @click.option("--explain", is_flag=True, help="Show the sum of the worst element term by term.")
 @options.diagnose_option
 @options.figure_option("how far off each position of Y is, the worst of all images and filters")
@@ -78,6 +80,7 @@ def command(inputs: tuple[str, ...], stage: str, **asks: Any) -> None:
     \b
     Example:
       convmat verify sample_images/digit.png --kernel sample_images/strokes_2x7x7x1.npy --stride 7
+      convmat verify sample_images/digit.png --kernel sobel-x --quantize sample_images/quantized.toml
       convmat verify
 
     Alone it checks itself, over geometries, dtypes and layouts. With INPUT and --kernel it compares the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from convmat.words import (
     output_formulas,
     pads_text,
 )
+
+if TYPE_CHECKING:
+    from convmat.quantization import Quantization
 
 AXIS_KEYS = tuple(f"output_{name}" for name in AXIS_NAMES[3])
 
@@ -47,6 +50,13 @@ def result_facts(key: str, label: str, shape: Sequence[int], dtype: Any, axes: s
 def absent(*keys: str) -> list[Fact]:
     """Keys that JSON has whatever was found: null, unless another fact has the key and a value."""
     return [Fact(key, "", None, "") for key in keys]
+
+
+def quantization_facts(quantization: Quantization | None) -> list[Fact]:
+    """What became of a layer's sums; the key is there for layers of which nothing did, too."""
+    if quantization is None:
+        return absent("quantization")
+    return [Fact("quantization", "quantized", quantization.as_dict(), str(quantization))]
 
 
 def brief_text(facts: Sequence[Fact], output: str | None = None) -> str:

@@ -15,6 +15,7 @@ from convmat.report.facts import (
     absent,
     ends_grid,
     geometry_facts,
+    quantization_facts,
     result_facts,
     values_text,
 )
@@ -25,6 +26,7 @@ from convmat.words import LINE_NAMES, TAP_NAMES, axes_text, columns_text, transp
 if TYPE_CHECKING:
     from convmat.matrix import LayerMap
     from convmat.plan import Plan
+    from convmat.quantization import Quantization
     from convmat.spectrum import Spectrum
 
 
@@ -71,16 +73,18 @@ def values_grid(title: str, matrix: NDArray[Any]) -> Grid:
     return ends_grid(title, ("row", "values"), len(matrix), lambda row: (str(row), values_text(matrix[row])))
 
 
-def layer_facts(plan: Plan, flip: bool, layout: str) -> list[Fact]:
+def layer_facts(plan: Plan, flip: bool, layout: str, quantization: Quantization | None) -> list[Fact]:
     """A convolution: its geometry and its matrices."""
     geometry = plan.geometry
+    dtype = plan.arithmetic.result if quantization is None else np.dtype(quantization.dtype)
     return [
         Fact("transpose", "", False, ""),
         *geometry_facts(geometry, plan.padding_mode),
         *_filter_facts(geometry, plan.filters, flip),
         shape_fact("matrix_shape", "X_col", geometry.matrix_shape),
         shape_fact("weights_shape", "W_col", (geometry.terms, plan.filters)),
-        *_image_facts("Y", plan.output_shape, layout, plan.arithmetic.result),
+        *quantization_facts(quantization),
+        *_image_facts("Y", plan.output_shape, layout, dtype),
     ]
 
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from convmat.geometry import ConvGeometry
-from convmat.report.facts import Grid, absent
+from convmat.report.facts import Grid, absent, quantization_facts
 from convmat.shown import Fact, percent, shape_fact, sizes
 from convmat.verification.layer import Explanation
-from convmat.verification.quantization import Requantize
 from convmat.verification.stages import STAGES
 from convmat.verification.verdict import HISTOGRAM, Report, number_text, plain
 from convmat.words import LINE_NAMES, POSITION_NAMES, TAP_NAMES
 
 if TYPE_CHECKING:
+    from convmat.quantization import Quantization
     from convmat.verification.diagnosis import Findings
     from convmat.verification.evidence import Effect
     from convmat.verification.moved import Holds
@@ -28,7 +28,7 @@ def verification_facts(
     layout: str = "nhwc",
     read_as: Sequence[str] = (),
     stage: str | None = "convolve",
-    requantized: Requantize | None = None,
+    quantization: Quantization | None = None,
 ) -> list[Fact]:
     """What `verify` found, ending with the verdict.
 
@@ -40,16 +40,16 @@ def verification_facts(
     read = _read_fact(read_as)
     if given and stage in _IMAGES and report.shape != report.expected_shape:
         read = read._replace(label="read as", text=f"{layout}: the file has {sizes(given)}")
-    quantized = []
-    if requantized is not None:
-        quantized = [Fact("requantize", "requantized", requantized._asdict(), str(requantized))]
+    others = " or ".join(report.equal_as)
+    same = f"equal as {others}; you asked for {report.rounding}" if others else ""
     return [
         Fact("stage", "", stage, ""),
         *facts[:2],
         read,
         *facts[2:5],
         *absent(*_OF_SOME),
-        *quantized,
+        *quantization_facts(quantization),
+        Fact("equal_as", "rounding" if same else "", list(report.equal_as) or None, same),
         *facts[5:],
     ]
 
@@ -84,7 +84,7 @@ def _of_arrays(fact: Fact) -> Fact:
 
 # Keys of JSON that some results have no value for, and some commands none that they could tell.
 _OF_SOME = (
-    *("input", "requantize", "exact", "atol", "rtol", "max_abs_error", "max_rel_error", "bound", "ulps"),
+    *("input", "exact", "atol", "rtol", "max_abs_error", "max_rel_error", "bound", "ulps"),
     *("error_over_bound", "smallest_atol", "histogram", "worst", "worst_value", "worst_definition"),
     *("exact_sums", "diagnosis", "diagnosis_tried", "diagnosis_known", "explained", "explained_filter"),
     *("where", "wrong_map", "instead", "turned", "figure"),

@@ -23,6 +23,7 @@ from convmat.verification.instead import instead
 from convmat.verification.layer import channels_last, in_layout
 from convmat.verification.mistakes import Mistake, known_mistakes
 from convmat.verification.problem import Place, Problem
+from convmat.verification.quantized_mistakes import quantized_mistakes
 from convmat.watching import Watch, unwatched
 
 Chain = tuple[Mistake, ...]
@@ -129,8 +130,8 @@ def diagnose(
         x, filters and the geometry: as `convolve` takes them.
         expected: the wrong result, (N, *out, K) or of any other shape.
         layout, kernel_layout: of the arrays, as `verify` takes them; exceptions are indices of `expected`.
-        judged: how `verify` is to judge: its `exact`, `atol`, `rtol`, `requantize`, `arithmetic` and
-            `activation`; None stands for nothing said.
+        judged: how `verify` is to judge: its `exact`, `atol`, `rtol`, `quantization`, `arithmetic`
+            and `activation`; None stands for nothing said.
         budget: about how many products trying pairs of mistakes may cost. Single ones are all tried.
         watch: hands on the mistakes, and then the pairs of them, that are tried.
 
@@ -195,10 +196,11 @@ class _Search:
 
     def __init__(self, problems: dict[int, Problem], several: bool) -> None:
         self.problems, self.several = problems, several
-        axes = next(iter(problems.values())).right.x.ndim - 2
+        right = next(iter(problems.values())).right
+        known = known_mistakes(right.x.ndim - 2)
         self.made = {
             mistake: {number: list(made_by(mistake, problem.right)) for number, problem in problems.items()}
-            for mistake in known_mistakes(axes)
+            for mistake in (known if right.quantized is None else quantized_mistakes(known))
         }
         self.mistakes = [mistake for mistake, layers in self.made.items() if all(layers.values())]
 

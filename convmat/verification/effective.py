@@ -42,7 +42,7 @@ class Solved(NamedTuple):
 
 def other_filters(e: Evidence) -> Iterator[Claim | Effect]:
     """Other weights that explain every wrong element, the simplest first."""
-    if "requantize" in e.judged:
+    if "quantization" in e.judged:
         return
     solved = _solve(e)
     if solved is None:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.formats import narrow
 from convmat.geometry import ConvGeometry
 from convmat.verification.computed import Array, Computation
 from convmat.verification.judge import Judged
-from convmat.verification.layer import verify
+from convmat.verification.layer import judge_layer
 from convmat.verification.problem import Problem
 from convmat.verification.where import Mask, Where, axis_names, describe, touching
 
@@ -105,11 +106,13 @@ class Evidence:
         def note(band: tuple[slice, ...], values: Array, says: Judged) -> None:
             wanted[band], allowed[band], wrong[band] = values, says.allowed, says.outside
 
-        if verify(expected=result, **layer.arguments, **problem.judged, note=note):
+        known = narrow(result, problem.narrow)
+        stored = layer.arguments | {"x": layer.x, "filters": layer.filters}
+        if judge_layer(expected=known, **stored, **problem.judged, note=note):
             return None
-        slack = float(np.finfo(result.dtype).eps) if result.dtype.kind == "f" else 0.0
+        slack = 0.0 if problem.form is None else 2 * problem.form.u
         got = result.astype(np.float64)
-        return cls(layer, got, wanted, allowed, wrong, slack, problem.judged, result)
+        return cls(layer, got, wanted, allowed, wrong, slack, problem.judged, known)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -161,7 +164,7 @@ class Evidence:
 
     def true_for(self, layer: Computation) -> Mask:
         """Which elements another layer's definition explains, by verify's judgment."""
-        report = verify(expected=self.result, **layer.arguments, **self.judged)
+        report = judge_layer(expected=self.result, **layer.arguments, **self.judged)
         return np.ones(self.shape, bool) if report.wrong is None else ~report.wrong
 
     def lines_wrong(self, axis: int) -> Mask:

@@ -195,7 +195,7 @@ def _accumulated(e: Evidence) -> Iterator[Claim | Effect]:
 def _padding(e: Evidence) -> Iterator[Claim | Effect]:
     """A number in the padding, or one added to every pixel, and none there."""
     layer = e.layer
-    if "requantize" in e.judged:
+    if "quantization" in e.judged:
         return
     ones = np.ones((1, *layer.size, layer.x.shape[-1]))
     weights = np.abs(layer.filters.astype(np.float64)).reshape(len(layer.filters), -1).sum(1)
@@ -224,7 +224,7 @@ def _padding(e: Evidence) -> Iterator[Claim | Effect]:
 def _windows(e: Evidence) -> Iterator[Claim | Effect]:
     """Another stride, dilation or start of the window, along one axis or in the same way along all."""
     layer, axes = e.layer, len(e.layer.size)
-    if "requantize" in e.judged:
+    if "quantization" in e.judged:
         return
     at = e.sample(_ATTEMPTS)
     got = e.got[at]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,18 +14,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat import reference
 from convmat.checks import choice, got, known_numbers, numbers
-from convmat.engine import Convolution, execute, prepare
-from convmat.errors import DTypeError, SettingError
+from convmat.engine import execute, prepare
+from convmat.errors import ConvmatError, SettingError
 from convmat.formats import Narrow
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.layouts import KERNEL_LAYOUTS, to_batch, to_filters
 from convmat.plan import filter_geometry
+from convmat.quantization import Quantization
+from convmat.roundings import ROUNDINGS, canonical
 from convmat.verification.activation import Activation
 from convmat.verification.comparison import Definition, Note
 from convmat.verification.judge import Rule, bands
 from convmat.verification.numbers import magnitude
 from convmat.verification.numerics import PLAIN, Numerics, named
-from convmat.verification.quantization import Requantize
 from convmat.verification.seen import seen_arithmetic
 from convmat.verification.tiles import Layer, Tiles
 from convmat.verification.verdict import Report
@@ -51,7 +52,7 @@ def verify(
     exact: bool = False,
     atol: float | None = None,
     rtol: float | None = None,
-    requantize: tuple[Any, ...] | None = None,
+    quantization: Quantization | None = None,
     arithmetic: str | None = None,
     activation: Any = "none",
     watch: Watch = unwatched,
@@ -67,8 +68,7 @@ def verify(
         exact: floats, too, must be equal in value.
         atol, rtol: |result − definition| ≤ atol + rtol·|definition|, of complex numbers the moduli, in place
             of the bound; of the two the one that is not given is 0.
-        requantize: (scale, zero_point, rounding, dtype) of `quantization.Requantize`; the definition is then
-            the quantized result of integer inputs, and must be met exactly unless a tolerance is given.
+        quantization: what the definition makes of integers; to be met exactly unless a tolerance is given.
         arithmetic: one of `numerics.NAMES`, whose bound takes the place of the dtypes'.
         activation: "none", "relu", "relu6", "clamp:LO,HI" or (LO, HI), which is applied to the definition.
         note: a function that is told of each band. watch: hands on where the compared parts begin.
@@ -84,18 +84,9 @@ def verify(
     """
     x, filters, result = channels_last(x, filters, expected, layout, kernel_layout)
     layer = (stride, padding, dilation, groups, bias, flip, padding_mode)
-    report = judge_layer(
-        *(x, filters, result, *layer),
-        exact=exact,
-        atol=atol,
-        rtol=rtol,
-        requantize=requantize,
-        arithmetic=arithmetic,
-        activation=activation,
-        note=note,
-        watch=watch,
-        naming=True,
-    )
+    how: dict[str, Any] = {"exact": exact, "atol": atol, "rtol": rtol, "quantization": quantization}
+    how |= {"arithmetic": arithmetic, "activation": activation, "note": note, "watch": watch}
+    report = judge_layer(x, filters, result, *layer, **how, naming=True)
     return _said_in(layout, report)
 
 
@@ -111,7 +102,7 @@ def judge_layer(
     flip: bool = False,
     padding_mode: str = "zeros",
     *,
-    requantize: tuple[Any, ...] | None = None,
+    quantization: Quantization | None = None,
     arithmetic: str | None = None,
     activation: Any = None,
     note: Note | None = None,
@@ -127,39 +118,80 @@ def judge_layer(
     x, filters = numbers("input", x), numbers("filters", filters)
     bias = None if bias is None else numbers("bias", bias)
     result = None if expected is None else known_numbers("expected", expected)
-    todo = prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode)
-    if requantize is not None and arithmetic is not None:
-        raise SettingError("arithmetic", "is of floats; a quantized result is met exactly")
-    quantized = None if requantize is None else _quantized(requantize, result, x, filters, bias)
-    own = result is None
-    if result is None:
-        result = _own_result(todo, quantized, clamp)
-    if numerics is not PLAIN:
-        numerics.check(*(a.dtype for a in (x, filters, bias, result) if a is not None))
+    own = quantization if result is None else None
+    todo = prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode, own)
     options = {"groups": groups, "flip": flip, "padding_mode": padding_mode}
     inputs = _Inputs(x, filters, bias, todo.plan.geometry, options)
+    if quantization is not None:
+        for name, value in (("arithmetic", arithmetic), ("activation", clamp)):
+            if value is not None:
+                raise SettingError(name, "is of floats; a quantized result is met exactly, its range and all")
+        return _judge_quantized(
+            inputs, quantization, execute(todo) if result is None else result, rule, note, watch
+        )
+    if numerics is not PLAIN:
+        numerics.check(*(a.dtype for a in (x, filters, bias, result) if a is not None))
+    naming = naming and result is not None and numerics is PLAIN and rule == Rule()
+    if result is None:
+        result = _activated(execute(todo), clamp)
 
     def definition(numerics: Numerics, kept: Sequence[int] = (), watch: Watch = unwatched) -> Definition:
-        made = _definition(inputs.of_filters(kept), quantized, numerics, watch)
+        made = _definition(inputs.of_filters(kept), numerics, watch)
         return made if clamp is None else replace(made, activation=clamp)
 
     wanted = definition(numerics, watch=watch)
-    shape = wanted.shape
-    if result.shape == (math.prod(shape[:-1]), shape[-1]):
-        result = result.reshape(shape)
+    result = _in_shape(result, wanted.shape)
     report = _located(wanted.compare(result, rule, note=note), todo.plan.geometry)
     report = replace(report, arithmetic=arithmetic, activation=clamp and str(clamp))
-    if (
-        own
-        or not naming
-        or isinstance(result, Narrow)
-        or numerics is not PLAIN
-        or rule != Rule()
-        or quantized is not None
-        or result.shape != shape
-    ):
+    if not naming or isinstance(result, Narrow) or result.shape != wanted.shape:
         return report
     return replace(report, named_arithmetic=seen_arithmetic(result, report, definition, groups))
+
+
+def _judge_quantized(
+    given: _Inputs,
+    quantization: Quantization,
+    result: NDArray[Any],
+    rule: Rule,
+    note: Note | None,
+    watch: Watch,
+) -> Report:
+    """The verdict on a quantized result, and the other roundings that it equals."""
+    x, filters, bias, geometry, _ = given
+    quantized = Quantization.checked(quantization).of_layer(x, filters, bias, result.dtype)
+    wanted = _accumulators(given, quantized, quantized.apply, watch)
+    result = _in_shape(result, wanted.shape)
+    report = _located(wanted.compare(result, rule, note=note), geometry)
+    return _with_rounding(report, result, _accumulators(given, quantized, np.asarray, unwatched), quantized)
+
+
+def _accumulators(
+    given: _Inputs, quantized: Quantization, outcome: Callable[[NDArray[Any]], NDArray[Any]], watch: Watch
+) -> Definition:
+    """What becomes of a quantized layer's sums, some outputs at a time; it is met exactly."""
+    x, filters, bias, geometry, layer = given
+    layer = layer | {"pixels": quantized.pixels, "outside": quantized.input_zero_point}
+    window = (geometry.stride, geometry.padding, geometry.dilation)
+    size = reference.output_size(x.shape[1:-1], filters.shape[1:-1], *window)
+    shape = (len(x), *size, len(filters))
+    parts = bands(shape[:-1], max(shape[-1], x.shape[-1]))
+    sums = partial(reference.convolve_by_taps, x, quantized.weights(filters), *window, **layer, bias=bias)
+    return Definition(shape, watch(parts, len(parts)), lambda band: outcome(sums(band=band)))
+
+
+def _in_shape(result: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Rows of Y as Y; anything else as it is."""
+    return result.reshape(shape) if result.shape == (math.prod(shape[:-1]), shape[-1]) else result
+
+
+def _activated(result: NDArray[Any], activation: Activation | None) -> NDArray[Any]:
+    """convmat's own result after an activation, in its place."""
+    if activation is None:
+        return result
+    fitted = activation.fitted(result.dtype)
+    for band in bands(result.shape):
+        result[band] = fitted.apply(result[band])
+    return result
 
 
 def _located(report: Report, geometry: ConvGeometry) -> Report:
@@ -234,34 +266,29 @@ def _said_in(layout: str, report: Report) -> Report:
     )
 
 
-def _quantized(
-    requantize: tuple[Any, ...], result: NDArray[Any] | None, *inputs: NDArray[Any] | None
-) -> Requantize:
-    """How integer inputs' sums become a result; DTypeError for other inputs."""
-    quantized = Requantize.of(requantize).resolved(None if result is None else result.dtype)
-    for array in inputs:
-        if array is not None and array.dtype.kind not in "biu":
-            raise DTypeError(
-                "requantize",
-                f"takes integer inputs, kernels and bias, for an exact int32 accumulator; got {array.dtype}",
-            )
-    return quantized
+def _with_rounding(report: Report, result: NDArray[Any], sums: Definition, quantized: Quantization) -> Report:
+    """The report, with the other roundings under which every element of a result that differs is equal."""
+    wide, asked = quantized.accumulator == "int64", quantized.canonical_rounding
+    names = [name for name in ROUNDINGS if name == canonical(name, wide) != asked]
+    left = [replace(quantized, rounding=name) for name in names]
+    if report or result.shape != sums.shape:
+        left = []
+    for band in sums.parts if left else []:
+        of_band = sums.values(band)
+        left = [other for other in left if _equals(result[band], of_band, other)]
+        if not left:
+            break
+    return replace(report, rounding=quantized.rounding, equal_as=tuple(other.rounding for other in left))
 
 
-def _own_result(
-    todo: Convolution, quantized: Requantize | None, activation: Activation | None
-) -> NDArray[Any]:
-    result = execute(todo)
-    if activation is not None:
-        activation = activation.fitted(np.dtype(quantized.dtype) if quantized else result.dtype)
-    made = result if quantized is None else np.empty(result.shape, quantized.dtype)
-    for band in bands(result.shape):
-        values = result[band] if quantized is None else quantized.apply(result[band])
-        made[band] = values if activation is None else activation.apply(values)
-    return made
+def _equals(result: NDArray[Any], sums: NDArray[Any], quantized: Quantization) -> bool:
+    try:
+        return bool((quantized.apply(sums) == result).all())
+    except ConvmatError:  # sums or shifts that the rounding does not take
+        return False
 
 
-def _definition(given: _Inputs, quantized: Requantize | None, numerics: Numerics, watch: Watch) -> Definition:
+def _definition(given: _Inputs, numerics: Numerics, watch: Watch) -> Definition:
     """The layer's result, some outputs at a time."""
     x, filters, bias, geometry, layer = given
     window = (geometry.stride, geometry.padding, geometry.dilation)
@@ -270,12 +297,10 @@ def _definition(given: _Inputs, quantized: Requantize | None, numerics: Numerics
     sums = partial(reference.convolve_by_taps, x, filters, *window, **layer)
     rounded = partial(reference.convolve_by_taps, x, numerics.value(filters), *window, **layer)
     parts = bands(shape[:-1], max(shape[-1], x.shape[-1]))
-    inputs = [x, filters] if bias is None else [x, filters, bias]
 
     def values(band: Any) -> NDArray[Any]:
         shift = None if bias is None else numerics.bias_value(bias)
-        accumulators = rounded(bias=shift, band=band, pixels=numerics.value)
-        return accumulators if quantized is None else quantized.apply(accumulators)
+        return rounded(bias=shift, band=band, pixels=numerics.value)
 
     def sizes(band: Any) -> NDArray[Any]:
         shift = None if bias is None else numerics.bias_size(bias)
@@ -294,7 +319,7 @@ def _definition(given: _Inputs, quantized: Requantize | None, numerics: Numerics
         values,
         sizes,
         flushed,
-        [] if quantized is not None else inputs,
+        [x, filters] if bias is None else [x, filters, bias],
         geometry.terms + (bias is not None),
         numerics=numerics,
         squares=lambda: [lambda band: sums(band=band, pixels=_square, weights=_square)],

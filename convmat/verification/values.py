@@ -65,7 +65,7 @@ def _many(e: Evidence, axis: int) -> bool:
 def _bases(e: Evidence) -> Iterator[tuple[str, Floats, Floats]]:
     """What may have been multiplied, and what is added to it then."""
     yield "the right one", e.wanted, np.zeros(1)
-    if e.layer.bias is not None and "requantize" not in e.judged:
+    if e.layer.bias is not None and "quantization" not in e.judged:
         bias = e.layer.bias.astype(np.float64)
         yield "the right one, without its bias,", e.wanted - bias, bias
 

@@ -96,6 +96,10 @@ class Report(Shown):
     """Which elements are outside, in the memory order of the result; None where none is, or shapes differ."""
     where: Where | None = field(default=None, compare=False)
     """The set that they are, in words, where the axes are known."""
+    rounding: str | None = None
+    """That was asked for, of a quantized result."""
+    equal_as: tuple[str, ...] = ()
+    """Other roundings under which every element of a result that differs would be equal."""
 
     @classmethod
     def of_shapes(cls, result: NDArray[Any], shape: tuple[int, ...]) -> Report:
@@ -127,9 +131,8 @@ class Report(Shown):
         if self.shape != self.expected_shape:
             return "different: shape {}, expected {}".format(*self._shapes())
         if not self.equal:
-            return ", ".join(
-                [self._difference(), *(fact.brief for fact in self._where_facts() if fact.brief)]
-            )
+            briefs = [fact.brief for fact in self._where_facts() if fact.brief]
+            return ", ".join([self._difference() + self._other_rounding(), *briefs])
         return f"equal: {_elements(self.elements)}, {self._largest_error()}"
 
     def __repr__(self) -> str:
@@ -160,6 +163,9 @@ class Report(Shown):
         yield sizes(self.shape) or "()"
         advice = f", but for axes of 1 the same: reshape the first to {self.expected_shape}"
         yield (sizes(self.expected_shape) or "()") + (advice if first == second else "")
+
+    def _other_rounding(self) -> str:
+        return f"; equal as {self.equal_as[0]}; you asked for {self.rounding}" if self.equal_as else ""
 
     def _largest_error(self) -> str:
         if self.exact:
