@@ -14,7 +14,6 @@ from PIL import Image
 import convmat as cm
 from convmat.cli import run
 from convmat.verification.diagnosis import diagnose
-from convmat.verification.quantization import requantize
 from convmat.verification.where import box_around, describe, map_text, wrong_map
 from tests.planted import MISTAKES, Case, cases, check, told
 
@@ -229,10 +228,10 @@ def test_rows_and_quantized_results_are_told_of_too(layer: Any) -> None:
         "yours is the right one × 0.5"
     ]
     x, w = (np.rint(a * 20).astype(np.int8) for a in (x, w))
-    how = (0.01, 3, "half-even", "int8")
-    y = requantize(cm.convolve(x, w), *how)
+    how = cm.Quantization(scale=0.01, output_zero_point=3, rounding="half-even", dtype="int8")
+    y = cm.convolve(x, w, quantization=how)
     y[..., 3] = y[..., 2]
-    (effect,) = diagnose(x, w, y, judged={"requantize": how}).effects
+    (effect,) = diagnose(x, w, y, judged={"quantization": how}).effects
     assert str(effect) == "filter 3 holds filter 2"
 
 

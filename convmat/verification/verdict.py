@@ -132,7 +132,7 @@ class Report(Shown):
             return "different: shape {}, expected {}".format(*self._shapes())
         if not self.equal:
             briefs = [fact.brief for fact in self._where_facts() if fact.brief]
-            return ", ".join([self._difference() + self._other_rounding(), *briefs])
+            return ", ".join([self._difference(), *briefs])
         return f"equal: {_elements(self.elements)}, {self._largest_error()}"
 
     def __repr__(self) -> str:
@@ -154,7 +154,7 @@ class Report(Shown):
         return found.brief, found.story
 
     def _difference(self) -> str:
-        return f"different: {self.outside} of {_elements(self.elements)}"
+        return f"different: {self.outside} of {_elements(self.elements)}{self._other_rounding()}"
 
     def _shapes(self) -> Iterator[str]:
         """Both shapes as they are spoken, and what to do where they are the same but for axes of 1."""
@@ -239,7 +239,7 @@ class Report(Shown):
     def _where_facts(self) -> Iterator[Fact]:
         if self.where is not None and self.wrong is not None:
             at = "at" if self.outside == 1 or self.where.places else "all in"
-            brief = f"{at} {self.where.words}" if self.where.told else ""
+            brief = f"{at} {self.where.words}" if self.where.told and not self.equal_as else ""
             yield Fact("where", "where", self.where.value(), str(self.where), brief=brief)
             shares = wrong_map(self.wrong)
             shown = "" if shares.min() == shares.max() else "map of them"  # one shade tells nothing
