@@ -93,6 +93,7 @@ class Spectrum(Shown):
         smallest = min(smallest, bound.value)
         return replace(self, upper=bound.value, upper_method=bound.method, smallest_upper=smallest)
 
+    @np.errstate(over="ignore")  # what is beyond float64 is infinite
     def scaled(self, factor: float) -> Spectrum:
         """Of the matrix times a number above 0."""
         return replace(

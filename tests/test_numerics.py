@@ -233,7 +233,12 @@ def test_what_is_no_arithmetic_and_no_activation(
         ("c8", "f4", {"arithmetic": "tf32"}, "tf32 is of real numbers; got complex64"),
         ("c8", "f4", {"activation": "relu"}, "complex numbers have no order"),
         ("i1", "i1", {"activation": "clamp:0.5,3"}, "give whole numbers"),
-        ("i1", "i1", {"arithmetic": "tf32", "quantization": cm.Quantization(scale=0.1)}, "a quantized result is met exactly"),
+        (
+            "i1",
+            "i1",
+            {"arithmetic": "tf32", "quantization": cm.Quantization(scale=0.1)},
+            "a quantized result is met exactly",
+        ),
     ],
 )
 def test_dtypes_that_have_none(x: str, filters: str, change: dict[str, Any], message: str) -> None:

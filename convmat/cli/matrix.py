@@ -74,8 +74,6 @@ def command(
     """
     from convmat.cli.layer import open_linear_layer
     from convmat.cli.output import asked, report, wait, warn
-    from convmat.errors import GeometryError
-    from convmat.files.memory import check_memory
     from convmat.files.names import check_ending
     from convmat.layouts import output_layout
     from convmat.matrix import layer_map
@@ -88,11 +86,7 @@ def command(
     fc = layer_map(input_shape=batch.shape, layout=output_layout(layer.layout), **arguments)
     wanted = values is not None or not (no_spectrum or asked("quiet"))
     if wanted:
-        check_memory("input_shape", fc.spectrum_bytes, "add --no-spectrum")
-    if values is not None and fc.method.name == "lanczos":
-        raise GeometryError(
-            "values", "M is too large for all singular values; leave it out, and the largest is told"
-        )
+        _check_spectrum(fc, values)
     if output is not None or figure is not None:
         _write(fc, dense, output, figure)
     spectrum = None
@@ -106,6 +100,18 @@ def command(
     report(facts, output="-" if values == "-" else output)
     if spectrum is not None and not spectrum.converged:
         warn(f"the norm had not converged after {spectrum.iterations} iterations; give more --iterations")
+
+
+def _check_spectrum(fc: LayerMap, values: str | None) -> None:
+    """Refuse singular values that there is no memory for, or all of them of too large a layer."""
+    from convmat.errors import GeometryError
+    from convmat.files.memory import check_memory
+
+    check_memory("input_shape", fc.spectrum_bytes, "add --no-spectrum")
+    if values is not None and fc.method.name == "lanczos":
+        raise GeometryError(
+            "values", "M is too large for all singular values; leave it out, and the largest is told"
+        )
 
 
 def _write(fc: LayerMap, dense: bool, output: str | None, figure: str | None) -> None:
