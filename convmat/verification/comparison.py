@@ -75,7 +75,7 @@ class Definition:
         """The verdict on a result, by the judge that fits what it is made of."""
         if result.shape != self.shape:
             return Report.of_shapes(result, self.shape)
-        judge = self._judge(result.dtype, rule)
+        judge = self.judge(result.dtype, rule)
         comparison = _Comparison(result, judge)
         for part in self.parts:
             sizes = flushed = None
@@ -87,7 +87,8 @@ class Definition:
             comparison.add(values, sizes, flushed)
         return comparison.report()
 
-    def _judge(self, dtype: np.dtype[Any], rule: Rule) -> Judge:
+    def judge(self, dtype: np.dtype[Any], rule: Rule) -> Judge:
+        """What judges a result of this dtype."""
         bound, dtypes = None, [dtype, *(a.dtype for a in self.inputs)]
         if self.inputs and not rule.exact and any(d.kind in "fc" for d in dtypes):
             bound = WithinBound(dtype, self.inputs, self.terms, self.divided)

@@ -146,6 +146,23 @@ def _definition(
     )
 
 
+def definition(
+    x: NDArray[Any],
+    filters: NDArray[Any],
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+    groups: int = 1,
+    bias: NDArray[Any] | None = None,
+) -> Definition:
+    """What a layer's result must be, some outputs at a time, for whoever judges several results of it at once.
+
+    Arguments and errors are those of `convolve`.
+    """
+    geometry = prepare(x, filters, stride, padding, dilation, groups, bias).plan.geometry
+    return _definition(x, filters, bias, geometry, {"groups": groups}, None, unwatched)
+
+
 class Explanation(NamedTuple):
     """The sum that is one element of the definition, term by term."""
 

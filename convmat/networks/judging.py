@@ -1,0 +1,139 @@
+"""Layers of a network judged: a runtime's output, and convmat's own, against the definition of convolution.
+
+The definition is computed once for all results of a layer, a band of outputs at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat.engine import convolve
+from convmat.networks.layers import Convolution, Layer
+from convmat.networks.model import Model
+from convmat.networks.running import Dumped, Evaluator, walk
+from convmat.verification.judge import Rule
+from convmat.verification.layer import definition
+from convmat.watching import Watch, unwatched
+
+Array = NDArray[Any]
+
+_WEIGHTS = 1 << 22  # elements of filters whose definition is computed at one time
+
+
+@dataclass
+class Verdict:
+    """What was found of one result of a layer."""
+
+    elements: int = 0
+    outside: int = 0
+    """Elements further from the definition than their bound, or than 0 where they must be exact."""
+    error_over_bound: float = 0.0
+    """The largest."""
+
+    @property
+    def equal(self) -> bool:
+        return self.outside == 0
+
+
+class Judged(NamedTuple):
+    """A layer, and the verdicts on its results."""
+
+    layer: Layer
+    theirs: Verdict | None = None
+    """On the runtime's."""
+    ours: Verdict | None = None
+    """On that of convmat's engine, from the input that the runtime had."""
+    why: str | None = None
+    """Why it was not judged."""
+
+
+def judge(layer: Convolution, results: Mapping[str, Array]) -> dict[str, Verdict]:
+    """The verdicts on results (N, *out, K) of a layer, by name."""
+    verdicts = {name: Verdict() for name in results}
+    count = len(layer.filters)
+    step = count if layer.groups > 1 else max(_WEIGHTS // max(layer.filters[0].size, 1), 1)
+    for start in range(0, count, step):
+        some = slice(start, start + step)
+        bias = None if layer.bias is None else layer.bias[some]
+        part = layer._replace(filters=layer.filters[some], bias=bias)
+        _judge_some(part, {name: result[..., some] for name, result in results.items()}, verdicts)
+    return verdicts
+
+
+@np.errstate(all="ignore")  # infinities and NaN are compared, not warned of
+def _judge_some(layer: Convolution, results: Mapping[str, Array], verdicts: Mapping[str, Verdict]) -> None:
+    wanted = definition(layer.x, layer.filters, **layer.arguments)
+    judges = {name: wanted.judge(result.dtype, Rule()) for name, result in results.items() if result.shape == wanted.shape}
+    for name in results.keys() - judges.keys():
+        size = math.prod(wanted.shape)
+        verdicts[name].elements += size
+        verdicts[name].outside += max(size, 1)
+        verdicts[name].error_over_bound = math.inf
+    for band in wanted.parts if judges else ():
+        values, bounds = wanted.values(band), [judge.bound for judge in judges.values() if judge.bound is not None]
+        sizes = wanted.sizes(band) if bounds and wanted.sizes is not None else None
+        for name, judge_of in judges.items():
+            flushed = None
+            if judge_of.bound is not None and judge_of.bound.has_subnormal and wanted.flushed is not None:
+                flushed = wanted.flushed(band, judge_of.bound.subnormal)
+            says, verdict = judge_of(results[name][band], values, sizes, flushed), verdicts[name]
+            outside = int(np.count_nonzero(says.outside))
+            verdict.elements += values.size
+            verdict.outside += outside
+            worst = float(np.fmax.reduce(says.ratio, axis=None, initial=0.0))
+            verdict.error_over_bound = max(verdict.error_over_bound, worst if not outside or worst > 1 else math.inf)
+
+
+def run_and_judge(
+    model: Model,
+    layers: Iterable[Layer],
+    feeds: Mapping[str, Array],
+    evaluator: Evaluator,
+    dumped: Dumped | None = None,
+    watch: Watch = unwatched,
+    see: Callable[[Layer, dict[str, Array]], None] | None = None,
+    ours: bool = True,
+) -> tuple[list[Judged], dict[str, Array]]:
+    """Run a model, and judge its layers one by one; what it makes in the end.
+
+    Args:
+        see: is shown the values of each layer as it is judged.
+        ours: whether convmat's engine computes each layer, too.
+        For others see `running.walk`.
+    """
+    by_output = {layer.y: layer for layer in layers}
+    judged: list[Judged] = []
+    outputs: dict[str, Array] = {}
+    steps = walk(model, feeds, evaluator, {y: layer.x for y, layer in by_output.items()}, dumped)
+    for step in watch(steps, len(by_output) + 1):
+        if step.node is None:
+            outputs = step.values
+            continue
+        layer = by_output[step.node.output[0]]
+        if see is not None:
+            see(layer, step.values)
+        judged.append(_judged(model, layer, step.values, step.known, ours))
+    return judged, outputs
+
+
+def _judged(model: Model, layer: Layer, values: Mapping[str, Array], known: bool, ours: bool) -> Judged:
+    if not known:
+        return Judged(layer, why="what it took, or what it made, is not among the outputs that were given")
+
+    def value(name: str) -> Array:
+        return values[name] if name in values else model.constant(name)
+
+    convolution = layer.convolution(value)
+    if isinstance(convolution, str):
+        return Judged(layer, why=convolution)
+    results = {"theirs": layer.result(values[layer.y])}
+    if ours:
+        results["ours"] = convolve(convolution.x, convolution.filters, **convolution.arguments)
+    verdicts = judge(convolution, results)
+    return Judged(layer, verdicts["theirs"], verdicts.get("ours"))

@@ -1,0 +1,429 @@
+"""ONNX models read: nothing in them is executed, and nothing is believed that can be checked.
+
+The graph must be sorted, so that it has no cycle; weights must have the bytes that their shapes claim; data
+outside the file must lie beside it. Shapes are those of ONNX's own inference.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat.checks import got
+from convmat.errors import FileError, ShapeError
+from convmat.files.foreign import KNOWN_BYTES, foreign, foreign_archive
+from convmat.files.memory import check_memory
+from convmat.files.members import ZIP_DAMAGE, ZIP_MAGIC, open_zip
+from convmat.files.outputs import reading
+from convmat.files.streams import is_pipe, open_file
+from convmat.networks.extra import package
+
+Shape = tuple[int | None, ...]
+"""Sizes; None for one that is not known."""
+
+_SMALL = 1 << 10  # bytes of a constant that shapes may follow from
+_STANDARD = ("", "ai.onnx")
+_EXPORT = (
+    "is a PyTorch file, which may run programs as it is loaded; export the network in Python: "
+    'torch.onnx.export(model, torch.zeros(1, 3, 224, 224), "model.onnx"), or its weights: '
+    'safetensors.torch.save_file(torch.load("w.pt", weights_only=True), "w.safetensors")'
+)
+
+
+class Model:
+    """An ONNX model, its graph checked, its weights where they are until they are asked for.
+
+    Args:
+        name: a file.
+
+    Raises:
+        FileError: it cannot be read, is no ONNX model, or one that is damaged or not supported.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.proto = _parsed(name)
+        self.graph = self.proto.graph
+        self.opset = self._opset()
+        self._tensors = {tensor.name: tensor for tensor in self.graph.initializer}
+        self._makers: dict[str, Any] = {}  # nodes whose outputs are constants
+        self._check_graph()
+        self.shapes: dict[str, Shape] = {}
+        self.types: dict[str, int] = {}
+
+    # The graph
+
+    @property
+    def inputs(self) -> list[str]:
+        """What has to be fed: inputs of the graph that no weights stand for."""
+        return [value.name for value in self.graph.input if value.name not in self._tensors]
+
+    @property
+    def outputs(self) -> list[str]:
+        return [value.name for value in self.graph.output]
+
+    @property
+    def nodes(self) -> list[Any]:
+        """The nodes that have something to do with what is fed, in order."""
+        return [node for node in self.graph.node if not self._is_constant(node)]
+
+    @property
+    def unseen(self) -> list[str]:
+        """What is not looked into: branches and bodies of nodes, and functions of the model's own."""
+        inside = []
+        for node in self.graph.node:
+            count = sum(_count(graph) for graph in subgraphs(node))
+            if count:
+                inside.append(f"{node.op_type} {node_name(node)!r} has {count} CONV layers inside")
+        inside += [
+            f"the function {function.name!r} has {count} CONV layers inside"
+            for function in self.proto.functions
+            if (count := _count(function))
+        ]
+        return inside
+
+    def _opset(self) -> int:
+        latest = package("onnx.defs").onnx_opset_version()
+        versions = [o.version for o in self.proto.opset_import if o.domain in _STANDARD] or [1]
+        if not 1 <= versions[0] <= latest:
+            raise FileError(
+                self.name,
+                f"is of opset {versions[0]}, the onnx package that is installed knows 1 to {latest}; "
+                "install a later one, or export the network again",
+            )
+        return int(versions[0])
+
+    def _check_graph(self) -> None:
+        """Refuse what is not sorted, and find the constants."""
+        for tensor in (*self.graph.initializer, *_attribute_tensors(self.graph.node)):
+            self._check_tensor(tensor)
+        sparse = {tensor.values.name for tensor in self.graph.sparse_initializer}
+        known = {"", *self._tensors, *sparse, *(value.name for value in self.graph.input)}
+        fed = {value.name for value in self.graph.input} - self._tensors.keys()
+        for node in self.graph.node:
+            missing = [name for name in needs(node) if name not in known]
+            if missing:
+                raise FileError(
+                    self.name,
+                    f"node {node_name(node)!r} takes {got(missing[0])}, which nothing before it makes; the graph "
+                    "has a cycle, is not sorted, or is damaged: export it again",
+                )
+            again = [name for name in node.output if name and name in known]
+            if again:
+                raise FileError(self.name, f"makes {got(again[0])} twice; export it again")
+            known.update(node.output)
+            if fed.isdisjoint(needs(node)) and not _is_lively(node) and sparse.isdisjoint(needs(node)):
+                self._makers |= dict.fromkeys(filter(None, node.output), node)
+            else:
+                fed.update(filter(None, node.output))
+        missing = [name for name in self.outputs if name not in known]
+        if missing or not self.graph.node:
+            problem = f"has no {got(missing[0])}, an output of it" if missing else "has no nodes"
+            raise FileError(self.name, f"{problem}; export it again")
+
+    def _is_constant(self, node: Any) -> bool:
+        return any(name in self._makers for name in node.output)
+
+    # Weights
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a value does not depend on what is fed."""
+        return name in self._tensors or name in self._makers
+
+    def constant(self, name: str) -> NDArray[Any]:
+        """A value that does not depend on what is fed; nothing of it is kept.
+
+        Raises:
+            FileError: it cannot be had.
+        """
+        if name in self._tensors:
+            return self._array(self._tensors[name])
+        node = self._makers[name]
+        shape = self.shapes.get(name, ())
+        check_memory(self.name, 8 * math.prod(size or 1 for size in shape), "leave this network to a larger machine")
+        feeds = {need: self.constant(need) for need in needs(node) if need}
+        evaluator = package("onnx.reference").ReferenceEvaluator
+        try:
+            return np.asarray(evaluator(self.part([node], feeds, {}, [name])).run(None, feeds)[0])
+        except FileError:
+            raise
+        except Exception as error:  # what the evaluator cannot do it may say in any way
+            raise FileError(self.name, f"node {node_name(node)!r} cannot be evaluated: {first_line(error)}") from None
+
+    def _array(self, tensor: Any) -> NDArray[Any]:
+        numpy_helper = package("onnx.numpy_helper")
+        if is_external(tensor):
+            loaded = type(tensor)()
+            loaded.CopyFrom(tensor)
+            loaded.raw_data = self._external(tensor)
+            loaded.ClearField("external_data")
+            loaded.ClearField("data_location")
+            tensor = loaded
+        try:
+            return np.asarray(numpy_helper.to_array(tensor))
+        except Exception as error:
+            raise FileError(self.name, f"has weights {got(tensor.name)} that are damaged: {first_line(error)}") from None
+
+    def _check_tensor(self, tensor: Any) -> None:
+        """Refuse weights that have other bytes than their shape claims, before any are made."""
+        count = math.prod(tensor.dims)
+        if any(size < 0 for size in tensor.dims):
+            raise FileError(self.name, f"has weights {got(tensor.name)} of an impossible shape {got(tuple(tensor.dims))}")
+        each = _bits(tensor.data_type) / 8
+        if is_external(tensor):
+            there, each = self._external_place(tensor)[2], max(each, 1 / 2)
+        elif tensor.HasField("raw_data"):
+            there = len(tensor.raw_data)
+        else:
+            return  # numbers in fields of their own; the count of them is checked as they are read
+        if there != math.ceil(count * each):
+            raise FileError(
+                self.name,
+                f"has {there} bytes of weights {got(tensor.name)}, whose shape {got(tuple(tensor.dims))} takes "
+                f"{math.ceil(count * each)}; export it again",
+            )
+
+    def _external_place(self, tensor: Any) -> tuple[str, int, int]:
+        """The file of weights outside the model, checked to be one beside it; where they begin, and their bytes."""
+        said = {entry.key: entry.value for entry in tensor.external_data}
+        location, folder = said.get("location", ""), os.path.dirname(os.path.abspath(self.name))
+        path = os.path.join(folder, location)
+        parts = location.replace("\\", "/").split("/")
+        if not location or os.path.isabs(location) or ".." in parts or "\0" in location:
+            raise FileError(self.name, f"has its weights in {got(location)}, which is not beside it; refused")
+        inside = os.path.realpath(folder)
+        if os.path.commonpath([os.path.realpath(path), inside]) != inside:
+            raise FileError(self.name, f"has its weights in {got(location)}, a link that leads elsewhere; refused")
+        with reading(path):
+            there = os.stat(path)
+        if not stat.S_ISREG(there.st_mode):
+            raise FileError(path, f"is no regular file, and {self.name} has its weights there; refused")
+        try:
+            offset = int(said.get("offset", 0))
+            length = int(said.get("length", there.st_size - offset))
+        except ValueError:
+            raise FileError(self.name, f"has weights {got(tensor.name)} at no place; export it again") from None
+        if not 0 <= offset <= offset + length <= there.st_size:
+            raise FileError(
+                path, f"has {there.st_size} bytes, and {self.name} has weights beyond its end; copy it again"
+            )
+        return path, offset, length
+
+    def _external(self, tensor: Any) -> bytes:
+        path, offset, length = self._external_place(tensor)
+        check_memory(path, 2 * length, "leave this network to a larger machine")
+        with reading(path), open(path, "rb") as stream:
+            stream.seek(offset)
+            return stream.read(length)
+
+    # Shapes
+
+    def infer(self, given: Mapping[str, tuple[int, ...]]) -> None:
+        """Find all shapes, from those of the inputs, of which some may be given.
+
+        Raises:
+            ShapeError: a shape that an input cannot have. FileError: shapes that contradict each other.
+        """
+        onnx = package("onnx")
+        light = onnx.ModelProto(ir_version=self.proto.ir_version)
+        light.opset_import.extend(self.proto.opset_import)
+        light.functions.extend(self.proto.functions)
+        light.graph.name = self.graph.name or "graph"
+        light.graph.node.extend(self.graph.node)
+        light.graph.input.extend(self.graph.input)
+        for value in light.graph.input:
+            if value.name in given:
+                self._give(value, given[value.name])
+        for value in self.graph.output:  # without shapes, which may be those of other inputs
+            plain = light.graph.output.add(name=value.name)
+            if value.type.HasField("tensor_type"):
+                plain.type.tensor_type.elem_type = value.type.tensor_type.elem_type
+        own = {name for node in self.graph.node if node.domain not in _STANDARD for name in node.output}
+        light.graph.value_info.extend(value for value in self.graph.value_info if value.name in own)
+        for tensor in self.graph.initializer:
+            outline = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            if math.prod(tensor.dims) * 8 <= _SMALL and not is_external(tensor):
+                outline.CopyFrom(tensor)
+        try:
+            inferred = package("onnx.shape_inference").infer_shapes(light, data_prop=True).graph
+        except Exception as error:  # of its own kinds, and others
+            raise FileError(self.name, f"has shapes that cannot be inferred: {first_line(error)}") from None
+        for value in (*inferred.input, *inferred.value_info, *inferred.output):
+            kind = value.type.tensor_type
+            if value.type.HasField("tensor_type"):
+                self.types[value.name] = kind.elem_type
+                if kind.HasField("shape"):
+                    self.shapes[value.name] = _sizes(kind.shape)
+        for name, tensor in self._tensors.items():
+            self.shapes[name], self.types[name] = tuple(tensor.dims), tensor.data_type
+
+    def declared(self, name: str) -> Shape | None:
+        """The shape that the model says an input has; None where it does not say."""
+        [value] = [value for value in self.graph.input if value.name == name]
+        kind = value.type.tensor_type
+        return _sizes(kind.shape) if kind.HasField("shape") else None
+
+    def _give(self, value: Any, shape: tuple[int, ...]) -> None:
+        declared = self.declared(value.name)
+        if declared is not None and (
+            len(declared) != len(shape)
+            or any(want not in (None, size) for want, size in zip(declared, shape, strict=True))
+        ):
+            raise ShapeError(
+                "input_shape", f"{got(shape)} is not that of {value.name!r}, {shape_text(declared)}; give that"
+            )
+        kind = value.type.tensor_type
+        kind.shape.ClearField("dim")
+        for size in shape:
+            kind.shape.dim.add(dim_value=size)
+
+    # Parts
+
+    def part(
+        self, nodes: Iterable[Any], feeds: Mapping[str, NDArray[Any]], held: Mapping[str, NDArray[Any]], made: Iterable[str]
+    ) -> Any:
+        """A model of some nodes alone, that is fed some values, holds others, and makes the rest."""
+        onnx, helper = package("onnx"), package("onnx.helper")
+        model = onnx.ModelProto(ir_version=max(self.proto.ir_version, 8))
+        model.opset_import.extend(self.proto.opset_import or [helper.make_opsetid("", self.opset)])
+        model.functions.extend(self.proto.functions)
+        model.graph.name = "part"
+        model.graph.node.extend(nodes)
+        for name, array in feeds.items():
+            kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+            model.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
+        to_tensor = package("onnx.numpy_helper").from_array
+        model.graph.initializer.extend(to_tensor(array, name) for name, array in held.items())
+        model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in made)
+        return model
+
+
+def _parsed(name: str) -> Any:
+    if is_pipe(name):
+        raise FileError(name, "is a pipe; name a file, since weights may lie beside it")
+    with open_file(name) as stream, reading(name):
+        start = stream.peek(KNOWN_BYTES)
+        if start.startswith(ZIP_MAGIC):
+            raise FileError(name, _of_zip(name))
+        other = foreign(start)
+        if other is not None:
+            raise FileError(name, _EXPORT if "PyTorch" in other or "pickle" in other else other)
+        size = os.fstat(stream.fileno()).st_size
+        check_memory(name, 3 * size, "keep its weights outside the model: onnx.save(…, save_as_external_data=True)")
+        data = stream.read()
+    model = package("onnx").ModelProto()
+    try:
+        model.ParseFromString(data)
+    except Exception:  # protobuf's DecodeError, whose module is its own affair
+        model.Clear()
+    if not model.HasField("graph"):
+        raise FileError(name, f"is {'no ONNX model' if data else 'empty'}; expected one, or a .safetensors file")
+    return model
+
+
+def _of_zip(name: str) -> str:
+    try:
+        with open_zip(name) as archive:
+            other = foreign_archive(archive.namelist())
+    except ZIP_DAMAGE:
+        other = None
+    if other is not None and "PyTorch" in other:
+        return _EXPORT
+    return other or "is a zip archive and no ONNX model; unpack it"
+
+
+def _bits(kind: int) -> int:
+    """Bits of an element, 4 or more."""
+    helper = package("onnx.helper")
+    names = package("onnx").TensorProto.DataType
+    name = names.Name(kind) if kind in names.values() else ""
+    if name in ("INT4", "UINT4", "FLOAT4E2M1"):
+        return 4
+    if name in ("INT2", "UINT2"):
+        return 2
+    if name.startswith("FLOAT8"):
+        return 8
+    try:
+        return int(helper.tensor_dtype_to_np_dtype(kind).itemsize) * 8
+    except Exception:  # strings, and what is no type
+        return 0
+
+
+def is_external(tensor: Any) -> bool:
+    return bool(tensor.data_location == tensor.EXTERNAL) if tensor.HasField("data_location") else False
+
+
+def _attribute_tensors(nodes: Iterable[Any]) -> Iterator[Any]:
+    """Tensors that nodes have, as Constant does, their branches' and bodies' among them."""
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+        for graph in subgraphs(node):
+            yield from graph.initializer
+            yield from _attribute_tensors(graph.node)
+
+
+def _sizes(shape: Any) -> Shape:
+    return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in shape.dim)
+
+
+def _count(graph: Any) -> int:
+    return sum(
+        (node.op_type in CONVS) + sum(map(_count, subgraphs(node))) for node in graph.node
+    )
+
+
+def _is_lively(node: Any) -> bool:
+    """Whether a node may give another result each time, or is not known to give the same."""
+    return node.domain not in _STANDARD or node.op_type in _RANDOM or bool(subgraphs(node))
+
+
+CONVS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv")
+"""Operators that are CONV layers."""
+
+_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
+
+
+def subgraphs(node: Any) -> list[Any]:
+    """The graphs in a node: branches of If, bodies of Loop and Scan."""
+    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else list(a.graphs))]
+
+
+def needs(node: Any) -> list[str]:
+    """The values that a node takes, those that its branches or body take from outside among them."""
+    names = list(node.input)
+    for graph in subgraphs(node):
+        own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        for inner in graph.node:
+            names += [name for name in needs(inner) if name and name not in own]
+            own.update(inner.output)
+        names += [value.name for value in graph.output if value.name not in own]
+    return list(dict.fromkeys(names))
+
+
+def node_name(node: Any) -> str:
+    """What a node is called: by its name, or by what it makes."""
+    return str(node.name or next(filter(None, node.output), node.op_type))
+
+
+def attributes_of(node: Any) -> dict[str, Any]:
+    """The attributes of a node, as Python's values."""
+    value = package("onnx.helper").get_attribute_value
+    return {attribute.name: value(attribute) for attribute in node.attribute}
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return " ".join(str(error).strip().partition("\n")[0].split())[:200] or type(error).__name__
+
+
+def shape_text(shape: Shape | None) -> str:
+    """A shape as it is spoken; ? where it is not known."""
+    return "?" if shape is None else "×".join("?" if size is None else str(size) for size in shape) or "()"

@@ -1,0 +1,207 @@
+"""A network run a layer at a time, so that each layer's input and output are had, and little else is kept.
+
+What lies between two layers is run as one part. Whose values are done with is forgotten.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat.errors import FileError, SettingError, ShapeError
+from convmat.files.npy import NpyInput
+from convmat.networks.extra import package
+from convmat.networks.model import Model, first_line, needs, node_name
+
+Array = NDArray[Any]
+
+_HELD = 1 << 26  # bytes of weights that a part holds; more are fed, which copies nothing
+
+# Operators that move elements, or choose among them: what comes out is what went in, bit for bit.
+_MOVES = frozenset(
+    "Abs Clip Concat DepthToSpace Dropout Expand Flatten Gather GlobalMaxPool Identity Max MaxPool Min Neg Pad Relu "
+    "Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze".split()
+)
+
+
+class Evaluator:
+    """What computes the nodes of a model: onnxruntime, or onnx's own reference in NumPy.
+
+    Args:
+        provider: of onnxruntime, as it lists them, with or without "ExecutionProvider".
+        reference: whether onnx's own is to compute.
+
+    Raises:
+        SettingError: onnxruntime has no such provider. FileError: a package is not installed.
+    """
+
+    def __init__(self, model: Model, provider: str | None = None, reference: bool = False) -> None:
+        self.model, self._reference = model, reference
+        self.name = "onnx's reference evaluator"
+        if reference:
+            return
+        runtime = package("onnxruntime")
+        there = runtime.get_available_providers()
+        wanted = provider or "CPU"
+        chosen = [name for name in there if wanted.lower() in (name.lower(), name.lower().removesuffix("executionprovider"))]
+        if not chosen:
+            raise SettingError("provider", f"onnxruntime has no {wanted!r} here; it has {', '.join(there)}")
+        self._providers = chosen
+        self.name = f"onnxruntime {runtime.__version__}, {chosen[0]}"
+
+    def run(self, nodes: Sequence[Any], values: Mapping[str, Array], made: Sequence[str]) -> list[Array]:
+        """What some nodes make of values.
+
+        Raises:
+            FileError: they cannot be run, or make what is no array.
+        """
+        inside = {name for node in nodes for name in node.output}
+        wanted = {name: None for node in nodes for name in needs(node) if name and name not in inside}
+        held: dict[str, Array] = {}
+        feeds: dict[str, Array] = {}
+        for name in wanted:
+            if self.model.is_constant(name):
+                array = self.model.constant(name)
+                (held if array.nbytes <= _HELD else feeds)[name] = array
+            else:
+                feeds[name] = values[name]
+        what = f"node {node_name(nodes[0])!r}" if len(nodes) == 1 else f"what begins with {node_name(nodes[0])!r}"
+        try:
+            results = self._session(self.model.part(nodes, feeds, held, made)).run(list(made), feeds)
+        except MemoryError:
+            raise
+        except Exception as error:  # each runtime has kinds of its own
+            raise FileError(self.model.name, f"{what} cannot be run by {self.name}: {first_line(error)}") from None
+        for name, result in zip(made, results, strict=True):
+            if not isinstance(result, (np.ndarray, np.generic)):
+                raise FileError(self.model.name, f"{what} makes {name!r}, which is no array; that is not supported")
+        return [np.asarray(result) for result in results]
+
+    def _session(self, part: Any) -> Any:
+        if self._reference:
+            return package("onnx.reference").ReferenceEvaluator(part)
+        runtime = package("onnxruntime")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4
+        return runtime.InferenceSession(part.SerializeToString(), options, providers=self._providers)
+
+
+class Dumped:
+    """Values that another runtime wrote: a folder of .npy files, each named like its value.
+
+    Letters, digits, - and _ stand for themselves in a file's name, and a dot within it; any other sign is _.
+
+    Raises:
+        FileError: no such folder, or one without .npy files.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        try:
+            self._files = {name for name in os.listdir(folder) if name.endswith(".npy")}
+        except OSError as error:
+            raise FileError(folder, f"{error.strerror}; name a folder of .npy files") from None
+        if not self._files:
+            raise FileError(folder, "has no .npy files; write each CONV's input and output there, named like them")
+
+    def __contains__(self, value: str) -> bool:
+        return file_name(value) in self._files
+
+    def read(self, value: str) -> Array:
+        return NpyInput(os.path.join(self.folder, file_name(value))).read()
+
+
+def file_name(value: str) -> str:
+    """The .npy file that a value is dumped in."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", value).lstrip(".") + ".npy"
+
+
+class Step(NamedTuple):
+    """A node that was run: all values that it took and made are there."""
+
+    node: Any
+    values: dict[str, Array]
+    known: bool
+    """Whether what it took is what the runtime had, and its output the runtime's."""
+
+
+def walk(
+    model: Model,
+    feeds: Mapping[str, Array],
+    evaluator: Evaluator,
+    stops: Mapping[str, str],
+    dumped: Dumped | None = None,
+) -> Iterator[Step]:
+    """Run a model up to each of its stops, and to its end; the last step has the outputs of the model alone.
+
+    Args:
+        feeds: values of the model's inputs.
+        stops: the values to stop at, each with one that is to be there then, too.
+        dumped: what another runtime made, which takes the place of what is made here.
+
+    Raises:
+        FileError: a part cannot be run. ShapeError: what was dumped has another shape.
+    """
+    if len(set(map(file_name, stops))) < len(stops) and dumped is not None:
+        raise FileError(dumped.folder, "cannot name the outputs of this network apart; rename its nodes")
+    values, exact = dict(feeds), set(feeds)
+    if dumped is not None:
+        _replace(values, exact, [name for name in feeds if name in dumped], dumped)
+    parts = list(_parts(model.nodes, stops, dumped is not None))
+    last = {name: at for at, part in enumerate(parts) for node in part for name in (*needs(node), *node.output)}
+    for name, beside in stops.items():
+        last[beside] = max(last.get(beside, 0), last[name]) if name in last else last.get(beside, 0)
+    last |= dict.fromkeys(model.outputs, len(parts))
+    for at, part in enumerate(parts):
+        inside = [name for node in part for name in node.output if name]
+        made = [name for name in inside if last[name] > at or name in stops]
+        if made and not (dumped is not None and all(name in dumped for name in made)):
+            values |= zip(made, evaluator.run(part, values, made), strict=True)
+        known = all(name in exact or model.is_constant(name) for node in part for name in needs(node) if name)
+        if dumped is not None:
+            if known and all(node.op_type in _MOVES for node in part):
+                exact.update(made)
+            _replace(values, exact, [name for name in made if name in dumped], dumped, model)
+        if part[-1].output and part[-1].output[0] in stops:
+            yield Step(part[-1], values, known and (dumped is None or part[-1].output[0] in exact))
+        for name in [name for name in values if last.get(name, -1) <= at]:
+            del values[name]
+    yield Step(None, {name: values[name] for name in model.outputs if name in values}, True)
+
+
+def _replace(
+    values: dict[str, Array], exact: set[str], names: Iterable[str], dumped: Dumped, model: Model | None = None
+) -> None:
+    for name in names:
+        array = dumped.read(name)
+        want = values[name].shape if name in values else (model.shapes.get(name) if model else None)
+        if want is not None and (
+            len(want) != array.ndim or any(w not in (None, s) for w, s in zip(want, array.shape, strict=True))
+        ):
+            shown = "×".join("?" if size is None else str(size) for size in want)
+            raise ShapeError(
+                os.path.join(dumped.folder, file_name(name)), f"has shape {array.shape}, {name!r} has {shown}; dump it again"
+            )
+        values[name] = array
+        exact.add(name)
+
+
+def _parts(nodes: Iterable[Any], stops: Mapping[str, str], singly: bool) -> Iterator[list[Any]]:
+    """The nodes, those that make a stop each alone, and others together up to it, or singly."""
+    between: list[Any] = []
+    for node in nodes:
+        stop = any(name in stops for name in node.output)
+        if (stop or singly) and between:
+            yield between
+            between = []
+        if stop:
+            yield [node]
+        else:
+            between.append(node)
+    if between:
+        yield between
