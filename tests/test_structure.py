@@ -27,7 +27,8 @@ FLOORS = (
     ("engine",),
     ("adjoint",),
     ("matrix",),
-    ("verification", "experiment", "networks"),
+    ("verification", "experiment"),
+    ("networks",),
     ("report", "figures"),
     ("cli",),
     ("__init__", "__main__"),
@@ -42,6 +43,8 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "rich": ("shown", "report", "cli", "figures/preview"),
     "PIL": ("files", "figures"),
     "matplotlib": "report/curves",
+    "onnx": "networks",
+    "onnxruntime": "networks",
 }
 
 

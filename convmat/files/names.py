@@ -52,6 +52,7 @@ _ENDINGS = {
     "picture": tuple(PICTURE_FORMATS),
     "animation": tuple(ANIMATION_FORMATS),
     "folder": (),
+    "onnx": (".onnx",),
 }
 
 
@@ -68,8 +69,8 @@ def is_picture(name: str) -> bool:
 def check_ending(name: str, *kinds: str) -> None:
     """Refuse a name whose ending says another format than what is written under it.
 
-    `kinds` are what may be written, of npy, npz, picture, animation, folder. Pictures and animations must
-    have an ending of theirs; all others may have one that says nothing, or none.
+    `kinds` are what may be written, of npy, npz, picture, animation, folder, onnx. Pictures and animations
+    must have an ending of theirs; all others may have one that says nothing, or none.
 
     Raises:
         FileError: another ending, or "-" for what is no .npy array.
@@ -84,6 +85,7 @@ def check_ending(name: str, *kinds: str) -> None:
             raise FileError(name or "''", f"is no {kind}'s name; end it in one of {', '.join(fitting)}")
     if ending(name) in _NAMED:
         what = {"npy": ".npy", "npz": ".npz", "picture": "a picture", "folder": "a folder"}
+        what["onnx"] = ".onnx"
         written = " or ".join(what[kind] for kind in kinds)
         remedy = f"name it {fitting[0]}" if fitting else "leave the ending out"
         raise FileError(name, f"is {_NAMED[ending(name)]}'s name, and this is written as {written}; {remedy}")

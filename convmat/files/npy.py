@@ -22,6 +22,7 @@ from convmat.files.names import check_ending
 from convmat.files.numbers import is_text, read_numbers
 from convmat.files.outputs import open_output, reading
 from convmat.files.streams import CHUNK, Pipe, is_pipe, open_file, shown_name, take
+from convmat.files.tensors import is_safetensors, open_tensor
 
 MAGIC = b"\x93NUMPY"
 _HEADER_LIMIT = 10_000  # NumPy's own limit on what it parses
@@ -34,8 +35,9 @@ class NpyInput:
     """An .npy array whose header has been read and whose data has not.
 
     Args:
-        name: a path, "-" for standard input, "file.npz:member" for an array of an archive, "file.npz" where
-            it has one alone; a .txt or .csv file is its numbers, (lines, columns).
+        name: a path, "-" for standard input, "file.npz:member" for an array of an archive, or "file.npz"
+            where it has one alone; "file.safetensors:name" likewise; a .txt or .csv file is its numbers,
+            (lines, columns).
         stream: the bytes, where they have been opened already; to be read once.
         mapped_from: bytes of data above which a file is mapped.
 
@@ -186,13 +188,18 @@ def _open(name: str) -> io.BufferedIOBase:
     if is_pipe(name):
         return Pipe(name)
     if (member := split_member(name)) is not None:
-        return open_member(*member, name)
+        with open_file(member[0]) as file:
+            of_tensors = is_safetensors(file.peek(KNOWN_BYTES))
+        return (open_tensor if of_tensors else open_member)(*member, name)
     if is_text(name):
         return _as_npy(read_numbers(name))
     stream = open_file(name)
     if stream.peek(len(ZIP_MAGIC)).startswith(ZIP_MAGIC):
         stream.close()
         return open_only_member(name)
+    if is_safetensors(stream.peek(KNOWN_BYTES)):
+        stream.close()
+        return open_tensor(name, None, name)
     return stream
 
 
@@ -276,5 +283,6 @@ def is_npy(name: str) -> bool:
     if not os.path.isfile(name):
         return split_member(name) is not None
     with suppress(OSError), open(name, "rb") as stream:
-        return is_text(name) or stream.read(len(MAGIC)).startswith((MAGIC, ZIP_MAGIC))
+        start = stream.read(KNOWN_BYTES)
+        return is_text(name) or start.startswith((MAGIC, ZIP_MAGIC)) or is_safetensors(start)
     return False

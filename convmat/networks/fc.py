@@ -1,8 +1,9 @@
 """A network rewritten as the paper has it: each CONV gathers its patches and multiplies them by W_col.
 
-Of an input (N, C, *spatial), flattened, transposed to (N, pixels, C) and with one pixel of zeros at the end for
-the padding, Gather takes the pixel of each patch and tap (Eq. 8): X_col, (N, P, kh·kw·C). One MatMul with W_col,
-(kh·kw·C, K), is the layer; with groups it is a batch of products. What comes out is brought to (N, K, *out).
+An input (N, C, *spatial) is flattened, transposed to (N, pixels, C), and padded by one pixel of zeros at the
+end, which stands for all of the padding. Gather takes the pixel of each patch and tap (Eq. 8): that is X_col,
+(N, P, kh·kw·C). One MatMul with W_col, (kh·kw·C, K), is the layer; with groups it is a batch of products.
+What comes out is brought to (N, K, *out).
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Rewritten(NamedTuple):
 def rewrite(model: Model, layers: Iterable[Layer], most_elements: int = MOST_ELEMENTS) -> Rewritten:
     """The model with each CONV as a product; what cannot be, or would be too large, is left as it is.
 
-    The weights of the model are in it, those from other files, too. Its inputs have the sizes that shapes were
-    inferred for, since the index mapping is that of one size.
+    The weights of the model are in it, those from other files, too. Its inputs have the sizes that shapes
+    were inferred for, since the index mapping is that of one size.
 
     Raises:
         FileError: weights that cannot be read.
@@ -65,7 +66,9 @@ def rewrite(model: Model, layers: Iterable[Layer], most_elements: int = MOST_ELE
         if tensor.name in used or _is_in_branch(tensor.name, graph.node):
             kept = graph.initializer.add()
             if is_external(tensor):
-                kept.CopyFrom(package("onnx.numpy_helper").from_array(model.constant(tensor.name), tensor.name))
+                kept.CopyFrom(
+                    package("onnx.numpy_helper").from_array(model.constant(tensor.name), tensor.name)
+                )
             else:
                 kept.CopyFrom(tensor)
     _keep_inputs(model, graph)
@@ -101,7 +104,7 @@ def x_col_elements(layer: Layer) -> int:
 
 
 def pixel_table(layer: Layer) -> Array:
-    """The pixel of the input that each patch and tap sees, (P, kh·kw) int64; H·W, one past the last, is padding.
+    """The pixel that each patch and tap sees, (P, kh·kw) int64; H·W, one past the last, is padding.
 
     It is the index mapping (Eq. 8) itself: an image whose pixels are their own numbers, unrolled.
     """
@@ -127,7 +130,7 @@ class _Builder:
 
     def add(self, layer: Layer) -> None:
         """The nodes of one layer, whose output has the name that it had."""
-        geometry, (n, channels, *size) = layer.geometry, layer.input_shape or (1, 1)
+        geometry, (_, channels, *size) = layer.geometry, layer.input_shape or (1, 1)
         assert geometry is not None
         self._prefix, self._last = f"{layer.y}_fc", layer.x
         table, groups = pixel_table(layer), geometry.groups
@@ -156,7 +159,9 @@ class _Builder:
         """X_col · W_col (+ b)."""
         w = np.moveaxis(self.model.constant(layer.w), 1, -1)
         if layer.is_transposed:
-            _, w = layer.as_convolution(np.zeros((1, *(1,) * (w.ndim - 2), 1), w.dtype), self.model.constant(layer.w))
+            _, w = layer.as_convolution(
+                np.zeros((1, *(1,) * (w.ndim - 2), 1), w.dtype), self.model.constant(layer.w)
+            )
         self._count = len(w)
         w_col = w.reshape(groups, len(w) // groups, -1).swapaxes(1, 2)
         w_col = np.ascontiguousarray(w_col[0] if groups == 1 else w_col)
@@ -188,7 +193,9 @@ class _Builder:
 
     def _node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> None:
         output = output or self._name(op.lower())
-        node = package("onnx.helper").make_node(op, [self._last, *inputs], [output], f"{output}_{op}", **attributes)
+        node = package("onnx.helper").make_node(
+            op, [self._last, *inputs], [output], f"{output}_{op}", **attributes
+        )
         self.graph.node.append(node)
         self._last = output
 

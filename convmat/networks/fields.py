@@ -2,7 +2,8 @@
 
 Along an axis, output y sees the input's pixels first + y·step to last + y·step. A window of extent e and
 stride S widens that by (e − 1)·step and multiplies the step by S (Araujo, Norris & Sim, "Computing Receptive
-Fields of Convolutional Neural Networks", Distill 2019); where branches meet, all that any of them sees counts.
+Fields of Convolutional Neural Networks", Distill 2019). Where branches meet, all that any of them sees
+counts.
 """
 
 from __future__ import annotations
@@ -41,17 +42,19 @@ _WINDOWS = {
     "MaxPool": None,
     "LpPool": None,
 }
-"""Operators that look through a window, and which of their inputs is the kernel; None where attributes say."""
+"""Operators that look through a window, and which input is the kernel; None where attributes say."""
 
-# Operators each output of which sees the inputs' elements at its own place.
-_IN_PLACE = frozenset(
-    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BatchNormalization BitShift Cast CastLike Ceil Celu Clip Cos Cosh "
-    "DequantizeLinear Div Dropout DynamicQuantizeLinear Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid "
-    "HardSwish Identity IsInf IsNaN LRN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow "
-    "QuantizeLinear Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan "
-    "Tanh ThresholdedRelu Where Xor".split()
-)
-_SHRINKS = {b"nearest": 0, b"linear": 1, b"cubic": 3}  # pixels more that Resize looks at
+_NAMES = """
+    Abs Acos Acosh Add And Asin Asinh Atan Atanh BatchNormalization BitShift Cast CastLike Ceil Celu Clip Cos
+    Cosh DequantizeLinear Div Dropout Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish
+    Identity IsInf IsNaN LRN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow
+    QuantizeLinear Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish
+    Tan Tanh ThresholdedRelu Where Xor
+"""
+_IN_PLACE = frozenset(_NAMES.split())
+"""Operators each output of which sees the inputs' elements at its own place."""
+
+_MORE = {b"nearest": 0, b"linear": 1, b"cubic": 3}  # pixels more that Resize looks at
 
 
 def fields_of(model: Model) -> dict[str, Field]:
@@ -79,11 +82,13 @@ def _through(model: Model, node: Any, seen: Sequence[tuple[Field, Shape | None]]
     options = attributes_of(node)
     if op in _WINDOWS or op == "ConvTranspose":
         which = 1 if op == "ConvTranspose" else _WINDOWS[op]
-        kernel = options.get("kernel_shape") or (model.shapes.get(node.input[which]) or ())[2:] if which else ()
+        kernel = (
+            options.get("kernel_shape") or (model.shapes.get(node.input[which]) or ())[2:] if which else ()
+        )
         kernel = kernel or options.get("kernel_shape", ())
         if len(kernel) != len(out) - 2 or None in (*kernel, *shape[2:]) or len(field) != len(out):
             return unknown
-        return (*(None, None), *_windowed(op, options, field[2:], shape[2:], kernel))
+        return (None, None, *_windowed(op, options, field[2:], shape[2:], kernel))
     if op in _IN_PLACE:
         return tuple(_merged(seen, len(out), axis, out[axis]) for axis in range(len(out)))
     if op in ("Concat", "Split", "Softmax", "LogSoftmax"):
@@ -96,7 +101,7 @@ def _through(model: Model, node: Any, seen: Sequence[tuple[Field, Shape | None]]
     if op in ("Reshape", "Unsqueeze", "Squeeze"):
         return _reshaped(field, shape, out)
     if op in ("Resize", "Upsample") and len(field) == len(out) == len(shape):
-        more = _SHRINKS.get(options.get("mode", b"nearest"), 3)
+        more = _MORE.get(options.get("mode", b"nearest"), 3)
         return tuple(map(_resized, field, shape, out, repeat(more)))
     return _moved(model, node, options, field, shape, out) if op in ("Pad", "Slice") else unknown
 
@@ -112,19 +117,25 @@ def _windowed(op: str, options: dict[str, Any], field: Field, shape: Shape, kern
         if span is None:
             spans.append(None)
         elif op == "ConvTranspose":
-            # Output y meets the inputs t with y + P − extent < t·S ≤ y + P.
+            # Output y meets the inputs t with y + P − e < t·S ≤ y + P.
             first = span.first + Fraction(-((extent - 1 - before) // s)) * span.step
             last = first + (extent - 1) // s * span.step + span.last - span.first
             spans.append(Span(first, last, span.step / s))
         else:
             if rule.startswith(b"SAME"):
-                before = named_pads("same" if rule == b"SAME_UPPER" else "same-lower", shape[axis] or 1, extent, s)[0]
+                before = named_pads(
+                    "same" if rule == b"SAME_UPPER" else "same-lower", shape[axis] or 1, extent, s
+                )[0]
             first = span.first - before * span.step
-            spans.append(Span(first, first + span.last - span.first + (extent - 1) * span.step, span.step * s))
+            spans.append(
+                Span(first, first + span.last - span.first + (extent - 1) * span.step, span.step * s)
+            )
     return tuple(spans)
 
 
-def _merged(seen: Sequence[tuple[Field, Shape | None]], axes: int, axis: int, size: int | None) -> Span | None:
+def _merged(
+    seen: Sequence[tuple[Field, Shape | None]], axes: int, axis: int, size: int | None
+) -> Span | None:
     """What all inputs see together at one place along an axis, counted from the last as NumPy broadcasts."""
     spans: list[Span | None] = []
     for field, shape in seen:

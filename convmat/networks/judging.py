@@ -69,14 +69,21 @@ def judge(layer: Convolution, results: Mapping[str, Array]) -> dict[str, Verdict
 @np.errstate(all="ignore")  # infinities and NaN are compared, not warned of
 def _judge_some(layer: Convolution, results: Mapping[str, Array], verdicts: Mapping[str, Verdict]) -> None:
     wanted = definition(layer.x, layer.filters, **layer.arguments)
-    judges = {name: wanted.judge(result.dtype, Rule()) for name, result in results.items() if result.shape == wanted.shape}
+    judges = {
+        name: wanted.judge(result.dtype, Rule())
+        for name, result in results.items()
+        if result.shape == wanted.shape
+    }
     for name in results.keys() - judges.keys():
         size = math.prod(wanted.shape)
         verdicts[name].elements += size
         verdicts[name].outside += max(size, 1)
         verdicts[name].error_over_bound = math.inf
     for band in wanted.parts if judges else ():
-        values, bounds = wanted.values(band), [judge.bound for judge in judges.values() if judge.bound is not None]
+        values, bounds = (
+            wanted.values(band),
+            [judge.bound for judge in judges.values() if judge.bound is not None],
+        )
         sizes = wanted.sizes(band) if bounds and wanted.sizes is not None else None
         for name, judge_of in judges.items():
             flushed = None
@@ -87,7 +94,9 @@ def _judge_some(layer: Convolution, results: Mapping[str, Array], verdicts: Mapp
             verdict.elements += values.size
             verdict.outside += outside
             worst = float(np.fmax.reduce(says.ratio, axis=None, initial=0.0))
-            verdict.error_over_bound = max(verdict.error_over_bound, worst if not outside or worst > 1 else math.inf)
+            verdict.error_over_bound = max(
+                verdict.error_over_bound, worst if not outside or worst > 1 else math.inf
+            )
 
 
 def run_and_judge(
@@ -99,12 +108,14 @@ def run_and_judge(
     watch: Watch = unwatched,
     see: Callable[[Layer, dict[str, Array]], None] | None = None,
     ours: bool = True,
+    weights: Callable[[str], Array] | None = None,
 ) -> tuple[list[Judged], dict[str, Array]]:
     """Run a model, and judge its layers one by one; what it makes in the end.
 
     Args:
         see: is shown the values of each layer as it is judged.
         ours: whether convmat's engine computes each layer, too.
+        weights: where the layers' weights are, if not in the model.
         For others see `running.walk`.
     """
     by_output = {layer.y: layer for layer in layers}
@@ -118,17 +129,20 @@ def run_and_judge(
         layer = by_output[step.node.output[0]]
         if see is not None:
             see(layer, step.values)
-        judged.append(_judged(model, layer, step.values, step.known, ours))
+        judged.append(_judged(weights or model.constant, layer, step.values, step.known, ours))
     return judged, outputs
 
 
-def _judged(model: Model, layer: Layer, values: Mapping[str, Array], known: bool, ours: bool) -> Judged:
+def _judged(
+    weights: Callable[[str], Array], layer: Layer, values: Mapping[str, Array], known: bool, ours: bool
+) -> Judged:
     if not known:
         return Judged(layer, why="what it took, or what it made, is not among the outputs that were given")
 
     def value(name: str) -> Array:
-        return values[name] if name in values else model.constant(name)
+        return values[name] if name in values else weights(name)
 
+    layer = layer.of_shapes(value(layer.x).shape, value(layer.w).shape, value(layer.y).shape)
     convolution = layer.convolution(value)
     if isinstance(convolution, str):
         return Judged(layer, why=convolution)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,10 +58,12 @@ class Layer:
     has_weights: bool
     """Whether one factor belongs to the network; a MatMul may have two that depend on its input."""
     geometry: ConvGeometry | None
-    """Of a CONV layer; of ConvTranspose that of the convolution it is the adjoint of. None where shapes are not
-    known, and of FC layers."""
-    field: Field | None
-    """What its outputs see of the network's input."""
+    """Of a CONV layer; of ConvTranspose that of the convolution it is the adjoint of. None where shapes are
+    not known, and of FC layers."""
+    receptive_field: tuple[int | None, ...] | None
+    """Pixels of the network's input that an output sees, along each spatial axis."""
+    total_stride: tuple[int | float | None, ...] | None
+    """Pixels of the network's input from an output to the next; None where each sees all of it."""
 
     # What it takes and makes
 
@@ -90,7 +92,9 @@ class Layer:
 
     def other(self, index: int) -> str | None:
         """The name of an optional input, if it is there."""
-        return str(self.node.input[index]) if len(self.node.input) > index and self.node.input[index] else None
+        return (
+            str(self.node.input[index]) if len(self.node.input) > index and self.node.input[index] else None
+        )
 
     # What it is as a product
 
@@ -150,6 +154,15 @@ class Layer:
 
     # The layer on arrays
 
+    def of_shapes(self, x: Shape, w: Shape, y: Shape) -> Layer:
+        """The same layer where inference did not find its shapes, and arrays have them.
+
+        Raises:
+            GeometryError: they make no convolution.
+        """
+        geometry = self.geometry or (_geometry(self.node, x, w) if self.is_conv else None)
+        return replace(self, input_shape=x, kernel_shape=w, output_shape=y, geometry=geometry)
+
     def convolution(self, value: Callable[[str], Array]) -> Convolution | str:
         """What computes the layer, its arrays had by name; or why nothing here does."""
         if self.op == "QLinearConv":
@@ -169,7 +182,9 @@ class Layer:
             raise FileError(self.name, "has no shapes; give --input-shape")
         x = np.moveaxis(x, 1, -1)
         if self.is_transposed:
-            return Convolution(*self.as_convolution(x, w), bias=bias, dilation=geometry.dilation, groups=geometry.groups)
+            return Convolution(
+                *self.as_convolution(x, w), bias=bias, dilation=geometry.dilation, groups=geometry.groups
+            )
         steps = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
         return Convolution(x, np.moveaxis(w, 1, -1), bias, *steps)
 
@@ -183,7 +198,9 @@ class Layer:
         assert geometry is not None
         g, (channels, depth, *kernel) = geometry.groups, w.shape
         filters = np.moveaxis(w.reshape(g, channels // g, depth, *kernel), 1, -1)
-        filters = np.flip(filters, tuple(range(2, 2 + len(kernel)))).reshape(g * depth, *kernel, channels // g)
+        filters = np.flip(filters, tuple(range(2, 2 + len(kernel)))).reshape(
+            g * depth, *kernel, channels // g
+        )
         return self.spread(x), filters
 
     def spread(self, x: Array, fill: Any = 0) -> Array:
@@ -244,15 +261,22 @@ def layers_of(model: Model) -> list[Layer]:
         FileError: one that makes no convolution.
     """
     fields = fields_of(model)
-    nodes = [node for node in model.nodes if node.domain in ("", "ai.onnx") and node.op_type in (*CONVS, *_FULL)]
+    nodes = [
+        node for node in model.nodes if node.domain in ("", "ai.onnx") and node.op_type in (*CONVS, *_FULL)
+    ]
     names = _names(nodes)
-    return [_layer(model, number, name, node, fields) for number, (name, node) in enumerate(zip(names, nodes, strict=True), 1)]
+    return [
+        _layer(model, number, name, node, fields)
+        for number, (name, node) in enumerate(zip(names, nodes, strict=True), 1)
+    ]
 
 
 def _names(nodes: list[Any]) -> list[str]:
     """A name for each, no two the same: its own, or that of what it makes."""
     own = [node_name(node) for node in nodes]
-    return [name if own.count(name) == 1 else str(node.output[0]) for name, node in zip(own, nodes, strict=True)]
+    return [
+        name if own.count(name) == 1 else str(node.output[0]) for name, node in zip(own, nodes, strict=True)
+    ]
 
 
 def _layer(model: Model, number: int, name: str, node: Any, fields: Mapping[str, Field]) -> Layer:
@@ -276,8 +300,21 @@ def _layer(model: Model, number: int, name: str, node: Any, fields: Mapping[str,
         kernel_shape,
         model.is_constant(weights) or op in CONVS,
         geometry,
-        fields.get(node.output[0]),
+        *_seen(model, fields.get(node.output[0]) if op in CONVS else None),
     )
+
+
+def _seen(model: Model, field: Field | None) -> tuple[Any, Any]:
+    """Receptive field and total stride of a CONV; where an output sees all of the input, that is its size."""
+    if field is None:
+        return None, None
+    whole = next(
+        (shape for name in model.inputs if len(shape := model.shapes.get(name) or ()) == len(field)), None
+    )
+    sizes = zip(field, whole or (None,) * len(field), strict=True)
+    seen = tuple(size if span is None else span.length for span, size in sizes)[2:]
+    steps = [None if span is None else span.step for span in field[2:]]
+    return seen, tuple(s if s is None else int(s) if s.denominator == 1 else float(s) for s in steps)
 
 
 def _geometry(node: Any, x: Shape | None, w: Shape | None) -> ConvGeometry | None:
@@ -289,7 +326,9 @@ def _geometry(node: Any, x: Shape | None, w: Shape | None) -> ConvGeometry | Non
         shape = (1, *shape[1:])
     axes, options = len(shape) - 2, attributes_of(node)
     if len(kernel) != len(shape):
-        raise GeometryError("kernel", f"has shape {got(kernel)}, the input {got(shape)}; expected as many axes")
+        raise GeometryError(
+            "kernel", f"has shape {got(kernel)}, the input {got(shape)}; expected as many axes"
+        )
     said = tuple(options.get("kernel_shape", kernel[2:]))
     if said != kernel[2:]:
         raise GeometryError("kernel", f"is said to be of {got(said)}, its weights are of {got(kernel[2:])}")
@@ -304,7 +343,8 @@ def _geometry(node: Any, x: Shape | None, w: Shape | None) -> ConvGeometry | Non
     geometry = ConvGeometry(x_shape, kernel[2:], stride, padding, dilation, groups)
     if kernel[1] * groups != shape[1] or kernel[0] % groups:
         raise GeometryError(
-            "kernel", f"is {kernel[0]} filters of {kernel[1]} channels in {groups} groups, the input has {shape[1]}"
+            "kernel",
+            f"is {kernel[0]} filters of {kernel[1]} channels in {groups} groups, the input has {shape[1]}",
         )
     return geometry
 

@@ -10,6 +10,7 @@ import math
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 from convmat.checks import got
 from convmat.errors import FileError, ShapeError
 from convmat.files.foreign import KNOWN_BYTES, foreign, foreign_archive
-from convmat.files.memory import check_memory
 from convmat.files.members import ZIP_DAMAGE, ZIP_MAGIC, open_zip
+from convmat.files.memory import check_memory
 from convmat.files.outputs import reading
 from convmat.files.streams import is_pipe, open_file
 from convmat.networks.extra import package
@@ -56,6 +57,16 @@ class Model:
         self._check_graph()
         self.shapes: dict[str, Shape] = {}
         self.types: dict[str, int] = {}
+
+    def like(self, proto: Any, name: str, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+        """Another model, made from this one, its shapes inferred."""
+        other = copy(self)
+        other.name, other.proto, other.graph = name, proto, proto.graph
+        other._tensors = {tensor.name: tensor for tensor in other.graph.initializer}
+        other._makers, other.shapes, other.types = {}, {}, {}
+        other._check_graph()
+        other.infer(shapes)
+        return other
 
     # The graph
 
@@ -111,8 +122,8 @@ class Model:
             if missing:
                 raise FileError(
                     self.name,
-                    f"node {node_name(node)!r} takes {got(missing[0])}, which nothing before it makes; the graph "
-                    "has a cycle, is not sorted, or is damaged: export it again",
+                    f"node {node_name(node)!r} takes {got(missing[0])}, which nothing before it makes; the "
+                    "graph has a cycle, is not sorted, or is damaged: export it again",
                 )
             again = [name for name in node.output if name and name in known]
             if again:
@@ -146,7 +157,9 @@ class Model:
             return self._array(self._tensors[name])
         node = self._makers[name]
         shape = self.shapes.get(name, ())
-        check_memory(self.name, 8 * math.prod(size or 1 for size in shape), "leave this network to a larger machine")
+        check_memory(
+            self.name, 8 * math.prod(size or 1 for size in shape), "leave this network to a larger machine"
+        )
         feeds = {need: self.constant(need) for need in needs(node) if need}
         evaluator = package("onnx.reference").ReferenceEvaluator
         try:
@@ -154,7 +167,9 @@ class Model:
         except FileError:
             raise
         except Exception as error:  # what the evaluator cannot do it may say in any way
-            raise FileError(self.name, f"node {node_name(node)!r} cannot be evaluated: {first_line(error)}") from None
+            raise FileError(
+                self.name, f"node {node_name(node)!r} cannot be evaluated: {first_line(error)}"
+            ) from None
 
     def _array(self, tensor: Any) -> NDArray[Any]:
         numpy_helper = package("onnx.numpy_helper")
@@ -168,13 +183,17 @@ class Model:
         try:
             return np.asarray(numpy_helper.to_array(tensor))
         except Exception as error:
-            raise FileError(self.name, f"has weights {got(tensor.name)} that are damaged: {first_line(error)}") from None
+            raise FileError(
+                self.name, f"has weights {got(tensor.name)} that are damaged: {first_line(error)}"
+            ) from None
 
     def _check_tensor(self, tensor: Any) -> None:
-        """Refuse weights that have other bytes than their shape claims, before any are made."""
+        """Refuse weights that have other bytes than their shape claims, before any array is made."""
         count = math.prod(tensor.dims)
         if any(size < 0 for size in tensor.dims):
-            raise FileError(self.name, f"has weights {got(tensor.name)} of an impossible shape {got(tuple(tensor.dims))}")
+            raise FileError(
+                self.name, f"has weights {got(tensor.name)} of an impossible shape {got(tuple(tensor.dims))}"
+            )
         each = _bits(tensor.data_type) / 8
         if is_external(tensor):
             there, each = self._external_place(tensor)[2], max(each, 1 / 2)
@@ -185,12 +204,12 @@ class Model:
         if there != math.ceil(count * each):
             raise FileError(
                 self.name,
-                f"has {there} bytes of weights {got(tensor.name)}, whose shape {got(tuple(tensor.dims))} takes "
-                f"{math.ceil(count * each)}; export it again",
+                f"has {there} bytes of weights {got(tensor.name)}, whose shape {got(tuple(tensor.dims))} "
+                f"takes {got(math.ceil(count * each))}; export it again",
             )
 
     def _external_place(self, tensor: Any) -> tuple[str, int, int]:
-        """The file of weights outside the model, checked to be one beside it; where they begin, and their bytes."""
+        """The file of weights outside the model, checked to be beside it, and where in it they begin and end."""
         said = {entry.key: entry.value for entry in tensor.external_data}
         location, folder = said.get("location", ""), os.path.dirname(os.path.abspath(self.name))
         path = os.path.join(folder, location)
@@ -199,7 +218,9 @@ class Model:
             raise FileError(self.name, f"has its weights in {got(location)}, which is not beside it; refused")
         inside = os.path.realpath(folder)
         if os.path.commonpath([os.path.realpath(path), inside]) != inside:
-            raise FileError(self.name, f"has its weights in {got(location)}, a link that leads elsewhere; refused")
+            raise FileError(
+                self.name, f"has its weights in {got(location)}, a link that leads elsewhere; refused"
+            )
         with reading(path):
             there = os.stat(path)
         if not stat.S_ISREG(there.st_mode):
@@ -208,7 +229,9 @@ class Model:
             offset = int(said.get("offset", 0))
             length = int(said.get("length", there.st_size - offset))
         except ValueError:
-            raise FileError(self.name, f"has weights {got(tensor.name)} at no place; export it again") from None
+            raise FileError(
+                self.name, f"has weights {got(tensor.name)} at no place; export it again"
+            ) from None
         if not 0 <= offset <= offset + length <= there.st_size:
             raise FileError(
                 path, f"has {there.st_size} bytes, and {self.name} has weights beyond its end; copy it again"
@@ -247,7 +270,9 @@ class Model:
         own = {name for node in self.graph.node if node.domain not in _STANDARD for name in node.output}
         light.graph.value_info.extend(value for value in self.graph.value_info if value.name in own)
         for tensor in self.graph.initializer:
-            outline = light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            outline = light.graph.initializer.add(
+                name=tensor.name, data_type=tensor.data_type, dims=tensor.dims
+            )
             if math.prod(tensor.dims) * 8 <= _SMALL and not is_external(tensor):
                 outline.CopyFrom(tensor)
         try:
@@ -269,6 +294,14 @@ class Model:
         kind = value.type.tensor_type
         return _sizes(kind.shape) if kind.HasField("shape") else None
 
+    def input_dtype(self, name: str) -> np.dtype[Any] | None:
+        """NumPy's dtype of what an input takes; None for what is no tensor, or has no such dtype."""
+        [value] = [value for value in self.graph.input if value.name == name]
+        try:
+            return np.dtype(package("onnx.helper").tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        except Exception:  # it knows no such type
+            return None
+
     def _give(self, value: Any, shape: tuple[int, ...]) -> None:
         declared = self.declared(value.name)
         if declared is not None and (
@@ -276,7 +309,8 @@ class Model:
             or any(want not in (None, size) for want, size in zip(declared, shape, strict=True))
         ):
             raise ShapeError(
-                "input_shape", f"{got(shape)} is not that of {value.name!r}, {shape_text(declared)}; give that"
+                "input_shape",
+                f"{got(shape)} is not that of {value.name!r}, {shape_text(declared)}; give that",
             )
         kind = value.type.tensor_type
         kind.shape.ClearField("dim")
@@ -286,7 +320,11 @@ class Model:
     # Parts
 
     def part(
-        self, nodes: Iterable[Any], feeds: Mapping[str, NDArray[Any]], held: Mapping[str, NDArray[Any]], made: Iterable[str]
+        self,
+        nodes: Iterable[Any],
+        feeds: Mapping[str, NDArray[Any]],
+        held: Mapping[str, NDArray[Any]],
+        made: Iterable[str],
     ) -> Any:
         """A model of some nodes alone, that is fed some values, holds others, and makes the rest."""
         onnx, helper = package("onnx"), package("onnx.helper")
@@ -315,7 +353,9 @@ def _parsed(name: str) -> Any:
         if other is not None:
             raise FileError(name, _EXPORT if "PyTorch" in other or "pickle" in other else other)
         size = os.fstat(stream.fileno()).st_size
-        check_memory(name, 3 * size, "keep its weights outside the model: onnx.save(…, save_as_external_data=True)")
+        check_memory(
+            name, 3 * size, "keep its weights outside the model: onnx.save(…, save_as_external_data=True)"
+        )
         data = stream.read()
     model = package("onnx").ModelProto()
     try:
@@ -323,7 +363,9 @@ def _parsed(name: str) -> Any:
     except Exception:  # protobuf's DecodeError, whose module is its own affair
         model.Clear()
     if not model.HasField("graph"):
-        raise FileError(name, f"is {'no ONNX model' if data else 'empty'}; expected one, or a .safetensors file")
+        raise FileError(
+            name, f"is {'no ONNX model' if data else 'empty'}; expected one, or a .safetensors file"
+        )
     return model
 
 
@@ -375,9 +417,7 @@ def _sizes(shape: Any) -> Shape:
 
 
 def _count(graph: Any) -> int:
-    return sum(
-        (node.op_type in CONVS) + sum(map(_count, subgraphs(node))) for node in graph.node
-    )
+    return sum((node.op_type in CONVS) + sum(map(_count, subgraphs(node))) for node in graph.node)
 
 
 def _is_lively(node: Any) -> bool:
@@ -388,7 +428,14 @@ def _is_lively(node: Any) -> bool:
 CONVS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv")
 """Operators that are CONV layers."""
 
-_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
+_RANDOM = (
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+)
 
 
 def subgraphs(node: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +23,12 @@ Array = NDArray[Any]
 
 _HELD = 1 << 26  # bytes of weights that a part holds; more are fed, which copies nothing
 
-# Operators that move elements, or choose among them: what comes out is what went in, bit for bit.
-_MOVES = frozenset(
-    "Abs Clip Concat DepthToSpace Dropout Expand Flatten Gather GlobalMaxPool Identity Max MaxPool Min Neg Pad Relu "
-    "Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze".split()
-)
+_NAMES = """
+    Abs Clip Concat DepthToSpace Dropout Expand Flatten Gather GlobalMaxPool Identity Max MaxPool Min Neg Pad
+    Relu Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze
+"""
+_MOVES = frozenset(_NAMES.split())
+"""Operators that move elements, or choose among them: what comes out is what went in, bit for bit."""
 
 
 class Evaluator:
@@ -48,11 +50,21 @@ class Evaluator:
         runtime = package("onnxruntime")
         there = runtime.get_available_providers()
         wanted = provider or "CPU"
-        chosen = [name for name in there if wanted.lower() in (name.lower(), name.lower().removesuffix("executionprovider"))]
+        chosen = [
+            name
+            for name in there
+            if wanted.lower() in (name.lower(), name.lower().removesuffix("executionprovider"))
+        ]
         if not chosen:
             raise SettingError("provider", f"onnxruntime has no {wanted!r} here; it has {', '.join(there)}")
         self._providers = chosen
         self.name = f"onnxruntime {runtime.__version__}, {chosen[0]}"
+
+    def on(self, model: Model) -> Evaluator:
+        """The same for another model."""
+        other = copy(self)
+        other.model = model
+        return other
 
     def run(self, nodes: Sequence[Any], values: Mapping[str, Array], made: Sequence[str]) -> list[Array]:
         """What some nodes make of values.
@@ -70,16 +82,24 @@ class Evaluator:
                 (held if array.nbytes <= _HELD else feeds)[name] = array
             else:
                 feeds[name] = values[name]
-        what = f"node {node_name(nodes[0])!r}" if len(nodes) == 1 else f"what begins with {node_name(nodes[0])!r}"
+        what = (
+            f"node {node_name(nodes[0])!r}"
+            if len(nodes) == 1
+            else f"what begins with {node_name(nodes[0])!r}"
+        )
         try:
             results = self._session(self.model.part(nodes, feeds, held, made)).run(list(made), feeds)
         except MemoryError:
             raise
         except Exception as error:  # each runtime has kinds of its own
-            raise FileError(self.model.name, f"{what} cannot be run by {self.name}: {first_line(error)}") from None
+            raise FileError(
+                self.model.name, f"{what} cannot be run by {self.name}: {first_line(error)}"
+            ) from None
         for name, result in zip(made, results, strict=True):
             if not isinstance(result, (np.ndarray, np.generic)):
-                raise FileError(self.model.name, f"{what} makes {name!r}, which is no array; that is not supported")
+                raise FileError(
+                    self.model.name, f"{what} makes {name!r}, which is no array; that is not supported"
+                )
         return [np.asarray(result) for result in results]
 
     def _session(self, part: Any) -> Any:
@@ -107,7 +127,9 @@ class Dumped:
         except OSError as error:
             raise FileError(folder, f"{error.strerror}; name a folder of .npy files") from None
         if not self._files:
-            raise FileError(folder, "has no .npy files; write each CONV's input and output there, named like them")
+            raise FileError(
+                folder, "has no .npy files; write each CONV's input and output there, named like them"
+            )
 
     def __contains__(self, value: str) -> bool:
         return file_name(value) in self._files
@@ -153,7 +175,9 @@ def walk(
     if dumped is not None:
         _replace(values, exact, [name for name in feeds if name in dumped], dumped)
     parts = list(_parts(model.nodes, stops, dumped is not None))
-    last = {name: at for at, part in enumerate(parts) for node in part for name in (*needs(node), *node.output)}
+    last = {
+        name: at for at, part in enumerate(parts) for node in part for name in (*needs(node), *node.output)
+    }
     for name, beside in stops.items():
         last[beside] = max(last.get(beside, 0), last[name]) if name in last else last.get(beside, 0)
     last |= dict.fromkeys(model.outputs, len(parts))
@@ -162,7 +186,9 @@ def walk(
         made = [name for name in inside if last[name] > at or name in stops]
         if made and not (dumped is not None and all(name in dumped for name in made)):
             values |= zip(made, evaluator.run(part, values, made), strict=True)
-        known = all(name in exact or model.is_constant(name) for node in part for name in needs(node) if name)
+        known = dumped is None or all(
+            name in exact or model.is_constant(name) for node in part for name in needs(node) if name
+        )
         if dumped is not None:
             if known and all(node.op_type in _MOVES for node in part):
                 exact.update(made)
@@ -175,7 +201,11 @@ def walk(
 
 
 def _replace(
-    values: dict[str, Array], exact: set[str], names: Iterable[str], dumped: Dumped, model: Model | None = None
+    values: dict[str, Array],
+    exact: set[str],
+    names: Iterable[str],
+    dumped: Dumped,
+    model: Model | None = None,
 ) -> None:
     for name in names:
         array = dumped.read(name)
@@ -185,7 +215,8 @@ def _replace(
         ):
             shown = "×".join("?" if size is None else str(size) for size in want)
             raise ShapeError(
-                os.path.join(dumped.folder, file_name(name)), f"has shape {array.shape}, {name!r} has {shown}; dump it again"
+                os.path.join(dumped.folder, file_name(name)),
+                f"has shape {array.shape}, {name!r} has {shown}; dump it again",
             )
         values[name] = array
         exact.add(name)

@@ -155,7 +155,7 @@ def definition(
     groups: int = 1,
     bias: NDArray[Any] | None = None,
 ) -> Definition:
-    """What a layer's result must be, some outputs at a time, for whoever judges several results of it at once.
+    """What a layer's result must be, some outputs at a time, for who judges several results of it at once.
 
     Arguments and errors are those of `convolve`.
     """
