@@ -84,7 +84,7 @@ def _why_not(model: Model, layer: Layer, most_elements: int) -> str | None:
     if not all(model.is_constant(name) for name in list(layer.node.input)[1:] if name):
         return "its weights depend on the input"
     zero = layer.other(3) if layer.op == "ConvInteger" else None
-    if zero is not None and layer.geometry.groups > 1 and math.prod(model.shapes.get(zero) or ()) > 1:
+    if zero is not None and layer.geometry.groups > 1 and model.constant(zero).size > 1:
         return "it has groups, and a zero point for each filter"
     elements = x_col_elements(layer)
     if elements > most_elements:
@@ -110,8 +110,8 @@ def pixel_table(layer: Layer) -> Array:
     """
     geometry = layer.geometry
     assert geometry is not None
-    size = layer.input_shape[2:] if layer.input_shape is not None else ()
-    pixels = math.prod(n or 1 for n in size)
+    size = [n or 1 for n in (layer.input_shape or ())[2:]]
+    pixels = math.prod(size)
     image = np.arange(1, pixels + 1).reshape(1, *size, 1)  # so that 0 is the padding
     if layer.is_transposed:
         table = unroll(layer.spread(image), geometry.kernel_size, dilation=geometry.dilation)
@@ -135,10 +135,10 @@ class _Builder:
         self._prefix, self._last = f"{layer.y}_fc", layer.x
         table, groups = pixel_table(layer), geometry.groups
         patches, taps = table.shape
-        pixels, last = math.prod(h or 1 for h in size), math.prod(h or 1 for h in size)
+        pixels = math.prod(h or 1 for h in size)
         self._reshape((0, channels or 0, pixels))
         self._node("Transpose", perm=[0, 2, 1])
-        if (table == last).any():
+        if (table == pixels).any():
             self._pad_one(layer)
         self._node("Gather", self._constant(table.reshape(-1)), axis=1)
         depth = (channels or 0) // groups
@@ -180,7 +180,8 @@ class _Builder:
         """One pixel more, of zeros, or of what stands for zero."""
         pads = [0, 0, 0, 0, 1, 0]
         if self.model.opset < 11:
-            self._node("Pad", **{"paddings" if self.model.opset < 2 else "pads": pads})
+            key: Any = {"paddings" if self.model.opset < 2 else "pads": pads}
+            self._node("Pad", **key)
             return
         zero = layer.other(2) if layer.op == "ConvInteger" else None
         self._node("Pad", self._constant(np.array(pads)), *([zero] if zero else []))

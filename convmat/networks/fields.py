@@ -45,11 +45,11 @@ _WINDOWS = {
 """Operators that look through a window, and which input is the kernel; None where attributes say."""
 
 _NAMES = """
-    Abs Acos Acosh Add And Asin Asinh Atan Atanh BatchNormalization BitShift Cast CastLike Ceil Celu Clip Cos
-    Cosh DequantizeLinear Div Dropout Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish
-    Identity IsInf IsNaN LRN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow
-    QuantizeLinear Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Swish
-    Tan Tanh ThresholdedRelu Where Xor
+    Abs Acos Acosh Add And Asin Asinh Atan Atanh BatchNormalization BitShift Cast CastLike Ceil Celu Clip
+    Cos Cosh DequantizeLinear Div Dropout Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid
+    HardSwish Identity IsInf IsNaN LRN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not
+    Or PRelu Pow QuantizeLinear Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign
+    Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
 """
 _IN_PLACE = frozenset(_NAMES.split())
 """Operators each output of which sees the inputs' elements at its own place."""
@@ -61,15 +61,14 @@ def fields_of(model: Model) -> dict[str, Field]:
     """What each value sees of the input that has axes to speak of; values that see none are left out."""
     fields: dict[str, Field] = {}
     for name in model.inputs:
-        shape = model.shapes.get(name) or ()
-        fields[name] = (None, *repeat(Span(Fraction(0), Fraction(0), Fraction(1)), max(len(shape) - 1, 0)))
+        axes = len(model.shapes.get(name) or ())
+        fields[name] = (None, *repeat(Span(Fraction(0), Fraction(0), Fraction(1)), max(axes - 1, 0)))
     for node in model.nodes:
         seen = [(fields[name], model.shapes.get(name)) for name in node.input if name in fields]
         if not seen:
             continue
         for name in filter(None, node.output):
-            shape = model.shapes.get(name)
-            if shape is not None:
+            if (shape := model.shapes.get(name)) is not None:
                 fields[name] = _through(model, node, seen, shape)
     return fields
 
@@ -81,11 +80,11 @@ def _through(model: Model, node: Any, seen: Sequence[tuple[Field, Shape | None]]
         return unknown
     options = attributes_of(node)
     if op in _WINDOWS or op == "ConvTranspose":
-        which = 1 if op == "ConvTranspose" else _WINDOWS[op]
-        kernel = (
-            options.get("kernel_shape") or (model.shapes.get(node.input[which]) or ())[2:] if which else ()
+        which = _WINDOWS.get(op, 1)
+        kernel: Any = options.get("kernel_shape") or (
+            which and (model.shapes.get(node.input[which]) or ())[2:]
         )
-        kernel = kernel or options.get("kernel_shape", ())
+        kernel = kernel or ()
         if len(kernel) != len(out) - 2 or None in (*kernel, *shape[2:]) or len(field) != len(out):
             return unknown
         return (None, None, *_windowed(op, options, field[2:], shape[2:], kernel))

@@ -209,7 +209,7 @@ class Model:
             )
 
     def _external_place(self, tensor: Any) -> tuple[str, int, int]:
-        """The file of weights outside the model, checked to be beside it, and where in it they begin and end."""
+        """The file of weights outside the model, checked to be beside it; where they begin, and bytes."""
         said = {entry.key: entry.value for entry in tensor.external_data}
         location, folder = said.get("location", ""), os.path.dirname(os.path.abspath(self.name))
         path = os.path.join(folder, location)
@@ -298,9 +298,10 @@ class Model:
         """NumPy's dtype of what an input takes; None for what is no tensor, or has no such dtype."""
         [value] = [value for value in self.graph.input if value.name == name]
         try:
-            return np.dtype(package("onnx.helper").tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+            kind = package("onnx.helper").tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         except Exception:  # it knows no such type
             return None
+        return None if kind is None else np.dtype(kind)
 
     def _give(self, value: Any, shape: tuple[int, ...]) -> None:
         declared = self.declared(value.name)
