@@ -26,19 +26,16 @@ from convmat.files.streams import is_pipe, open_file
 from convmat.files.tensors import is_safetensors
 from convmat.networks.fc import MOST_ELEMENTS, rewrite
 from convmat.networks.folder import write_layer
-from convmat.networks.judging import Judged, run_and_judge
+from convmat.networks.judging import Judged, compare_ends, run_and_judge
 from convmat.networks.kernels import kernels_of
 from convmat.networks.layers import Layer, layers_of
 from convmat.networks.model import Model, Shape, shape_text
 from convmat.networks.running import Dumped, Evaluator
-from convmat.report.facts import absent, input_fact
-from convmat.report.networks import fc_facts, network_facts, network_grid
+from convmat.report.facts import input_fact
+from convmat.report.networks import fc_facts, network_facts, network_grid, no_fc_facts
 from convmat.shown import Fact
 
 Array = NDArray[Any]
-
-_END = 1e-3
-"""Of the largest number of an output: how far the outputs of a network and of its FC form may be apart."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +287,7 @@ def _write_fc(
 ) -> list[Fact]:
     """Write the network as products, verified where there are values to verify it on."""
     if asks.to_fc is None:
-        return absent("to_fc", "rewritten", "left", "fc_error_over_bound", "fc_end")
+        return no_fc_facts()
     done = rewrite(model, layers, MOST_ELEMENTS if asks.max_elements is None else asks.max_elements)
     if not done.layers:
         why = next(iter(done.left.values()), "it has none")
@@ -308,22 +305,9 @@ def _write_fc(
         ),
         "layers as products",
     )
-    end = _end(outputs, values)
+    wanted = {name: values[name] for name in outputs}
+    end = wait(lambda _: compare_ends(model, feeds, evaluator, wanted, outputs), "outputs")
     return fc_facts(asks.to_fc, len(done.layers), done.left, judged, end)
-
-
-def _end(outputs: Mapping[str, Array], wanted: Mapping[str, Array]) -> Fact:
-    """How far the outputs of both networks are apart, as a share of the largest number there."""
-    share = 0.0
-    for name, array in outputs.items():
-        with np.errstate(all="ignore"):
-            a, b = (np.asarray(part, np.float64) for part in (array, wanted[name]))
-            apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-            apart[np.isnan(apart)] = math.inf
-            largest = float(np.abs(b[np.isfinite(b)]).max(initial=0.0)) or 1.0
-        share = max(share, float(apart.max(initial=0.0)) / largest)
-    text = f"{share:.2g} of the largest output apart" if share else "the same, bit for bit"
-    return Fact("fc_end", "their outputs", share, text)
 
 
 # Kernels of .safetensors
@@ -357,7 +341,7 @@ def _show_kernels(name: str, inputs: tuple[str, ...], asks: NetworkOptions) -> N
     layers = kernels_of(name, asks.input_shape[0][1] if asks.input_shape else None)
     if not layers:
         raise FileError(name, "has no tensor of 3 to 5 axes, as kernels are")
-    fc = absent("to_fc", "rewritten", "left", "fc_error_over_bound", "fc_end")
+    fc = no_fc_facts()
     _tell(name, (), [Judged(layer) for layer in layers], None, asks, fc)
 
 
@@ -374,13 +358,11 @@ def _tell(
 ) -> None:
     *facts, last = network_facts(name, judged, by)
     written = Fact("written", "layer written to" if asks.output else "", asks.output, asks.output or "")
-    grid = network_grid(judged, asks.formulas)
-    apart = next((fact.value for fact in fc if fact.key == "fc_end"), None)
-    fc_error = next((fact.value for fact in fc if fact.key == "fc_error_over_bound"), None)
-    fails = (apart is not None and apart > _END) or (fc_error is not None and fc_error > 1)
-    if fails:
+    as_products = next(fact for fact in fc if fact.key == "fc_equal")
+    if as_products.value is False and last.value is not False:
         text = "different: as products the network gives something else"
-        last = Fact("equal", "verdict", False, text, brief=text)
-    report([facts[0], input_fact(inputs), *facts[1:], *fc, written, last], [grid], facts_last=True)
+        last = last._replace(value=False, text=text, brief=text)
+    facts = [facts[0], input_fact(inputs), *facts[1:], *fc, written, last]
+    report(facts, [network_grid(judged, asks.formulas)], facts_last=True)
     if last.value is False:
         click.get_current_context().exit(1)

@@ -133,6 +133,55 @@ def run_and_judge(
     return judged, outputs
 
 
+_NUDGE = 2.0**-12
+
+
+class End(NamedTuple):
+    """How far the outputs of two networks are apart, as shares of the largest number of an output."""
+
+    apart: float
+    allowed: float
+    equal: bool
+
+
+def compare_ends(
+    model: Model,
+    feeds: Mapping[str, Array],
+    evaluator: Evaluator,
+    wanted: Mapping[str, Array],
+    made: Mapping[str, Array],
+) -> End:
+    """Whether a network whose layers are right gives in the end what another gives, but for rounding.
+
+    Outputs in the end are no sums of products, and have no bound of their own. They may be as far apart as
+    those of the network itself on an input changed by 2^-12, up or down in each element; that is measured.
+    Where nothing that is fed can be changed so little, as whole numbers, they must be the same.
+    """
+    signs = np.random.default_rng(2017)
+    nudged = {
+        name: (x * (1 + _NUDGE * signs.choice((-1, 1), x.shape))).astype(x.dtype)
+        if x.dtype.kind == "f"
+        else x
+        for name, x in feeds.items()
+    }
+    _, moved = run_and_judge(model, [], nudged, evaluator)
+    found = [(_apart(made[name], y), _apart(moved[name], y)) for name, y in wanted.items()]
+    equal = all(apart <= allowed for apart, allowed in found)
+    return End(max(apart for apart, _ in found), max(allowed for _, allowed in found), equal)
+
+
+@np.errstate(all="ignore")
+def _apart(a: Array, b: Array) -> float:
+    """The largest |a − b|, as a share of the largest |b|."""
+    if a.shape != b.shape:
+        return math.inf
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    off = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    off[np.isnan(off)] = math.inf
+    largest = np.abs(b[np.isfinite(b)]).max(initial=0.0)
+    return float(off.max(initial=0.0) / (largest or 1.0))
+
+
 def _judged(
     weights: Callable[[str], Array], layer: Layer, values: Mapping[str, Array], known: bool, ours: bool
 ) -> Judged:

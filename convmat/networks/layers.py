@@ -371,14 +371,18 @@ def _transposed(
 ) -> ConvGeometry:
     """That of ConvTranspose, whose padding may follow from the size it is to have."""
     axes = len(kernel)
-    extra = tuple(options.get("output_padding", [0] * axes))
+    extra = list(options.get("output_padding", [0] * axes))
     size, rule = options.get("output_shape"), options.get("auto_pad", b"NOTSET")
     padding = _padding(options, axes)
     if size or rule.startswith(b"SAME"):
         size = list(size or (h * s for h, s in zip(shape[1:-1], stride, strict=True)))[-axes:]
         pads = []
-        for h, s, d, k, more, out in zip(shape[1:-1], stride, dilation, kernel, extra, size, strict=True):
-            total = max((h - 1) * s + more + d * (k - 1) + 1 - out, 0)
+        for axis, (h, s, d, k, out) in enumerate(
+            zip(shape[1:-1], stride, dilation, kernel, size, strict=True)
+        ):
+            total = (h - 1) * s + extra[axis] + d * (k - 1) + 1 - out
+            extra[axis] += max(-total, 0)  # which makes it larger
+            total = max(total, 0)
             less = total // 2
             pads.append((less, total - less) if rule == b"SAME_UPPER" else (total - less, less))
         padding = tuple(pads)

@@ -9,12 +9,14 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.errors import FileError, SettingError, ShapeError
+from convmat.checks import got
+from convmat.errors import ConvmatError, FileError, SettingError, ShapeError
 from convmat.files.npy import NpyInput
 from convmat.networks.extra import package
 from convmat.networks.model import Model, first_line, needs, node_name
@@ -38,27 +40,30 @@ class Evaluator:
         provider: of onnxruntime, as it lists them, with or without "ExecutionProvider".
         reference: whether onnx's own is to compute.
 
-    Raises:
+    Nothing is imported before there is something to compute. Then may be raised:
         SettingError: onnxruntime has no such provider. FileError: a package is not installed.
     """
 
     def __init__(self, model: Model, provider: str | None = None, reference: bool = False) -> None:
-        self.model, self._reference = model, reference
-        self.name = "onnx's reference evaluator"
-        if reference:
-            return
-        runtime = package("onnxruntime")
-        there = runtime.get_available_providers()
-        wanted = provider or "CPU"
-        chosen = [
-            name
-            for name in there
-            if wanted.lower() in (name.lower(), name.lower().removesuffix("executionprovider"))
-        ]
-        if not chosen:
-            raise SettingError("provider", f"onnxruntime has no {wanted!r} here; it has {', '.join(there)}")
-        self._providers = chosen
-        self.name = f"onnxruntime {runtime.__version__}, {chosen[0]}"
+        self.model, self._reference, self._wanted = model, reference, provider or "CPU"
+
+    @property
+    def name(self) -> str:
+        """Who computes."""
+        if self._reference:
+            return "onnx's reference evaluator"
+        return f"onnxruntime {package('onnxruntime').__version__}, {self._provider}"
+
+    @cached_property
+    def _provider(self) -> str:
+        there: list[str] = package("onnxruntime").get_available_providers()
+        suffix = "executionprovider"
+        wanted = self._wanted.lower().removesuffix(suffix)
+        for name in there:
+            if name.lower().removesuffix(suffix) == wanted:
+                return name
+        problem = f"onnxruntime has no {got(self._wanted)} here; it has {', '.join(there)}"
+        raise SettingError("provider", problem)
 
     def on(self, model: Model) -> Evaluator:
         """The same for another model."""
@@ -87,9 +92,10 @@ class Evaluator:
             if len(nodes) == 1
             else f"what begins with {node_name(nodes[0])!r}"
         )
+        part = self.model.part(nodes, feeds, held, made)
         try:
-            results = self._session(self.model.part(nodes, feeds, held, made)).run(list(made), feeds)
-        except MemoryError:
+            results = self._session(part).run(list(made), feeds)
+        except (MemoryError, ConvmatError):
             raise
         except Exception as error:  # each runtime has kinds of its own
             raise FileError(
@@ -108,7 +114,7 @@ class Evaluator:
         runtime = package("onnxruntime")
         options = runtime.SessionOptions()
         options.log_severity_level = 4
-        return runtime.InferenceSession(part.SerializeToString(), options, providers=self._providers)
+        return runtime.InferenceSession(part.SerializeToString(), options, providers=[self._provider])
 
 
 class Dumped:

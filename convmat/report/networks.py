@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from convmat.geometry import ConvGeometry
-from convmat.networks.judging import Judged, Verdict
+from convmat.networks.judging import End, Judged, Verdict
 from convmat.networks.layers import Layer
 from convmat.networks.model import Shape, shape_text
 from convmat.report.facts import Grid, absent
@@ -178,8 +178,16 @@ def _seen_text(field: Sequence[int | None] | None, stride: Sequence[float | None
     return shape_text(tuple(field)) + (", all" if None in stride else "")
 
 
+_OF_FC = ("to_fc", "rewritten", "left", "fc_error_over_bound", "fc_end", "fc_end_allowed", "fc_equal")
+
+
+def no_fc_facts() -> list[Fact]:
+    """Of a network that was not rewritten, the keys alone."""
+    return absent(*_OF_FC)
+
+
 def fc_facts(
-    written: str, done: int, left: dict[str, str], judged: Sequence[Judged], end: Fact | None
+    written: str, done: int, left: dict[str, str], judged: Sequence[Judged], end: End | None
 ) -> list[Fact]:
     """A network that was rewritten, and what became of its layers."""
     values = [{"name": name, "why": why} for name, why in left.items()]
@@ -189,16 +197,18 @@ def fc_facts(
         Fact("rewritten", "layers rewritten", done, str(done)),
         Fact("left", "left as they are" if left else "", values, shown),
     ]
-    worst = max((one.theirs.error_over_bound for one in judged if one.theirs), default=None)
-    facts.append(
-        Fact(
-            "fc_error_over_bound",
-            "" if worst is None else "their largest error / bound",
-            worst,
-            f"{worst:.3g}" if worst is not None else "",
-        )
-    )
-    return [*facts, *([end] if end else absent("fc_end"))]
+    if end is None:
+        return [*facts, *no_fc_facts()]
+    worst = max((one.theirs.error_over_bound for one in judged if one.theirs), default=0.0)
+    equal = end.equal and not any(map(_differs, judged))
+    apart = f"{end.apart:.2g} of the largest apart, {end.allowed:.2g} by a change of the input by 2^-12"
+    return [
+        *facts,
+        Fact("fc_error_over_bound", "their largest error / bound", worst, f"{worst:.3g}"),
+        Fact("fc_end", "outputs in the end", end.apart, apart if end.apart else "the same, bit for bit"),
+        Fact("fc_end_allowed", "", end.allowed, ""),
+        Fact("fc_equal", "", equal, ""),
+    ]
 
 
 def _total(numbers: Iterable[int | None]) -> int | None:
