@@ -64,7 +64,7 @@ def one(
 ) -> str:
     """A model of one layer, `layer`, from x to y."""
     node = helper.make_node(op, ["x", "w"], ["y"], "layer", **attributes)
-    return model([node], {"x": x}, ["y"], {"w": w}, path, kind=kind)
+    return model([node], {"x": x}, ["y"], {"w": w}, path)
 
 
 def read(path: str, **shapes: tuple[int, ...]) -> tuple[Model, Any]:
@@ -86,19 +86,43 @@ LAYERS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] 
     "strided": ("Conv", (1, 3, 9, 8), (4, 3, 3, 3), {"strides": [2, 3], "pads": [1, 0, 2, 1]}),
     "dilated": ("Conv", (1, 2, 9, 9), (4, 2, 3, 3), {"dilations": [2, 3], "pads": [2, 3, 2, 3]}),
     "grouped": ("Conv", (1, 6, 7, 7), (4, 3, 3, 3), {"group": 2}),
-    "depthwise": ("Conv", (1, 4, 7, 7), (8, 1, 3, 3), {"group": 4, "auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+    "depthwise": (
+        "Conv",
+        (1, 4, 7, 7),
+        (8, 1, 3, 3),
+        {"group": 4, "auto_pad": "SAME_UPPER", "strides": [2, 2]},
+    ),
     "same lower": ("Conv", (1, 2, 6, 6), (3, 2, 4, 4), {"auto_pad": "SAME_LOWER"}),
     "1-D": ("Conv", (1, 2, 20), (3, 2, 5), {"strides": [2]}),
     "3-D": ("Conv", (1, 2, 5, 6, 7), (3, 2, 2, 3, 3), {"pads": [1, 0, 0, 0, 1, 1]}),
     "transposed": ("ConvTranspose", (1, 3, 4, 5), (3, 2, 3, 3), {"strides": [2, 3]}),
-    "transposed, padded": ("ConvTranspose", (2, 4, 4, 5), (4, 3, 3, 3), {"strides": [2, 2], "pads": [1, 0, 1, 1],
-        "output_padding": [1, 1], "group": 2, "dilations": [1, 2]}),
+    "transposed, padded": (
+        "ConvTranspose",
+        (2, 4, 4, 5),
+        (4, 3, 3, 3),
+        {"strides": [2, 2], "pads": [1, 0, 1, 1], "output_padding": [1, 1], "group": 2, "dilations": [1, 2]},
+    ),
     "transposed, cropped": ("ConvTranspose", (1, 2, 5, 5), (2, 3, 2, 2), {"pads": [2, 1, 1, 2]}),
-    "transposed, same": ("ConvTranspose", (1, 2, 3, 3), (2, 3, 3, 3), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
-    "transposed, sized": ("ConvTranspose", (1, 2, 3, 3), (2, 3, 3, 3), {"strides": [3, 2], "output_shape": [8, 6]}),
-    "transposed, larger": ("ConvTranspose", (1, 2, 3, 3), (2, 3, 3, 3), {"strides": [3, 2], "output_shape": [10, 8]}),
+    "transposed, same": (
+        "ConvTranspose",
+        (1, 2, 3, 3),
+        (2, 3, 3, 3),
+        {"strides": [2, 2], "auto_pad": "SAME_UPPER"},
+    ),
+    "transposed, sized": (
+        "ConvTranspose",
+        (1, 2, 3, 3),
+        (2, 3, 3, 3),
+        {"strides": [3, 2], "output_shape": [8, 6]},
+    ),
+    "transposed, larger": (
+        "ConvTranspose",
+        (1, 2, 3, 3),
+        (2, 3, 3, 3),
+        {"strides": [3, 2], "output_shape": [10, 8]},
+    ),
     "transposed, 1-D": ("ConvTranspose", (1, 2, 7), (2, 3, 4), {"strides": [3]}),
-}  # fmt: skip
+}
 every_layer = pytest.mark.parametrize("case", LAYERS)
 # For these onnx's evaluator has another size, or none.
 UNKNOWN = ("transposed, padded", "transposed, sized", "transposed, larger")
@@ -260,7 +284,7 @@ def check_light(path: Path, found: Any) -> None:
 
 
 def test_symbolic_sizes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = one("Conv", ("N", 3, "H", "W"), weights(4, 3, 3, 3))  # type: ignore[arg-type]
+    path = one("Conv", ("N", 3, "H", "W"), weights(4, 3, 3, 3))
     assert run(["network", path]) == 0
     captured = capsys.readouterr()
     assert "sizes are not known; give --input-shape 1,3,224,224" in captured.err
@@ -282,7 +306,7 @@ def test_symbolic_sizes(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def brute_force(path: str, shape: tuple[int, ...]) -> Any:
-    """How many pixels of the input, from the first to the last, the middle output depends on along each axis."""
+    """How many lines along each axis, from the first to the last, the middle output depends on."""
     network, _ = read(path)
     evaluator = Evaluator(network, reference=True)
 
@@ -292,36 +316,54 @@ def brute_force(path: str, shape: tuple[int, ...]) -> Any:
     x = np.ones(shape, np.float32)
     usual = output(x)
     middle = (0, 0, *(size // 2 for size in usual.shape[2:]))
-    seen = []
-    for at in np.ndindex(*shape[2:]):
-        changed = x.copy()
-        changed[(0, 0, *at)] += 1
-        if output(changed)[middle] != usual[middle]:
-            seen.append(at)
-    return [max(line) - min(line) + 1 for line in zip(*seen, strict=True)]
+    lengths = []
+    for axis in range(2, x.ndim):
+        seen = []
+        for line in range(shape[axis]):
+            changed = x.copy()
+            changed.swapaxes(0, axis)[line] += 1
+            if output(changed)[middle] != usual[middle]:
+                seen.append(line)
+        lengths.append(max(seen) - min(seen) + 1)
+    return lengths
 
 
 FIELDS: dict[str, list[Any]] = {
     "chain": [("Conv", "x", "a", 3, {"strides": [2, 2]}), ("Conv", "a", "y", 3, {"dilations": [2, 2]})],
-    "pooling": [("AveragePool", "x", "a", 0, {"kernel_shape": [3, 2], "strides": [2, 2]}), ("Conv", "a", "y", 3, {})],
+    "pooling": [
+        ("AveragePool", "x", "a", 0, {"kernel_shape": [3, 2], "strides": [2, 2]}),
+        ("Conv", "a", "y", 3, {}),
+    ],
     "residual": [
-        ("Conv", "x", "a", 3, {"pads": [1] * 4}), ("Conv", "a", "b", 5, {"pads": [2] * 4}), ("Add", "a b", "c", 0, {}),
+        ("Conv", "x", "a", 3, {"pads": [1] * 4}),
+        ("Conv", "a", "b", 5, {"pads": [2] * 4}),
+        ("Add", "a b", "c", 0, {}),
         ("Conv", "c", "y", 1, {}),
     ],
     "branches": [
-        ("Conv", "x", "a", 1, {}), ("Conv", "x", "b", 5, {"pads": [2] * 4}), ("Concat", "a b", "c", 0, {"axis": 1}),
+        ("Conv", "x", "a", 1, {}),
+        ("Conv", "x", "b", 5, {"pads": [2] * 4}),
+        ("Concat", "a b", "c", 0, {"axis": 1}),
         ("Conv", "c", "y", 3, {"strides": [2, 2]}),
     ],
     "apart": [
-        ("Conv", "x", "a", 3, {"pads": [0, 0, 2, 2]}), ("Conv", "x", "b", 3, {"pads": [2, 2, 0, 0]}),
-        ("Add", "a b", "c", 0, {}), ("Conv", "c", "y", 1, {}),
+        ("Conv", "x", "a", 3, {"pads": [0, 0, 2, 2]}),
+        ("Conv", "x", "b", 3, {"pads": [2, 2, 0, 0]}),
+        ("Add", "a b", "c", 0, {}),
+        ("Conv", "c", "y", 1, {}),
     ],
     "shuffled": [
-        ("Conv", "x", "a", 3, {}), ("Transpose", "a", "b", 0, {"perm": [0, 2, 3, 1]}),
-        ("Transpose", "b", "c", 0, {"perm": [0, 3, 1, 2]}), ("Relu", "c", "d", 0, {}), ("Conv", "d", "y", 3, {}),
+        ("Conv", "x", "a", 3, {}),
+        ("Transpose", "a", "b", 0, {"perm": [0, 2, 3, 1]}),
+        ("Transpose", "b", "c", 0, {"perm": [0, 3, 1, 2]}),
+        ("Relu", "c", "d", 0, {}),
+        ("Conv", "d", "y", 3, {}),
     ],
-    "transposed": [("Conv", "x", "a", 3, {"strides": [2, 2]}), ("ConvTranspose", "a", "y", 5, {"strides": [2, 2]})],
-}  # fmt: skip
+    "transposed": [
+        ("Conv", "x", "a", 3, {"strides": [2, 2]}),
+        ("ConvTranspose", "a", "y", 5, {"strides": [2, 2]}),
+    ],
+}
 
 
 @pytest.mark.parametrize("case", FIELDS)
@@ -402,12 +444,13 @@ def test_a_mistake_is_found_in_its_layer(
 
 
 def test_outputs_that_are_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A layer's input follows from what was dumped where nothing but moves lies between; else it is not judged."""
+    """A layer's input follows from what was dumped where nothing but moves lies between."""
     dump(TINY, "some", weights(1, 1, 28, 28))
     for name in ("bright", "mean", "flat"):
         os.remove(f"some/{name}.npy")
     verdicts = [
-        (one["verdict"], one["why_not_judged"]) for one in told(f"{TINY} --outputs some", capsys)["layers"]
+        (one["verdict"], one["why_not_judged"])
+        for one in told(f"{TINY} --outputs some --reference", capsys)["layers"]
     ]
     assert [verdict for verdict, _ in verdicts] == ["equal", "equal", "equal", None]
     assert "is not among the outputs" in verdicts[3][1]
@@ -516,13 +559,19 @@ def test_inputs_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
     ("args", "problem"),
     [
         (f"{TINY} {SAMPLES}/scene.png", r"scene.png: is 1×3×256×384, the network's 'image' takes \?×1×28×28"),
-        (f"{TINY} {DIGIT} --normalize 1,2,3", r"--normalize: got 3 numbers; give a mean and a deviation, or 1 of each"),
+        (
+            f"{TINY} {DIGIT} --normalize 1,2,3",
+            r"--normalize: got 3 numbers; give a mean and a dev.*, or 1 of each",
+        ),
         (f"{TINY} {DIGIT} --normalize 1,0", r"--normalize: has a deviation of 0"),
         (f"{TINY} {DIGIT} --normalize a", r"'a' is not numbers; write 127.5,127.5"),
         (f"{TINY} --normalize 1,2", r"--normalize goes with INPUT"),
         (f"{TINY} --layer first -o d", r"--layer goes with INPUT"),
         (f"{TINY} {DIGIT} --layer first", r"--layer goes with --output"),
-        (f"{TINY} {DIGIT} --reference --layer nothing -o d", r"has no layer 'nothing'; it has first, grouped"),
+        (
+            f"{TINY} {DIGIT} --reference --layer nothing -o d",
+            r"has no layer 'nothing'; it has first, grouped",
+        ),
         (f"{TINY} {DIGIT} --reference --layer digits -o d", r"layer 'digits' is a Gemm, an FC layer already"),
         (f"{TINY} {DIGIT} --reference --provider CPU", r"--provider goes without --reference"),
         (f"{TINY} {DIGIT} --to-fc fc.npz", r"fc.npz: is an .npz archive's name.* name it .onnx"),
@@ -533,7 +582,7 @@ def test_inputs_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (f"{SAMPLES}/bias_8.npy", r"bias_8.npy: is no ONNX model"),
         ("nothing.onnx", r"nothing.onnx: cannot be read: No such file"),
     ],
-)  # fmt: skip
+)
 def test_trouble_is_one_line(
     args: str, problem: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -598,8 +647,16 @@ def cycle(proto: Any) -> None:
     proto.graph.node[1].input[0] = "sum"
 
 
+def negative(proto: Any) -> None:
+    proto.graph.initializer[0].dims[0] = -8
+
+
 def huge(proto: Any) -> None:
     proto.graph.initializer[0].dims[:] = [1 << 40, 1 << 40, 5, 5]
+
+
+def later(proto: Any) -> None:
+    proto.opset_import[0].version = 999
 
 
 def linked() -> None:
@@ -613,27 +670,33 @@ BAD: dict[str, tuple[Callable[[], None], str]] = {
     "cut off": (damaged(lambda p: p.SerializeToString()[:-700]), "is no ONNX model"),
     "a cycle": (damaged(cycle), "node 'relu' takes 'sum', which nothing before it makes"),
     "made twice": (damaged(lambda p: p.graph.node.append(p.graph.node[0])), "makes 'edges' twice"),
-    "a later opset": (damaged(lambda p: setattr(p.opset_import[0], "version", 999)), "is of opset 999, .* knows 1 to"),
+    "a later opset": (damaged(later), "is of opset 999, .* knows 1 to"),
     "no nodes": (damaged(lambda p: p.graph.ClearField("node")), "has no 'scores', an output of it"),
     "huge": (damaged(huge), "has 800 bytes of weights 'first.weight', whose shape"),
-    "a negative size": (damaged(lambda p: p.graph.initializer[0].dims.__setitem__(0, -8)), "of an impossible shape"),
+    "a negative size": (damaged(negative), "of an impossible shape"),
     "another kernel": (
         damaged(lambda p: p.graph.node[0].attribute.append(helper.make_attribute("kernel_shape", [3, 3]))),
-        "layer 'first': kernel: is said to be of \\(3, 3\\), its weights are of \\(5, 5\\)|cannot be inferred",
+        r"layer 'first': kernel: is said to be of \(3, 3\), its weights .* \(5, 5\)|cannot be inferred",
     ),
     "other channels": (
         damaged(lambda p: p.graph.initializer[2].dims.__setitem__(slice(0, 2), [4, 8])),
         "layer 'grouped': .*channels in 2 groups|cannot be inferred",
     ),
-    "weights outside": (external("../weights.bin"), "has its weights in '../weights.bin', which is not beside it"),
+    "weights outside": (
+        external("../weights.bin"),
+        "has its weights in '../weights.bin', which is not beside it",
+    ),
     "weights anywhere": (external("/etc/passwd"), "has its weights in '/etc/passwd', which is not beside it"),
     "a link out": (linked, "has its weights in 'link/weights.bin', a link that leads elsewhere"),
     "no such weights": (external("gone.bin"), "gone.bin: cannot be read"),
-    "weights beyond the end": (external("weights.bin", 8), "weights.bin: has 800 bytes, and .* beyond its end"),
+    "weights beyond the end": (
+        external("weights.bin", 8),
+        "weights.bin: has 800 bytes, and .* beyond its end",
+    ),
     "a folder for weights": (external("inside"), "inside: is no regular file"),
     "a Python pickle": (lambda: Path("bad.onnx").write_bytes(b"\x80\x02}q\x00."), "torch.onnx.export"),
     "JSON": (lambda: Path("bad.onnx").write_bytes(b'{"graph": {}}'), "is no ONNX model"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -691,7 +754,7 @@ def test_branches_are_not_looked_into(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_zero_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = one("Conv", ("N", 1, 5, 5), weights(2, 1, 3, 3))  # type: ignore[arg-type]
+    path = one("Conv", ("N", 1, 5, 5), weights(2, 1, 3, 3))
     np.save("x.npy", np.zeros((0, 1, 5, 5), np.float32))
     found = told(f"{path} x.npy --reference", capsys)
     assert (found["layers"][0]["output_shape"], found["equal"]) == ([0, 2, 3, 3], True)
@@ -705,16 +768,15 @@ def test_without_the_extra(missing: str, folder: Path) -> None:
     )
     done = shell(f"python -m convmat network {TINY} {DIGIT}", PYTHONPATH=f"{folder}:{SAMPLES.parent}")
     assert done.status == 2
-    assert done.err == (
-        f"convmat: {missing}: is not installed, and reads networks; pip install 'convmat[networks]' brings it\n"
-    )
+    remedy = "pip install 'convmat[networks]' brings it"
+    assert done.err == f"convmat: {missing}: is not installed, and reads networks; {remedy}\n"
 
 
 # Safetensors
 
 
 def tensors(path: str, **arrays: Any) -> None:
-    """A file as the format has it; bfloat16 is given as the uint16 of its bits."""
+    """A file as the format has it; bfloat16 is given as its bits, uint16."""
     header, data = {}, b""
     for name, array in arrays.items():
         code = {"float32": "F32", "float64": "F64", "int8": "I8", "uint16": "BF16"}[str(array.dtype)]
@@ -748,7 +810,7 @@ def test_safetensors_kernels_are_read(folder: Path, capsys: pytest.CaptureFixtur
         assert run(["convolve", "x.npy", "--kernel", args]) == 2
         assert problem in capsys.readouterr().err
     tensors("one.safetensors", k=w)
-    assert run("convolve x.npy --kernel one.safetensors --kernel-layout oihw -q".split()) == 0
+    assert run(["convolve", "x.npy", "--kernel", "one.safetensors", "--kernel-layout", "oihw", "-q"]) == 0
 
 
 def test_safetensors_kernels_are_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -770,14 +832,17 @@ def test_safetensors_kernels_are_listed(folder: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        ({"k": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 8]}}, "k is F32 of shape \\(2, 2\\), 16 bytes, and has 8"),
+        (
+            {"k": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 8]}},
+            "k is F32 of shape \\(2, 2\\), 16 bytes, and has 8",
+        ),
         ({"k": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1 << 40]}}, "must be 0 to 8"),
         ({"k": {"dtype": "F32", "shape": [1 << 70], "data_offsets": [0, 8]}}, "k.shape"),
         ({"k": {"dtype": "F99", "shape": [2], "data_offsets": [0, 8]}}, "k.dtype must be one of"),
         ({"k": []}, "damaged header"),
         ({"k": {"dtype": "F32", "shape": [2]}}, "damaged header"),
     ],
-)  # fmt: skip
+)
 def test_damaged_safetensors(
     header: Any, problem: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -824,10 +889,10 @@ def test_onnxruntime_layers(case: str, folder: Path) -> None:
     op, x, w, options = LAYERS[case]
     network, [layer] = read(one(op, x, weights(*w), **options))
     feeds, evaluator = {"x": weights(*x, seed=1)}, Evaluator(network)
-    [judged], outputs = run_and_judge(network, [layer], feeds, evaluator)
+    [judged], _ = run_and_judge(network, [layer], feeds, evaluator)
     assert judged.theirs and judged.theirs.equal
     fc = network.like(rewrite(network, [layer]).proto, "fc.onnx", {"x": x})
-    [again], made = run_and_judge(fc, [layer], feeds, evaluator.on(fc), weights=network.constant, ours=False)
+    [again], _ = run_and_judge(fc, [layer], feeds, evaluator.on(fc), weights=network.constant, ours=False)
     assert again.theirs and again.theirs.equal
 
 
@@ -840,6 +905,6 @@ def test_what_cannot_be_run_is_told(folder: Path) -> None:
     Path(path).write_bytes(proto.SerializeToString())
     network, layers = read(path)
     with pytest.raises(
-        FileError, match="what begins with|node 'a' cannot be run by onnx's reference evaluator"
+        FileError, match=r"what begins with|node 'a' cannot be run by onnx's reference evaluator"
     ):
         run_and_judge(network, layers, {"x": weights(1, 1, 5, 5)}, Evaluator(network, reference=True))

@@ -133,7 +133,7 @@ def run_and_judge(
     return judged, outputs
 
 
-_NUDGE = 2.0**-12
+_NUDGE = 2.0**-10
 
 
 class End(NamedTuple):
@@ -154,7 +154,7 @@ def compare_ends(
     """Whether a network whose layers are right gives in the end what another gives, but for rounding.
 
     Outputs in the end are no sums of products, and have no bound of their own. They may be as far apart as
-    those of the network itself on an input changed by 2^-12, up or down in each element; that is measured.
+    those of the network itself on an input changed by 2^-10, up or down in each element; that is measured.
     Where nothing that is fed can be changed so little, as whole numbers, they must be the same.
     """
     signs = np.random.default_rng(2017)

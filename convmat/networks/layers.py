@@ -150,7 +150,7 @@ class Layer:
     @property
     def uses(self) -> int | None:
         """How often each weight is used: once a row of X_col, padding among them."""
-        return self.matrix_shape[0] if self.matrix_shape and self.has_weights else None
+        return self.multiply_adds // self.weights if self.multiply_adds and self.weights else None
 
     # The layer on arrays
 
