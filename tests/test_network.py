@@ -458,7 +458,7 @@ def test_outputs_that_are_missing(folder: Path, capsys: pytest.CaptureFixture[st
     assert run(["network", TINY, "--outputs", "some"]) == 2
     assert "input 'image' is missing" in capsys.readouterr().err
     np.save("some/a.npy", np.zeros((1, 8, 3, 3), np.float32))
-    assert run(["network", TINY, DIGIT, "--outputs", "some"]) == 2
+    assert run(["network", TINY, DIGIT, "--outputs", "some", "--reference"]) == 2
     assert "some/a.npy: has shape (1, 8, 3, 3), 'a' has 1×8×14×14" in capsys.readouterr().err
 
 
@@ -671,6 +671,10 @@ BAD: dict[str, tuple[Callable[[], None], str]] = {
     "a cycle": (damaged(cycle), "node 'relu' takes 'sum', which nothing before it makes"),
     "made twice": (damaged(lambda p: p.graph.node.append(p.graph.node[0])), "makes 'edges' twice"),
     "a later opset": (damaged(later), "is of opset 999, .* knows 1 to"),
+    "an attribute of another type": (
+        damaged(lambda p: p.graph.node[0].attribute.append(helper.make_attribute("auto_pad", 3))),
+        "node 'first' has 'auto_pad' of another type than Conv takes",
+    ),
     "no nodes": (damaged(lambda p: p.graph.ClearField("node")), "has no 'scores', an output of it"),
     "huge": (damaged(huge), "has 800 bytes of weights 'first.weight', whose shape"),
     "a negative size": (damaged(negative), "of an impossible shape"),

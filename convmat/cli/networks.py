@@ -123,7 +123,8 @@ def _shape(model: Model, name: str, values: Mapping[str, Array]) -> tuple[int, .
 
 def _bytes(layer: Layer) -> int:
     """Memory that judging a layer takes: its input, two outputs, and their judges' working space."""
-    shapes = (layer.input_shape, layer.output_shape, layer.output_shape, layer.kernel_shape)
+    spread = layer.geometry.input_shape if layer.is_transposed and layer.geometry is not None else None
+    shapes = (layer.input_shape, spread, layer.output_shape, layer.output_shape, layer.kernel_shape)
     held = sum(math.prod(size or 1 for size in shape) for shape in shapes if shape is not None)
     return 8 * held + (64 << 20)
 

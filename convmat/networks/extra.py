@@ -23,3 +23,8 @@ def package(name: str) -> Any:
         raise FileError(
             whole, "is not installed, and reads networks; pip install 'convmat[networks]' brings it"
         ) from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return " ".join(str(error).strip().partition("\n")[0].split())[:200] or type(error).__name__

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from convmat.networks.extra import package
 from convmat.networks.layers import Layer
-from convmat.networks.model import Model, is_external
+from convmat.networks.model import Model, needs, subgraphs
+from convmat.networks.weights import is_external
 from convmat.patches import unroll
 
 Array = NDArray[Any]
@@ -214,8 +215,6 @@ class _Builder:
 
 
 def _is_in_branch(name: str, nodes: Iterable[Any]) -> bool:
-    from convmat.networks.model import needs, subgraphs
-
     return any(subgraphs(node) and name in needs(node) for node in nodes)
 
 

@@ -7,8 +7,6 @@ outside the file must lie beside it. Shapes are those of ONNX's own inference.
 from __future__ import annotations
 
 import math
-import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from typing import Any
@@ -18,23 +16,16 @@ from numpy.typing import NDArray
 
 from convmat.checks import got
 from convmat.errors import FileError, ShapeError
-from convmat.files.foreign import KNOWN_BYTES, foreign, foreign_archive
-from convmat.files.members import ZIP_DAMAGE, ZIP_MAGIC, open_zip
 from convmat.files.memory import check_memory
-from convmat.files.outputs import reading
-from convmat.files.streams import is_pipe, open_file
-from convmat.networks.extra import package
+from convmat.networks.extra import first_line, package
+from convmat.networks.reading import parsed
+from convmat.networks.weights import array_of, check_tensor, is_external
 
 Shape = tuple[int | None, ...]
 """Sizes; None for one that is not known."""
 
 _SMALL = 1 << 10  # bytes of a constant that shapes may follow from
 _STANDARD = ("", "ai.onnx")
-_EXPORT = (
-    "is a PyTorch file, which may run programs as it is loaded; export the network in Python: "
-    'torch.onnx.export(model, torch.zeros(1, 3, 224, 224), "model.onnx"), or its weights: '
-    'safetensors.torch.save_file(torch.load("w.pt", weights_only=True), "w.safetensors")'
-)
 
 
 class Model:
@@ -49,7 +40,7 @@ class Model:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.proto = _parsed(name)
+        self.proto = parsed(name)
         self.graph = self.proto.graph
         self.opset = self._opset()
         self._tensors = {tensor.name: tensor for tensor in self.graph.initializer}
@@ -113,7 +104,7 @@ class Model:
     def _check_graph(self) -> None:
         """Refuse what is not sorted, and find the constants."""
         for tensor in (*self.graph.initializer, *_attribute_tensors(self.graph.node)):
-            self._check_tensor(tensor)
+            check_tensor(self.name, tensor)
         sparse = {tensor.values.name for tensor in self.graph.sparse_initializer}
         known = {"", *self._tensors, *sparse, *(value.name for value in self.graph.input)}
         fed = {value.name for value in self.graph.input} - self._tensors.keys()
@@ -128,6 +119,7 @@ class Model:
             again = [name for name in node.output if name and name in known]
             if again:
                 raise FileError(self.name, f"makes {got(again[0])} twice; export it again")
+            self._check_attributes(node)
             known.update(node.output)
             if fed.isdisjoint(needs(node)) and not _is_lively(node) and sparse.isdisjoint(needs(node)):
                 self._makers |= dict.fromkeys(filter(None, node.output), node)
@@ -137,6 +129,24 @@ class Model:
         if missing or not self.graph.node:
             problem = f"has no {got(missing[0])}, an output of it" if missing else "has no nodes"
             raise FileError(self.name, f"{problem}; export it again")
+
+    def _check_attributes(self, node: Any) -> None:
+        """Refuse attributes of other types than ONNX's operators have."""
+        if node.domain not in _STANDARD:
+            return
+        defs = package("onnx.defs")
+        try:
+            known = defs.get_schema(node.op_type, self.opset).attributes
+        except defs.SchemaError:  # no operator of ONNX
+            return
+        for attribute in node.attribute:
+            wanted = known.get(attribute.name)
+            if wanted is not None and wanted.type.value != attribute.type:
+                raise FileError(
+                    self.name,
+                    f"node {node_name(node)!r} has {got(attribute.name)} of another type than {node.op_type} "
+                    "takes; export it again",
+                )
 
     def _is_constant(self, node: Any) -> bool:
         return any(name in self._makers for name in node.output)
@@ -154,7 +164,7 @@ class Model:
             FileError: it cannot be had.
         """
         if name in self._tensors:
-            return self._array(self._tensors[name])
+            return array_of(self.name, self._tensors[name])
         node = self._makers[name]
         shape = self.shapes.get(name, ())
         check_memory(
@@ -170,80 +180,6 @@ class Model:
             raise FileError(
                 self.name, f"node {node_name(node)!r} cannot be evaluated: {first_line(error)}"
             ) from None
-
-    def _array(self, tensor: Any) -> NDArray[Any]:
-        numpy_helper = package("onnx.numpy_helper")
-        if is_external(tensor):
-            loaded = type(tensor)()
-            loaded.CopyFrom(tensor)
-            loaded.raw_data = self._external(tensor)
-            loaded.ClearField("external_data")
-            loaded.ClearField("data_location")
-            tensor = loaded
-        try:
-            return np.asarray(numpy_helper.to_array(tensor))
-        except Exception as error:
-            raise FileError(
-                self.name, f"has weights {got(tensor.name)} that are damaged: {first_line(error)}"
-            ) from None
-
-    def _check_tensor(self, tensor: Any) -> None:
-        """Refuse weights that have other bytes than their shape claims, before any array is made."""
-        count = math.prod(tensor.dims)
-        if any(size < 0 for size in tensor.dims):
-            raise FileError(
-                self.name, f"has weights {got(tensor.name)} of an impossible shape {got(tuple(tensor.dims))}"
-            )
-        each = _bits(tensor.data_type) / 8
-        if is_external(tensor):
-            there, each = self._external_place(tensor)[2], max(each, 1 / 2)
-        elif tensor.HasField("raw_data"):
-            there = len(tensor.raw_data)
-        else:
-            return  # numbers in fields of their own; the count of them is checked as they are read
-        if there != math.ceil(count * each):
-            raise FileError(
-                self.name,
-                f"has {there} bytes of weights {got(tensor.name)}, whose shape {got(tuple(tensor.dims))} "
-                f"takes {got(math.ceil(count * each))}; export it again",
-            )
-
-    def _external_place(self, tensor: Any) -> tuple[str, int, int]:
-        """The file of weights outside the model, checked to be beside it; where they begin, and bytes."""
-        said = {entry.key: entry.value for entry in tensor.external_data}
-        location, folder = said.get("location", ""), os.path.dirname(os.path.abspath(self.name))
-        path = os.path.join(folder, location)
-        parts = location.replace("\\", "/").split("/")
-        if not location or os.path.isabs(location) or ".." in parts or "\0" in location:
-            raise FileError(self.name, f"has its weights in {got(location)}, which is not beside it; refused")
-        inside = os.path.realpath(folder)
-        if os.path.commonpath([os.path.realpath(path), inside]) != inside:
-            raise FileError(
-                self.name, f"has its weights in {got(location)}, a link that leads elsewhere; refused"
-            )
-        with reading(path):
-            there = os.stat(path)
-        if not stat.S_ISREG(there.st_mode):
-            raise FileError(path, f"is no regular file, and {self.name} has its weights there; refused")
-        try:
-            offset = int(said.get("offset", 0))
-            length = int(said.get("length", there.st_size - offset))
-        except ValueError:
-            raise FileError(
-                self.name, f"has weights {got(tensor.name)} at no place; export it again"
-            ) from None
-        if not 0 <= offset <= offset + length <= there.st_size:
-            raise FileError(
-                path, f"has {there.st_size} bytes, and {self.name} has weights beyond its end; copy it again"
-            )
-        return path, offset, length
-
-    def _external(self, tensor: Any) -> bytes:
-        path, offset, length = self._external_place(tensor)
-        check_memory(path, 2 * length, "leave this network to a larger machine")
-        with reading(path), open(path, "rb") as stream:
-            stream.seek(offset)
-            return stream.read(length)
 
     # Shapes
 
@@ -343,65 +279,6 @@ class Model:
         return model
 
 
-def _parsed(name: str) -> Any:
-    if is_pipe(name):
-        raise FileError(name, "is a pipe; name a file, since weights may lie beside it")
-    with open_file(name) as stream, reading(name):
-        start = stream.peek(KNOWN_BYTES)
-        if start.startswith(ZIP_MAGIC):
-            raise FileError(name, _of_zip(name))
-        other = foreign(start)
-        if other is not None:
-            raise FileError(name, _EXPORT if "PyTorch" in other or "pickle" in other else other)
-        size = os.fstat(stream.fileno()).st_size
-        check_memory(
-            name, 3 * size, "keep its weights outside the model: onnx.save(…, save_as_external_data=True)"
-        )
-        data = stream.read()
-    model = package("onnx").ModelProto()
-    try:
-        model.ParseFromString(data)
-    except Exception:  # protobuf's DecodeError, whose module is its own affair
-        model.Clear()
-    if not model.HasField("graph"):
-        raise FileError(
-            name, f"is {'no ONNX model' if data else 'empty'}; expected one, or a .safetensors file"
-        )
-    return model
-
-
-def _of_zip(name: str) -> str:
-    try:
-        with open_zip(name) as archive:
-            other = foreign_archive(archive.namelist())
-    except ZIP_DAMAGE:
-        other = None
-    if other is not None and "PyTorch" in other:
-        return _EXPORT
-    return other or "is a zip archive and no ONNX model; unpack it"
-
-
-def _bits(kind: int) -> int:
-    """Bits of an element, 4 or more."""
-    helper = package("onnx.helper")
-    names = package("onnx").TensorProto.DataType
-    name = names.Name(kind) if kind in names.values() else ""
-    if name in ("INT4", "UINT4", "FLOAT4E2M1"):
-        return 4
-    if name in ("INT2", "UINT2"):
-        return 2
-    if name.startswith("FLOAT8"):
-        return 8
-    try:
-        return int(helper.tensor_dtype_to_np_dtype(kind).itemsize) * 8
-    except Exception:  # strings, and what is no type
-        return 0
-
-
-def is_external(tensor: Any) -> bool:
-    return bool(tensor.data_location == tensor.EXTERNAL) if tensor.HasField("data_location") else False
-
-
 def _attribute_tensors(nodes: Iterable[Any]) -> Iterator[Any]:
     """Tensors that nodes have, as Constant does, their branches' and bodies' among them."""
     for node in nodes:
@@ -465,11 +342,6 @@ def attributes_of(node: Any) -> dict[str, Any]:
     """The attributes of a node, as Python's values."""
     value = package("onnx.helper").get_attribute_value
     return {attribute.name: value(attribute) for attribute in node.attribute}
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says."""
-    return " ".join(str(error).strip().partition("\n")[0].split())[:200] or type(error).__name__
 
 
 def shape_text(shape: Shape | None) -> str:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from convmat.checks import got
 from convmat.errors import ConvmatError, FileError, SettingError, ShapeError
 from convmat.files.npy import NpyInput
-from convmat.networks.extra import package
-from convmat.networks.model import Model, first_line, needs, node_name
+from convmat.networks.extra import first_line, package
+from convmat.networks.model import Model, needs, node_name
 
 Array = NDArray[Any]
 
@@ -94,7 +94,8 @@ class Evaluator:
         )
         part = self.model.part(nodes, feeds, held, made)
         try:
-            results = self._session(part).run(list(made), feeds)
+            with np.errstate(all="ignore"):
+                results = self._session(part).run(list(made), feeds)
         except (MemoryError, ConvmatError):
             raise
         except Exception as error:  # each runtime has kinds of its own
@@ -203,7 +204,8 @@ def walk(
             yield Step(part[-1], values, known and (dumped is None or part[-1].output[0] in exact))
         for name in [name for name in values if last.get(name, -1) <= at]:
             del values[name]
-    yield Step(None, {name: values[name] for name in model.outputs if name in values}, True)
+    ends = (name for name in model.outputs if name)
+    yield Step(None, {n: model.constant(n) if model.is_constant(n) else values[n] for n in ends}, True)
 
 
 def _replace(
