@@ -1,6 +1,6 @@
 """A network run a layer at a time, so that each layer's input and output are had, and little else is kept.
 
-What lies between two layers is run as one part. Whose values are done with is forgotten.
+A layer is run in one part with what lies between it and the last. Values that are done with are forgotten.
 """
 
 from __future__ import annotations
@@ -185,12 +185,14 @@ def walk(
     last = {
         name: at for at, part in enumerate(parts) for node in part for name in (*needs(node), *node.output)
     }
-    for name, beside in stops.items():
-        last[beside] = max(last.get(beside, 0), last[name]) if name in last else last.get(beside, 0)
     last |= dict.fromkeys(model.outputs, len(parts))
+    made_at = {name: at for at, part in enumerate(parts) for node in part for name in node.output}
+    for name, beside in stops.items():  # in a rewritten network it may have been used long before
+        last[beside] = max(last.get(beside, 0), made_at.get(name, 0))
+    wanted = {*stops, *stops.values()}
     for at, part in enumerate(parts):
         inside = [name for node in part for name in node.output if name]
-        made = [name for name in inside if last[name] > at or name in stops]
+        made = [name for name in inside if last[name] > at or name in wanted]
         if made and not (dumped is not None and all(name in dumped for name in made)):
             values |= zip(made, evaluator.run(part, values, made), strict=True)
         known = dumped is None or all(
@@ -231,16 +233,12 @@ def _replace(
 
 
 def _parts(nodes: Iterable[Any], stops: Mapping[str, str], singly: bool) -> Iterator[list[Any]]:
-    """The nodes, those that make a stop each alone, and others together up to it, or singly."""
-    between: list[Any] = []
+    """The nodes, in order: those up to one that makes a stop together, or each alone."""
+    part: list[Any] = []
     for node in nodes:
-        stop = any(name in stops for name in node.output)
-        if (stop or singly) and between:
-            yield between
-            between = []
-        if stop:
-            yield [node]
-        else:
-            between.append(node)
-    if between:
-        yield between
+        part.append(node)
+        if singly or any(name in stops for name in node.output):
+            yield part
+            part = []
+    if part:
+        yield part
