@@ -17,7 +17,8 @@ from convmat.engine import convolve
 from convmat.networks.layers import Convolution, Layer
 from convmat.networks.model import Model
 from convmat.networks.running import Dumped, Evaluator, walk
-from convmat.verification.judge import Rule
+from convmat.verification.comparison import Definition
+from convmat.verification.judge import Judge, Rule
 from convmat.verification.layer import definition
 from convmat.watching import Watch, unwatched
 
@@ -39,6 +40,12 @@ class Verdict:
     @property
     def equal(self) -> bool:
         return self.outside == 0
+
+    def add(self, elements: int, outside: int, error_over_bound: float) -> None:
+        """Take in what was found of more elements."""
+        self.elements += elements
+        self.outside += outside
+        self.error_over_bound = max(self.error_over_bound, error_over_bound)
 
 
 class Judged(NamedTuple):
@@ -66,37 +73,72 @@ def judge(layer: Convolution, results: Mapping[str, Array]) -> dict[str, Verdict
     return verdicts
 
 
-@np.errstate(all="ignore")  # infinities and NaN are compared, not warned of
 def _judge_some(layer: Convolution, results: Mapping[str, Array], verdicts: Mapping[str, Verdict]) -> None:
     wanted = definition(layer.x, layer.filters, **layer.arguments)
-    judges = {
-        name: wanted.judge(result.dtype, Rule())
-        for name, result in results.items()
-        if result.shape == wanted.shape
-    }
-    for name in results.keys() - judges.keys():
+    for name in [name for name, result in results.items() if result.shape != wanted.shape]:
         size = math.prod(wanted.shape)
-        verdicts[name].elements += size
-        verdicts[name].outside += max(size, 1)
-        verdicts[name].error_over_bound = math.inf
+        verdicts[name].add(size, max(size, 1), math.inf)
+    fitting = {name: result for name, result in results.items() if result.shape == wanted.shape}
+    judges = {name: wanted.judge(result.dtype, Rule()) for name, result in fitting.items()}
+    magnitudes = _magnitudes(layer, wanted)
     for band in wanted.parts if judges else ():
-        values, bounds = (
-            wanted.values(band),
-            [judge.bound for judge in judges.values() if judge.bound is not None],
-        )
-        sizes = wanted.sizes(band) if bounds and wanted.sizes is not None else None
-        for name, judge_of in judges.items():
-            flushed = None
-            if judge_of.bound is not None and judge_of.bound.has_subnormal and wanted.flushed is not None:
-                flushed = wanted.flushed(band, judge_of.bound.subnormal)
-            says, verdict = judge_of(results[name][band], values, sizes, flushed), verdicts[name]
-            outside = int(np.count_nonzero(says.outside))
-            verdict.elements += values.size
-            verdict.outside += outside
-            worst = float(np.fmax.reduce(says.ratio, axis=None, initial=0.0))
-            verdict.error_over_bound = max(
-                verdict.error_over_bound, worst if not outside or worst > 1 else math.inf
-            )
+        for name, found in _judge_band(wanted, magnitudes, judges, fitting, band).items():
+            verdicts[name].add(*found)
+
+
+def _magnitudes(layer: Convolution, wanted: Definition) -> Callable[[Any], Array] | None:
+    """What computes A = Σ|x|·|w| (+ |b|) of a band; None where it is not needed.
+
+    Of real floats these are the sums of a layer of magnitudes, each taken once and not tap by tap.
+    """
+    arrays = [a for a in (layer.x, layer.filters, layer.bias) if a is not None]
+    if wanted.sizes is None or any(a.dtype.kind != "f" for a in arrays):
+        return wanted.sizes
+    bias = None if layer.bias is None else np.abs(layer.bias)
+    positive = layer._replace(x=np.abs(layer.x), filters=np.abs(layer.filters), bias=bias)
+    return definition(positive.x, positive.filters, **positive.arguments).values
+
+
+@np.errstate(all="ignore")  # infinities and NaN are compared, not warned of
+def _judge_band(
+    wanted: Definition,
+    magnitudes: Callable[[Any], Array] | None,
+    judges: Mapping[str, Judge],
+    results: Mapping[str, Array],
+    band: Any,
+) -> dict[str, tuple[int, int, float]]:
+    """Elements, those outside, and the largest error / bound, of each result."""
+    values = wanted.values(band)
+    bounds = [judge.bound for judge in judges.values() if judge.bound is not None]
+    sizes = magnitudes(band) if bounds and magnitudes is not None else None
+    found: dict[str, tuple[int, int, float]] = {}
+    allowed: dict[Any, Array] = {}
+    for name, judge_of in judges.items():
+        result = results[name][band]
+        worst = _within(result, values, allowed.get(result.dtype))
+        if worst is not None:
+            found[name] = values.size, 0, worst
+            continue
+        flushed = None
+        if judge_of.bound is not None and judge_of.bound.has_subnormal and wanted.flushed is not None:
+            flushed = wanted.flushed(band, judge_of.bound.subnormal)
+        says = judge_of(result, values, sizes, flushed)
+        allowed[result.dtype] = says.allowed
+        outside = int(np.count_nonzero(says.outside))
+        worst = float(np.fmax.reduce(says.ratio, axis=None, initial=0.0))
+        found[name] = values.size, outside, worst if not outside or worst > 1 else math.inf
+    return found
+
+
+def _within(result: Array, values: Array, allowed: Array | None) -> float | None:
+    """The largest error / bound of a result all of which is within bounds that are known; else None."""
+    if allowed is None:
+        return None
+    error = np.abs(result.astype(np.float64) - values)
+    if not (error <= allowed).all():
+        return None
+    ratio = np.divide(error, allowed, out=np.zeros(error.shape), where=allowed > 0)
+    return float(ratio.max(initial=0.0))
 
 
 def run_and_judge(

@@ -115,6 +115,7 @@ class Evaluator:
         runtime = package("onnxruntime")
         options = runtime.SessionOptions()
         options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it runs once
         return runtime.InferenceSession(part.SerializeToString(), options, providers=[self._provider])
 
 
