@@ -102,7 +102,7 @@ def main() -> None:
         values, magnitudes = products(path, x)
     both = values + magnitudes
     print(
-        f"{layers} layers of 224 × 224: run and judged in {seconds:.1f} s and {memory:.0f} MiB; the definition's "
+        f"{layers} layers of 224 × 224, run and judged: {seconds:.1f} s, {memory:.0f} MiB; the definition's "
         f"float64 products in NumPy take {values:.1f} s, those of magnitudes {magnitudes:.1f} s: a ratio of "
         f"{seconds / both:.2f} to both, {seconds / values:.2f} to the first"
     )

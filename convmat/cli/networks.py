@@ -28,7 +28,7 @@ from convmat.networks.fc import MOST_ELEMENTS, rewrite
 from convmat.networks.folder import write_layer
 from convmat.networks.judging import Judged, compare_ends, run_and_judge
 from convmat.networks.kernels import kernels_of
-from convmat.networks.layers import Layer, layers_of
+from convmat.networks.layers import Convolution, Layer, layers_of
 from convmat.networks.model import Model, Shape, shape_text
 from convmat.networks.running import Dumped, Evaluator
 from convmat.report.facts import input_fact
@@ -98,27 +98,26 @@ def _run(
 ) -> tuple[list[Judged], list[Fact]]:
     """Judge all layers, and write what is asked for."""
     chosen = None if asks.layer is None else _chosen(model.name, layers, asks.layer)
+    kept: list[tuple[Layer, Convolution | str, Array]] = []
 
     def see(layer: Layer, values: Mapping[str, Array]) -> None:
-        if chosen is None or layer.number != chosen.number or asks.output is None:
-            return
-        array = {name: values[name] for name in (layer.x, layer.w, layer.y) if name in values}
-        sized = layer.of_shapes(array[layer.x].shape, _shape(model, layer.w, array), array[layer.y].shape)
-        convolution = sized.convolution(lambda name: values[name] if name in values else model.constant(name))
-        write_layer(asks.output, model.name, sized, convolution, array[layer.y])
+        if chosen is not None and layer.number == chosen.number:
+            w = values[layer.w] if layer.w in values else model.constant(layer.w)
+            sized = layer.of_shapes(values[layer.x].shape, w.shape, values[layer.y].shape)
+            here = {**values, layer.w: w}
+            convolution = sized.convolution(lambda name: here[name] if name in here else model.constant(name))
+            kept.append((sized, convolution, values[layer.y]))
 
     needed = max((_bytes(layer) for layer in layers), default=0)
     check_memory(model.name, needed, "give a smaller input")
     judged, outputs = wait(
         lambda watch: run_and_judge(model, layers, feeds, evaluator, dumped, watch, see), "layers"
     )
+    if asks.output is not None:
+        write_layer(asks.output, model.name, *kept[0])
     if dumped is not None and all(one.theirs is None for one in judged):
         raise FileError(dumped.folder, f"has the input and output of no layer; {judged[0].why}")
     return judged, _write_fc(model, [one.layer for one in judged], evaluator, {**feeds, **outputs}, asks)
-
-
-def _shape(model: Model, name: str, values: Mapping[str, Array]) -> tuple[int, ...]:
-    return values[name].shape if name in values else model.constant(name).shape
 
 
 def _bytes(layer: Layer) -> int:
