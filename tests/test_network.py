@@ -576,6 +576,7 @@ def test_inputs_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (f"{TINY} {DIGIT} --reference --layer digits -o d", r"layer 'digits' is a Gemm, an FC layer already"),
         (f"{TINY} {DIGIT} --reference --provider CPU", r"--provider goes without --reference"),
         (f"{TINY} {DIGIT} --to-fc fc.npz", r"fc.npz: is an .npz archive's name.* name it .onnx"),
+        (f"{TINY} {DIGIT} --to-fc -", r"standard output: carries .npy bytes, and this is an ONNX model"),
         (f"{TINY} {DIGIT} --input-shape 1,1,28,28", r"--input-shape goes without INPUT"),
         (f"{TINY} --outputs nowhere", r"nowhere: No such file or directory; name a folder of .npy files"),
         (f"{TINY} --max-elements 7", r"--max-elements goes with --to-fc"),
