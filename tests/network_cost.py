@@ -55,7 +55,7 @@ def products(path: Path, x: Any) -> tuple[float, float]:
     model.infer({"x": x.shape})
     layers = {layer.y: layer for layer in layers_of(model)}
     taken = [0.0, 0.0]
-    for step in walk(model, {"x": x}, Evaluator(model), {y: layer.x for y, layer in layers.items()}):
+    for step in walk(model, {"x": x}, Evaluator(model), {y: [layer.x] for y, layer in layers.items()}):
         if step.node is None:
             continue
         layer, values = layers[step.node.output[0]], step.values

@@ -400,7 +400,7 @@ def dump(path: str, to: str, x: Any) -> None:
     """The values of a model, as another runtime would write them."""
     network, _ = read(path)
     os.makedirs(to, exist_ok=True)
-    stops = {name: name for node in network.nodes for name in node.output}
+    stops = {name: [] for node in network.nodes for name in node.output}
     from convmat.networks.running import walk
 
     np.save(Path(to, file_name("image")), x)
@@ -783,6 +783,22 @@ def test_quantized_layers_are_listed(folder: Path, capsys: pytest.CaptureFixture
     assert (first["verdict"], second["verdict"], second["error_over_bound"]) == (None, "equal", 0)
     assert "--requantize" in first["why_not_judged"]
     assert (found["rewritten"], [layer["name"] for layer in found["left"]]) == (1, ["layer"])
+
+
+def test_products_of_two_inputs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in attention: listed, and not judged; what is made right before is there all the same."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Transpose", ["a"], ["b"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["a", "b"], ["scores"], "scores"),
+        helper.make_node("MatMul", ["scores", "w"], ["y"], "layer"),
+    ]
+    path = model(nodes, {"x": (1, 3, 4)}, ["y"], {"w": weights(3, 5)})
+    np.save("x.npy", weights(1, 3, 4))
+    first, second = told(f"{path} x.npy --reference", capsys)["layers"]
+    assert (first["weights"], first["weight_uses"], first["verdict"]) == (0, None, None)
+    assert "both depend on the input" in first["why_not_judged"]
+    assert (second["matrix_shape"], second["weight_shape"], second["verdict"]) == ([3, 3], [3, 5], "equal")
 
 
 def test_zero_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

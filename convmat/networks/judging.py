@@ -163,7 +163,7 @@ def run_and_judge(
     by_output = {layer.y: layer for layer in layers}
     judged: list[Judged] = []
     outputs: dict[str, Array] = {}
-    steps = walk(model, feeds, evaluator, {y: layer.x for y, layer in by_output.items()}, dumped)
+    steps = walk(model, feeds, evaluator, {y: layer.node.input for y, layer in by_output.items()}, dumped)
     for step in watch(steps, len(by_output) + 1):
         if step.node is None:
             outputs = step.values

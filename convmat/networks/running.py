@@ -5,6 +5,7 @@ A layer is run in one part with what lies between it and the last. Values that a
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -164,14 +165,14 @@ def walk(
     model: Model,
     feeds: Mapping[str, Array],
     evaluator: Evaluator,
-    stops: Mapping[str, str],
+    stops: Mapping[str, Sequence[str]],
     dumped: Dumped | None = None,
 ) -> Iterator[Step]:
     """Run a model up to each of its stops, and to its end; the last step has the outputs of the model alone.
 
     Args:
         feeds: values of the model's inputs.
-        stops: the values to stop at, each with one that is to be there then, too.
+        stops: the values to stop at, each with others that are to be there then, too.
         dumped: what another runtime made, which takes the place of what is made here.
 
     Raises:
@@ -188,9 +189,9 @@ def walk(
     }
     last |= dict.fromkeys(model.outputs, len(parts))
     made_at = {name: at for at, part in enumerate(parts) for node in part for name in node.output}
-    for name, beside in stops.items():  # in a rewritten network it may have been used long before
-        last[beside] = max(last.get(beside, 0), made_at.get(name, 0))
-    wanted = {*stops, *stops.values()}
+    for name, others in stops.items():  # in a rewritten network they may have been used long before
+        last |= {other: max(last.get(other, 0), made_at.get(name, 0)) for other in others}
+    wanted = {*stops, *itertools.chain(*stops.values())}
     for at, part in enumerate(parts):
         inside = [name for node in part for name in node.output if name]
         made = [name for name in inside if last[name] > at or name in wanted]
@@ -233,7 +234,7 @@ def _replace(
         exact.add(name)
 
 
-def _parts(nodes: Iterable[Any], stops: Mapping[str, str], singly: bool) -> Iterator[list[Any]]:
+def _parts(nodes: Iterable[Any], stops: Mapping[str, Any], singly: bool) -> Iterator[list[Any]]:
     """The nodes, in order: those up to one that makes a stop together, or each alone."""
     part: list[Any] = []
     for node in nodes:
