@@ -201,7 +201,7 @@ def fc_facts(
         return [*facts, *no_fc_facts()]
     worst = max((one.theirs.error_over_bound for one in judged if one.theirs), default=0.0)
     equal = end.equal and not any(map(_differs, judged))
-    apart = f"{end.apart:.2g} of the largest apart, {end.allowed:.2g} by a change of the input by 2^-10"
+    apart = f"{end.apart:.2g} of the largest apart, of {end.allowed:.2g} allowed"
     return [
         *facts,
         Fact("fc_error_over_bound", "their largest error / bound", worst, f"{worst:.3g}"),
