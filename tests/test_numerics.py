@@ -47,6 +47,8 @@ def test_a_product_left_out_is_found(name: str) -> None:
             assert not cm.verify(x, filters, wrong, padding=1, arithmetic=name)
 
 
+QUANTIZED = cm.Quantization(scale=0.1)
+
 NAMED = {name: (name,) for name in KERNELS if name not in ("fft", "bfloat16-accumulate")} | {
     "float16": ("float16", "tf32"),  # in float16's range they are the same
     "winograd:2": ("winograd:2", None),

@@ -29,7 +29,8 @@ FLOORS = (
     ("engine",),
     ("adjoint",),
     ("matrix",),
-    ("verification", "experiment", "networks"),
+    ("verification", "experiment"),
+    ("networks",),
     ("report", "figures"),
     ("cli",),
     ("__init__", "__main__"),
@@ -44,7 +45,8 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "rich": ("shown", "report", "cli", "figures/preview"),
     "PIL": ("files", "figures"),
     "matplotlib": "report/curves",
-    "onnx": "onnx_nodes",
+    "onnx": ("networks", "onnx_nodes"),
+    "onnxruntime": "networks",
 }
 
 

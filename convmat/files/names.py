@@ -52,6 +52,7 @@ _ENDINGS = {
     "picture": tuple(PICTURE_FORMATS),
     "animation": tuple(ANIMATION_FORMATS),
     "folder": (),
+    "onnx": (".onnx",),
 }
 
 
@@ -68,14 +69,15 @@ def is_picture(name: str) -> bool:
 def check_ending(name: str, *kinds: str) -> None:
     """Refuse a name whose ending says another format than what is written under it.
 
-    `kinds` are what may be written, of npy, npz, picture, animation, folder. Pictures and animations must
-    have an ending of theirs; all others may have one that says nothing, or none.
+    `kinds` are what may be written, of npy, npz, picture, animation, folder, onnx. Pictures and animations
+    must have an ending of theirs; all others may have one that says nothing, or none.
 
     Raises:
         FileError: another ending, or "-" for what is no .npy array.
     """
-    if name == "-" and "npz" in kinds and "npy" not in kinds:
-        raise FileError("standard output", "carries .npy bytes, and this is an .npz archive; name a file")
+    for kind, named in (("npz", "an .npz archive"), ("onnx", "an ONNX model")):
+        if name == "-" and kind in kinds and "npy" not in kinds:
+            raise FileError("standard output", f"carries .npy bytes, and this is {named}; name a file")
     fitting = [suffix for kind in kinds for suffix in _ENDINGS[kind]]
     if ending(name) in fitting:
         return
@@ -83,7 +85,7 @@ def check_ending(name: str, *kinds: str) -> None:
         if kind in ("picture", "animation") and len(kinds) == 1:
             raise FileError(name or "''", f"is no {kind}'s name; end it in one of {', '.join(fitting)}")
     if ending(name) in _NAMED:
-        what = {"npy": ".npy", "npz": ".npz", "picture": "a picture", "folder": "a folder"}
-        written = " or ".join(what[kind] for kind in kinds)
+        what = {"picture": "a picture", "folder": "a folder"}
+        written = " or ".join(what.get(kind, f".{kind}") for kind in kinds)
         remedy = f"name it {fitting[0]}" if fitting else "leave the ending out"
         raise FileError(name, f"is {_NAMED[ending(name)]}'s name, and this is written as {written}; {remedy}")

@@ -349,6 +349,24 @@ def _square(a: NDArray[Any]) -> NDArray[np.float64]:
     return magnitude(a) ** 2
 
 
+def definition(
+    x: NDArray[Any],
+    filters: NDArray[Any],
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+    groups: int = 1,
+    bias: NDArray[Any] | None = None,
+) -> Definition:
+    """What a layer's result must be, some outputs at a time, for who judges several results of it at once.
+
+    Arguments and errors are those of `convolve`.
+    """
+    geometry = prepare(x, filters, stride, padding, dilation, groups, bias).plan.geometry
+    options = {"groups": groups, "flip": False, "padding_mode": "zeros"}
+    return _definition(_Inputs(x, filters, bias, geometry, options), PLAIN, unwatched)
+
+
 class Explanation(NamedTuple):
     """The sum that is one element of the definition, term by term."""
 
