@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from convmat.folding import fold as fold
     from convmat.geometry import ConvGeometry as ConvGeometry
     from convmat.matrix import layer_matrix as layer_matrix
+    from convmat.matrix import spectrum_of as spectrum_of
     from convmat.patches import flatten_filters as flatten_filters
     from convmat.patches import unroll as unroll
+    from convmat.quantization import Quantization as Quantization
     from convmat.sizes import chain as chain
     from convmat.sizes import framework_pads as framework_pads
+    from convmat.spectrum import chain_bound as chain_bound
     from convmat.verification.comparison import compare as compare
     from convmat.verification.edge import verify as verify
     from convmat.verification.verdict import Report as Report
@@ -29,8 +32,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "ConvGeometry": "geometry",
     "ConvmatError": "errors",
+    "Quantization": "quantization",
     "Report": "verification",
     "chain": "sizes",
+    "chain_bound": "spectrum",
     "compare": "verification",
     "convolve": "engine",
     "convolve_transpose": "adjoint",
@@ -38,6 +43,7 @@ _HOMES = {
     "fold": "folding",
     "framework_pads": "sizes",
     "layer_matrix": "matrix",
+    "spectrum_of": "matrix",
     "unroll": "patches",
     "verify": "verification",
 }

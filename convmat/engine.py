@@ -25,6 +25,7 @@ from convmat.errors import ShapeError
 from convmat.geometry import Padding, Sizes
 from convmat.patches import allocate, pack_block, patches_of, settled_where, steps_of, window
 from convmat.plan import NUMPY_KERNELS, Plan, make_plan, parts_of
+from convmat.quantization import Quantization
 from convmat.threads import thread_count
 
 
@@ -39,6 +40,7 @@ def convolve(
     flip: bool = False,
     padding_mode: str = "zeros",
     *,
+    quantization: Quantization | None = None,
     out: NDArray[Any] | None = None,
     threads: int | None = None,
 ) -> NDArray[Any]:
@@ -53,6 +55,7 @@ def convolve(
         stride, padding, dilation: as `ConvGeometry` takes them; padding_mode as `unroll` does.
         groups: divides C and K; group g's filters see only group g's channels. C for depthwise.
         bias: (K,), added to each position.
+        quantization: what becomes of integers, with zero points, scales and a rounding; Y is of its dtype.
         out: array to write Y to, of its shape and dtype, that overlaps no input.
         threads: to work with, 1 to 1024; by default what CONVMAT_THREADS says, or all cores. The same call
             gives the same bits for any number.
@@ -67,8 +70,8 @@ def convolve(
         DTypeError: elements that are not numbers, or wider than float64 and complex128; out of another dtype.
         IntegerRangeError: integers whose sums could pass 2^63.
     """
-    todo = prepare(x, filters, stride, padding, dilation, groups, bias, flip, padding_mode, threads)
-    return execute(todo, out)
+    layer = (stride, padding, dilation, groups, bias, flip, padding_mode)
+    return execute(prepare(x, filters, *layer, quantization=quantization, threads=threads), out)
 
 
 def multiply(x_col: ArrayLike, w_col: ArrayLike, threads: int | None = None) -> NDArray[Any]:
@@ -121,6 +124,13 @@ class Convolution(NamedTuple):
     """(K, *kernel, C/groups), flipped if so asked, as `weights_of` makes them."""
     bias: NDArray[Any] | None
     """(K,), likewise."""
+    quantized: Quantization | None
+    """What becomes of the sums; its zero points have been subtracted."""
+
+    @property
+    def result(self) -> np.dtype[Any]:
+        """The dtype of Y."""
+        return self.plan.arithmetic.result if self.quantized is None else np.dtype(self.quantized.dtype)
 
 
 def prepare(
@@ -133,6 +143,7 @@ def prepare(
     bias: ArrayLike | None = None,
     flip: bool = False,
     padding_mode: str = "zeros",
+    quantization: Quantization | None = None,
     threads: int | None = None,
     kernel: str | None = None,
     band_bytes: int | None = None,
@@ -145,6 +156,9 @@ def prepare(
     choice("padding_mode", padding_mode, PADDING_MODES)
     flag("flip", flip)
     bias = None if bias is None else numbers("bias", bias)
+    if quantization is not None:
+        quantization = Quantization.checked(quantization).of_layer(x, filters, bias)
+        x, filters = quantization.pixels(x), quantization.weights(filters)
     arithmetic = choose_arithmetic(math.prod(filters.shape[1:]), x, filters, bias)
     steps = steps_of(x) if x.dtype == arithmetic.accumulator else None
     compiled = (
@@ -159,7 +173,7 @@ def prepare(
         bias_numbers(bias, len(filters), "filters")
     if flip:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
-    return Convolution(plan, x, *weights_of(filters, bias, arithmetic.accumulator, compiled))
+    return Convolution(plan, x, *weights_of(filters, bias, arithmetic.accumulator, compiled), quantization)
 
 
 def weights_of(
@@ -207,11 +221,15 @@ def execute(todo: Convolution, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """
     plan = todo.plan
     if out is None:
-        y = out = allocate(plan.output_shape, plan.arithmetic.result)
+        y = out = allocate(plan.output_shape, todo.result)
     else:
-        out_array(out, plan.output_shape, plan.arithmetic.result, "Y", todo.x, todo.filters, todo.bias)
+        out_array(out, plan.output_shape, todo.result, "Y", todo.x, todo.filters, todo.bias)
         y = out if out.flags.c_contiguous and out.flags.aligned else np.empty(out.shape, out.dtype)
-    if plan.layer is not None:
+    if todo.quantized is not None:
+        rows = y.reshape(-1, plan.filters)
+        for block, made in zip(plan.geometry.boxes(plan.band), stream(todo), strict=True):
+            rows[block.rows.start : block.rows.stop] = made
+    elif plan.layer is not None:
         _call(todo, plan.layer, todo.x, y)
     else:
         rows = y.reshape(-1, plan.filters)
@@ -229,7 +247,7 @@ def stream(todo: Convolution) -> Iterator[NDArray[Any]]:
     for block in plan.geometry.boxes(plan.band):
         rows = buffer[: len(block.rows)]
         _compute(todo, block, rows)
-        yield rows
+        yield rows if todo.quantized is None else todo.quantized.apply(rows)
 
 
 def _compute(todo: Convolution, block: Block, rows: NDArray[Any]) -> None:

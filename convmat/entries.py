@@ -110,7 +110,7 @@ def pixels_met(runs: Sequence[Run]) -> int:
     return sum(len(run.outputs) * len(run.starts) for run in runs)
 
 
-def met_together(weights: NDArray[Any], axis: int, runs: list[Run]) -> NDArray[Any]:
+def _met_together(weights: NDArray[Any], axis: int, runs: list[Run]) -> NDArray[Any]:
     """For each tap along one axis, the weights of all taps that meet its pixel, summed over the outputs."""
     total = np.zeros_like(weights)
     lines, sums = np.moveaxis(weights, axis, 0), np.moveaxis(total, axis, 0)
@@ -120,6 +120,33 @@ def met_together(weights: NDArray[Any], axis: int, runs: list[Run]) -> NDArray[A
             shared = np.diff(run.starts, append=len(run.taps))
             sums[run.taps] += len(run.outputs) * merged.repeat(shared, axis=0)
     return total
+
+
+def fold_padding(image: NDArray[Any], geometry: ConvGeometry, padding_mode: str) -> NDArray[Any]:
+    """A padded image, (*size, channels), with its padding added to the pixels that it repeats."""
+    for axis, (h, (before, _)) in enumerate(zip(geometry.input_size, geometry.pads, strict=True)):
+        lines = np.moveaxis(image, axis, 0)
+        inside = np.zeros((h, *lines.shape[1:]), image.dtype)
+        np.add.at(inside, padding_source(np.arange(len(lines)) - before, h, padding_mode), lines)
+        image = np.moveaxis(inside, 0, axis)
+    return image
+
+
+def frobenius_norm(geometry: ConvGeometry, weights: NDArray[Any], runs: Sequence[list[Run]] | None) -> float:
+    """√(Σ|entry|²) of weights (K, *kernel, C/groups), from how often each tap meets a pixel.
+
+    Args:
+        runs: the outputs along each axis; None where zeros are padded, so that no tap shares its pixel.
+    """
+    counted = weights
+    if runs is None:
+        for axis, times in enumerate(taps_inside(geometry), 1):
+            counted = np.moveaxis(np.moveaxis(counted, axis, -1) * times, -1, axis)
+    else:
+        for axis, along in enumerate(runs, 1):
+            counted = _met_together(counted, axis, along)
+    # Weighted by the taps that share their pixel, each product is counted as often as it occurs.
+    return math.sqrt(max(float(np.vdot(weights, counted).real), 0.0))
 
 
 def csr_arrays(

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from convmat import spectrum
 from convmat.adjoint import convolve_transpose
 from convmat.arithmetic import choose_arithmetic
-from convmat.axis import PADDING_MODES, padding_source
+from convmat.axis import PADDING_MODES
 from convmat.checks import STEP_LIMIT, choice, flag, got, numbers, several, whole
 from convmat.engine import convolve
 from convmat.entries import (
@@ -28,7 +28,8 @@ from convmat.entries import (
     Run,
     check_padded,
     csr_arrays,
-    met_together,
+    fold_padding,
+    frobenius_norm,
     pixels_met,
     runs_along,
     taps_inside,
@@ -38,7 +39,8 @@ from convmat.files.memory import check_memory
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.plan import filter_geometry
 from convmat.shown import Fact, Shown, bytes_text, percent, shape_fact
-from convmat.spectrum import Spectrum
+from convmat.spectrum import Method, Spectrum
+from convmat.symbol import norm_bound
 from convmat.watching import Watch, unwatched
 
 LAYOUTS = ("nhwc", "nchw")
@@ -128,6 +130,25 @@ def layer_map(
     weights = np.array(filters, kept, order="C")
     weights.setflags(write=False)
     return LayerMap(geometry, weights, padding_mode, layout)
+
+
+def spectrum_of(
+    filters: ArrayLike,
+    input_shape: Sequence[SupportsIndex],
+    stride: Sizes = 1,
+    padding: Padding = "valid",
+    dilation: Sizes = 1,
+    groups: int = 1,
+    flip: bool = False,
+    padding_mode: str = "zeros",
+    *,
+    iterations: int | None = None,
+    watch: Watch = unwatched,
+) -> Spectrum | None:
+    """Singular values of a layer's matrix, or bounds; as `layer_matrix` and `LayerMap.spectrum`."""
+    layer = layer_map(filters, input_shape, stride, padding, dilation, groups, flip, padding_mode)
+    check_memory("input_shape", layer.spectrum_bytes, "use a smaller input")
+    return layer.spectrum(iterations=iterations, watch=watch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,12 +245,7 @@ class LayerMap(Shown):
             input_shape=(1, *size, g.channels),
         )[0]
         if self.padding_mode != "zeros":
-            for axis, (h, (before, _)) in enumerate(zip(g.input_size, g.pads, strict=True)):
-                lines = np.moveaxis(image, axis, 0)
-                inside = np.zeros((h, *lines.shape[1:]), image.dtype)
-                positions = np.arange(len(lines)) - before
-                np.add.at(inside, padding_source(positions, h, self.padding_mode), lines)
-                image = np.moveaxis(inside, 0, axis)
+            image = fold_padding(image, g, self.padding_mode)
         return self._as_vector(image)
 
     def frobenius_norm(self) -> float:
@@ -237,28 +253,13 @@ class LayerMap(Shown):
         weights, scale = self._scaled()
         if not math.isfinite(scale) or scale == 0:
             return scale
-        counted = weights
-        if self.padding_mode == "zeros":
-            for axis, times in enumerate(taps_inside(self.geometry), 1):
-                counted = np.moveaxis(np.moveaxis(counted, axis, -1) * times, -1, axis)
-        else:
-            for axis, runs in enumerate(self._runs, 1):
-                counted = met_together(counted, axis, runs)
-        # Weighted by the taps that share their pixel, each product is counted as often as it occurs.
-        return scale * math.sqrt(max(float(np.vdot(weights, counted).real), 0.0))
+        zeros = self.padding_mode == "zeros"
+        return scale * frobenius_norm(self.geometry, weights, None if zeros else self._runs)
 
     @property
     def spectrum_bytes(self) -> int:
         """Memory that `spectrum` takes, at most about."""
-        item: int = 16 if self.filters.dtype.kind == "c" else 8
-        if self._is_circular():
-            lines = math.prod(self.geometry.input_size[1:]) * self.geometry.kernel_size[0]
-            depth = int(self.filters.shape[-1]) * len(self.filters)
-            return 24 * min(self.shape) + 32 * lines * depth + 4 * spectrum.BLOCK_BYTES
-        if math.prod(self.shape) <= spectrum.DENSE_ELEMENTS:
-            return 3 * item * math.prod(self.shape)
-        vectors = spectrum.BASIS * min(self.shape) + 6 * max(self.shape)
-        return item * vectors + 4 * spectrum.BLOCK_BYTES
+        return self.method.nbytes(self.shape)
 
     def spectrum(
         self,
@@ -268,30 +269,29 @@ class LayerMap(Shown):
     ) -> Spectrum | None:
         """The singular values, by the first method that serves; None where weights are not finite.
 
-        All of them by Fourier transform where the layer is circular, of stride 1, and its output has the
-        input's size; all from a dense copy where M is small; else the largest by Lanczos' method, to the
-        relative `tolerance`, in at most `iterations` products with MᴴM: by default 500, and fewer where they
-        would take minutes. All compute in float64. `watch` is handed the iterations.
+        All of them by Fourier transform where the layer is circular, with an output at each step of its
+        stride around, or where no two patches overlap; all from dense copies of the groups, over which M is
+        block diagonal, where these are small; else bounds of the largest: from below by Lanczos' method, to
+        the relative `tolerance` in at most `iterations` products with MᴴM, by default 500 and fewer where
+        they would take minutes; from above by `symbol.norm_bound`. All compute in float64.
         """
         if iterations is not None:
             iterations = whole("iterations", iterations, 1, spectrum.MOST_ITERATIONS)
         weights, scale = self._scaled()
         if not math.isfinite(scale):
             return None
-        scale = scale or 1.0
         scaled = LayerMap(self.geometry, weights, self.padding_mode, self.layout)
-        if self._is_circular():
-            g = self.geometry
-            values = spectrum.fourier_spectrum(weights, g.input_size, g.dilation, g.groups)
-        elif math.prod(self.shape) <= spectrum.DENSE_ELEMENTS:
-            values = spectrum.dense_spectrum(scaled.matrix().toarray())
+        if scaled.method.name == "fourier":
+            found = spectrum.fourier_spectrum(scaled.method, self.shape)
+        elif scaled.method.name == "dense":
+            found = scaled._dense_spectrum()
         else:
-            if iterations is None:
-                iterations = min(spectrum.ITERATIONS, max(spectrum.AFFORDABLE_PRODUCTS // self.nnz, 1))
-            values = spectrum.lanczos_spectrum(
+            iterations = iterations or spectrum.affordable_iterations(self.nnz)
+            bound = norm_bound(self.geometry, weights, self.padding_mode)
+            found = spectrum.lanczos_spectrum(
                 scaled._gram, min(self.shape), weights.dtype, tolerance, iterations, watch
-            )
-        return values.scaled(scale)
+            ).bounded(bound, scaled.frobenius_norm(), min(self.shape))
+        return found.scaled(scale or 1.0)
 
     def facts(self) -> list[Fact]:
         """The layer, and what of its matrix costs nothing to know."""
@@ -334,11 +334,19 @@ class LayerMap(Shown):
             return self.transpose(self.apply(v).conj()).conj()
         return self.apply(self.transpose(v.conj()).conj())
 
-    def _is_circular(self) -> bool:
-        """Whether M is circulant along every axis: stride 1, output as large as input, circular padding."""
-        g = self.geometry
-        wraps = self.padding_mode == "circular" or set(g.extent) == {1}
-        return wraps and set(g.stride) == {1} and g.output_size == g.input_size
+    @cached_property
+    def method(self) -> Method:
+        """How the singular values are found."""
+        return spectrum.choose_method(self.geometry, self.filters, self.padding_mode, self.shape)
+
+    def _dense_spectrum(self) -> Spectrum:
+        """All singular values of the groups, that M is made up of, from dense copies, one after another."""
+        g, values = self.geometry, []
+        shape = (*g.input_size, g.channels // g.groups)
+        for part, count in zip(self.method.parts, self.method.counts, strict=True):
+            group = layer_map(part, shape, g.stride, g.pads, g.dilation, padding_mode=self.padding_mode)
+            values.append(np.tile(spectrum.singular_values(group.matrix().toarray()), count))
+        return spectrum.of_all(np.concatenate(values), "dense", self.shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,10 +1,11 @@
-"""The definition of convolution, its transpose, unrolling, folding and flattening in plain loops.
+"""The definition of convolution, its transpose and gradients, unrolling, folding and flattening in loops.
 
 It is NumPy, and nothing of convmat.
 
 It finds output sizes by sliding the kernel until it leaves the input, padding by trying, and padded pixels
 by walking, and never by a formula, so that a mistake in the geometry cannot hide in both sides of a
-comparison. Names and layouts are those of the public functions; arguments are taken as right.
+comparison. Names and layouts are those of the public functions; arguments are taken as right. It is
+long because it imports nothing: all that a definition stands on is here.
 """
 
 from __future__ import annotations
@@ -94,11 +95,13 @@ def convolve_by_taps(
     band: Sequence[slice] = (),
     pixels: Values = _themselves,
     weights: Values = _themselves,
+    outside: int = 0,
 ) -> NDArray[Any]:
     """The same sum, one kernel tap at a time over whole images, for images of real size.
 
     `band` keeps only those images, and those outputs along each spatial axis, so that a large result can be
-    had in parts. `pixels` and `weights` give what is multiplied in place of each, their magnitudes, say.
+    had in parts. `pixels` and `weights` give what is multiplied in place of each, their magnitudes, say;
+    `outside` is what padding with zeros holds before.
     Integers must have sums within int64; others are summed in float64 or complex128.
     """
     size, kernel = x.shape[1:-1], filters.shape[1:-1]
@@ -110,7 +113,7 @@ def convolve_by_taps(
     per_group, channels = len(filters) // groups, filters.shape[-1]
     y = np.zeros((groups, len(x), *outputs, per_group), dtype)
     for tap in itertools.product(*map(range, kernel)):
-        seen = pixels(_seen_by(tap, along, x, padding_mode)).astype(dtype, copy=False)
+        seen = pixels(_seen_by(tap, along, x, padding_mode, outside)).astype(dtype, copy=False)
         weight_at: tuple[Any, ...] = (slice(None), *(_turned(tap, kernel) if flip else tap))
         w = weights(filters[weight_at]).astype(dtype)
         for g in range(groups):
@@ -293,6 +296,95 @@ def transposed_size(
     return tuple(_lay(size, kernel, stride, padding, dilation, output_padding)[1])
 
 
+def input_gradient(
+    dy: NDArray[Any],
+    filters: NDArray[Any],
+    input_shape: Sequence[int],
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    groups: int = 1,
+    flip: bool = False,
+    padding_mode: str = "zeros",
+    band: Sequence[slice] = (),
+    slopes: Values = _themselves,
+    weights: Values = _themselves,
+) -> NDArray[Any]:
+    """dX: each number of dY, times a weight, is added to the pixel that the weight was multiplied with.
+
+    dX[n, p, c] = Σ dY[n, y, k]·W[k, tap, c] over the outputs y, taps and filters k that see the pixel p,
+    in the padding, too, where a `padding_mode` shows it again. `band` keeps only those images, and those
+    pixels along each spatial axis. `slopes` and `weights` give what is multiplied in place of dY and W.
+    """
+    size, kernel, channels = input_shape[1:-1], filters.shape[1:-1], filters.shape[-1]
+    along = _axes(size, kernel, stride, padding, dilation)
+    images, *lines = _kept((len(dy), *size), band)
+    dtype = _exact_dtype(slopes(dy[:0]).dtype.kind + weights(filters[:0]).dtype.kind)
+    per_group = len(filters) // groups
+    dx = np.zeros((len(images), *map(len, lines), channels * groups), dtype)
+    for tap in itertools.product(*map(range, kernel)):
+        weight_at: tuple[Any, ...] = (slice(None), *(_turned(tap, kernel) if flip else tap))
+        w = weights(filters[weight_at]).astype(dtype)
+        rounds = [
+            _rounds([start + taps[i] for start in starts], h, padding_mode, line)
+            for (starts, taps), i, h, line in zip(along, tap, size, lines, strict=True)
+        ]
+        for met in itertools.product(*rounds):
+            outputs, pixels = zip(*met, strict=True)
+            part = slopes(dy[np.ix_(images, *outputs)]).astype(dtype, copy=False)
+            seen = [
+                part[..., g * per_group : (g + 1) * per_group] @ w[g * per_group : (g + 1) * per_group]
+                for g in range(groups)
+            ]
+            dx[np.ix_(np.arange(len(images)), *pixels)] += np.concatenate(seen, -1)
+    return dx
+
+
+def weight_gradient(
+    x: NDArray[Any],
+    dy: NDArray[Any],
+    kernel_size: Sequence[int],
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    groups: int = 1,
+    flip: bool = False,
+    padding_mode: str = "zeros",
+    band: Sequence[slice] = (),
+    part: Sequence[slice] = (),
+    pixels: Values = _themselves,
+    slopes: Values = _themselves,
+) -> NDArray[Any]:
+    """dW: each pixel that a weight was multiplied with, times what dY is there, is added to the weight.
+
+    dW[k, tap, c] = Σ x[n, seen by tap from y, c]·dY[n, y, k] over all images n and outputs y; over those of
+    `part` alone, if it is given. `band` keeps only those filters, and those taps along each spatial axis.
+    """
+    x, along = _banded(x, _axes(x.shape[1:-1], kernel_size, stride, padding, dilation), part)
+    filters, *taps = _kept((dy.shape[-1], *kernel_size), band)
+    dtype = _exact_dtype(pixels(x[:0]).dtype.kind + slopes(dy[:0]).dtype.kind)
+    channels, per_group = x.shape[-1] // groups, dy.shape[-1] // groups
+    towards = slopes(dy[tuple(part)][..., filters.start : filters.stop]).astype(dtype, copy=False)
+    towards = towards.reshape(-1, len(filters))
+    dw = np.zeros((len(filters), *map(len, taps), channels), dtype)
+    for at in itertools.product(*map(range, map(len, taps))):
+        tap = tuple(line[i] for line, i in zip(taps, at, strict=True))
+        tap = _turned(tap, kernel_size) if flip else tap
+        seen = pixels(_seen_by(tap, along, x, padding_mode)).astype(dtype, copy=False)
+        seen = seen.reshape(-1, channels * groups)
+        for g in range(filters.start // per_group, -(-filters.stop // per_group)):
+            own = slice(max(g * per_group - filters.start, 0), (g + 1) * per_group - filters.start)
+            where: tuple[Any, ...] = (own, *at)
+            dw[where] = towards[:, own].T @ seen[:, g * channels : (g + 1) * channels]
+    return dw
+
+
+def bias_gradient(dy: NDArray[Any], part: Sequence[slice] = (), slopes: Values = _themselves) -> NDArray[Any]:
+    """db: what dY is at all outputs of all images, added up for each filter; of those of `part` alone."""
+    towards = slopes(dy[tuple(part)]).reshape(-1, dy.shape[-1])
+    return np.asarray(towards.sum(0, _exact_dtype(towards.dtype.kind)))
+
+
 def flatten_filters(filters: NDArray[Any], order: str = "hwc", watch: Watch = _unwatched) -> NDArray[Any]:
     """Each filter, flattened, is the next column."""
     *kernel, channels = filters.shape[1:]
@@ -312,7 +404,9 @@ def _columns(kernel: Sequence[int], channels: int, order: str) -> list[tuple[tup
     return [(tap, c) for tap in taps for c in range(channels)]
 
 
-def _seen_by(tap: Sequence[int], along: list[Axis], x: NDArray[Any], padding_mode: str) -> NDArray[Any]:
+def _seen_by(
+    tap: Sequence[int], along: list[Axis], x: NDArray[Any], padding_mode: str, zero: int = 0
+) -> NDArray[Any]:
     """The pixels that one tap sees from every position, (N, *out, C)."""
     places = [
         [_walk(start + taps[i], h, padding_mode) for start in starts]
@@ -322,8 +416,33 @@ def _seen_by(tap: Sequence[int], along: list[Axis], x: NDArray[Any], padding_mod
     seen = x[np.ix_(np.arange(len(x)), *pixels)]
     for axis, line in enumerate(places):
         outside = [y_at for y_at, p in enumerate(line) if p is None]
-        seen[(slice(None),) * (axis + 1) + (outside,)] = 0
+        seen[(slice(None),) * (axis + 1) + (outside,)] = zero
     return seen
+
+
+def _kept(shape: Sequence[int], band: Sequence[slice]) -> list[range]:
+    """What a band keeps along each axis."""
+    parts = [*band, *(slice(None) for _ in shape[len(band) :])]
+    return [range(h)[part] for h, part in zip(shape, parts, strict=True)]
+
+
+def _rounds(
+    places: Sequence[int], size: int, padding_mode: str, kept: range
+) -> list[tuple[list[int], list[int]]]:
+    """Along one axis, which outputs see which pixels of those kept, in rounds where no pixel comes twice."""
+    rounds: list[tuple[list[int], list[int]]] = []
+    times: dict[int, int] = {}
+    for output, place in enumerate(places):
+        pixel = _walk(place, size, padding_mode)
+        if pixel is None or pixel not in kept:
+            continue
+        turn = times.get(pixel, 0)
+        times[pixel] = turn + 1
+        if turn == len(rounds):
+            rounds.append(([], []))
+        rounds[turn][0].append(output)
+        rounds[turn][1].append(pixel - kept.start)
+    return rounds
 
 
 def _banded(x: NDArray[Any], along: list[Axis], band: Sequence[slice]) -> tuple[NDArray[Any], list[Axis]]:

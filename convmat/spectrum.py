@@ -1,23 +1,40 @@
-"""Singular values of a layer's matrix: dense, by Fourier transform, or its largest by Lanczos' method.
+"""Singular values of a layer's matrix: dense, by Fourier transform, or bounds of the largest from both sides.
 
 Each method says what it found and how sure it is of it. None needs the sparse matrix: the layer as a map, its
-filters, or a dense copy of a small one is enough.
+filters, or dense copies of small blocks are enough.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.geometry import ConvGeometry
+from convmat.shown import Fact, Shown
+from convmat.symbol import (
+    BLOCK_BYTES,
+    Bound,
+    Line,
+    block_shape,
+    blocks,
+    distinct_groups,
+    layer_lines,
+    polyphase,
+    symbol_products,
+)
 from convmat.watching import Watch, unwatched
 
 DENSE_ELEMENTS = 4_000_000
-"""Matrices of at most so many elements have all of their singular values computed from a dense copy."""
+"""Blocks of at most so many elements have all of their singular values computed from a dense copy."""
+
+DECOMPOSED_PRODUCTS = 5 * 10**10
+"""Multiplications of all decompositions, rows · columns · the smaller of them, some minutes' work: where all
+singular values would take more, the largest alone is bounded."""
 
 TOLERANCE = 1e-6
 """Relative error bound at which Lanczos' method stops."""
@@ -32,15 +49,15 @@ AFFORDABLE_PRODUCTS = 10**11
 """Entries times weights in all of Lanczos' iterations, about a minute's work, unless more are asked for."""
 
 BASIS, KEPT = 48, 16  # vectors held by Lanczos' method, and those that a restart keeps
-BLOCK_BYTES = 1 << 24  # of Fourier blocks held at a time
+_EPSILON = 2.0**-52
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class Spectrum(Shown):
     """What is known of the singular values of a matrix, min(rows, columns) of them."""
 
     method: str
-    """"dense", "fourier" (both give all values, to rounding) or "lanczos" (the largest alone)."""
+    """"dense", "fourier" (both give all values, to rounding) or "lanczos" (bounds of the largest)."""
     largest: float
     """The spectral norm ‖M‖₂; by "lanczos" a lower bound of it, up to rounding."""
     error: float
@@ -55,78 +72,165 @@ class Spectrum:
     """Singular values above largest · max(rows, columns) · 2^-52, as `numpy.linalg.matrix_rank` counts."""
     condition: float | None = None
     """largest / smallest; infinite where the rank is not full."""
+    upper: float = math.inf
+    """The spectral norm is at most this, rounding included; `largest` and its own where that is known."""
+    upper_method: str | None = None
+    """Whence `upper` is: `method` where all values are known, else "gram" or "taps", as `Bound` has them."""
+    smallest_upper: float = math.inf
+    """The smallest is at most this, up to rounding."""
+    values: NDArray[Any] | None = field(default=None, repr=False, compare=False)
+    """All singular values, float64, the largest first, (min(rows, columns),); None where unknown."""
 
+    @property
+    def exact(self) -> bool:
+        """Whether all singular values are known, to rounding."""
+        return self.rank is not None
+
+    def bounded(self, bound: Bound, frobenius: float, count: int) -> Spectrum:
+        """With a bound of the norm; and of the smallest of `count`, since their squares sum to ‖M‖_F²."""
+        rest = max(frobenius**2 - self.largest**2, 0.0)
+        smallest = math.sqrt(rest / (count - 1)) if count > 1 else bound.value
+        smallest = min(smallest, bound.value)
+        return replace(self, upper=bound.value, upper_method=bound.method, smallest_upper=smallest)
+
+    @np.errstate(over="ignore")  # what is beyond float64 is infinite
     def scaled(self, factor: float) -> Spectrum:
         """Of the matrix times a number above 0."""
-        smallest = None if self.smallest is None else self.smallest * factor
-        return replace(self, largest=self.largest * factor, error=self.error * factor, smallest=smallest)
+        return replace(
+            self,
+            largest=self.largest * factor,
+            error=self.error * factor,
+            smallest=None if self.smallest is None else self.smallest * factor,
+            upper=math.nextafter(self.upper * factor, math.inf) if self.upper else 0.0,
+            smallest_upper=self.smallest_upper * factor,
+            values=None if self.values is None else self.values * factor,
+        )
+
+    def facts(self) -> list[Fact]:
+        """The largest with its bounds, the smallest, rank and condition; None for what is not known."""
+        how = {
+            "dense": "of a dense copy",
+            "fourier": "exact, by Fourier transform",
+            "lanczos": f"{'' if self.converged else 'not converged '}to ±{self.error:.2g}, "
+            f"{self.iterations} Lanczos iterations",
+        }[self.method]
+        unknown = "unknown: M is too large for all singular values"
+        smallest, rank, condition = (
+            unknown if value is None else f"{value:.{digits}g}"
+            for value, digits in ((self.smallest, 10), (self.rank, 15), (self.condition, 6))
+        )
+        if self.smallest is None:
+            smallest = f"at most {self.smallest_upper:.4g}: M is too large for all singular values"
+        label, largest = "largest singular value", f"{self.largest:.10g}"
+        proof = {"gram": "by Gram iteration on the symbol", "taps": "the sum of the taps' norms"}
+        # Seven digits, the last of them rounded up.
+        most = f"{self.upper * (1 + 5e-7):.7g}  (guaranteed: {proof.get(self.upper_method or '')})"
+        return [
+            Fact("spectral_norm", label, self.largest, f"{largest}  ({how})", brief=f"{label} {largest}"),
+            Fact("spectral_error", "", self.error, ""),
+            Fact("method", "", self.method, ""),
+            Fact("iterations", "", self.iterations, ""),
+            Fact("converged", "", self.converged, ""),
+            Fact("spectral_norm_upper", "" if self.exact else "and at most", self.upper, most),
+            Fact("upper_method", "", self.upper_method, ""),
+            Fact("smallest_singular_value", "smallest singular value", self.smallest, smallest),
+            Fact("smallest_singular_value_upper", "", self.smallest_upper, ""),
+            Fact("rank", "rank", self.rank, rank),
+            Fact("condition", "condition", self.condition, condition),
+        ]
+
+
+def chain_bound(spectra: Iterable[Spectrum | None]) -> float:
+    """A Lipschitz constant of layers one after another: the product of what their norms are at most.
+
+    ‖f(x) − f(y)‖₂ ≤ Π ‖M_i‖₂ · ‖x − y‖₂, also with biases and with activations of slope at most 1 between the
+    layers (ReLU, tanh). Infinite where one of them, None, has weights that are not finite.
+    """
+    bound = 1.0
+    for spectrum in spectra:
+        bound = math.nextafter(bound * (math.inf if spectrum is None else spectrum.upper), math.inf)
+    return bound
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a layer's singular values are found."""
+
+    name: str
+    """As `Spectrum.method`."""
+    lines: list[Line]
+    """How its symbol is sampled for all of them."""
+    parts: NDArray[Any]
+    """Different groups' filters, (different, K/groups, *kernel, C/groups)."""
+    counts: list[int]
+    """How many groups have each."""
+
+    def nbytes(self, shape: tuple[int, int]) -> int:
+        """Memory that it takes for a matrix of this shape, at most about."""
+        item: int = 16 if self.parts.dtype.kind == "c" else 8
+        if self.name == "dense":
+            groups = sum(self.counts)
+            return 3 * item * (shape[0] // groups) * (shape[1] // groups) + 24 * min(shape)
+        block = 16 * len(self.parts) * math.prod(block_shape(self.parts, self.lines))
+        held = 4 * max(BLOCK_BYTES, block) + 2 * item * self.parts.size
+        if self.name == "fourier":
+            return held + 24 * min(shape)
+        return held + item * (BASIS * min(shape) + 6 * max(shape))
+
+
+def choose_method(
+    geometry: ConvGeometry, filters: NDArray[Any], padding_mode: str, shape: tuple[int, int]
+) -> Method:
+    """The first that serves for filters (K, *kernel, C/groups), whose matrix has this shape."""
+    lines = layer_lines(geometry, padding_mode)
+    parts, counts = distinct_groups(filters, geometry.groups)
+    rows, columns = (side // geometry.groups for side in shape)
+    decomposed = len(parts) * rows * columns * min(rows, columns)
+    if all(line.times for line in lines) and symbol_products(parts, lines) <= DECOMPOSED_PRODUCTS:
+        name = "fourier"
+    elif rows * columns <= DENSE_ELEMENTS and decomposed <= DECOMPOSED_PRODUCTS:
+        name = "dense"
+    else:
+        name = "lanczos"
+    return Method(name, lines, parts, counts)
 
 
 def dense_spectrum(matrix: NDArray[Any]) -> Spectrum:
     """All singular values of a small dense matrix of finite numbers, in float64 (LAPACK)."""
+    return of_all(singular_values(matrix), "dense", matrix.shape)
+
+
+def singular_values(matrix: NDArray[Any]) -> NDArray[np.float64]:
+    """All of a matrix of finite numbers, the largest first, in float64 (LAPACK)."""
     wide = np.complex128 if matrix.dtype.kind == "c" else np.float64
-    return _of_all(np.linalg.svd(matrix.astype(wide), compute_uv=False), "dense", max(matrix.shape))
+    values: NDArray[np.float64] = np.linalg.svd(matrix.astype(wide, copy=False), compute_uv=False)
+    return values
 
 
-def fourier_spectrum(
-    filters: NDArray[Any], size: Sequence[int], dilation: Sequence[int], groups: int
-) -> Spectrum:
-    """All singular values of a circular layer of stride 1 whose output has the input's size.
-
-    Its matrix is made block diagonal by the Fourier transform: for each frequency f the block is the
-    (K, C) matrix Σ_i w[:, i, :]·exp(−2πi f·i·D / size), and the matrix's singular values are those of the
-    blocks (Sedghi, Gupta & Long, "The Singular Values of Convolutional Layers", ICLR 2019). Where the padding
-    is before or after only shifts the output, which changes none of them.
-
-    Args:
-        filters: (K, *kernel, C/groups), finite.
-        size: the spatial axes of input and output. dilation: one for each. groups: blocks of channels.
-    """
-    values, times = [], []
-    for blocks, count in _fourier_blocks(filters, size, dilation):
-        grouped = blocks.reshape(len(blocks), groups, -1, filters.shape[-1])
-        values.append(np.linalg.svd(grouped, compute_uv=False).reshape(len(blocks), -1))
-        times.append(np.full(len(blocks), count))
-    singular = np.concatenate(values)
-    largest_side = math.prod(size) * max(len(filters), filters.shape[-1] * groups)
-    return _of_all(np.repeat(singular, np.concatenate(times), axis=0).reshape(-1), "fourier", largest_side)
+def fourier_spectrum(method: Method, shape: tuple[int, int]) -> Spectrum:
+    """All singular values of a layer of this shape that is a whole torus of its own: its symbol's blocks'."""
+    lines, found = method.lines, []
+    times = math.prod(line.times for line in lines) * np.array(method.counts)
+    for part, count in blocks(polyphase(method.parts, lines), [line.points for line in lines]):
+        values = singular_values(part)  # (frequencies, groups, values)
+        found.append(values.repeat(times * count, axis=1).reshape(-1))
+    return of_all(np.concatenate(found), "fourier", shape)
 
 
-def _fourier_blocks(
-    filters: NDArray[Any], size: Sequence[int], dilation: Sequence[int]
-) -> Iterator[tuple[NDArray[Any], int]]:
-    """The blocks (frequencies, K, C/groups), a few at a time, and how often each of them counts."""
-    waves = [
-        # Reduced as whole numbers first: the angle then has no more error than its own rounding.
-        np.exp(-2j * np.pi * (np.outer(np.arange(h), d * np.arange(k)) % h) / h)
-        for h, d, k in zip(size, dilation, filters.shape[1:-1], strict=True)
-    ]
-    real = filters.dtype.kind != "c"
-    partial = filters.astype(np.float64 if real else np.complex128)
-    for axis, wave in reversed(list(enumerate(waves[1:], 1))):
-        partial = np.moveaxis(np.tensordot(wave, partial, (1, axis + 1)), 0, axis + 1)
-    rest = math.prod(size[1:]) * len(filters) * filters.shape[-1] * 16
-    step = max(BLOCK_BYTES // rest, 1)
-    # The blocks of f and −f are conjugate for real filters, and have the same singular values.
-    halves = _runs_of_frequencies(size[0]) if real else [(range(size[0]), 1)]
-    for frequencies, count in halves:
-        for start in range(0, len(frequencies), step):
-            chosen = waves[0][list(frequencies[start : start + step])]
-            blocks = np.moveaxis(np.tensordot(chosen, partial, (1, 1)), 1, -2)
-            yield blocks.reshape(-1, len(filters), filters.shape[-1]), count
-
-
-def _runs_of_frequencies(size: int) -> list[tuple[range, int]]:
-    """Frequencies along the first axis that stand for all, with how often each counts."""
-    own_mirror = [0] if size % 2 else [0, size // 2]
-    return [(range(f, f + 1), 1) for f in own_mirror] + [(range(1, (size + 1) // 2), 2)]
-
-
-def _of_all(values: NDArray[Any], method: str, largest_side: int) -> Spectrum:
-    largest, smallest = float(values.max()), float(values.min())
-    rank = int(np.count_nonzero(values > largest * largest_side * np.finfo(np.float64).eps))
+def of_all(values: NDArray[Any], method: str, shape: tuple[int, int]) -> Spectrum:
+    """What is known when all singular values are, those of a matrix of this shape; 0 those that lack."""
+    values = np.append(values, np.zeros(min(shape) - len(values)))
+    values[::-1].sort()
+    largest, smallest = float(values[0]), float(values[-1])
+    rank = int(np.count_nonzero(values > largest * max(shape) * _EPSILON))
     condition = largest / smallest if rank == values.size else math.inf
-    return Spectrum(method, largest, 0.0, 0, True, smallest, rank, condition)
+    upper = largest * (1 + max(shape) * _EPSILON)
+    return Spectrum(method, largest, 0.0, 0, True, smallest, rank, condition, upper, method, smallest, values)
+
+
+def affordable_iterations(nnz: int) -> int:
+    """How many of Lanczos' method are taken unless more are asked for, of a matrix with so many entries."""
+    return min(ITERATIONS, max(AFFORDABLE_PRODUCTS // max(nnz, 1), 1))
 
 
 def lanczos_spectrum(

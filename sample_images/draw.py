@@ -1,4 +1,4 @@
-"""Draws every file of this folder: four pictures and four arrays of weights.
+"""Draws every file of this folder: four pictures, four arrays of weights, and a small network.
 
 `python sample_images/draw.py [FOLDER]` rewrites them beside this script, or draws them into FOLDER.
 """
@@ -229,12 +229,47 @@ def weights() -> dict[str, NDArray[np.float32 | np.int64 | np.int16]]:
     }
 
 
+def network() -> Any:
+    """A network for digits of 28 × 28 bytes, in ONNX: a layer, two branches that meet, and ten numbers."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    def numbers(name: str, *shape: int) -> Any:
+        """Between -1 and 1, in steps of 1/16."""
+        places = np.arange(np.prod(shape)).astype(np.float64)
+        values = np.rint(32 * noise(places, np.full(places.shape, len(name)))) / 16 - 1
+        return numpy_helper.from_array(values.astype(np.float32).reshape(shape), name)
+
+    weights = [
+        *(numbers("first.weight", 8, 1, 5, 5), numbers("first.bias", 8)),
+        *(numbers("grouped.weight", 8, 4, 3, 3), numbers("shortcut.weight", 8, 8, 1, 1)),
+        *(numbers("digits.weight", 10, 8), numbers("digits.bias", 10)),
+    ]
+    half = {"strides": [2, 2]}
+    nodes = [
+        helper.make_node("Conv", ["image", "first.weight", "first.bias"], ["edges"], "first", pads=[2] * 4),
+        helper.make_node("Relu", ["edges"], ["bright"], "relu"),
+        helper.make_node(
+            "Conv", ["bright", "grouped.weight"], ["a"], "grouped", pads=[1] * 4, group=2, **half
+        ),
+        helper.make_node("Conv", ["bright", "shortcut.weight"], ["b"], "shortcut", **half),
+        helper.make_node("Add", ["a", "b"], ["sum"], "add"),
+        helper.make_node("GlobalAveragePool", ["sum"], ["mean"], "pool"),
+        helper.make_node("Flatten", ["mean"], ["flat"], "flatten"),
+        helper.make_node("Gemm", ["flat", "digits.weight", "digits.bias"], ["scores"], "digits", transB=1),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 28, 28])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 10])
+    graph = helper.make_graph(nodes, "tiny", [image], [scores], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for draw in (digit, scene, ramp16, palette):
         draw().save(folder / f"{draw.__name__}.png", optimize=True)
     for name, array in weights().items():
         np.save(folder / f"{name}.npy", array)
+    (folder / "tiny.onnx").write_bytes(network().SerializeToString())
 
 
 if __name__ == "__main__":

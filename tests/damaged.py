@@ -102,6 +102,17 @@ def texts() -> Files:
 
 
 @cache
+def tables() -> Files:
+    """Quantizations as TOML."""
+    found = "scale = 0.02\nrounding = 'tflite'\nactivation = [-3, 127]\n", "scale = [0.5, 1e9]\n"
+    found += (
+        "multiplier = 1374389535\nshift = -5\ninput_zero_point = 3\n",
+        "scale = 'b.npy'\ndtype = 'int16'\n",
+    )
+    return [(".toml", text.encode()) for text in found]
+
+
+@cache
 def idx() -> Files:
     """MNIST's own files, plain and packed."""
     plain = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (40, 6, 6)) + bytes(range(240)) * 6

@@ -42,7 +42,7 @@ from convmat.cli import run, types
 from convmat.cli.manual import contexts
 from convmat.encodings import READABLE
 from convmat.files.records import packed
-from tests.damaged import archive, arrays, damaged, idx, images, nasty, saved, swapped, texts
+from tests.damaged import archive, arrays, damaged, idx, images, nasty, saved, swapped, tables, texts
 
 SECONDS = 10  # of the processor, so that a busy machine makes no offence
 STUCK = 300  # seconds by the clock in which nothing in Python was reached
@@ -98,6 +98,8 @@ verify x.npy --kernel k1.npy --bias @2
 verify x.npy --kernel k1.npy --expected @1,3,3,2
 verify x.npy --kernel k1.npy --expected @9,2 --explain
 verify i.npy --kernel sobel-x --requantize 0.1,3,half-even --expected @1,3,3,1
+verify i.npy --kernel k1.npy --quantize @toml --expected @1,3,3,2
+convolve i.npy --kernel sobel-x --quantize @toml -o out.npy
 compare @3,3 y.npy
 compare @3,3 @3,3
 verify x.npy --k 3 --stage unroll --expected @9,9
@@ -250,6 +252,8 @@ def _file(kind: str, files: dict[str, bytes], chance: random.Random) -> str:
         suffix, content = damaged(arrays(), chance, arrays=True)
     elif kind == "text":
         suffix, content = damaged(texts(), chance)
+    elif kind == "toml":
+        suffix, content = damaged(tables(), chance)
     elif kind == "mnist":
         suffix, content = damaged([(".npz", world()["mnist.npz"])], chance)
     elif kind == "sparse":

@@ -229,9 +229,12 @@ NUMBERS = [
     ("verify --cases #", r"--cases: must be 0 to 1000000, got #"),
     (
         "verify IN --kernel box:3 --requantize 1,#,half-up",
-        r"--requantize: the zero point # is no int8; give .*",
+        r"--requantize: output_zero_point: got #; give a whole number from .*",
     ),
-    ("probe write p --k 3 --filters #", r"--filters: must be 1 to 21845 in a probe, got #"),
+    (
+        "probe write p --k 3 --filters #",
+        r"--filters: must be 1 to 10922 in a probe, got #: its Y and W_col have .*",
+    ),
     (
         "probe write p --k 3 --groups #",
         r"--groups: must be 1 to 1048576, got #; give a number between",

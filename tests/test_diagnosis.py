@@ -26,7 +26,7 @@ from convmat.layouts import from_batch
 from convmat.verification import computed, diagnosis
 from convmat.verification.diagnosis import Diagnosis, Findings, diagnose, diagnose_all
 from convmat.verification.mistakes import Mistake, known_mistakes
-from convmat.verification.quantization import requantize
+from convmat.verification.probes import CASES
 from tests.tools import mostly_slow
 
 Options = dict[str, Any]
@@ -485,7 +485,7 @@ def test_no_clock_is_looked_at() -> None:
         }
         assert "time" not in names
     layer = next(random_layers(1))
-    wrong = layer.result() * 3
+    wrong = layer.result() ** 3
     whole = layer.diagnose(wrong)
     assert whole == layer.diagnose(wrong)
     assert (whole.tried, list(whole)) == (whole.known, [])
@@ -535,18 +535,19 @@ def test_none_is_nothing_said() -> None:
     layer = list(random_layers(12))[7]
     pair = layer.result(filters=left_right(layer), bias=None)
     plain = [d.mistakes for d in layer.diagnose(pair)]
-    nothing = {"exact": False, "atol": None, "rtol": None, "requantize": None}
+    nothing = {"exact": False, "atol": None, "rtol": None, "quantization": None}
     assert (
         plain
         == [d.mistakes for d in layer.diagnose(pair, judged=nothing)]
         == [("flipped-left-right", "bias-missing")]
     )
-    rule = (0.003, 5, "half-up", "int8")
-    assert plain == [d.mistakes for d in layer.diagnose(requantize(pair, *rule), judged={"requantize": rule})]
-    relu = requantize(np.maximum(layer.result(), 0), *rule)
-    assert [d.mistakes for d in layer.diagnose(relu, judged=nothing | {"requantize": rule})] == [("relu",)]
+    rule = cm.Quantization(scale=0.003, output_zero_point=5, rounding="half-up", dtype="int8")
+    assert plain == [d.mistakes for d in layer.diagnose(rule.apply(pair), judged={"quantization": rule})]
+    relu = rule.apply(np.maximum(layer.result(), 0))
+    alone = layer.diagnose(relu, judged=nothing | {"quantization": rule})
+    assert [d.mistakes for d in alone] == [("relu",)]
     relu[0, 0, 0, 0] ^= 1
-    [found] = layer.diagnose(relu, judged={"requantize": rule})
+    [found] = layer.diagnose(relu, judged={"quantization": rule})
     assert found.exceptions == ((0, 0, 0, 0),)
 
 
@@ -659,7 +660,7 @@ def test_the_command_says_how_far_it_came(
     monkeypatch.setattr(diagnosis, "_BUDGET", 0)
     monkeypatch.setitem(diagnosis.diagnose.__kwdefaults__, "budget", 0)
     layer = next(random_layers(1))
-    for name, array in (("x", layer.x), ("k", layer.filters), ("wrong", 3 * layer.result(bias=None))):
+    for name, array in (("x", layer.x), ("k", layer.filters), ("wrong", layer.result(bias=None) ** 3)):
         np.save(f"{name}.npy", array)
     command = ["verify", "x.npy", "--kernel", "k.npy", "--expected", "wrong.npy"]
     assert run([*command, "--json"]) == 1
@@ -677,11 +678,11 @@ def test_the_command_says_how_far_it_came(
 def test_a_probe_names_pairs_and_exceptions(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The bias is missing in one case of four, where it is: still both mistakes are named."""
+    """The bias is missing in the one case that has any: still both mistakes are named."""
     monkeypatch.chdir(tmp_path)
     assert run(["probe", "write", "p", "--k", "3", "--layout", layout, "-q"]) == 0
     Path("mine").mkdir()
-    for case in ("integers", "one-hot", "coordinates", "bias"):
+    for case in CASES:
         x, kernel = np.load(f"p/{case}/x.npy"), np.load(f"p/{case}/kernel.npy")
         y = cm.convolve(np.moveaxis(x, 1, -1) if layout == "nchw" else x, kernel[:, :, ::-1])
         np.save(f"mine/{case}.npy", from_batch(y, layout))

@@ -396,7 +396,7 @@ FOREIGN = {
     "w.keras": (_zip("model.weights.h5"), "is a Keras model; .*numpy.save"),
     "w.h5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "is an HDF5 file; .*numpy.save"),
     "w.mat": (b"MATLAB 5.0 MAT-file" + bytes(200), "is a MATLAB file; .*scipy.io.loadmat"),
-    "w.safetensors": (b"\x40\0\0\0\0\0\0\0" + b'{"w":{}}', "is a safetensors file; .*numpy.save"),
+    "w.safetensors": (b"\x40\0\0\0\0\0\0\0" + b'{"w":{}}', "has a header of 64 bytes in 16; it is damaged"),
     "w.npy.gz": (gzip.compress(npy(PIXELS)), "is compressed by gzip; unpack it first"),
     "x.heic": (_box(b"heic"), "is in HEIC format, which is not read; save it as .png"),
     "x.svg": (b"<svg xmlns='x'></svg>", "is in SVG format, which is not read; save it as .png"),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import convmat as cm
-from convmat import spectrum
+from convmat import spectrum, symbol
 from convmat.cli import run
 from convmat.errors import FileError, GeometryError, IntegerRangeError
 from convmat.figures.canvas import THEMES, Words
@@ -230,6 +230,8 @@ def test_facts_are_those_of_the_dense_matrix(layer: Layer, dtype: str) -> None:
     values = np.linalg.svd(dense, compute_uv=False)
     found = m.layer.spectrum()
     assert found is not None
+    np.testing.assert_allclose(found.values, values, rtol=1e-10, atol=1e-12 * values.max())
+    assert values.max() <= found.upper <= found.largest * (1 + 1e-12)
     assert m.layer.frobenius_norm() == pytest.approx(np.linalg.norm(dense), rel=1e-12)
     assert found.largest == pytest.approx(values.max(), rel=1e-10)
     assert found.smallest == pytest.approx(values.min(), rel=1e-10, abs=1e-12 * values.max())
@@ -244,21 +246,20 @@ def test_facts_are_those_of_the_dense_matrix(layer: Layer, dtype: str) -> None:
 @settings(max_examples=40)
 @given(st.data())
 def test_fourier_agrees_with_dense_for_circular_layers(data: st.DataObject) -> None:
-    """Sedghi, Gupta & Long (2019), also dilated, grouped, padded unevenly, and in 1 to 3 axes."""
+    """Sedghi, Gupta & Long (2019), also strided, dilated, grouped, padded unevenly, and in 1 to 3 axes."""
     axes = data.draw(st.integers(1, 3))
-    each = st.tuples(*[st.integers(1, 4)] * axes)
-    size, kernel, dilation = (
-        data.draw(each),
-        data.draw(each),
-        data.draw(st.tuples(*[st.integers(1, 2)] * axes)),
-    )
+    each, few = (st.tuples(*[st.integers(1, most)] * axes) for most in (4, 2))
+    outputs, kernel, dilation = data.draw(few if axes == 3 else each), data.draw(each), data.draw(few)
+    stride = data.draw(few if axes == 3 else st.tuples(*[st.integers(1, 4)] * axes))
+    size = [n * s for n, s in zip(outputs, stride, strict=True)]
     groups, per_group, depth = (data.draw(st.integers(1, 3)) for _ in range(3))
     dtype = data.draw(st.sampled_from(["f8", "c16"]))
-    reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    reach = [max(d * (k - 1) + 1 - s, 0) for k, d, s in zip(kernel, dilation, stride, strict=True)]
     before = [data.draw(st.integers(0, r)) for r in reach]
     pads = [(b, r - b) for b, r in zip(before, reach, strict=True)]
     filters = noise(dtype, np.random.default_rng(4))((groups * per_group, *kernel, depth))
     where: dict[str, Any] = {
+        "stride": stride,
         "padding": pads,
         "dilation": dilation,
         "groups": groups,
@@ -310,6 +311,150 @@ def test_lanczos_agrees_with_scipy(shape: Any, filter_shape: Any, options: dict[
         as_scipy(layer.matrix()), k=1, return_singular_vectors=False, v0=start
     )
     assert found.largest == pytest.approx(expected, rel=1e-6)
+    assert found.values is None
+    assert expected <= found.upper < 1.01 * found.largest * (2 if "groups" in options else 1)
+    assert found.upper_method == "gram"
+
+
+# Bounds from above
+
+
+@settings(max_examples=60)
+@given(layers(least_batch=1), st.sampled_from(["i1", "f4", "f8", "c8", "c16"]), st.booleans())
+def test_bounds_hold_for_every_layer(layer: Layer, dtype: str, one_tap: bool) -> None:
+    """Of norms by LAPACK, without a tolerance; also where a single tap of each filter is not 0."""
+    filters = noise(dtype, np.random.default_rng(2))(layer.filter_shape)
+    if one_tap:
+        last = np.arange(math.prod(layer.kernel)) == math.prod(layer.kernel) - 1
+        filters = filters * last.reshape(*layer.kernel, 1)
+    m = layer_map(filters, layer.shape, **layer.patch, groups=layer.groups)
+    weights, _ = m._scaled()
+    dense = layer_map(weights, layer.shape, **layer.patch, groups=layer.groups).matrix().toarray()
+    values = np.linalg.svd(dense, compute_uv=False)
+    parts, counts = symbol.distinct_groups(weights, layer.groups)
+    assert sum(counts) == layer.groups
+    for bound in (symbol._symbol_bound, symbol._taps_bound):
+        assert values[0] <= bound(m.geometry, parts, layer.padding_mode).value
+    found = spectrum.lanczos_spectrum(lambda v: dense.T @ (dense.conj() @ v), len(dense.T), dense.dtype)
+    found = found.bounded(symbol.norm_bound(m.geometry, weights, layer.padding_mode), 0.0, 1)
+    assert found.largest <= found.upper * (1 + 1e-14)
+    found = found.bounded(symbol.Bound(values[0], "gram"), float(np.linalg.norm(dense)), len(values))
+    assert found.smallest_upper >= values[-1] * (1 - 1e-7)
+
+
+@settings(max_examples=20)
+@given(layers(modes=("zeros",), least_batch=1), st.sampled_from(["f8", "c16"]))
+def test_the_bound_is_the_norm_on_an_endless_plane(layer: Layer, dtype: str) -> None:
+    """On ever larger inputs norms without padding come up to it, and never past it."""
+    filters = noise(dtype, np.random.default_rng(2))(layer.filter_shape)
+    axes = len(layer.kernel)
+    stride, dilation = layer.where["stride"], layer.where["dilation"]
+    large = layer_map(
+        filters,
+        (*[{1: 60, 2: 21, 3: 10}[axes]] * axes, layer.shape[-1]),
+        stride,
+        "valid",
+        dilation,
+        layer.groups,
+    )
+    norm = spectrum.lanczos_spectrum(large._gram, min(large.shape), filters.dtype).largest
+    parts, _ = symbol.distinct_groups(filters, layer.groups)
+    bound = symbol._symbol_bound(large.geometry, parts, "zeros").value
+    assert norm <= bound <= norm * {1: 1.1, 2: 1.35, 3: 1.8}[axes]
+
+
+def test_gram_iteration_agrees_with_lapack() -> None:
+    rng = np.random.default_rng(3)
+    for shape in ((5, 1, 1), (7, 3, 8), (9, 20, 6)):
+        for matrices in (rng.standard_normal(shape), noise("c16", rng)(shape), np.zeros(shape)):
+            norms = np.linalg.svd(matrices, compute_uv=False)[:, 0]
+            bounds, _ = symbol.gram_bounds(matrices)
+            assert (norms <= bounds * (1 + 1e-14)).all()
+            np.testing.assert_allclose(bounds, norms, rtol=2e-5, atol=1e-300)
+            least, floor = symbol.gram_bounds(matrices, floor=0.0)
+            assert len(least) <= len(norms)
+            assert max(least.max(initial=0), floor) == pytest.approx(norms.max(), rel=2e-5)
+            frobenius, _ = symbol.gram_bounds(matrices, squarings=0)
+            np.testing.assert_allclose(frobenius, np.linalg.norm(matrices, axis=(1, 2)), atol=1e-300)
+
+
+def test_a_layer_of_32_pixels_has_a_narrow_interval() -> None:
+    filters = np.random.default_rng(1).standard_normal((64, 3, 3, 3))
+    found = cm.spectrum_of(filters, (32, 32, 3), padding="same", iterations=80)
+    assert found is not None
+    assert (found.method, found.exact, found.values) == ("lanczos", False, None)
+    assert found.largest < found.upper < 1.003 * found.largest
+    coarse = layer_map(filters, (10**4, 10**4, 3), padding="same")
+    assert found.upper < symbol.norm_bound(coarse.geometry, filters, "zeros").value < 1.01 * found.upper
+
+
+def test_layers_without_overlap_are_known_whole() -> None:
+    """A patch embedding, and a fully connected layer: copies of W_col, however large."""
+    filters = np.random.default_rng(1).standard_normal((20, 16, 16, 3))
+    values = np.linalg.svd(filters.reshape(20, -1), compute_uv=False)
+    for size, patches in ((224, 196), (230, 196), (16, 1)):
+        found = cm.spectrum_of(filters, (size, size, 3), stride=16)
+        assert found is not None
+        assert found.method == "fourier"
+        np.testing.assert_allclose(found.values, values.repeat(patches), rtol=1e-12)
+
+
+def test_groups_are_decomposed_one_by_one() -> None:
+    """A depthwise layer whose matrix of 9216 × 9216 is too large for a dense copy."""
+    filters = np.random.default_rng(1).standard_normal((64, 3, 3, 1))
+    filters[1::2] = filters[0]
+    layer = layer_map(filters, (12, 12, 64), padding="same", groups=64)
+    found = layer.spectrum()
+    assert found is not None
+    assert (found.method, len(layer.method.parts), layer.spectrum_bytes < 10**6) == ("dense", 32, True)
+    each = [
+        np.linalg.svd(layer_matrix(f[None], (12, 12, 1), padding="same").toarray(), compute_uv=False)
+        for f in filters
+    ]
+    np.testing.assert_allclose(found.values, np.sort(np.concatenate(each))[::-1], rtol=1e-9, atol=1e-12)
+
+
+def test_bounds_of_kernels_with_too_many_taps_for_their_symbol() -> None:
+    layer = layer_map(np.ones((1, 200_000, 1)), (10, 1), padding="full")
+    bound = symbol.norm_bound(layer.geometry, layer.filters, "zeros")
+    assert bound == (pytest.approx(200_000), "taps")
+
+
+def test_layers_that_meet_nothing_have_a_norm_of_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spectrum, "DENSE_ELEMENTS", 0)
+    found = cm.spectrum_of(np.ones((2, 1, 3)), (3, 3), stride=5, padding=1)
+    assert found is not None
+    assert (found.method, found.largest, found.upper_method) == ("lanczos", 0, "taps")
+    assert found.upper == pytest.approx(0, abs=1e-300)
+
+
+def test_bounds_that_would_take_long_are_coarser(monkeypatch: pytest.MonkeyPatch) -> None:
+    filters = np.random.default_rng(1).standard_normal((8, 5, 5, 4))
+    layer = layer_map(filters, (60, 60, 4), padding="same")
+    norms = []
+    for products in (10**11, 10**6, 10**5, 1):
+        monkeypatch.setattr(symbol, "BOUND_PRODUCTS", products)
+        norms.append(symbol.norm_bound(layer.geometry, filters, "zeros").value)
+    assert norms == sorted(norms)
+    assert norms[0] < norms[1] < norms[3]
+
+
+def test_a_chain_is_bounded_by_its_layers() -> None:
+    """Of f(x) = M₂·relu(M₁·x + b), the distance of no two images grows by more."""
+    rng = np.random.default_rng(1)
+    w, v = rng.standard_normal((4, 3, 3, 2)), rng.standard_normal((3, 3, 3, 4))
+    first, second = cm.spectrum_of(w, (8, 8, 2), padding="same"), cm.spectrum_of(v, (8, 8, 4), stride=2)
+    assert first is not None
+    assert second is not None
+    bound = cm.chain_bound([first, second])
+    assert bound == pytest.approx(first.largest * second.largest)
+    x = rng.standard_normal((2, 8, 8, 2))
+    x[1] = x[0] + 1e-3 * x[1]
+    hidden = np.maximum(cm.convolve(x, w, padding="same", bias=rng.standard_normal(4)), 0)
+    y = cm.convolve(hidden, v, stride=2)
+    assert 0 < np.linalg.norm(y[1] - y[0]) <= bound * np.linalg.norm(x[1] - x[0])
+    assert cm.chain_bound([first, None]) == math.inf
+    assert cm.chain_bound([]) >= 1
 
 
 def test_lanczos_says_when_it_has_not_converged() -> None:
@@ -429,6 +574,46 @@ def test_command_writes_what_the_library_gives(capsys: pytest.CaptureFixture[str
     assert (bare.keys(), bare["spectral_norm"]) == (found.keys(), None)
 
 
+@pytest.mark.parametrize("padding", [[], ["--padding", "same", "--padding-mode", "circular"]])
+def test_command_writes_all_singular_values(padding: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["--input-shape", "8,9", "--kernel", "sobel-x", *padding]
+    found = facts_of(capsys, *line, "--values", "v.npy")
+    values = np.load("v.npy")
+    sobel = np.outer([1, 2, 1], [1, 0, -1]).reshape(1, 3, 3, 1)
+    where: Any = {"padding": "same", "padding_mode": "circular"} if padding else {}
+    m = cm.layer_matrix(sobel, (8, 9, 1), **where)
+    np.testing.assert_allclose(values, np.linalg.svd(m.toarray(), compute_uv=False), atol=1e-12)
+    assert (values.dtype, values[0], values[-1]) == (
+        np.float64,
+        found["spectral_norm"],
+        found["smallest_singular_value"],
+    )
+    assert found["spectral_norm_upper"] >= values[0]
+    os.remove("v.npy")
+    assert run(["matrix", *line, "--values", "v.npy", "--quiet"]) == 0
+    np.testing.assert_array_equal(np.load("v.npy"), values)
+
+
+def test_command_tells_an_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("w.npy", np.random.default_rng(1).standard_normal((8, 3, 3, 3)))
+    line = ["--input-shape", "32,32,3", "--kernel", "w.npy", "-p", "same"]
+    found = facts_of(capsys, *line)
+    bare = facts_of(capsys, *line, "--no-spectrum")
+    assert (found.keys(), bare["spectral_norm_upper"]) == (bare.keys(), None)
+    assert found["spectral_norm"] < found["spectral_norm_upper"] < 1.01 * found["spectral_norm"]
+    assert (found["method"], found["upper_method"], found["smallest_singular_value"]) == (
+        "lanczos",
+        "gram",
+        None,
+    )
+    assert found["smallest_singular_value_upper"] < found["spectral_norm"]
+    assert run(["matrix", *line]) == 0
+    told = capsys.readouterr().out
+    upper = re.search(r"and at most +│ ([0-9.]+)  \(guaranteed: by Gram iteration on the symbol\)", told)
+    assert upper is not None
+    assert float(upper[1]) >= found["spectral_norm_upper"]
+
+
 def test_command_warns_where_the_norm_has_not_converged(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["matrix", "--input-shape", "60,60", "--kernel", "gaussian:5", "--iterations", "3"]) == 0
     out, err = capsys.readouterr()
@@ -502,6 +687,19 @@ def test_the_matrix_itself_is_refused_where_padding_is_looked_at() -> None:
         ("--input-shape 5,5 --kernel box:3 --dense -o m.png", "m.png: is a picture's name"),
         ("--input-shape 5,5 --kernel box:3 --figure m.npz", "m.npz: is no picture's name; end it in"),
         ("--input-shape 5,5 --kernel box:3 -o none/m.npz", "none/m.npz: cannot be written"),
+        ("--input-shape 5,5 --kernel box:3 --values v.png", "v.png: is a picture's name"),
+        (
+            "--input-shape 5,5 --kernel box:3 --values v.npy --no-spectrum",
+            "--values goes without --no-spectrum",
+        ),
+        (
+            "--input-shape 60,60 --kernel box:3 --values v.npy -o m.npz",
+            "--values: M is too large for all singular",
+        ),
+        (
+            "--input-shape 5,5 --kernel n.npy --values v.npy -o m.npz",
+            "--values: weights that are not finite have no",
+        ),
         ("--input-shape 5,5 --kernel box:3 --iterations 0", "--iterations: must be 1 to 1000000, got 0"),
         (
             "--input-shape 1000000,1000000 --kernel box:3 --no-spectrum -o m.npz",
@@ -517,6 +715,7 @@ def test_the_matrix_itself_is_refused_where_padding_is_looked_at() -> None:
 def test_trouble_is_one_line_and_status_2(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     np.save("x.npy", np.ones((5, 5)))
     np.save("k.npy", np.ones((2, 3, 3, 2)))
+    np.save("n.npy", np.full((3, 3), np.nan))
     before = sorted(os.listdir())
     assert run(["matrix", *line.split()]) == 2
     out, err = capsys.readouterr()

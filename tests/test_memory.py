@@ -44,7 +44,7 @@ def test_a_verdict_is_the_same_in_any_parts(layer: Layer, dtype: str, elements: 
     y = cm.convolve(x, filters, **options)
     y.reshape(-1)[::3] += y.dtype.type(1)
     whole = cm.verify(x, filters, y, **options)
-    with mock.patch.object(judge, "_BAND", elements):
+    with mock.patch.object(judge, "BAND", elements):
         assert cm.verify(x, filters, y, **options) == whole
 
 

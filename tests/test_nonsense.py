@@ -76,6 +76,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "bias": np.zeros(2),
             "flip": False,
             "padding_mode": "zeros",
+            "quantization": None,
             "out": None,
             "threads": 1,
         },
@@ -148,15 +149,31 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "exact": False,
             "atol": None,
             "rtol": None,
-            "requantize": None,
+            "quantization": None,
             "watch": unwatched,
         },
     ),
 }
+CALLS["Quantization"] = (
+    cm.Quantization,
+    {
+        "input_zero_point": 1,
+        "weight_zero_point": 2,
+        "scale": 0.5,
+        "multiplier": None,
+        "shift": None,
+        "output_zero_point": 3,
+        "activation": (0, 9),
+        "rounding": "floor",
+        "accumulator": "int64",
+        "dtype": "int8",
+    },
+)
 NOT_CALLED = {"ConvmatError", "Report", "__version__"}  # made by convmat, not by those who use it
 
 # What errors call arguments that bear other names, and those whose mistake shows in another.
 SUBJECTS = {
+    **dict.fromkeys(CALLS["Quantization"][1], ("quantization",)),
     "x": ("input", "input_shape", "filters"),
     "y": ("input", "input_shape", "output_shape", "filters"),
     "filters": ("input", "kernel_size"),

@@ -159,9 +159,9 @@ def sign_lost(fold: Any) -> Any:
             ("convolve_transpose", sign_lost, {"transpose", "gradients", "dtypes"}),
             ("layer_matrix", raising, {"matrix"}),
             ("transpose_geometry", raising, {"output sizes"}),
-            ("ConvGeometry", odd_pixel_at_the_start, {"mapping, locate"}),
-            ("ConvGeometry", padding_forgotten, {"output sizes", "mapping, locate", "fold"}),
-            ("ConvGeometry", raising, {"output sizes", "mapping, locate", "fold"}),
+            ("ConvGeometry", odd_pixel_at_the_start, {"mapping, locate", "gradients"}),
+            ("ConvGeometry", padding_forgotten, {"output sizes", "mapping, locate", "fold", "gradients"}),
+            ("ConvGeometry", raising, {"output sizes", "mapping, locate", "fold", "gradients"}),
             ("to_batch", raising, {"matrix", "layouts, arrays"}),
         ]
     ),

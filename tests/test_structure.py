@@ -19,16 +19,18 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # The parts of the package by floors: a part imports from floors below it, and from itself.
 FLOORS = (
     ("errors", "shown", "encodings", "watching", "doubts", "axis", "blocks", "native", "reference"),
-    ("formats", "trouble"),
+    ("formats", "trouble", "roundings", "onnx_nodes"),
     ("checks",),
-    ("geometry", "layouts", "kernels", "arithmetic", "threads", "spectrum", "files"),
+    ("quantization",),
+    ("geometry", "layouts", "kernels", "arithmetic", "threads", "files"),
     ("transposed", "words", "entries"),
-    ("sizes", "patches"),
-    ("folding", "plan"),
+    ("sizes", "patches", "symbol"),
+    ("folding", "plan", "spectrum"),
     ("engine",),
     ("adjoint",),
     ("matrix",),
-    ("verification", "experiment", "networks"),
+    ("verification", "experiment"),
+    ("networks",),
     ("report", "figures"),
     ("cli",),
     ("__init__", "__main__"),
@@ -43,6 +45,8 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "rich": ("shown", "report", "cli", "figures/preview"),
     "PIL": ("files", "figures"),
     "matplotlib": "figures/curves",
+    "onnx": ("networks", "onnx_nodes"),
+    "onnxruntime": "networks",
 }
 
 
@@ -156,3 +160,15 @@ def test_nothing_is_imported_that_is_not_used(code: str, absent: tuple[str, ...]
     loaded = ast.literal_eval(done.stderr)
     assert "convmat" in loaded
     assert [name for name in absent if name in loaded] == []
+
+
+def test_the_top_of_the_repository_is_as_it_was_laid_down() -> None:
+    """What a command leaves in the current folder is easily committed with the rest."""
+    listed = subprocess.run(["git", "ls-files"], cwd=PACKAGE.parent, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no checkout of git")
+    tops = {name.partition("/")[0] for name in listed.stdout.splitlines()}
+    folders = {"convmat", "docs", "sample_images", "tests"}
+    assert {top for top in tops if not top.startswith(".")} == folders | {
+        *("CONTRIBUTING.md", "LICENSE", "README.md", "pyproject.toml")
+    }

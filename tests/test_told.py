@@ -139,6 +139,7 @@ OUTCOMES: dict[str, list[str]] = {
     "verify, write a probe": [
         "probe write p1 --k 3",
         "probe write p2 --k 2 --dims 1 --dtype int8",
+        "probe write p3 --k 2 --tile 2,2,3 --arithmetic tf32",
     ],
 }  # fmt: skip
 
@@ -196,11 +197,11 @@ def test_a_verdict_of_json_carries_what_the_table_says(said: Any) -> None:
         ("matrix --input-shape 8,8 --kernel box:3 --no-spectrum", "M 36 × 64, 324 entries, float64", 0),
         ("sizes 5 --k 7", "valid none, same 5, same-lower 5, half 5, full 11", 0),
         ("sizes 224 --layer k=7,s=2", "output size 109, receptive field 7, total stride 2", 0),
-        ("probe write p --k 3", "probe of X_col 48 × 27, float32, in p", 0),
+        ("probe write p --k 3", "probe of X_col 96 × 27, float32, in p", 0),
         ("compare y-int64.npy y-int64.npy", "equal: 36 elements, exactly", 0),
         (
             "verify x-int64.npy --kernel w-int64.npy --expected y-wrong-int64.npy",
-            "different: 1 of 36 elements",
+            "different: 1 of 36 elements, at row 3, column 2 of filter 2",
             1,
         ),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,9 @@ from convmat.errors import (
     SettingError,
     ShapeError,
 )
-from convmat.formats import FORMATS
+from convmat.roundings import ROUNDINGS
 from convmat.verification import judge, stages
 from convmat.verification import layer as layer_module
-from convmat.verification.quantization import ROUNDINGS, requantize
 from tests.strategies import DTYPES, INTEGERS, Layer, layers, noise, probes
 
 SHAPE, FILTERS = (2, 5, 6, 4), (4, 3, 2, 2)
@@ -183,7 +183,9 @@ def test_the_bound_is_where_the_theory_puts_it(inputs: str, result: str, up: boo
     assert report.max_abs_error == pytest.approx(error(value))
     assert report.bound == pytest.approx(bound)
     assert report.error_over_bound == pytest.approx(error(value) / bound)
-    assert str(report) == f"different: 1 of {expected.size} elements"
+    assert (
+        str(report) == f"different: 1 of {expected.size} elements, at row 2, column 4 of filter 3 in image 1"
+    )
 
     while error(value) > bound:
         value = step(value, -outwards)
@@ -259,7 +261,9 @@ def test_an_integer_off_by_one(peak: int, result: str, change: int) -> None:
         histogram=(expected.size - 1, 0, 0, 0, 0, 1, 0, 0, 0),
         outside_at=(tuple(map(int, place)),),
     )
-    assert str(report) == f"different: 1 of {expected.size} elements"
+    n, y, x, k = map(int, place)
+    at = f"row {y}, column {x} of filter {k} in image {n}"
+    assert str(report) == f"different: 1 of {expected.size} elements, at {at}"
 
 
 @pytest.mark.parametrize("bands", [1, 200])
@@ -590,30 +594,31 @@ def test_arrays_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 # Quantized results.
 
 
-@given(layers(), st.sampled_from(ROUNDINGS), st.sampled_from(["int8", "uint8", "int16"]))
+@given(layers(), st.sampled_from(list(ROUNDINGS)), st.sampled_from(["int8", "uint8", "int16"]))
 def test_quantized_results_are_judged_exactly(layer: Layer, rounding: str, dtype: str) -> None:
     rng = np.random.default_rng(2017)
     x, filters, options = layer.arrays(lambda shape: rng.integers(-100, 100, shape).astype("i1"))
-    said = (0.0037, 5, rounding)
-    expected = requantize(reference.convolve(x, filters, **options), *said, dtype)
-    report = cm.verify(x, filters, expected=expected, **options, requantize=said)
+    said = cm.Quantization(scale=0.0037, output_zero_point=5, rounding=rounding)
+    expected = replace(said, dtype=dtype).apply(reference.convolve(x, filters, **options))
+    report = cm.verify(x, filters, expected=expected, **options, quantization=said)
     assert report, str(report)
     assert report.exact
-    assert cm.verify(x, filters, **options, requantize=(*said, dtype))
+    assert cm.verify(x, filters, **options, quantization=replace(said, dtype=dtype))
     if expected.size:
         wrong = expected.copy()
         wrong.flat[-1] ^= 1
-        report = cm.verify(x, filters, expected=wrong, **options, requantize=said)
+        report = cm.verify(x, filters, expected=wrong, **options, quantization=said)
         assert (bool(report), report.outside, report.max_abs_error) == (False, 1, 1)
-        assert cm.verify(x, filters, expected=wrong, **options, requantize=said, atol=1)
+        assert cm.verify(x, filters, expected=wrong, **options, quantization=said, atol=1)
 
 
 def test_what_cannot_be_requantized() -> None:
     x, filters = np.full((1, 3, 1), 2**20), np.full((1, 1, 1), 2**12)
-    with pytest.raises(IntegerRangeError, match=r"^requantize: an accumulator is 4294967296, beyond int32"):
-        cm.verify(x, filters, requantize=(0.5,))
-    with pytest.raises(DTypeError, match=r"^requantize: takes integer inputs, .*; got float64$"):
-        cm.verify(x.astype(float), filters, requantize=(0.5,))
+    half = cm.Quantization(scale=0.5)
+    with pytest.raises(IntegerRangeError, match=r"^quantization: an accumulator is 4294967296, beyond int32"):
+        cm.verify(x, filters, quantization=half)
+    with pytest.raises(DTypeError, match=r"^quantization: takes integer inputs, .*; got float64$"):
+        cm.verify(x.astype(float), filters, quantization=half)
 
 
 # The worst element, term by term.
@@ -916,12 +921,12 @@ def test_a_judge_says_which_elements_are_outside(judging: Any, outside: list[boo
 def test_the_bound_is_of_each_element() -> None:
     """γ_1·A of float32, with the γ_1 of the float64 definition; 0 where a sum is exact."""
     x = np.array([1.5, 3.0], np.float32)
-    bound = judge.WithinBound(np.dtype(np.float32), [x], 1, False, FORMATS["float32"])
+    bound = judge.WithinBound(np.dtype(np.float32), [x], 1, False)
     sizes = np.array([1.5, 3.0])
     judged = bound(x, sizes, sizes, None)
     gammas = sum(u / (1 - u) for u in (2.0**-24, 2.0**-53))
     assert judged.allowed == pytest.approx(gammas * sizes, rel=1e-12)
-    whole = judge.WithinBound(np.dtype(np.float32), [np.float32([1, 3])], 1, False, FORMATS["float32"])
+    whole = judge.WithinBound(np.dtype(np.float32), [np.float32([1, 3])], 1, False)
     judged = whole(x, sizes, sizes, None)
     assert judged.exactly.all()
     assert judged.allowed.tolist() == [0, 0]

@@ -17,9 +17,8 @@ from convmat.cli import run
 from convmat.files.npy import NpyInput
 from convmat.layouts import from_batch
 from convmat.verification.diagnosis import Diagnosis, Findings
-from convmat.verification.quantization import requantize
 from tests.strategies import Layer, layers
-from tests.tools import DIGIT, EDGES, SCENE, STROKES, mostly_slow, shell
+from tests.tools import DIGIT, EDGES, SCENE, STROKES, mostly_slow, requantize, shell
 
 pytestmark = pytest.mark.usefixtures("samples")
 
@@ -179,7 +178,8 @@ def test_the_diagnosis_is_told(verify: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert text.startswith("different: 1 of 32 elements, flip\n")
     assert re.search(rf"diagnosis +│ {sentence} flip +│\n│ +│ {sentence} swap and bias, except 1", text)
     assert len(asked) == 2  # not with -q
-    assert asked[0]["judged"] == {"exact": False, "atol": 0.5, "rtol": None, "requantize": None}
+    rules = {"exact": False, "atol": 0.5, "rtol": None, "quantization": None, "arithmetic": None}
+    assert asked[0]["judged"] == rules | {"activation": "none"}
     assert (asked[0]["x"].shape, asked[0]["expected"].shape, asked[0]["stride"]) == (
         (1, 28, 28, 1),
         (1, 4, 4, 2),
@@ -254,6 +254,103 @@ def test_fold(overlap: str, layout: str, verify: Any) -> None:
 
 
 @pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+def test_gradients(layout: str, verify: Any) -> None:
+    """As PyTorch has them, and channels last; of a batch, in groups; each named where it is wrong."""
+    rng = np.random.default_rng(2017)
+    x, w = rng.standard_normal((2, 5, 6, 4)), rng.standard_normal((6, 3, 2, 2))
+    window: dict[str, Any] = {"stride": (2, 1), "padding": 1, "groups": 2}
+    y = cm.convolve(x, w, **window)
+    dy = rng.standard_normal(y.shape)
+    dx, dw = cm.convolve_transpose(dy, w, **window, input_shape=x.shape), np.zeros(w.shape)
+    for at in np.ndindex(w.shape):  # Y is linear in each weight
+        one = np.zeros(w.shape)
+        one[at] = 1
+        dw[at] = np.vdot(cm.convolve(x, one, **window), dy)
+    kernel_layout = "oihw" if layout == "nchw" else "ohwi"
+    arrays = {"x": x, "dy": dy, "w": w, "dx": dx, "dw": dw, "dw_mean": dw / 2}
+    for name, array in arrays.items():
+        np.save(f"{name}.npy", from_batch(array, layout))
+    np.save("rows.npy", dy.reshape(-1, 6))
+    np.save("db.npy", dy.sum((0, 1, 2)))
+    np.save("db_mean.npy", dy.mean((0, 1, 2)))
+    layer = ["--kernel", "w.npy", "--kernel-layout", kernel_layout, "--layout", layout, "--grad", "dy.npy"]
+    layer += ["--stride", "2,1", "--padding", "1", "--groups", "2"]
+    size = "4,5,6" if layout == "nchw" else "5,6,4"
+    for stage in ("dx", "dw", "db"):
+        verify("x.npy", *layer, "--stage", stage)
+        found, _ = verify("x.npy", *layer, "--stage", stage, "--expected", f"{stage}.npy")
+        assert found["holds"] is found["diagnosis"] is None
+    if layout == "nhwc":
+        verify("--input-shape", size, *layer, "--stage", "dx", "--expected", "dx.npy")
+    else:
+        verify("--input-shape", f"2,{size}", *layer, "--stage", "dx", "--expected", "dx.npy")
+    verify("x.npy", *layer, "--stage", "dw", "--grad", "rows.npy", "--expected", "dw.npy")
+    verify("--stage", "db", "--grad", "dy.npy", "--layout", layout, "--expected", "db.npy")
+    for name, key in (("dw_mean", "averaged-over-the-batch"), ("db_mean", "averaged")):
+        line = ["x.npy", *layer, "--stage", name[:2], "--expected", f"{name}.npy"]
+        found, text = verify(*line, status=1)
+        assert [one["mistakes"] for one in found["diagnosis"]] == [[key]]
+        assert "divided by the number of" in text
+        assert verify(*line, "--no-diagnose", status=1)[0]["diagnosis"] is None
+    found, text = verify("x.npy", *layer, "--stage", "dx", "--expected", changed("dx.npy", 1e-3), status=1)
+    assert (found["worst"], found["stage"]) == ([1, 4, 5, 3], "dx")
+    assert "n 1, y 4, x 5, c 3" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("x.npy --kernel box:3 --stage dx", "Missing option '--grad'"),
+        ("x.npy --kernel box:3 --stage dx --grad - --expected -", "standard input: is named twice"),
+        ("x.npy --stage dx --grad dy.npy", "Missing option '--kernel'"),
+        ("x.npy --stage dw --grad dy.npy", "Give either --kernel or --k"),
+        ("x.npy --kernel box:3 --stage dw --grad x.npy", "--grad: has shape .9, 9., the layer's result has"),
+        ("x.npy --kernel box:3 --stage dx --grad x.npy", "has .1, 7, 7, 1.; give dY of that shape"),
+        ("x.npy --input-shape 9,9 --kernel box:3 --stage dx --grad dy.npy", "Give either INPUT or --input-s"),
+        ("--stage db --grad dy.npy --stride 2", "--stride goes with INPUT; db alone"),
+        ("--stage db --grad dy.npy --groups 2", "--groups goes with INPUT"),
+        ("--stage db --grad nothing.npy", "nothing.npy: "),
+        ("x.npy --kernel box:3 --grad dy.npy", "--grad goes with --stage dx or dw or db"),
+        ("x.npy --kernel box:3 --stage dx --grad dy.npy --diagnose", "--diagnose goes with --expected"),
+        ("x.npy --k 3 --stage dw --grad dy.npy --kernel-layout oihw", "goes with --kernel or --expected"),
+    ],
+)
+def test_gradients_of_what_is_none(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save("x.npy", np.zeros((9, 9)))
+    np.save("dy.npy", np.zeros((7, 7)))
+    assert run(["verify", *line.split()]) == 2
+    err = capsys.readouterr().err
+    assert re.search(told, err), err
+
+
+def test_what_an_element_of_x_col_holds(verify: Any) -> None:
+    """Where no mistake is known: the pixel that is there, and the one that belongs there."""
+    np.save("x.npy", np.arange(1, 31.0).reshape(5, 6))
+    line = ["x.npy", "--k", "3", "--padding", "1", "--stage", "unroll"]
+    make("unroll", *line[:5], "-o", "x_col.npy")
+    x_col = np.load("x_col.npy")
+    x_col[7] = x_col[7][[1, 0, 2, 3, 4, 5, 6, 7, 8]]
+    x_col[7, 0] = 30
+    np.save("wrong.npy", x_col)
+    found, text = verify(*line, "--expected", "wrong.npy", status=1)
+    assert found["holds"] == {
+        "at": [7, 0],
+        "value": 30.0,
+        "pixels": 1,
+        "pixel": [0, 4, 5, 0],
+        "wanted": [0, 0, 0, 0],
+    }
+    assert "row 7, column 0 holds pixel (0, 4, 5, 0); it should hold pixel (0, 0, 0, 0)" in text
+    x_col[7, 0] = 99
+    np.save("wrong.npy", x_col)
+    assert "holds 99.0, which no pixel is" in verify(*line, "--expected", "wrong.npy", status=1)[1]
+    x_col[7] = np.load("x_col.npy")[7]
+    x_col[0, 0] = 5
+    np.save("wrong.npy", x_col)
+    assert "it should hold a zero of the padding" in verify(*line, "--expected", "wrong.npy", status=1)[1]
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 def test_matrix(layout: str, verify: Any) -> None:
     shape = "7,6,3" if layout == "nhwc" else "3,7,6"
     options = [
@@ -325,9 +422,10 @@ def test_quantized(rounding: str, verify: Any) -> None:
     stage = [*LAYER, "--requantize", f"0.0037,-3,{rounding}"]
     verify(*stage)
     found, text = verify(*stage, "--expected", "q.npy")
-    assert found["requantize"] == {"scale": 0.0037, "zero_point": -3, "rounding": rounding, "dtype": "int8"}
+    applied = {"scale": 0.0037, "output_zero_point": -3, "rounding": rounding, "dtype": "int8"}
+    assert applied.items() <= found["quantization"].items()
     assert found["exact"] is True
-    assert f"scale 0.0037, zero point -3, {rounding}, int8" in text
+    assert f"scale 0.0037, output zero point -3, {rounding}, int8" in text
     y[0, 1, 1, 0] ^= 1
     np.save("q.npy", y)
     assert verify(*stage, "--expected", "q.npy", status=1)[0]["worst"] == [0, 1, 1, 0]
@@ -385,10 +483,19 @@ def test_quantized(rounding: str, verify: Any) -> None:
             "damaged.npz: is a damaged sparse matrix",
         ),
         (f"verify {DIGIT} --kernel sobel-x --requantize 0.1", "'0.1' is no requantization; write scale"),
-        (f"verify {DIGIT} --kernel sobel-x --requantize 0.1,2,up", "--requantize: got 'up'; expected one of"),
-        (f"verify {DIGIT} --kernel sobel-x --requantize 0.1,200,half-up", "--requantize: the zero point 200"),
-        (f"verify {DIGIT} --kernel sobel-x --requantize -1,0,half-up", "--requantize: the scale is -1.0"),
-        (f"verify {DIGIT} --kernel sobel-x --requantize 1,0,half-up,i9", "--requantize: got 'i9'; expected"),
+        (
+            f"verify {DIGIT} --kernel sobel-x --requantize 0.1,2,up",
+            "rounding: got 'up'; expected one of",
+        ),
+        (
+            f"verify {DIGIT} --kernel sobel-x --requantize 0.1,200,half-up",
+            "--requantize: output_zero_point: got",
+        ),
+        (f"verify {DIGIT} --kernel sobel-x --requantize -1,0,half-up", "--requantize: scale: got -1.0; give"),
+        (
+            f"verify {DIGIT} --kernel sobel-x --requantize 1,0,half-up,i9",
+            "--requantize: dtype: got 'i9';",
+        ),
         (f"verify {DIGIT} --kernel box:3 --requantize 1,0,half-up", "--requantize: takes integer inputs"),
         (f"verify {DIGIT} --kernel huge.npy --requantize 1,0,half-up", "--requantize: an accumulator is "),
         (f"verify {DIGIT} --kernel sobel-x --expected {DIGIT}", "is not an .npy array"),
@@ -571,12 +678,16 @@ STAGES = {
     "convolve": "sample_images/digit.png --kernel sobel-x",
     "fold": "x_col.npy --k 1 --input-shape 2,2",
     "matrix": "--input-shape 4,4 --kernel sobel-x",
+    "dx": "--input-shape 4,4 --kernel sobel-x --grad dy.npy",
+    "dw": "sample_images/digit.png --k 3 --grad digit_dy.npy",
+    "db": "--grad dy.npy",
     "alone": "",
 }
 VALUES = {
     "--kernel": "box:3",
     "--kernel-layout": "oihw",
     "--bias": "no_such_file.npy",
+    "--grad": "no_such_file.npy",
     "--groups": "1",
     "--depthwise": "",
     "--flip": "",
@@ -590,6 +701,7 @@ VALUES = {
     "--overlap": "sum",
     "--frame": "0",
     "--alpha": "keep",
+    "--quantize": "no_such_file.toml",
     "--requantize": "1,0,half-up",
     "--explain": "",
     "--diagnose": "",
@@ -602,22 +714,27 @@ VALUES = {
 }
 _PATCHES = {"--stride", "--padding", "--dilation", "--dims", "--layout"}
 _JUDGED = {"--exact", "--atol", "--rtol"}
+_TOLD = {*_JUDGED, "--no-diagnose"}
 _LAYER = {"--padding-mode", "--kernel", "--kernel-layout", "--groups", "--depthwise", "--flip", *_PATCHES}
 MEANT = {
-    "unroll": {*_PATCHES, *_JUDGED, "--padding-mode", "--order", "--frame", "--alpha"},
-    "flatten-filters": {*_JUDGED, "--kernel", "--kernel-layout", "--dims", "--order"},
+    "unroll": {*_PATCHES, *_TOLD, "--padding-mode", "--order", "--frame", "--alpha"},
+    "flatten-filters": {*_TOLD, "--kernel", "--kernel-layout", "--dims", "--order"},
     "convolve": {
         *_LAYER,
         *_JUDGED,
         "--bias",
         "--frame",
         "--alpha",
+        "--quantize",
         "--requantize",
         "--explain",
         "--no-diagnose",
     },
-    "fold": {*_PATCHES, *_JUDGED, "--order", "--overlap"},
+    "fold": {*_PATCHES, *_TOLD, "--order", "--overlap"},
     "matrix": {*_LAYER, *_JUDGED},
+    "dx": {*_LAYER, *_TOLD, "--grad"},
+    "dw": {*_LAYER, *_TOLD, "--grad", "--frame", "--alpha"} - {"--kernel", "--kernel-layout"},
+    "db": {*_TOLD, "--grad", "--dims", "--layout"},
     "alone": {"--seed", "--cases"},
 }
 
@@ -628,6 +745,8 @@ def test_options_that_mean_nothing_to_a_stage_are_refused(
 ) -> None:
     """Each option that there is: an error of its own, or a verdict that it could have changed."""
     np.save("x_col.npy", np.ones((4, 1)))
+    np.save("dy.npy", np.ones((1, 2, 2, 1)))
+    np.save("digit_dy.npy", np.ones((1, 26, 26, 2)))
     named = [] if stage == "alone" else ["--stage", stage]
     monkeypatch.setattr("convmat.cli.stages.self_check", lambda *_, **__: [])
     for option, value in VALUES.items():

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+import convmat as cm
+
 SAMPLES = Path(__file__).parent.parent / "sample_images"
 DIGIT, SCENE, STROKES, EDGES, BIAS = (
     f"sample_images/{name}"
@@ -65,6 +67,12 @@ def npy(array: Any) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array)
     return stream.getvalue()
+
+
+def requantize(sums: Any, scale: float, zero: int, rounding: str, dtype: str) -> Any:
+    """What becomes of sums by one scale."""
+    made = cm.Quantization(scale=scale, output_zero_point=zero, rounding=rounding, dtype=dtype)
+    return made.apply(np.asarray(sums))
 
 
 def mostly_slow(cases: Iterable[Any], every: int = 3) -> list[Any]:

@@ -32,6 +32,7 @@ _SECTIONS = {
         "verify": "does the FC form equal the definition? does your result?",
         "compare": "are two arrays equal?",
         "probe": "layers whose right answer is exact; the verdict on yours",
+        "network": "every layer of a trained network as the FC layer it equals, verified",
     },
     "Look": {
         "locate": "which pixel is at a row and column, and where a pixel went",

@@ -24,6 +24,7 @@ _OPTION_OF = {
     "input_shape": ("--input-shape", "INPUT...", "[INPUT]...", "[INPUT]", "SIZE"),
     "output_shape": ("--output-shape", "INPUT...", "[INPUT]...", "SIZE"),
     "output": ("--output",),
+    "quantization": ("--quantize", "--requantize"),
     "column": ("--col",),
     "layers": ("--layer",),
     "x_col": ("X", "[INPUT]..."),
@@ -35,11 +36,11 @@ _NAMES_WIDTH = 24  # of options in a help text, at most; longer ones have a line
 # The sections of a command's help, after "Options", with the parameters that each shows, in order.
 _SECTIONS = {
     "The layer": "kernel bias kernel_size stride padding padding_mode dilation groups depthwise flip "
-    "transpose output_padding filters layers",
-    "Arrays and images": "input_shape output_shape layout kernel_layout order overlap dims dtype shape frame "
-    "alpha per_image",
-    "Output": "output formats dense figure animate theme scale at fps preview dry_run plan threads as_json brief quiet "
-    "help _click_default_help",
+    "transpose output_padding filters tile layers quantize requantize",
+    "Arrays and images": "input_shape output_shape layout kernel_layout order overlap dims dtype shape "
+    "kernel_dtype arithmetic frame alpha per_image",
+    "Output": "output formats dense values figure animate theme scale at fps preview dry_run plan threads "
+    "as_json brief quiet help _click_default_help",
 }
 
 

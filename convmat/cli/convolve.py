@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from convmat.cli.work import Work
     from convmat.figures.look import Look
+    from convmat.quantization import Quantization
     from convmat.shown import Fact
 
 _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
@@ -32,7 +33,13 @@ _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
         "output_padding": "transpose",
         "input_shape": "transpose",
     },
-    bars={"plan": "transpose", "animate": "transpose"},
+    bars={
+        "plan": "transpose",
+        "figure": "quantize requantize",
+        "animate": "transpose quantize requantize",
+        "quantize": "transpose requantize",
+        "requantize": "transpose",
+    },
 )
 @options.inputs_argument()
 @options.layer
@@ -46,6 +53,7 @@ _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
     "With --transpose, the shape of X where several give this Y: 28,28 or 28,28,1 or N,28,28,1; "
     "1,28,28 with --layout nchw."
 )
+@options.quantization_options
 @options.figure_option("the layer as the product X_col · W_col = Y, and Y as feature maps")
 @options.animate_option("the layer patch by patch")
 @options.look_of(options.at_option, options.fps_option)
@@ -56,6 +64,8 @@ def command(
     output_padding: Any,
     input_shape: tuple[int, ...] | None,
     plan: bool,
+    quantize: str | None,
+    requantize: tuple[Any, ...] | None,
     figure: str | None,
     animate: str | None,
     look: Look,
@@ -70,16 +80,23 @@ def command(
       convmat convolve sample_images/digit.png --kernel sample_images/strokes_2x7x7x1.npy --stride 7
       convmat convolve sample_images/digit.png --kernel box:2 --stride 2 --transpose -o larger.png
       convmat convolve sample_images/scene.png --kernel sobel-x --depthwise --figure layer.png
+      convmat convolve sample_images/digit.png --kernel sobel-x --quantize sample_images/quantized.toml
 
     FILE ending in .png, .jpg, .bmp, .gif, .tif, .webp, .pgm or .ppm is a picture, of one filter (gray) or
     three (RGB): values within 0..255 from an 8-bit input are rounded and kept; all others are stretched,
     the smallest to 0, the largest to 255. Any other FILE is Y as .npy, (N, H_out, W_out, K), or with
     --layout nchw (N, K, H_out, W_out).
 
+    With --quantize Y is what a layer of integers makes of them: FILE has, as TOML, input_zero_point,
+    weight_zero_point, scale (or multiplier and shift), output_zero_point, activation = [min, max], rounding,
+    accumulator and dtype; numbers, lists of one a filter, or names of .npy files beside it. The rounding is
+    tflite, tflite-single, tflite-16x8, cmsis-nn, float32, floor, half-up, half-even or half-away.
+
     With --transpose the options are those of the convolution that is transposed: INPUT is its Y, with K
     channels, and what comes out has the size and the C channels of its X, fold(Y · W_colᵀ). The bias has C
     numbers then. Kernels are those of PyTorch's ConvTranspose with --kernel-layout oihw.
     """
+    from convmat.cli.quantized import quantization_of
     from convmat.cli.work import write
 
     if transpose:
@@ -87,7 +104,9 @@ def command(
             **asked, output_padding=output_padding, input_shape=input_shape, figure=figure, look=look
         )
     else:
-        work = _convolved(**asked, shows_plan=plan, figure=figure, animate=animate, look=look)
+        quantization = quantization_of(quantize, requantize)
+        asked |= {"figure": figure, "animate": animate, "look": look}
+        work = _convolved(**asked, shows_plan=plan, quantization=quantization)
     write(work, output)
 
 
@@ -99,6 +118,7 @@ def _convolved(
     figure: str | None,
     animate: str | None,
     look: Look,
+    quantization: Quantization | None,
 ) -> Work:
     from convmat.cli.layer import open_layer
     from convmat.cli.output import STREAM_BYTES
@@ -110,14 +130,19 @@ def _convolved(
     from convmat.report.results import layer_facts, plan_facts
 
     batch, arguments = open_layer(inputs, layer)
+    asked = arguments | {"quantization": quantization, "threads": threads}
     # Of the whole batch, before its values are known; what runs are the plans of its parts.
-    plan = prepare(batch.empty(), **arguments, threads=threads).plan.for_batch(batch.shape[0])
-    check_memory("input", batch.chunk_bytes + STREAM_BYTES, "give smaller images")
+    whole = prepare(batch.empty(), **asked)
+    plan = whole.plan.for_batch(batch.shape[0])
+    held = batch.chunk_bytes
+    if quantization is not None:
+        held += quantization.pixel_bytes(held, batch.dtype)
+    check_memory("input", held + STREAM_BYTES, "give smaller images")
     ran: dict[str, Plan] = {}  # the first of each accumulator, which integers choose by their values
 
     def computed(chunks: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
         for x in chunks:
-            todo = prepare(x, **arguments, threads=threads, band_bytes=_BAND_BYTES)
+            todo = prepare(x, **asked, band_bytes=_BAND_BYTES)
             ran.setdefault(str(todo.plan.arithmetic.accumulator), todo.plan.for_batch(batch.shape[0]))
             yield from stream(todo)
 
@@ -126,11 +151,11 @@ def _convolved(
 
     work = Work(
         plan.output_shape,
-        plan.arithmetic.result,
+        whole.result,
         [],
         [
             *batch.facts(),
-            *layer_facts(plan, layer.flip, layer.layout),
+            *layer_facts(plan, layer.flip, layer.layout, whole.quantized),
             *absent("picture", "figure", "animation"),
         ],
         grid=lambda y: rows_grid(plan.geometry, "Y", y),
@@ -199,7 +224,7 @@ def _transposed(
         geometry.input_shape,
         dtype,
         blocks,
-        [*facts, *plan_facts([]), *absent("picture", "figure", "animation", "rows")],
+        [*facts, *plan_facts([]), *absent("picture", "figure", "animation", "rows", "quantization")],
         draw=draw,
         layout=layer.layout,
         from_8_bit=batch.dtype == "uint8",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,29 @@ from numpy.typing import NDArray
 from convmat.cli.figures import Kept, kept_bytes
 from convmat.cli.inputs import Batch
 from convmat.cli.options import LayerOptions
-from convmat.cli.output import watching
+from convmat.cli.output import warn, watching
+from convmat.figures.canvas import THEMES
 from convmat.figures.look import Look
 from convmat.figures.panels import IMAGES
 from convmat.figures.preview import check_preview, preview_text
-from convmat.figures.writing import as_pixels, check_drawable, check_finite, write_layer, write_patches
+from convmat.figures.writing import (
+    as_pixels,
+    check_drawable,
+    check_finite,
+    write_layer,
+    write_patches,
+    write_sheet,
+)
 from convmat.files.memory import check_memory
 from convmat.geometry import ConvGeometry
 from convmat.plan import Plan
 from convmat.report.tables import console_on
 from convmat.shown import Fact
+
+if TYPE_CHECKING:
+    from convmat.verification.comparison import Note
+    from convmat.verification.judge import Judged
+    from convmat.verification.verdict import Report
 
 _PIPED_WIDTH = 80  # of a preview, where there is no terminal
 
@@ -104,3 +117,36 @@ def draw_layer(
         )
 
     return rows, draw
+
+
+def draw_errors(figure: str, look: Look, verdict: Report, judge: Callable[[Note], Report]) -> list[Fact]:
+    """Draw the errors of a result, which is judged once more for them; what was drawn.
+
+    A result of another shape has none, and of none nothing is drawn: a warning says so.
+    """
+    from convmat.figures.errors import draw_verdict
+
+    if verdict.shape != verdict.expected_shape or not verdict.elements:
+        warn("--figure: there are no elements to compare; nothing is drawn")
+        return []
+    axes = len(verdict.shape) - 2
+    kept = (1, 2) if axes == 1 else (axes - 1, axes)
+    over = tuple(a for a in range(axes + 2) if a not in kept)
+    largest = np.zeros([verdict.shape[a] for a in kept])
+    wrong = np.zeros(largest.shape, bool)
+
+    def note(band: tuple[slice, ...], _: NDArray[Any], says: Judged) -> None:
+        far = np.where(np.isinf(says.error), np.inf, np.where(says.exactly, says.error, says.ratio))
+        at = tuple(band[a] for a in kept)
+        np.maximum(largest[at], far.max(over), out=largest[at])
+        wrong[at] |= says.outside.any(over)
+
+    judge(note)
+    title = f"{verdict.outside} of {verdict.elements} elements differ"
+    if axes == 1:
+        largest, wrong = largest.T, wrong.T
+    sheet = draw_verdict(largest, wrong, title, verdict.exact, THEMES[look.theme])
+    what = (
+        "filters and columns, the worst of all images" if axes == 1 else "the worst of all images and filters"
+    )
+    return [write_sheet(figure, sheet, look, what)]

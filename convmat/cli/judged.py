@@ -4,22 +4,66 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.cli.output import report
+from convmat.cli.command import refuse
+from convmat.cli.output import asked, report
+from convmat.files.memory import check_memory
 from convmat.files.npy import NpyInput
 from convmat.formats import narrow
 from convmat.layouts import output_layout, to_batch
-from convmat.report.verdicts import histogram_grid, verification_facts
+from convmat.report.verdicts import diagnosis_facts, histogram_grid, verification_facts
 
 if TYPE_CHECKING:
+    from convmat.cli.options import LayerOptions
+    from convmat.figures.look import Look
     from convmat.report.facts import Grid
     from convmat.shown import Fact
+    from convmat.verification.diagnosis import Findings
     from convmat.verification.verdict import Report
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """What the command line of `verify` says beside its inputs and the stage."""
+
+    layer: LayerOptions
+    input_shape: tuple[int, ...] | None
+    expected: str | None
+    grad: str | None
+    overlap: str
+    exact: bool
+    atol: float | None
+    rtol: float | None
+    quantize: str | None
+    requantize: tuple[Any, ...] | None
+    arithmetic: str | None
+    activation: str
+    explain: bool
+    diagnose: bool
+    figure: str | None
+    look: Look
+    seed: int
+    cases: int
+
+    def __post_init__(self) -> None:
+        if self.diagnose and self.expected is None:
+            refuse(["diagnose"], "goes with --expected")
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """How the library is to judge sums of floats."""
+        return self.tolerance | {"arithmetic": self.arithmetic, "activation": self.activation}
+
+    @property
+    def tolerance(self) -> dict[str, Any]:
+        """How the library is to judge."""
+        return {"exact": self.exact, "atol": self.atol, "rtol": self.rtol}
 
 
 class Judged(NamedTuple):
@@ -88,6 +132,33 @@ def results(array: NDArray[Any], shape: tuple[int, ...], layout: str) -> dict[st
     if array.shape in ((shape[0] * rows, shape[-1]), (shape[0], rows, shape[-1])) and not same:
         readings["rows"] = array.reshape(shape)
     return readings or {layout: said}
+
+
+def may_be_told(asks: VerifyOptions, array: NDArray[Any], size: int) -> bool:
+    """Whether mistakes are to be looked for in a result, if it differs from one of so many elements."""
+    return asks.diagnose and not asked("quiet") and array.size <= 2 * size
+
+
+def diagnosis(
+    asks: VerifyOptions,
+    verdict: Report,
+    array: NDArray[Any] | None,
+    find: Callable[[NDArray[Any]], Findings],
+    size: int = 0,
+) -> list[Fact]:
+    """The mistakes that `find` finds in a result that differs; nothing where none are looked for.
+
+    `size` is of elements that a wrong result may have, where those are more than the right one has.
+    """
+    from convmat.verification.attempts import SEARCH_BYTES
+    from convmat.verification.comparison import working_bytes
+
+    size = max(size, math.prod(verdict.expected_shape))
+    if array is None or verdict or not may_be_told(asks, array, size):
+        return []
+    needed = 3 * array.nbytes + SEARCH_BYTES + working_bytes(array.size, array.dtype)
+    check_memory("expected", needed, "add --no-diagnose")
+    return diagnosis_facts(find(array))
 
 
 def first_equal(

@@ -270,7 +270,8 @@ def _open_kernels(name: str, dims: int) -> _Source:
 
 
 def _is_array_name(name: str) -> bool:
-    return is_text(name) or name.endswith((".npy", ".npz")) or ".npz:" in name
+    named = name.endswith((".npy", ".npz", ".safetensors")) or ".npz:" in name or ".safetensors:" in name
+    return is_text(name) or named
 
 
 def _warn_of_kernels(name: str, shape: tuple[int, ...], dims: int) -> None:

@@ -8,12 +8,13 @@ import click
 
 from convmat.cli import options
 from convmat.cli.command import Command
-from convmat.cli.types import File
+from convmat.cli.types import File, OutputName
 from convmat.files.schema import Whole
 
 if TYPE_CHECKING:
     from convmat.figures.look import Look
     from convmat.matrix import LayerMap
+    from convmat.spectrum import Spectrum
 
 _WRITTEN = 1 << 24  # bytes of an archive that are written at a time
 
@@ -22,7 +23,7 @@ _WRITTEN = 1 << 24  # bytes of an archive that are written at a time
     "matrix",
     cls=Command,
     needs={"dense": "output", "theme": "figure", "scale": "figure"},
-    bars={"iterations": "no_spectrum"},
+    bars={"iterations": "no_spectrum", "values": "no_spectrum"},
 )
 @click.argument("source", metavar="[INPUT]", required=False, type=File())
 @options.absent_input_option
@@ -33,6 +34,12 @@ _WRITTEN = 1 << 24  # bytes of an archive that are written at a time
     kind=Whole(1, 1_000_000),
     help="Iterations that the norm of a large matrix may take.  [default: 500, or fewer where they take "
     "minutes]",
+)
+@click.option(
+    "--values",
+    metavar="FILE",
+    type=OutputName("npy"),
+    help="Write all singular values, as .npy, largest first.",
 )
 @click.option("--dense", is_flag=True, help="Write the dense matrix, as .npy.")
 @options.figure_option("where the matrix has entries, and their weights")
@@ -47,6 +54,7 @@ def command(
     layer: options.LayerOptions,
     no_spectrum: bool,
     iterations: int | None,
+    values: str | None,
     dense: bool,
     figure: str | None,
     look: Look,
@@ -64,11 +72,11 @@ def command(
 
     The FC layer on patches is W_col repeated: M = (I_P ⊗ W_colᵀ) · U, where U is the 0/1 matrix that
     unrolls, vec(X_col) = U · vec(X). An entry is stored also where its weight is 0. The facts do not need
-    M in memory, so they can be had of layers too large to write.
+    M in memory, so they can be had of layers too large to write. Of a layer too large for all of its singular
+    values the largest is told, between two bounds.
     """
     from convmat.cli.layer import open_linear_layer
     from convmat.cli.output import asked, report, wait, warn
-    from convmat.files.memory import check_memory
     from convmat.files.names import check_ending
     from convmat.layouts import output_layout
     from convmat.matrix import layer_map
@@ -79,19 +87,34 @@ def command(
         check_ending(output, "npy" if dense else "npz")
     batch, arguments = open_linear_layer(() if source is None else (source,), layer, input_shape)
     fc = layer_map(input_shape=batch.shape, layout=output_layout(layer.layout), **arguments)
-    if not (no_spectrum or asked("quiet")):
-        check_memory("input_shape", fc.spectrum_bytes, "add --no-spectrum")
+    wanted = values is not None or not (no_spectrum or asked("quiet"))
+    if wanted:
+        _check_spectrum(fc, values)
     if output is not None or figure is not None:
         _write(fc, dense, output, figure, look)
+    spectrum = None
+    if wanted:
+        spectrum = wait(lambda watch: fc.spectrum(iterations=iterations, watch=watch), "singular values")
+    if values is not None:
+        _write_values(values, spectrum)
     if asked("quiet"):
         return
-    spectrum = None
-    if not no_spectrum:
-        spectrum = wait(lambda watch: fc.spectrum(iterations=iterations, watch=watch), "singular values")
     facts = [*batch.facts(), *geometry_facts(fc.geometry, fc.padding_mode), *layer_matrix_facts(fc, spectrum)]
-    report(facts, output=output)
+    report(facts, output="-" if values == "-" else output)
     if spectrum is not None and not spectrum.converged:
         warn(f"the norm had not converged after {spectrum.iterations} iterations; give more --iterations")
+
+
+def _check_spectrum(fc: LayerMap, values: str | None) -> None:
+    """Refuse singular values that there is no memory for, or all of them of too large a layer."""
+    from convmat.errors import GeometryError
+    from convmat.files.memory import check_memory
+
+    check_memory("input_shape", fc.spectrum_bytes, "add --no-spectrum")
+    if values is not None and fc.method.name == "lanczos":
+        raise GeometryError(
+            "values", "M is too large for all singular values; leave it out, and the largest is told"
+        )
 
 
 def _write(fc: LayerMap, dense: bool, output: str | None, figure: str | None, look: Look) -> None:
@@ -111,3 +134,13 @@ def _write(fc: LayerMap, dense: bool, output: str | None, figure: str | None, lo
         matrix.save(output)
     if figure is not None:
         write_matrix(matrix, look, figure)
+
+
+def _write_values(name: str, spectrum: Spectrum | None) -> None:
+    """Write all singular values."""
+    from convmat.errors import DTypeError
+    from convmat.files.npy import write_npy
+
+    if spectrum is None or spectrum.values is None:
+        raise DTypeError("values", "weights that are not finite have no singular values; leave it out")
+    write_npy(name, spectrum.values.shape, spectrum.values.dtype, [spectrum.values])

@@ -20,6 +20,7 @@ from convmat.cli.types import (
     NumberType,
     OutputName,
     PaddingType,
+    RequantizeType,
     Sizes,
 )
 from convmat.errors import MappingIndexError
@@ -277,6 +278,19 @@ overlap_option = choice(
 )
 threads_option = number(
     "--threads", help="Threads to work with, 1 to 1024.  [default: CONVMAT_THREADS, or all cores]"
+)
+quantization_options = together(
+    click.option(
+        "--quantize",
+        metavar="FILE.toml",
+        type=File(),
+        help="A layer of integers, whose zero points, scales, rounding, activation and dtype FILE has.",
+    ),
+    click.option(
+        "--requantize",
+        type=RequantizeType(),
+        help="The same in short, as in 0.004,-3,tflite.",
+    ),
 )
 
 

@@ -11,8 +11,8 @@ command = Group(
       convmat probe write probe --k 3 --stride 2
       convmat probe judge probe probe/integers/y.npy
 
-    A probe is a folder of layers of small whole numbers, whose sums are exact in any order: only a result
-    that is equal is right, in float16 as in int8.
+    A probe is a folder of layers whose sums are exact in any order: only a result that is equal is right, in
+    float16 as in int8.
     """,
     sections={
         "Commands": {

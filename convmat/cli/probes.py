@@ -20,9 +20,11 @@ from convmat.files.outputs import open_output, reading
 from convmat.files.schema import (
     SEED,
     Anything,
+    Either,
     Fields,
     Items,
     Kind,
+    Number,
     OneOf,
     Rows,
     Text,
@@ -34,13 +36,16 @@ from convmat.files.schema import (
 from convmat.files.sources import c_header, hex_lines
 from convmat.geometry import KERNEL_LIMIT, ORDERS, ConvGeometry
 from convmat.layouts import KERNEL_LAYOUTS, from_batch, to_batch, to_filters
-from convmat.verification.probes import ARRAYS, CASES, MOST_ELEMENTS, PROBE_DTYPES, Inputs, Probe
+from convmat.verification.operands import ARITHMETICS, PROBE_DTYPES
+from convmat.verification.probes import ARRAYS, CASES, MOST_ELEMENTS, Bits, Inputs, Probe
 from convmat.watching import Watch
 from convmat.words import SIDE_NAMES
 
 _RECORD = "probe.json"
 _REMEDY = "write the probe again"
 _IMAGES = ("x", "accumulators", "y")  # the arrays that are images
+_LARGEST = ("x", "kernel", "bias", "y")  # those whose largest number is told
+_MOST_BITS = 128
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,11 @@ def write_probe(
     folder: str, probe: Probe, layouts: Layouts, seed: int, formats: Collection[str], watch: Watch
 ) -> list[dict[str, Any]]:
     """Write a folder with all that a probe is and gives; what its record says of each case."""
-    cases = {
-        name: {
-            key: layouts.written(key, array)
-            for key, array in (inputs._asdict() | probe.results(inputs)).items()
-        }
-        for name, inputs in watch(probe.inputs(seed), len(CASES))
-    }
-    facts = [_case(name, arrays) for name, arrays in cases.items()]
+    cases, facts = {}, []
+    for name, inputs in watch(probe.inputs(seed), len(CASES)):
+        arrays = inputs._asdict() | probe.results(inputs)
+        facts.append(_case(name, arrays, probe.bits(inputs)))
+        cases[name] = {key: layouts.written(key, array) for key, array in arrays.items()}
     record = _record(probe, layouts, seed) | {"cases": facts}
     with new_folder(folder) as made:
         for name, arrays in cases.items():
@@ -120,22 +122,27 @@ def _record(probe: Probe, layouts: Layouts, seed: int) -> dict[str, Any]:
         "layout": layouts.images,
         "kernel_layout": layouts.kernels,
         "order": probe.order,
-        "dtype": str(probe.dtype),
+        "dtype": str(probe.operands.x),
+        "kernel_dtype": str(probe.operands.kernel),
+        "arithmetic": probe.arithmetic,
+        "tile": list(probe.tile) or None,
         "seed": seed,
         "terms": probe.terms,
-        "exact_below": probe.limit,
+        "exact_below": probe.operands.limit,
     }
 
 
-def _case(name: str, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
-    largest = {key: int(np.abs(arrays[key].astype(float)).max()) for key in ("x", "kernel", "bias", "y")}
-    return {"name": name, "about": CASES[name], **{f"largest_{key}": most for key, most in largest.items()}}
+def _case(name: str, arrays: dict[str, NDArray[Any]], bits: Bits) -> dict[str, Any]:
+    largest = {key: float(np.abs(arrays[key].astype(float)).max()) for key in _LARGEST}
+    whole = {f"largest_{key}": int(most) if most.is_integer() else most for key, most in largest.items()}
+    needs = {f"bits_{key}": count for key, count in bits._asdict().items()}
+    return {"name": name, "about": CASES[name], **whole, **needs}
 
 
-def _macros(probe: Probe) -> dict[str, int]:
-    """The sizes of a probe as a C header names them."""
+def _macros(probe: Probe) -> dict[str, int | str]:
+    """The sizes of a probe as a C header names them, and a macro that does something for each case."""
     geometry = probe.geometry
-    macros = {"PROBE_N": geometry.batch}
+    macros: dict[str, int | str] = {"PROBE_N": geometry.batch}
     for axis, name in enumerate(geometry.axis_names):
         for what in ("input_size", "kernel_size", "stride", "dilation", "output_size"):
             upper = f"PROBE_{what.removesuffix('_size').upper()}_{name.upper()}"
@@ -149,6 +156,8 @@ def _macros(probe: Probe) -> dict[str, int]:
         "PROBE_GROUPS": geometry.groups,
         "PROBE_X_COL_ROWS": rows,
         "PROBE_X_COL_COLUMNS": columns,
+        "PROBE_CASES": len(CASES),
+        "PROBE_EACH(CASE)": " ".join(f"CASE({name.replace('-', '_')})" for name in CASES),
     }
 
 
@@ -170,8 +179,9 @@ def open_probe(folder: str) -> tuple[Probe, Layouts]:
         sizes = {key: said[key] for key in ("input_shape", "kernel_size", "stride", "dilation", "groups")}
         try:
             geometry = ConvGeometry(**sizes, padding=said["padding"] or said["pads"])
-            numbers = said["filters"], np.dtype(said["dtype"])
-            probe = Probe(geometry, *numbers, said["flip"], said["padding_mode"], said["order"])
+            dtypes = {key: np.dtype(said[key]) for key in ("dtype", "kernel_dtype")}
+            same = {key: said[key] for key in ("filters", "flip", "padding_mode", "order", "arithmetic")}
+            probe = Probe(geometry, **dtypes, **same, tile=tuple(said["tile"] or ()))
         except ConvmatError as error:
             raise _damaged(name, str(error)) from None
         layouts = Layouts(said["layout"], said["kernel_layout"])
@@ -188,7 +198,8 @@ def _damaged(name: str, problem: str) -> FileError:
 def _record_kind() -> Kind:
     """What probe.json must be, but for what follows from its geometry."""
     count, step, pixels = Whole(1, MOST_ELEMENTS), Whole(1, STEP_LIMIT), Whole(0, STEP_LIMIT)
-    largest = dict.fromkeys(("largest_x", "largest_kernel", "largest_bias", "largest_y"), pixels)
+    numbers: dict[str, Kind] = dict.fromkeys((f"largest_{key}" for key in _LARGEST), Number(0))
+    numbers |= dict.fromkeys((f"bits_{key}" for key in Bits._fields), Whole(0, _MOST_BITS))
     names = dict.fromkeys(("output_size", "matrix_shape", "terms", "exact_below"), Anything())
     kinds: dict[str, Kind] = {
         **names,
@@ -203,8 +214,11 @@ def _record_kind() -> Kind:
         "kernel_layout": OneOf(KERNEL_LAYOUTS),
         "order": OneOf(ORDERS),
         "dtype": OneOf(PROBE_DTYPES),
+        "kernel_dtype": OneOf(PROBE_DTYPES),
+        "arithmetic": OneOf((None, *ARITHMETICS)),
+        "tile": Either((OneOf((None,)), Rows((2, 3, 4), lambda _: count)), "None or a size of each axis"),
         "seed": SEED,
-        "cases": Items(tuple(Fields({"name": OneOf((name,)), "about": Text(), **largest}) for name in CASES)),
+        "cases": Items(tuple(Fields({"name": OneOf((name,)), "about": Text(), **numbers}) for name in CASES)),
     }
     sizes: dict[str, Kind] = {"kernel_size": Whole(1, KERNEL_LIMIT), "stride": step, "dilation": step}
     sizes["pads"] = Items((pixels, pixels))

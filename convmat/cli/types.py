@@ -35,7 +35,9 @@ class Type(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4
 
 
 class File(Type):
-    """A file's name, or a folder's. Shells complete it; after `file.npz:` by the names of its arrays."""
+    """A file's name, or a folder's. Shells complete it, after `file.npz:` and `file.safetensors:` by the
+    names of arrays.
+    """
 
     def __init__(self, is_folder: bool = False, kernels: bool = False) -> None:
         self.is_folder, self._kernels = is_folder, kernels
@@ -55,9 +57,10 @@ class File(Type):
     ) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
-        archive, colon, _ = incomplete.partition(".npz:")
-        if colon:
-            return _items(_arrays(f"{archive}.npz"), incomplete)
+        for suffix in (".npz", ".safetensors"):
+            archive, colon, _ = incomplete.partition(f"{suffix}:")
+            if colon:
+                return _items(_arrays(f"{archive}{suffix}"), incomplete)
         kernels = _items(_kernel_names(), incomplete) if self._kernels else []
         return [CompletionItem(incomplete, type="dir" if self.is_folder else "file"), *kernels]
 
@@ -82,9 +85,11 @@ def _items(names: list[str] | tuple[str, ...], beginning: str) -> list[Completio
 
 def _arrays(archive: str) -> list[str]:
     from convmat.files.members import archive_names
+    from convmat.files.tensors import read_tensors
 
     with suppress(FileError):
-        return [f"{archive}:{name}" for name in archive_names(archive)]
+        names = archive_names if archive.endswith(".npz") else read_tensors
+        return [f"{archive}:{name}" for name in names(archive)]
     return []
 
 
@@ -182,6 +187,18 @@ class DType(Type):
             raise click.BadParameter(error.problem) from None
 
 
+class NamedShape(InputShape):
+    """The shape of a network's input, with its name before it where there are several."""
+
+    metavar = "[NAME=]N[,N]"
+    example = "1,3,224,224, or with the input's name: x=1,3,224,224"
+    most = 8
+
+    def read(self, text: str) -> Any:
+        name, _, shape = text.rpartition("=")
+        return name, super().read(shape)
+
+
 class Pixel(InputShape):
     """A pixel and a channel: y,x,c, and n before them if need be."""
 
@@ -229,6 +246,18 @@ class PaddingType(Pads):
         return _items(PADDING_NAMES, incomplete)
 
 
+class Numbers(Type):
+    """Decimal numbers, joined by commas."""
+
+    metavar = "N,N"
+
+    def read(self, text: str) -> tuple[float, ...]:
+        try:
+            return tuple(float(part) for part in text.split(","))
+        except ValueError:
+            raise click.BadParameter(f"{shown(text)} is not numbers; write 127.5,127.5") from None
+
+
 class LayerType(Type):
     """One layer of a chain, as in k=7,s=2,p=3; numbers for each axis are joined by x."""
 
@@ -266,6 +295,27 @@ class RequantizeType(Type):
         except ValueError:
             form = "write scale, zero point and rounding, as in 0.0037,-3,half-even"
             raise click.BadParameter(f"{shown(text)} is no requantization; {form}") from None
+
+
+class Tile(Sizes):
+    """What a kernel computes at a time: outputs along each spatial axis, and filters."""
+
+    metavar = "N,N[,N]"
+    example = "a size of each spatial axis, then filters: 16,16,32"
+    most = 4
+
+
+class ArithmeticType(Type):
+    """The name of an arithmetic, which the library knows."""
+
+    metavar = "NAME"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from convmat.verification.numerics import NAMES
+
+        return _items(NAMES, incomplete)
 
 
 class Formats(Type):

@@ -8,13 +8,23 @@ import click
 
 from convmat.cli import options
 from convmat.cli.command import Command, given_options
-from convmat.cli.types import File, RequantizeType
+from convmat.cli.types import ArithmeticType, File
 from convmat.files.schema import SEED, Whole
 
-_STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix")
+_STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix", "dx", "dw", "db")
 
 
-@click.command("verify", cls=Command, bars={"exact": "requantize"})
+@click.command(
+    "verify",
+    cls=Command,
+    needs={"theme": "figure", "scale": "figure"},
+    bars={
+        "exact": "requantize quantize",
+        "quantize": "requantize activation",
+        "requantize": "activation",
+        "arithmetic": "exact atol rtol requantize quantize",
+    },
+)
 @options.inputs_argument(required=False)
 @options.layer_of(
     options.kernel_options, options.bias_option, options.k_option(required=False), options.order_option
@@ -28,19 +38,36 @@ _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix")
 @options.choice(
     "--stage", _STAGES, "Whose result is judged, against the definition of that stage.", "convolve"
 )
+@click.option(
+    "--grad",
+    metavar="FILE",
+    type=File(),
+    help="dY, the gradient by the layer's result, as .npy; with --stage dx, dw or db; - is standard input.",
+)
 @options.input_shape_option(
-    "With --stage fold, what was unrolled; with --stage matrix, an input that need not exist: 28,28,1."
+    "With --stage fold, what was unrolled; with --stage matrix or dx, an input that need not exist: 28,28,1."
 )
 @options.overlap_option
 @options.tolerance_options
 @click.option(
-    "--requantize",
-    type=RequantizeType(),
-    help="Judge a quantized result: int32 sums times the scale, rounded half-up, half-even, half-away or as "
-    "gemmlowp does, plus the zero point, cut off at the ends of the dtype: int8, uint8 or int16.",
+    "--arithmetic",
+    type=ArithmeticType(),
+    help="Judge by the bound of another arithmetic than the dtypes': tf32, float16 or bfloat16 operands, "
+    "summed in float32, or with -accumulate in their own format, with -rounded the result in it, too; "
+    "tf32-truncated, bfloat16-truncated; float16-result, bfloat16-result; flush; winograd:2, :4, :6; fft.",
 )
+@click.option(
+    "--activation",
+    metavar="relu|relu6|clamp:LO,HI|none",
+    default="none",
+    show_default=True,
+    help="What is fused with your kernel: it is applied to the definition.",
+)
+@options.quantization_options
 @click.option("--explain", is_flag=True, help="Show the sum of the worst element term by term.")
 @options.diagnose_option
+@options.figure_option("how far off each position of Y is, the worst of all images and filters")
+@options.look_of()
 @options.number("--seed", kind=SEED, default=2017, help="Of the random numbers of the self-check.")
 @options.number(
     "--cases",
@@ -55,6 +82,7 @@ def command(inputs: tuple[str, ...], stage: str, **asks: Any) -> None:
     \b
     Example:
       convmat verify sample_images/digit.png --kernel sample_images/strokes_2x7x7x1.npy --stride 7
+      convmat verify sample_images/digit.png --kernel sobel-x --quantize sample_images/quantized.toml
       convmat verify
 
     Alone it checks itself, over geometries, dtypes and layouts. With INPUT and --kernel it compares the
@@ -64,11 +92,13 @@ def command(inputs: tuple[str, ...], stage: str, **asks: Any) -> None:
 
     With --stage the result is that of another command on the same layer: X_col of unroll (--kernel or --k),
     W_col of flatten-filters (no INPUT), images of fold (INPUT is X_col; --k and --input-shape), or the matrix
-    of matrix, as .npz or dense as .npy.
+    of matrix, as .npz or dense as .npy. Or it is a gradient of the layer, from --grad dY: dx of the input
+    (INPUT or --input-shape, and --kernel), dw of the filters (INPUT, and --kernel or --k), db of the bias.
 
     Exit status: 0 equal, 1 different, 2 trouble.
     """
-    from convmat.cli.stages import VerifyOptions, stage_of
+    from convmat.cli.judged import VerifyOptions
+    from convmat.cli.stages import stage_of
 
     judge = stage_of(stage, inputs, given_options())
     judge(inputs, VerifyOptions(**asks)).tell()

@@ -158,6 +158,11 @@ def faded(colours: NDArray[np.uint8], theme: Theme) -> NDArray[np.uint8]:
     return ((colours.astype(np.uint16) + np.array(theme.padding, np.uint16)) // 2).astype(np.uint8)
 
 
+def mixed(colour: Colour, other: Colour, part: float) -> list[float]:
+    """A part of one colour, and the rest of another."""
+    return [part * a + (1 - part) * b for a, b in zip(colour, other, strict=True)]
+
+
 def number_text(value: Any) -> str:
     """A number in a cell: integers exact, floats to three digits."""
     return str(int(value)) if np.asarray(value).dtype.kind in "biu" else f"{float(value):.3g}"

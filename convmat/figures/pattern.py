@@ -14,12 +14,12 @@ from convmat.figures.canvas import (
     MARGIN,
     SMALL,
     Box,
-    Colour,
     Label,
     Sheet,
     Theme,
     centred,
     label,
+    mixed,
     number_text,
     text_size,
 )
@@ -100,14 +100,10 @@ def _shares(matrix: LayerMatrix, rows: int, columns: int, theme: Theme) -> tuple
     shade = np.sqrt(share / fullest)[..., None] if fullest else share[..., None]
     accent = ACCENTS[4]
     faint, full = (
-        np.array(_mixed(accent, other, part)) for other, part in ((theme.paper, 0.3), (theme.ink, 0.5))
+        np.array(mixed(accent, other, part)) for other, part in ((theme.paper, 0.3), (theme.ink, 0.5))
     )
     colours = np.where(shade > 0, faint + (full - faint) * shade, theme.paper).round().astype(np.uint8)
     return Faces(colours, None, np.zeros(share.shape, bool), lambda i, j: ""), fullest
-
-
-def _mixed(colour: Colour, other: Colour, part: float) -> list[float]:
-    return [part * a + (1 - part) * b for a, b in zip(colour, other, strict=True)]
 
 
 def _ticks(frame: Box, shape: tuple[int, int], shapes: list[tuple[int, ...]], axis: int) -> list[Label]:

@@ -26,8 +26,7 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     ),
     (
         rb".{4}[\0-\x0f]\0\0\0\{\s*\"",
-        "is a safetensors file; export an array in Python: "
-        'numpy.save("w.npy", safetensors.numpy.load_file("w.safetensors")["name"])',
+        "is a safetensors file, which no pipe can carry; name it as a file: file.safetensors:name",
     ),
     (rb"\x1f\x8b", "is compressed by gzip; unpack it first, as in gunzip -c FILE | convmat … -"),
     (rb".{4}ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", _PICTURE.format("HEIC")),

@@ -56,6 +56,7 @@ _ENDINGS = {
     "figure": (*PICTURE_FORMATS, VECTOR),
     "animation": (*ANIMATION_FORMATS, VECTOR),
     "folder": (),
+    "onnx": (".onnx",),
 }
 
 
@@ -72,14 +73,15 @@ def is_picture(name: str) -> bool:
 def check_ending(name: str, *kinds: str) -> None:
     """Refuse a name whose ending says another format than what is written under it.
 
-    `kinds` are what may be written, of npy, npz, picture, figure, animation, folder. What is seen must
+    `kinds` are what may be written, of npy, npz, picture, figure, animation, folder, onnx. What is seen must
     have an ending of theirs; all others may have one that says nothing, or none.
 
     Raises:
         FileError: another ending, or "-" for what is no .npy array.
     """
-    if name == "-" and "npz" in kinds and "npy" not in kinds:
-        raise FileError("standard output", "carries .npy bytes, and this is an .npz archive; name a file")
+    for kind, named in (("npz", "an .npz archive"), ("onnx", "an ONNX model")):
+        if name == "-" and kind in kinds and "npy" not in kinds:
+            raise FileError("standard output", f"carries .npy bytes, and this is {named}; name a file")
     fitting = [suffix for kind in kinds for suffix in _ENDINGS[kind]]
     if ending(name) in fitting:
         return
@@ -88,7 +90,7 @@ def check_ending(name: str, *kinds: str) -> None:
             seen = "picture" if kind == "figure" else kind
             raise FileError(name or "''", f"is no {seen}'s name; end it in one of {', '.join(fitting)}")
     if ending(name) in _NAMED:
-        what = {"npy": ".npy", "npz": ".npz", "picture": "a picture", "folder": "a folder"}
-        written = " or ".join(what[kind] for kind in kinds)
+        what = {"picture": "a picture", "folder": "a folder"}
+        written = " or ".join(what.get(kind, f".{kind}") for kind in kinds)
         remedy = f"name it {fitting[0]}" if fitting else "leave the ending out"
         raise FileError(name, f"is {_NAMED[ending(name)]}'s name, and this is written as {written}; {remedy}")

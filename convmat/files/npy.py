@@ -27,6 +27,7 @@ from convmat.files.names import check_ending
 from convmat.files.numbers import is_text, read_numbers
 from convmat.files.outputs import open_output, reading
 from convmat.files.streams import CHUNK, Pipe, is_pipe, open_file, shown_name, take
+from convmat.files.tensors import is_safetensors, open_tensor
 from convmat.formats import Stored, stored
 
 MAGIC = b"\x93NUMPY"
@@ -41,8 +42,9 @@ class NpyInput:
 
     Args:
         name: a path, "-" for standard input, "file.npz:member" for an array of an archive, "file.npz" where
-            it has one alone; a .txt or .csv file is its numbers, (lines, columns). What is said of a
-            `Described` one is the dtype of an .npy array that NumPy has none for, or all of raw numbers.
+            it has one alone; "file.safetensors:name" likewise; a .txt or .csv file is its numbers, (lines,
+            columns). What is said of a `Described` one is the dtype of an .npy array that NumPy has none for,
+            or all of raw numbers.
         stream: the bytes, where they have been opened already; to be read once.
         mapped_from: bytes of data above which a file is mapped.
 
@@ -213,7 +215,9 @@ def _open(name: str) -> io.BufferedIOBase:
     if is_pipe(name):
         return Pipe(name)
     if (member := split_member(name)) is not None:
-        return open_member(*member, name)
+        with open_file(member[0]) as file:
+            of_tensors = is_safetensors(file.peek(KNOWN_BYTES))
+        return (open_tensor if of_tensors else open_member)(*member, name)
     said = said_of(name)
     if is_text(name) and not said.is_own:
         return _as_npy(read_numbers(name))
@@ -221,6 +225,9 @@ def _open(name: str) -> io.BufferedIOBase:
     if stream.peek(len(ZIP_MAGIC)).startswith(ZIP_MAGIC) and not said.is_raw(name, True):
         stream.close()
         return open_only_member(name)
+    if is_safetensors(stream.peek(KNOWN_BYTES)):
+        stream.close()
+        return open_tensor(name, None, name)
     return stream
 
 
@@ -345,9 +352,14 @@ def is_array(name: str, pipe: Pipe | None = None) -> bool:
     else:
         start = b""
         with suppress(OSError), open(name, "rb") as stream:
-            start = stream.read(len(MAGIC))
+            start = stream.read(KNOWN_BYTES)
     said = said_of(name)
-    if start.startswith((MAGIC, ZIP_MAGIC)) or (pipe is None and is_text(name)) or said.is_own:
+    if (
+        start.startswith((MAGIC, ZIP_MAGIC))
+        or (pipe is None and is_text(name))
+        or said.is_own
+        or is_safetensors(start)
+    ):
         return True
     if said.shape is None and not is_raw_name(name):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,20 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LINE = 100  # characters
+_TRAILING = re.compile(r"\.?0*(p)")  # zeros, of 0x1.8000000000000p-3
 
 
-def c_header(guard: str, numbers: Mapping[str, int], arrays: Mapping[str, NDArray[Any]]) -> Iterator[str]:
-    """The lines of a C99 header: numbers as macros, arrays, flat in C order, as `static const`.
+def c_header(
+    guard: str, macros: Mapping[str, int | str], arrays: Mapping[str, NDArray[Any]]
+) -> Iterator[str]:
+    """The lines of a C99 header: macros, and arrays, flat in C order, as `static const`.
 
-    float16, which C99 has not, is written as its IEEE bits in uint16_t.
+    Fractions are in hexadecimal, which is exact. float16, which C99 has not, is written as its IEEE bits in
+    uint16_t.
     """
     yield f"#ifndef {guard}"
     yield f"#define {guard}"
     yield ""
     yield "#include <stdint.h>"
     yield ""
-    for name, number in numbers.items():
-        yield f"#define {name} {number if number >= 0 else f'({number})'}"
+    for name, value in macros.items():
+        yield f"#define {name} {value if isinstance(value, str) or value >= 0 else f'({value})'}"
     for name, array in arrays.items():
         half = array.dtype == np.float16
         shown = " × ".join(map(str, array.shape)).replace("×", "x")
@@ -41,7 +46,9 @@ def c_header(guard: str, numbers: Mapping[str, int], arrays: Mapping[str, NDArra
 def _c_number(value: Any) -> str:
     if value.dtype.kind != "f":
         return str(int(value))
-    return repr(float(value)) + ("f" if value.dtype == np.float32 else "")
+    number = float(value)
+    text = repr(number) if number.is_integer() else _TRAILING.sub(r"\1", number.hex())
+    return text + ("f" if value.dtype == np.float32 else "")
 
 
 def _wrapped(words: Iterator[str]) -> Iterator[str]:

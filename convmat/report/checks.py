@@ -97,8 +97,11 @@ def probe_facts(
 ) -> list[Fact]:
     """A probe that was written."""
     geometry, written = probe.geometry, [name for name in ("npy", "c", "hex") if name in {"npy", *formats}]
-    dtypes = f"{probe.dtype}; bias and Y {probe.summed}, accumulators int32"
-    about = f"probe of X_col {sizes(geometry.matrix_shape)}, {probe.dtype}, in {folder}"
+    operands = probe.operands
+    given = str(operands.x) if operands.x == operands.kernel else f"{operands.x}, kernels {operands.kernel}"
+    dtypes = f"{given}; bias and Y {operands.summed}, accumulators {operands.accumulator}"
+    about = f"probe of X_col {sizes(geometry.matrix_shape)}, {given}, in {folder}"
+    arithmetic = f"{probe.arithmetic or operands.x}: sums of {operands.sum_bits} bits"
     return [
         Fact("probe", "probe", folder, folder, brief=about),
         *geometry_facts(geometry, probe.padding_mode),
@@ -109,28 +112,25 @@ def probe_facts(
         Fact("layout", "layouts", layout, f"{layout}, kernels {kernel_layout}, columns {probe.order}"),
         Fact("kernel_layout", "", kernel_layout, ""),
         Fact("order", "", probe.order, ""),
-        Fact("dtype", "dtype", str(probe.dtype), dtypes),
+        Fact("dtype", "dtype", str(operands.x), dtypes),
+        Fact("kernel_dtype", "", str(operands.kernel), ""),
+        Fact("arithmetic", "arithmetic", probe.arithmetic, arithmetic),
+        Fact("tile", "tile" if probe.tile else "", list(probe.tile) or None, sizes(probe.tile)),
         Fact("formats", "formats", written, ", ".join(written)),
         Fact("seed", "seed", seed, str(seed)),
         Fact("cases", "", cases, ""),
     ]
 
 
-def probe_grid(cases: Sequence[dict[str, Any]], probe: Probe) -> Grid:
+def probe_grid(cases: Sequence[dict[str, Any]]) -> Grid:
     """The cases of a probe, a line each."""
-    columns = ("case", "what it is", "max |x|", "max |w|", "sums, at most", "exact below")
-    lines = [
-        (
-            case["name"],
-            case["about"],
-            str(case["largest_x"]),
-            str(case["largest_kernel"]),
-            str(probe.terms * case["largest_x"] * case["largest_kernel"] + case["largest_bias"]),
-            str(probe.limit),
-        )
-        for case in cases
-    ]
-    return Grid("", columns, lines)
+    columns = ("case", "what it is", "max |x|", "max |w|", "bits of x", "of w", "of sums")
+    keys = ("largest_x", "largest_kernel", "bits_x", "bits_kernel", "bits_sums")
+    return Grid(
+        "",
+        columns,
+        [(case["name"], case["about"], *(f"{case[key]:.6g}" for key in keys)) for case in cases],
+    )
 
 
 def judged_facts(folder: str, stage: str, reports: Mapping[str, Report], others: Sequence[str]) -> list[Fact]:

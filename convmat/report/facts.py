@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,12 @@ from convmat.words import (
     pads_text,
 )
 
+if TYPE_CHECKING:
+    from convmat.quantization import Quantization
+
 AXIS_KEYS = tuple(f"output_{name}" for name in AXIS_NAMES[3])
+
+_CAUSES = ("diagnosis", "where", "instead")
 
 PREVIEW_ELEMENTS = 20_000
 """Matrices of at most so many elements have rows of theirs shown."""
@@ -47,6 +52,13 @@ def absent(*keys: str) -> list[Fact]:
     return [Fact(key, "", None, "") for key in keys]
 
 
+def quantization_facts(quantization: Quantization | None) -> list[Fact]:
+    """What became of a layer's sums; the key is there for layers of which nothing did, too."""
+    if quantization is None:
+        return absent("quantization")
+    return [Fact("quantization", "quantized", quantization.as_dict(), str(quantization))]
+
+
 def brief_text(facts: Sequence[Fact], output: str | None = None) -> str:
     """The facts in one line, with the file that they were written to."""
     file = {None: "", "-": ", on standard output"}.get(output, f", in {output}")
@@ -54,8 +66,12 @@ def brief_text(facts: Sequence[Fact], output: str | None = None) -> str:
 
 
 def headline(facts: Sequence[Fact]) -> str:
-    """The facts in one line, a verdict first."""
-    briefs = sorted((fact for fact in facts if fact.brief), key=lambda fact: fact.key != "equal")
+    """The facts in one line, a verdict first, and of what is known of a difference what says most."""
+    causes = sorted(
+        (fact for fact in facts if fact.brief and fact.key in _CAUSES), key=lambda f: _CAUSES.index(f.key)
+    )
+    told = [fact for fact in facts if fact.brief and fact.key not in _CAUSES]
+    briefs = sorted([*told, *causes[:1]], key=lambda fact: fact.key != "equal")
     return ", ".join(fact.brief for fact in briefs)
 
 

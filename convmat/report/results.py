@@ -15,6 +15,7 @@ from convmat.report.facts import (
     absent,
     ends_grid,
     geometry_facts,
+    quantization_facts,
     result_facts,
     values_text,
 )
@@ -25,6 +26,7 @@ from convmat.words import LINE_NAMES, TAP_NAMES, axes_text, columns_text, transp
 if TYPE_CHECKING:
     from convmat.matrix import LayerMap
     from convmat.plan import Plan
+    from convmat.quantization import Quantization
     from convmat.spectrum import Spectrum
 
 
@@ -71,16 +73,18 @@ def values_grid(title: str, matrix: NDArray[Any]) -> Grid:
     return ends_grid(title, ("row", "values"), len(matrix), lambda row: (str(row), values_text(matrix[row])))
 
 
-def layer_facts(plan: Plan, flip: bool, layout: str) -> list[Fact]:
+def layer_facts(plan: Plan, flip: bool, layout: str, quantization: Quantization | None) -> list[Fact]:
     """A convolution: its geometry and its matrices."""
     geometry = plan.geometry
+    dtype = plan.arithmetic.result if quantization is None else np.dtype(quantization.dtype)
     return [
         Fact("transpose", "", False, ""),
         *geometry_facts(geometry, plan.padding_mode),
         *_filter_facts(geometry, plan.filters, flip),
         shape_fact("matrix_shape", "X_col", geometry.matrix_shape),
         shape_fact("weights_shape", "W_col", (geometry.terms, plan.filters)),
-        *_image_facts("Y", plan.output_shape, layout, plan.arithmetic.result),
+        *quantization_facts(quantization),
+        *_image_facts("Y", plan.output_shape, layout, dtype),
     ]
 
 
@@ -205,38 +209,14 @@ def layer_matrix_facts(layer: LayerMap, spectrum: Spectrum | None) -> list[Fact]
         Fact("bytes", "bytes, sparse", layer.nbytes, bytes_text(layer.nbytes)),
         Fact("dense_bytes", "bytes, dense", layer.dense_bytes, bytes_text(layer.dense_bytes)),
         Fact("frobenius_norm", "Frobenius norm", norm, f"{norm:.10g}"),
-        *_spectrum_facts(spectrum),
+        *(absent(*_OF_A_SPECTRUM) if spectrum is None else spectrum.facts()),
     ]
 
 
-def _spectrum_facts(spectrum: Spectrum | None) -> list[Fact]:
-    """Singular values; None for those that are not known, with the reason."""
-    keys = ("spectral_norm", "spectral_error", "method", "iterations", "converged")
-    if spectrum is None:
-        return absent(*keys, "smallest_singular_value", "rank", "condition")
-    s = spectrum
-    how = {
-        "dense": "of a dense copy",
-        "fourier": "exact, by Fourier transform: circular, stride 1",
-        "lanczos": f"{'' if s.converged else 'not converged '}to ±{s.error:.2g}, "
-        f"{s.iterations} Lanczos iterations",
-    }[s.method]
-    unknown = "unknown: M is too large for all singular values"
-    smallest, rank, condition = (
-        unknown if value is None else f"{value:.{digits}g}"
-        for value, digits in ((s.smallest, 10), (s.rank, 15), (s.condition, 6))
-    )
-    label, largest = "largest singular value", f"{s.largest:.10g}"
-    hidden = zip(keys[1:], (s.error, s.method, s.iterations, s.converged), strict=True)
-    return [
-        Fact("spectral_norm", label, s.largest, f"{largest}  ({how})", brief=f"{label} {largest}"),
-        *(Fact(key, "", value, "") for key, value in hidden),
-        Fact("smallest_singular_value", "smallest singular value", s.smallest, smallest),
-        Fact("rank", "rank", s.rank, rank),
-        Fact("condition", "condition", s.condition, condition),
-    ]
-
-
+_OF_A_SPECTRUM = (
+    *("spectral_norm", "spectral_error", "method", "iterations", "converged", "spectral_norm_upper"),
+    *("upper_method", "smallest_singular_value", "smallest_singular_value_upper", "rank", "condition"),
+)
 _OF_A_PLAN = (
     *("kernel", "level", "accumulators", "in_place", "band_shape", "box_shape", "scratch_bytes", "threads"),
     *("flops", "bytes"),

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from convmat.geometry import ConvGeometry
-from convmat.report.facts import Grid, absent
+from convmat.report.facts import Grid, absent, quantization_facts
 from convmat.shown import Fact, percent, shape_fact, sizes
 from convmat.verification.layer import Explanation
-from convmat.verification.quantization import Requantize
 from convmat.verification.stages import STAGES
 from convmat.verification.verdict import HISTOGRAM, Report, number_text, plain
 from convmat.words import LINE_NAMES, POSITION_NAMES, TAP_NAMES
 
 if TYPE_CHECKING:
+    from convmat.quantization import Quantization
     from convmat.verification.diagnosis import Findings
+    from convmat.verification.evidence import Effect
+    from convmat.verification.moved import Holds
 
 _SHOWN_TERMS = 8  # at either end of a long sum
 
@@ -26,7 +28,7 @@ def verification_facts(
     layout: str = "nhwc",
     read_as: Sequence[str] = (),
     stage: str | None = "convolve",
-    requantized: Requantize | None = None,
+    quantization: Quantization | None = None,
 ) -> list[Fact]:
     """What `verify` found, ending with the verdict.
 
@@ -38,16 +40,16 @@ def verification_facts(
     read = _read_fact(read_as)
     if given and stage in _IMAGES and report.shape != report.expected_shape:
         read = read._replace(label="read as", text=f"{layout}: the file has {sizes(given)}")
-    quantized = []
-    if requantized is not None:
-        quantized = [Fact("requantize", "requantized", requantized._asdict(), str(requantized))]
+    others = " or ".join(report.equal_as)
+    same = f"equal as {others}; you asked for {report.rounding}" if others else ""
     return [
         Fact("stage", "", stage, ""),
         *facts[:2],
         read,
         *facts[2:5],
         *absent(*_OF_SOME),
-        *quantized,
+        *quantization_facts(quantization),
+        Fact("equal_as", "rounding" if same else "", list(report.equal_as) or None, same),
         *facts[5:],
     ]
 
@@ -61,6 +63,8 @@ def _of_stage(fact: Fact, stage: str) -> Fact:
     names: Sequence[str] = ("row", "column")
     if stage in _IMAGES:
         names = ("n", *POSITION_NAMES[len(fact.value) - 2], "k" if stage == "convolve" else "c")
+    elif stage in ("dw", "db"):
+        names = ("k", *TAP_NAMES[len(fact.value) - 2], "c") if stage == "dw" else ("k",)
     return fact._replace(text=", ".join(f"{name} {i}" for name, i in zip(names, fact.value, strict=True)))
 
 
@@ -80,10 +84,11 @@ def _of_arrays(fact: Fact) -> Fact:
 
 # Keys of JSON that some results have no value for, and some commands none that they could tell.
 _OF_SOME = (
-    *("input", "requantize", "exact", "atol", "rtol", "max_abs_error", "max_rel_error", "bound", "ulps"),
+    *("input", "exact", "atol", "rtol", "max_abs_error", "max_rel_error", "bound", "ulps"),
     *("error_over_bound", "smallest_atol", "histogram", "worst", "worst_value", "worst_definition"),
     *("exact_sums", "diagnosis", "diagnosis_tried", "diagnosis_known", "explained", "explained_filter"),
-    "turned",
+    *("where", "wrong_map", "instead", "turned", "figure"),
+    *("holds", "arithmetic", "activation", "named_arithmetic"),
 )
 
 
@@ -169,10 +174,26 @@ def diagnosis_facts(findings: Findings) -> list[Fact]:
         Fact("diagnosis", "diagnosis", value, str(findings), brief=findings.brief),
         Fact("diagnosis_tried", "", findings.tried, ""),
         Fact("diagnosis_known", "", findings.known, ""),
+        *_instead_facts(findings.effects),
     ]
 
 
-_IMAGES = ("convolve", "fold")
+def holds_fact(holds: Holds) -> Fact:
+    """What the worst element of X_col holds, and what it should hold."""
+    value = {"at": list(holds.at), "value": plain(holds.value), "pixels": holds.of}
+    value |= {key: at and list(at) for key, at in (("pixel", holds.pixel), ("wanted", holds.wanted))}
+    return Fact("holds", "what it holds", value, str(holds))
+
+
+def _instead_facts(effects: Sequence[Effect]) -> list[Fact]:
+    """What was done instead, where something can be said of it."""
+    if not effects:
+        return []
+    value, text = [effect.as_json() for effect in effects], "\n".join(map(str, effects))
+    return [Fact("instead", "instead", value, text, brief=str(effects[0]))]
+
+
+_IMAGES = ("convolve", "fold", "dx")
 _FORMS = {"rows": "rows of X_col · W_col"}
 
 

@@ -13,10 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat.checks import known_numbers, numbers
 from convmat.formats import Format, dtype_name, format_of
-from convmat.verification.judge import BAND, Exactly, Judge, Rule, WithinBound, WithinTolerance, bands
+from convmat.verification.activation import Activation
+from convmat.verification.judge import BAND, Exactly, Judge, Judged, Rule, WithinBound, WithinTolerance, bands
+from convmat.verification.numerics import PLAIN, Numerics
 from convmat.verification.verdict import FEW, HISTOGRAM, Report
 
 Array = NDArray[Any]
+
+Spread = Callable[[], list[Callable[[Any], Array]]]
+Note = Callable[[tuple[slice, ...], Array, Judged], None]
+"""Is told of each band of a result where it is, its definition, and what the judge says of it."""
 
 _EACH = 112  # bytes that are made of an element
 _BESIDE = 4 << 20  # bytes that a comparison takes, however small
@@ -61,37 +67,52 @@ class Definition:
     """Of a part."""
     sizes: Callable[[Any], Array] | None = None
     """A = Σ|x|·|w| (+ |b|) of a part."""
-    flushed: Callable[[Any, Callable[[Array], Array]], Array] | None = None
-    """F of a part: its sums of those products of magnitudes in which a factor is subnormal, of which the
-    second argument makes as much as is."""
+    flushed: Callable[[Any, float], Array] | None = None
+    """F of a part: its sums of those products of magnitudes in which a factor is in doubt: subnormal, which
+    is below the second argument, or rounded to either side."""
     inputs: Sequence[Array] = ()
     """What is summed; nothing where the result must be exact."""
     terms: int = 1
     """Numbers in each sum: products, and the bias."""
     divided: bool = False
     """Sums of whole numbers are divided, and whole no more."""
+    numerics: Numerics = PLAIN
+    amplified: float = 1.0
+    """What the least error on the way may come to in the result."""
+    activation: Activation | None = None
+    squares: Spread | None = None
+    """How the squares of usual errors spread over a part, in each way to come to the result."""
 
     @np.errstate(all="ignore")  # infinities and NaN are compared, not warned of
-    def compare(self, result: Array, rule: Rule) -> Report:
-        """The verdict on a result, by the judge that fits what it is made of."""
+    def compare(self, result: Array, rule: Rule, most: int | None = None, note: Note | None = None) -> Report:
+        """The verdict on a result, by the judge that fits what it is made of.
+
+        Where `most` is given, the comparison ends after the part in which more elements are outside; `note`
+        is told of all that is judged.
+        """
         if result.shape != self.shape:
             return Report.of_shapes(result, self.shape)
-        judge = self._judge(result.dtype, format_of(result), rule)
-        comparison = _Comparison(result, judge)
+        judge = self.judge(result.dtype, rule, format_of(result))
+        activation = self.activation and self.activation.fitted(result.dtype)
+        comparison = _Comparison(result, judge, activation, note)
         for part in self.parts:
             sizes = flushed = None
             values = self.values(part)
             if judge.bound is not None and self.sizes is not None and self.flushed is not None:
                 sizes = self.sizes(part)
-                if judge.bound.has_subnormal:
-                    flushed = self.flushed(part, judge.bound.subnormal)
+                if judge.bound.has_doubt:
+                    flushed = self.flushed(part, judge.bound.tiny)
             comparison.add(values, sizes, flushed)
+            if most is not None and comparison.outside > most:
+                break
         return comparison.report()
 
-    def _judge(self, dtype: np.dtype[Any], form: Format | None, rule: Rule) -> Judge:
+    def judge(self, dtype: np.dtype[Any], rule: Rule, form: Format | None = None) -> Judge:
+        """The judge of a result of this dtype; `form` is of one that NumPy has no dtype for."""
         bound, dtypes = None, [dtype, *(a.dtype for a in self.inputs)]
         if self.inputs and not rule.exact and any(d.kind in "fc" for d in dtypes):
-            bound = WithinBound(dtype, self.inputs, self.terms, self.divided, form)
+            how = (self.divided, self.numerics, self.amplified, form)
+            bound = WithinBound(dtype, self.inputs, self.terms, *how)
         if rule.tolerances is not None:
             return WithinTolerance(*rule.tolerances, bound)
         return bound or Exactly()
@@ -100,9 +121,11 @@ class Definition:
 class _Comparison:
     """Counts what a judge says of a result, part by part, and keeps the worst."""
 
-    def __init__(self, result: Array, judge: Judge) -> None:
+    def __init__(self, result: Array, judge: Judge, activation: Activation | None, note: Note | None) -> None:
         self.dtype, self.form = dtype_name(result), format_of(result)
-        self.result, self.judge = np.asarray(result), judge
+        self.result, self.judge, self.activation = np.asarray(result), judge, activation
+        self.note = note
+        self.wrong: NDArray[np.bool_] | None = None
         self.elements = self.outside = self.exact_sums = 0
         self.outside_at: list[tuple[int, ...]] = []
         self.max_abs_error = self.max_rel_error = self.bound = 0.0
@@ -117,6 +140,8 @@ class _Comparison:
             return
         start = np.unravel_index(self.elements, self.result.shape)
         part = self.result[tuple(slice(i, i + n) for i, n in zip(start, wanted.shape, strict=True))]
+        if self.activation is not None:
+            wanted = self.activation.settled(part, self.activation.apply(wanted))
         for band in bands(wanted.shape):
             above, lost = (None if a is None else a[band] for a in (sizes, flushed))
             within = itertools.zip_longest(start, (inner.start for inner in band), fillvalue=0)
@@ -125,7 +150,13 @@ class _Comparison:
     def _add(
         self, result: Array, wanted: Array, sizes: Array | None, flushed: Array | None, origin: Sequence[int]
     ) -> None:
-        error, allowed, outside, ratio, exactly = self.judge(result, wanted, sizes, flushed)
+        says = self.judge(result, wanted, sizes, flushed)
+        error, allowed, outside, ratio, exactly = says
+        band = tuple(slice(i, i + n) for i, n in zip(origin, wanted.shape, strict=True))
+        if outside.any():
+            if self.wrong is None:
+                self.wrong = np.zeros_like(self.result, bool)
+            self.wrong[band] = outside
         first = not self.elements
         self.elements += outside.size
         self.outside += int(np.count_nonzero(outside))
@@ -133,6 +164,8 @@ class _Comparison:
         if self.outside <= FEW:
             self.outside_at += [_moved(at, origin) for at in np.argwhere(outside).tolist()]
         ratio[outside & ~(ratio > 1)] = math.inf  # NaN where the definition has none, say
+        if self.note is not None:
+            self.note(band, wanted, says)
         self._count(np.where(exactly, error, ratio), error, wanted)
         largest = np.unravel_index(int(error.argmax()), error.shape)
         if first or error[largest] > self.max_abs_error:
@@ -185,12 +218,19 @@ class _Comparison:
             histogram=tuple(self.histogram.tolist()),
             exact_sums=0 if exact else self.exact_sums,
             outside_at=tuple(self.outside_at) if self.outside <= FEW else (),
+            wrong=self.wrong,
         )
 
 
 def working_bytes(elements: int, *dtypes: np.dtype[Any]) -> int:
-    """Memory that comparing results of these dtypes takes, beside the two: up to 32 MB, 60 MB of complex."""
-    return _BESIDE + min(elements, BAND) * _EACH * (2 if any(dtype.kind == "c" for dtype in dtypes) else 1)
+    """Memory that comparing results of these dtypes takes, beside the two: up to 32 MB, 60 MB of complex, and
+    a byte for each element, since those that are wrong are kept.
+    """
+    return (
+        _BESIDE
+        + elements
+        + min(elements, BAND) * _EACH * (2 if any(dtype.kind == "c" for dtype in dtypes) else 1)
+    )
 
 
 def _moved(at: Sequence[Any], origin: Sequence[int]) -> tuple[int, ...]:

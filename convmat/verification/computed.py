@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from convmat.axis import kernel_extent, output_length, padding_source
 from convmat.engine import convolve
 from convmat.geometry import ConvGeometry
+from convmat.quantization import STEPS, Quantization
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -82,6 +83,12 @@ class Computation:
     """Of the elements, one after the other."""
     half_sums: tuple[str, bool] | None = None
     """The order of a sum that is rounded to float16 after each addition, and whether products are, too."""
+    pair_sums: str | None = None
+    """The order of a sum of integers whose products are added in pairs, each of which saturates in int16."""
+    quantized: Quantization | None = None
+    """What becomes of sums of integers, after the changes; x and the filters are as they are stored."""
+    steps: tuple[str, ...] = STEPS
+    """Of the quantization."""
 
     @property
     def size(self) -> Shape:
@@ -120,6 +127,16 @@ class Computation:
             values = change.apply(values)
         return values
 
+    def outcome(self, sums: Array, k: Array | None = None) -> Array:
+        """What became of the convolution's sums, (…, K), or those of the filters `k`."""
+        values = self.change(sums)
+        return values if self.quantized is None else self.quantized.apply(values, k, self.steps)
+
+    @property
+    def by_element(self) -> bool:
+        """Whether sums are added in a way that no convolution knows, but `sums` does."""
+        return self.half_sums is not None or self.pair_sums is not None
+
     def origins(self, positions: Array) -> tuple[Index, Array]:
         """Where elements come from, and which of them come from anywhere.
 
@@ -137,8 +154,12 @@ class Computation:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What `convolve` takes; where padding is below 0, the image is padded and cut first."""
-        x, padding = self.x, self.padding
+        """What `convolve` takes, less the zero points of a quantization; where padding is below 0, the image
+        is padded and cut first.
+        """
+        x, filters, padding = self.x, self.filters, self.padding
+        if self.quantized is not None:
+            x, filters = self.quantized.pixels(x), self.quantized.weights(filters)
         if not isinstance(padding, str) and min(map(min, padding)) < 0:
             modes: dict[str, Any] = {
                 "zeros": "constant",
@@ -154,7 +175,7 @@ class Computation:
             x, padding = x[(slice(None), *kept)], "valid"
         return {
             "x": x,
-            "filters": self.filters,
+            "filters": filters,
             "stride": self.stride,
             "padding": padding,
             "dilation": self.dilation,
@@ -182,6 +203,29 @@ class Computation:
 
         With `half_sums` of float16; the magnitudes, of no use then, are 0.
         """
+        n, *_, k = at
+        patches, weights = self.patches(at), self.filters[k]
+        lost = 0 if self.pair_sums is None else self._lost_in_pairs(at)
+        if self.quantized is not None:
+            weights = self.quantized.weights(weights, k)
+        if self.half_sums is not None:
+            return self._added_in_float16(patches, weights, k), np.zeros(1)
+        products = (patches.astype(dtype) * weights.astype(dtype)).reshape(len(n), -1)
+        total, magnitude = products.sum(1) + lost, np.abs(products).sum(1)
+        if self.bias is not None:
+            b = self.bias[k].astype(dtype)
+            total, magnitude = total + b, magnitude + np.abs(b)
+        return total, magnitude
+
+    def patches(self, at: Index) -> Array:
+        """What elements (n, *position, k) are summed of, weight by weight: (elements, *kernel, C/groups)."""
+        patches, inside = self._pixels(at)
+        if self.quantized is not None:
+            patches = self.quantized.pixels(patches)
+        return np.asarray(np.where(inside, patches, patches.dtype.type(0)))
+
+    def _pixels(self, at: Index) -> tuple[Array, Array]:
+        """The pixels of these patches, and which of them are in the image, (elements, *kernel, 1)."""
         n, *positions, k = at
         axes = len(positions)
         inside = np.ones((1,) * (axes + 1), bool)
@@ -201,16 +245,27 @@ class Computation:
         channels = (k // (len(self.filters) // self.groups) * depth)[:, None] + np.arange(depth)
         column = (len(n), *(1,) * axes)
         patches = self.x[(n.reshape(*column, 1), *pixels, channels.reshape(*column, depth))]
-        patches = np.where(inside[..., None], patches, patches.dtype.type(0))
-        weights = self.filters[k]
-        if self.half_sums is not None:
-            return self._added_in_float16(patches, weights, k), np.zeros(1)
-        products = (patches.astype(dtype) * weights.astype(dtype)).reshape(len(n), -1)
-        total, magnitude = products.sum(1), np.abs(products).sum(1)
-        if self.bias is not None:
-            b = self.bias[k].astype(dtype)
-            total, magnitude = total + b, magnitude + np.abs(b)
-        return total, magnitude
+        return patches, inside[..., None]
+
+    def _lost_in_pairs(self, at: Index) -> Array:
+        """What sums of stored pixels times weights lose where pairs saturate in int16.
+
+        Pairs are neighbours in a row of X_col, of unsigned pixels and signed weights, both of 8 bits; those
+        of the other kind are stored with their highest bit turned. So x86's vpmaddubsw adds them.
+        """
+        pixels, inside = self._pixels(at)
+        outside = 0 if self.quantized is None else self.quantized.input_zero_point
+        patches, weights = np.where(inside, pixels, np.int32(outside)), self.filters[at[-1]]
+        unsigned = patches + (128 if self.x.dtype.kind == "i" else 0)
+        signed = weights.astype(np.int32) - (128 if weights.dtype.kind == "u" else 0)
+        products = unsigned * signed
+        if self.pair_sums == "chw":
+            products = np.moveaxis(products, -1, 1)
+        products = products.reshape(len(products), -1)
+        if products.shape[1] % 2:
+            products = np.pad(products, ((0, 0), (0, 1)))
+        pairs = products[:, ::2] + products[:, 1::2]
+        return np.asarray((np.clip(pairs, -(1 << 15), (1 << 15) - 1) - pairs).sum(1, dtype=np.int64))
 
     def _added_in_float16(self, patches: Array, weights: Array, k: Array) -> Array:
         """Sums of patches (…, *kernel, C/groups) times weights, rounded to float16 after each addition."""

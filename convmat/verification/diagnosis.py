@@ -17,9 +17,13 @@ from convmat.errors import ConvmatError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.verification.comparison import working_bytes
 from convmat.verification.computed import Array, Computation
+from convmat.verification.effective import MOST_UNKNOWNS
+from convmat.verification.evidence import Effect
+from convmat.verification.instead import instead
 from convmat.verification.layer import channels_last, in_layout
 from convmat.verification.mistakes import Mistake, known_mistakes
 from convmat.verification.problem import Place, Problem
+from convmat.verification.quantized_mistakes import quantized_mistakes
 from convmat.watching import Watch, unwatched
 
 Chain = tuple[Mistake, ...]
@@ -32,7 +36,7 @@ class Diagnosis:
     """One mistake, or two made together, that explain a result."""
 
     mistakes: tuple[str, ...]
-    """Stable keys, one or two."""
+    """Stable keys, one or two; of a result of another stage as many as its order of axes takes."""
     phrases: tuple[str, ...] = ()
     exceptions: tuple[Place, ...] = ()
     """Indices of the elements of the result that the mistakes do not explain; see `diagnose`."""
@@ -61,6 +65,8 @@ class Findings(Sequence[Diagnosis]):
     """Mistakes, alone and in pairs, that were held against the result."""
     known: int = 0
     """Those that were to be: more than were tried if the search ended early."""
+    effects: tuple[Effect, ...] = ()
+    """What was done instead, where no single mistake explains one result whole."""
 
     @overload
     def __getitem__(self, index: int) -> Diagnosis: ...
@@ -77,6 +83,11 @@ class Findings(Sequence[Diagnosis]):
         if self.tried < self.known:
             lines.append(f"tried {self.tried} of {self.known} known mistakes, alone and in pairs")
         return "\n".join(lines)
+
+    @property
+    def story(self) -> str:
+        """All that is known of the result: the mistakes, and what was done instead."""
+        return "\n".join([str(self), *map(str, self.effects)])
 
     @property
     def brief(self) -> str:
@@ -119,14 +130,16 @@ def diagnose(
         x, filters and the geometry: as `convolve` takes them.
         expected: the wrong result, (N, *out, K) or of any other shape.
         layout, kernel_layout: of the arrays, as `verify` takes them; exceptions are indices of `expected`.
-        judged: how `verify` is to judge: its `exact`, `atol`, `rtol` and `requantize`; None stands for
-            nothing said.
+        judged: how `verify` is to judge: its `exact`, `atol`, `rtol`, `quantization`, `arithmetic`
+            and `activation`; None stands for nothing said.
         budget: about how many products trying pairs of mistakes may cost. Single ones are all tried.
         watch: hands on the mistakes, and then the pairs of them, that are tried.
 
     Returns:
         The first of these that there are: the mistakes, common ones first, that explain all elements; pairs
-        of them that do; mistakes with exceptions; pairs with exceptions. Nothing for a right result.
+        of them that do; mistakes with exceptions; pairs with exceptions. Nothing for a right result. Where
+        no single mistake explains all elements, `effects` are what does, as far as sentences about the
+        result itself go; pairs are tried if these leave anything, or do not say where they are true.
 
     Raises:
         The errors of `convolve` and `verify`.
@@ -164,10 +177,18 @@ def may_be_explained(shape: Sequence[int], geometry: ConvGeometry, filters: int)
 
 
 def diagnosis_bytes(geometry: ConvGeometry, filters: int, result: Array) -> int:
-    """Memory that `diagnose` takes beside X and the result, about: a dozen arrays like it."""
+    """Memory that `diagnose` takes beside X and the result, about: a dozen arrays like it, as many float64,
+    and what it takes to solve for a filter.
+    """
     outputs = max(geometry.matrix_shape[0] * filters, result.size)
     itemsize = 8 if result.dtype.kind in "biu" else result.itemsize
-    return (24 + 12 * itemsize) * outputs + 8 * math.prod(geometry.input_shape) + working_bytes(outputs)
+    solving = 40 * min(geometry.terms, MOST_UNKNOWNS) ** 2
+    return (
+        (88 + 12 * itemsize) * outputs
+        + solving
+        + 8 * math.prod(geometry.input_shape)
+        + working_bytes(outputs)
+    )
 
 
 class _Search:
@@ -175,10 +196,11 @@ class _Search:
 
     def __init__(self, problems: dict[int, Problem], several: bool) -> None:
         self.problems, self.several = problems, several
-        axes = next(iter(problems.values())).right.x.ndim - 2
+        right = next(iter(problems.values())).right
+        known = known_mistakes(right.x.ndim - 2)
         self.made = {
-            mistake: {number: list(_made(mistake, problem.right)) for number, problem in problems.items()}
-            for mistake in known_mistakes(axes)
+            mistake: {number: list(made_by(mistake, problem.right)) for number, problem in problems.items()}
+            for mistake in (known if right.quantized is None else quantized_mistakes(known))
         }
         self.mistakes = [mistake for mistake, layers in self.made.items() if all(layers.values())]
 
@@ -188,7 +210,11 @@ class _Search:
         singles = watch(self.mistakes, known)
         alone = [d for mistake in singles if (d := self.explanation((mistake,))) is not None]
         together: list[Diagnosis] = []
-        if all(d.exceptions for d in alone):
+        effects: tuple[Effect, ...] = ()
+        if not self.several and all(d.exceptions for d in alone):
+            effects = instead(*self.problems.values())
+        told = effects and all(effect.definite for effect in effects)
+        if not told and all(d.exceptions for d in alone):
             pairs = self.pairs()
             known += len(pairs)
             budget += self.cost
@@ -204,7 +230,7 @@ class _Search:
             for some in (False, True)
             for ds in (alone, together)
         )
-        return Findings(tuple(next(filter(None, ranked), [])), tried, known)
+        return Findings(tuple(next(filter(None, ranked), [])), tried, known, effects)
 
     @property
     def cost(self) -> int:
@@ -228,7 +254,7 @@ class _Search:
         for number, problem in self.problems.items():
             layers = iter(self.made[chain[0]][number])
             if len(chain) > 1:
-                layers = (last for layer in layers for last in _made(chain[1], layer))
+                layers = (last for layer in layers for last in made_by(chain[1], layer))
             left = [places for layer in layers if (places := problem.exceptions(layer)) is not None]
             if not left:
                 return None
@@ -236,7 +262,7 @@ class _Search:
         return Diagnosis(tuple(m.key for m in chain), tuple(m.phrase for m in chain), tuple(exceptions))
 
 
-def _made(mistake: Mistake, layer: Computation) -> Iterator[Computation]:
+def made_by(mistake: Mistake, layer: Computation) -> Iterator[Computation]:
     """What the mistake makes of a layer, where it can be made."""
     try:
         yield from mistake.made(layer)

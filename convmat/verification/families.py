@@ -26,6 +26,7 @@ from convmat.patches import flatten_filters, unroll
 from convmat.plan import kernels
 from convmat.transposed import transpose_geometry
 from convmat.verification.comparison import compare_exactly
+from convmat.verification.gradients import bias_gradient, input_gradient, input_layer, weight_gradient
 from convmat.verification.layer import verify
 from convmat.verification.slopes import pixel_slopes, weight_slopes
 from convmat.verification.verdict import Report
@@ -310,7 +311,8 @@ def _adjoint(on: SmallLayer) -> Report:
 
 @family("gradients")
 def _gradients(on: SmallLayer) -> Report:
-    """dW = X_colᵀ · dY and dX = fold(dY · W_colᵀ), in each group, against differences of the definition.
+    """dW = X_colᵀ · dY and dX = fold(dY · W_colᵀ), in each group, against differences of the definition; what
+    `verify --stage` has of them, too.
 
     The loss is ⟨Y, dY⟩, which is linear in each weight and each pixel: its central differences over a
     step of 1 are the derivatives, and with whole numbers they are exact.
@@ -325,11 +327,19 @@ def _gradients(on: SmallLayer) -> Report:
         dw = (unroll(part, on.kernel, **on.patch).T @ rows).T.reshape(filters.shape)
         by_weight.append(_turned(dw) if on.flip else dw)
         by_pixel.append(fold(rows @ flatten_filters(filters).T, part.shape, on.kernel, **on.window))
-    results, wanted = [np.concatenate(by_weight)], [weight_slopes(pixels, weights, dy, on.linear)]
+    geometry = ConvGeometry(on.shape, on.kernel, **on.window, groups=on.groups)
+    results = [np.concatenate(by_weight), weight_gradient(pixels, dy, geometry, on.flip, on.mode)]
+    results.append(reference.weight_gradient(pixels, dy, on.kernel, **on.linear))
+    wanted = [weight_slopes(pixels, weights, dy, on.linear)] * 3
+    results.append(input_gradient(dy, input_layer(weights, geometry, on.flip, on.mode), geometry))
+    results.append(reference.input_gradient(dy, weights, on.shape, **on.linear))
+    wanted += [pixel_slopes(pixels, weights, dy, on.linear)] * 2
+    results.append(bias_gradient(dy))
+    wanted.append(dy.sum(tuple(range(dy.ndim - 1))))
     if on.mode == "zeros":  # what other modes pad with has slopes of its own, which fold drops
         back = convolve_transpose(dy, turned, **on.window, groups=on.groups, input_shape=on.shape)
         results += [np.concatenate(by_pixel, -1), back]
-        wanted += [pixel_slopes(pixels, weights, dy, on.linear)] * 2
+        wanted += [wanted[3]] * 2
     return compare_exactly(*(np.concatenate([a.reshape(-1) for a in side]) for side in (results, wanted)))
 
 

@@ -18,6 +18,9 @@ right sum of products stays inside, whatever the input. Each element has a toler
 - R has a γ_n of its own, which is added.
 
 Complex sums are judged part by part, each of 2·n products; F and A are of moduli.
+
+A named arithmetic (`numerics`) says otherwise what u, u_out and tiny are, computes R of rounded operands,
+whose doubts are in F, or has an n and an A of its own.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ from numpy.typing import NDArray
 from convmat.checks import finite, flag, got
 from convmat.errors import SettingError
 from convmat.formats import Format
+from convmat.verification.numbers import mantissa_bits, parts_of
+from convmat.verification.numerics import PLAIN, Numerics
 
 Array = NDArray[Any]
 
@@ -45,9 +50,20 @@ class Rule(NamedTuple):
     tolerances: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, exact: bool = False, atol: float | None = None, rtol: float | None = None) -> Rule:
-        """The rule that the arguments of `verify` make."""
+    def of(
+        cls,
+        exact: bool = False,
+        atol: float | None = None,
+        rtol: float | None = None,
+        arithmetic: Any = None,
+    ) -> Rule:
+        """The rule that the arguments of `verify` make; an arithmetic has a bound, in place of the others."""
         flag("exact", exact)
+        for name, asked in (("exact", exact), ("atol", atol is not None), ("rtol", rtol is not None)):
+            if asked and arithmetic is not None:
+                raise SettingError(
+                    "arithmetic", f"brings a bound of its own; leave out {name}, or the arithmetic"
+                )
         for name, value in (("atol", atol), ("rtol", rtol)):
             if value is None:
                 continue
@@ -112,42 +128,55 @@ class WithinBound:
     """Each element must be as near to its definition as any order of summing it brings it."""
 
     def __init__(
-        self, dtype: np.dtype[Any], inputs: Sequence[Array], terms: int, divided: bool, form: Format | None
+        self,
+        dtype: np.dtype[Any],
+        inputs: Sequence[Array],
+        terms: int,
+        divided: bool,
+        numerics: Numerics = PLAIN,
+        amplified: float = 1.0,
+        form: Format | None = None,
     ) -> None:
-        # The coarsest arithmetic that the result may honestly come from; the engine's own word for what it
-        # summed in is not taken.
-        sources = (
-            [] if all(a.dtype.kind in "biu" for a in inputs) else [np.result_type(*(a.dtype for a in inputs))]
-        )
-        sources += [dtype] if dtype.kind in "fc" else []
-        summed_in = [np.dtype(np.float32) if d == np.float16 else d for d in sources]
-        limits = max((np.finfo(d) for d in summed_in), key=lambda info: float(info.eps))
-        self.bound, self.u, self.tiny = self, float(limits.eps) / 2, float(limits.tiny)
-        self.largest = self.largest_out = float(limits.max)
-        self.terms = 2 * terms if any(a.dtype.kind == "c" for a in inputs) else terms
-        self.underflow = self.terms * self.tiny
-        bits = int(limits.nmant) + 1
-        if any(_mantissa_bits(a.dtype) > bits for a in inputs):
-            self.terms += 2
-        self.u_out = 0.0
-        self.is_scaled = form is not None and form.bits < 8  # of 8 bits, whose overflow has no one meaning
-        if form is not None and form.bits < bits:
-            self.u_out, self.largest_out, bits = form.u, form.largest, form.bits
-            self.underflow += form.least
-        whole = not divided and all(_is_whole(part) for a in inputs for part in _pieces(a))
-        self.exact_below = 2.0**bits if whole else 0.0
-        self.finite_inputs = all(bool(np.isfinite(part).all()) for a in inputs for part in _pieces(a))
-        self.has_subnormal = any(self.subnormal(part).any() for a in inputs for part in _pieces(a))
+        """Of a result's dtype and what is summed; `amplified` is what the least error on the way comes to.
 
-    def subnormal(self, a: Array) -> NDArray[np.float64]:
-        """As much of |a| as kernels may flush."""
-        return subnormal(a, self.tiny)
+        `form` is that of a result that NumPy has no dtype for.
+        """
+        self.bound, self.numerics = self, numerics
+        sums = numerics.sums or _coarsest(dtype, inputs)
+        self.u, self.tiny, self.largest = sums.u, sums.tiny, sums.largest
+        self.terms = 2 * terms if any(a.dtype.kind == "c" for a in inputs) else terms
+        # Float16's subnormals are numbers to whoever adds in it.
+        self.underflow = self.terms * amplified * (sums.least if sums.bits == 11 else sums.tiny)
+        if numerics.operands is None and any(mantissa_bits(a.dtype) > sums.bits for a in inputs):
+            self.terms += 2
+        outs = [form or Format.of(dtype)] if dtype.kind in "fc" else []
+        out = min([sums, *outs, *filter(None, [numerics.result])], key=lambda f: f.bits)
+        self.is_scaled = out.bits < 8  # of 8 bits in all, whose overflow has no one meaning
+        self.u_out = out.u if out.bits < sums.bits else 0.0
+        if self.u_out:
+            self.underflow += out.tiny if numerics.flush else out.least
+        self.largest_out = min(f.largest for f in (sums, out))
+        self._look_at(inputs, divided or numerics.tiles is not None, out.bits)
+
+    def _look_at(self, inputs: Sequence[Array], fractions: bool, bits: int) -> None:
+        """What the numbers themselves decide."""
+        whole, self.finite_inputs, self.has_doubt = not fractions, True, self.numerics.operands is not None
+        for part in (part for a in inputs for part in _pieces(a)):
+            part = self.numerics.value(part)
+            whole = whole and _is_whole(part)
+            self.finite_inputs = self.finite_inputs and bool(np.isfinite(part).all())
+            self.has_doubt = self.has_doubt or bool(self.doubt(part).any())
+        self.exact_below = 2.0**bits if whole else 0.0
+
+    def doubt(self, a: Array) -> NDArray[np.float64]:
+        """How far each operand may be from the definition's: what is subnormal kernels may flush."""
+        return self.numerics.doubt(a, self.tiny)
 
     def __call__(self, result: Array, wanted: Array, sizes: Any, flushed: Array | None) -> Judged:
         result, wanted, bounds = self.settled(result, wanted, sizes, flushed)
         # Of a complex element the part counts that is further off.
         outside, ratio, allowed = np.zeros(result.shape, bool), np.zeros(result.shape), bounds[0]
-        for r, w, bound in zip(_parts(result), _parts(wanted), bounds, strict=True):
+        for r, w, bound in zip(parts_of(result), parts_of(wanted), bounds, strict=True):
             error = _distance(r, w)
             outside |= (error != 0) & ~((error <= bound) & np.isfinite(error))
             of_part = _ratio(error, bound)
@@ -165,11 +194,11 @@ class WithinBound:
         """
         kind = np.result_type(result.dtype, wanted.dtype, np.float64)
         result, wanted = result.astype(kind), wanted.astype(kind)
-        bounds = [self._of(part, sizes, flushed) for part in _parts(wanted)]
+        bounds = [self._of(part, sizes, flushed) for part in parts_of(wanted)]
         settled = result.copy()
-        for r, w, bound in zip(_parts(settled), _parts(wanted), bounds, strict=True):
+        for r, w, bound in zip(parts_of(settled), parts_of(wanted), bounds, strict=True):
             overflow = ~(sizes + bound < self.largest)
-            if not self.finite_inputs:
+            if not self.finite_inputs and self.numerics.tiles is None:  # which spread NaN over a tile
                 overflow &= np.isfinite(w)
             wild = ~np.isfinite(r) | ~np.isfinite(w)
             there = r == np.copysign(np.inf, w)
@@ -188,7 +217,7 @@ class WithinBound:
         gamma = _gamma(self.terms, self.u) + _gamma(self.terms, 2.0**-53)
         off = gamma * sizes if flushed is None else gamma * sizes + flushed
         bound = off * (1 + self.u_out) + self.u_out * np.abs(wanted) + self.underflow
-        return np.where(sizes < self.exact_below, 0.0, bound)
+        return np.where(sizes < self.exact_below, 0.0 if flushed is None else flushed, bound)
 
 
 Judge = Exactly | WithinTolerance | WithinBound
@@ -208,21 +237,20 @@ def bands(shape: Sequence[int], each: int = 1) -> list[tuple[slice, ...]]:
     return [(slice(start, min(start + step, shape[0])),) for start in range(0, shape[0], step)]
 
 
+def _coarsest(dtype: np.dtype[Any], inputs: Sequence[Array]) -> Format:
+    """The coarsest format that sums may honestly have been in; the engine's own word for it is not taken."""
+    sources = (
+        [] if all(a.dtype.kind in "biu" for a in inputs) else [np.result_type(*(a.dtype for a in inputs))]
+    )
+    sources += [dtype] if dtype.kind in "fc" else []
+    return min(
+        (Format.of(np.dtype(np.float32) if d == np.float16 else d) for d in sources), key=lambda f: f.bits
+    )
+
+
 def _gamma(terms: int, u: float) -> float:
     """Higham's γ_n = n·u / (1 − n·u)."""
     return terms * u / (1 - terms * u) if terms * u < 1 else math.inf
-
-
-def _mantissa_bits(dtype: np.dtype[Any]) -> int:
-    """Bits of the largest whole numbers of which the dtype has all."""
-    if dtype.kind in "fc":
-        return int(np.finfo(dtype).nmant) + 1
-    return 1 if dtype.kind == "b" else int(np.iinfo(dtype).max).bit_length()
-
-
-def _parts(a: Array) -> tuple[Array, ...]:
-    """Views of the real and the imaginary part, or the array itself."""
-    return (a.real, a.imag) if a.dtype.kind == "c" else (a,)
 
 
 def _pieces(a: Array) -> Iterator[Array]:
@@ -233,20 +261,7 @@ def _pieces(a: Array) -> Iterator[Array]:
 
 def _is_whole(a: Array) -> bool:
     """Whether all are whole numbers, or none at all: the sums that infinity and NaN are in are no numbers."""
-    return a.dtype.kind not in "fc" or all(bool(((p == np.trunc(p)) | (p != p)).all()) for p in _parts(a))
-
-
-def magnitude(a: Array) -> NDArray[np.float64]:
-    """|a|, which of the least integer is none of its own dtype."""
-    return np.asarray(np.abs(a.astype(np.result_type(a.dtype, np.float64))), np.float64)
-
-
-@np.errstate(all="ignore")
-def subnormal(a: Array, tiny: float) -> NDArray[np.float64]:
-    """As much of |a| as is subnormal, in its own dtype or where `tiny` is the least normal number."""
-    least = max(tiny, float(np.finfo(a.dtype).tiny)) if a.dtype.kind in "fc" else 0.0
-    sizes = (np.abs(part).astype(np.float64) for part in _parts(a))
-    return np.asarray(sum(np.where(size < least, size, 0.0) for size in sizes), np.float64)
+    return a.dtype.kind not in "fc" or all(bool(((p == np.trunc(p)) | (p != p)).all()) for p in parts_of(a))
 
 
 @np.errstate(all="ignore")

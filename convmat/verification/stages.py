@@ -11,14 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat import reference
-from convmat.errors import MemoryLimitError
+from convmat.errors import MemoryLimitError, SettingError
 from convmat.folding import check_sums, check_x_col, fold
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.matrix import layer_map
 from convmat.patches import flatten_filters, unroll
 from convmat.verification.comparison import Definition, compare, working_bytes
-from convmat.verification.judge import Rule, bands, magnitude
+from convmat.verification.gradients import (
+    verify_bias_gradient,
+    verify_input_gradient,
+    verify_weight_gradient,
+)
+from convmat.verification.judge import Rule, bands
 from convmat.verification.layer import verify
+from convmat.verification.numerics import PLAIN, Numerics, named
 from convmat.verification.verdict import Report
 from convmat.watching import Watch, unwatched
 
@@ -84,6 +90,7 @@ def verify_fold(
     dilation: Sizes = 1,
     overlap: str = "sum",
     order: str = "hwc",
+    arithmetic: str | None = None,
     watch: Watch = unwatched,
     **judged: Any,
 ) -> Report:
@@ -95,11 +102,15 @@ def verify_fold(
     Args:
         x_col and the geometry: as `fold` takes them.
         expected: (N, *spatial, C).
+        arithmetic: one of `numerics.NAMES` that sums without products have.
         judged: the `exact`, `atol` and `rtol` of `verify`.
 
     Raises:
-        IntegerRangeError: integers whose sums could pass 2^63.
+        IntegerRangeError: integers whose sums could pass 2^63. SettingError: an arithmetic of products.
     """
+    rule, numerics = Rule.of(**judged, arithmetic=arithmetic), named(arithmetic)
+    if numerics.tiles is not None:
+        raise SettingError("arithmetic", f"{arithmetic} convolves; fold is sums of numbers, without products")
     shape = tuple(input_shape)
     geometry = ConvGeometry(shape, kernel_size, stride, padding, dilation)
     check_x_col(np.shape(x_col), geometry)
@@ -119,8 +130,12 @@ def verify_fold(
         shape,
         math.prod(geometry.kernel_size) + mean,
         divided=mean,
+        numerics=numerics,
     )
-    return definition.compare(np.asarray(result), Rule.of(**judged))
+    result = np.asarray(result)
+    if arithmetic is not None:
+        numerics.check(rows.dtype, result.dtype)
+    return definition.compare(result, rule)
 
 
 def fold_bytes(geometry: ConvGeometry) -> int:
@@ -238,17 +253,19 @@ def _sums(
     shape: tuple[int, ...],
     terms: int,
     divided: bool = False,
+    numerics: Numerics = PLAIN,
 ) -> Definition:
     """What `sums` makes of so many parts of the source, each element of at most `terms` numbers."""
     return Definition(
         shape,
         np.split(source, parts) if parts else [],
-        sums,
-        lambda part: sums(magnitude(part)),
-        lambda part, subnormal: sums(subnormal(part)),
+        lambda part: sums(numerics.value(part)),
+        lambda part: sums(numerics.size(part)),
+        lambda part, tiny: sums(numerics.doubt(part, tiny)),
         [source],
         terms,
         divided,
+        numerics,
     )
 
 
@@ -266,4 +283,7 @@ STAGES = {
     "unroll": Stage(verify_unroll, "rows × columns"),
     "flatten-filters": Stage(verify_flatten_filters, "rows × filters"),
     "matrix": Stage(verify_matrix, "outputs × inputs"),
+    "dx": Stage(verify_input_gradient, "N × … × C"),
+    "dw": Stage(verify_weight_gradient, "K × … × C/groups"),
+    "db": Stage(verify_bias_gradient, "K"),
 }

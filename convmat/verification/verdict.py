@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from convmat.errors import ConvmatError
 from convmat.formats import dtype_name
 from convmat.shown import Fact, Shown, percent, shape_fact, sizes
+from convmat.verification.numerics import Numerics
+from convmat.verification.where import Where, map_text, wrong_map
 
 HISTOGRAM = (0.0, 0.001, 0.01, 0.1, 0.5, 1.0, 10.0)
 """The upper edges of a histogram's buckets; two more are for what is above, and for NaN and infinity that
@@ -24,7 +26,11 @@ FEW = 16
 
 
 class Diagnosed(Protocol):
-    """What a search for mistakes found; its text is all of it."""
+    """What a search for mistakes found."""
+
+    @property
+    def story(self) -> str:
+        """All of it."""
 
     @property
     def brief(self) -> str:
@@ -80,12 +86,33 @@ class Report(Shown):
     diagnose: Callable[[], Diagnosed] | None = field(default=None, compare=False)
     """Searches for the mistakes that explain the result; None where it is equal, or nothing known of it."""
 
+    arithmetic: str | None = None
+    """The name of the one that it was judged by; None where the dtypes decided."""
+    named_arithmetic: str | None = None
+    """The name of the one that the errors are of, where that is another than the dtypes': see `verify`."""
+    activation: str | None = None
+    """What was applied to the definition."""
+    wrong: NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)
+    """Which elements are outside, in the memory order of the result; None where none is, or shapes differ."""
+    where: Where | None = field(default=None, compare=False)
+    """The set that they are, in words, where the axes are known."""
+    rounding: str | None = None
+    """That was asked for, of a quantized result."""
+    equal_as: tuple[str, ...] = ()
+    """Other roundings under which every element of a result that differs would be equal."""
+
     @classmethod
     def of_shapes(cls, result: NDArray[Any], shape: tuple[int, ...]) -> Report:
         """The verdict on a result of another shape than the definition's."""
         count, off = math.prod(shape), math.inf
         dtype = dtype_name(result)
         return cls(False, result.shape, shape, dtype, False, count, count, off, 0.0, off, None, None)
+
+    @property
+    def explained(self) -> bool:
+        """Whether it is equal, or the named arithmetic leaves no room for a mistake."""
+        named = self.named_arithmetic
+        return self.equal or (named is not None and not Numerics.of(named).wide)
 
     @property
     def outside_share(self) -> float:
@@ -104,7 +131,8 @@ class Report(Shown):
         if self.shape != self.expected_shape:
             return "different: shape {}, expected {}".format(*self._shapes())
         if not self.equal:
-            return f"different: {self.outside} of {_elements(self.elements)}"
+            briefs = [fact.brief for fact in self._where_facts() if fact.brief]
+            return ", ".join([self._difference(), *briefs])
         return f"equal: {_elements(self.elements)}, {self._largest_error()}"
 
     def __repr__(self) -> str:
@@ -123,7 +151,10 @@ class Report(Shown):
             found = self.diagnose()
         except ConvmatError as error:
             return "", f"no diagnosis: {error}"
-        return found.brief, str(found)
+        return found.brief, found.story
+
+    def _difference(self) -> str:
+        return f"different: {self.outside} of {_elements(self.elements)}{self._other_rounding()}"
 
     def _shapes(self) -> Iterator[str]:
         """Both shapes as they are spoken, and what to do where they are the same but for axes of 1."""
@@ -132,6 +163,9 @@ class Report(Shown):
         yield sizes(self.shape) or "()"
         advice = f", but for axes of 1 the same: reshape the first to {self.expected_shape}"
         yield (sizes(self.expected_shape) or "()") + (advice if first == second else "")
+
+    def _other_rounding(self) -> str:
+        return f"; equal as {self.equal_as[0]}; you asked for {self.rounding}" if self.equal_as else ""
 
     def _largest_error(self) -> str:
         if self.exact:
@@ -149,10 +183,11 @@ class Report(Shown):
             Fact("elements", "", self.elements, ""),
             Fact("outside_share", "", self.outside_share, ""),
         ]
-        verdict = Fact("equal", "verdict", self.equal, str(self), brief=str(self))
+        brief = str(self) if self.where is None else self._difference()
+        verdict = Fact("equal", "verdict", self.equal, brief, brief=brief)
         if self.shape != self.expected_shape:
             return [*facts, Fact("outside", "", self.outside, ""), verdict]
-        return [*facts, *self._error_facts(), *self._worst_facts(), verdict]
+        return [*facts, *self._error_facts(), *self._worst_facts(), *self._where_facts(), verdict]
 
     def _error_facts(self) -> Iterator[Fact]:
         share = f"{self.outside} of {self.elements}"
@@ -161,6 +196,12 @@ class Report(Shown):
         atol, rtol = self.tolerances or (None, None)
         yield Fact("exact", "judged", self.exact, self._judged_text())
         yield Fact("exact_sums", "", self.exact_sums, "")
+        arithmetic = None if self.arithmetic is None else Numerics.of(self.arithmetic)
+        yield Fact("arithmetic", "arithmetic" if arithmetic else "", self.arithmetic, str(arithmetic or ""))
+        yield Fact(
+            "activation", "activation" if self.activation else "", self.activation, self.activation or ""
+        )
+        yield self._named_fact()
         yield Fact("atol", "", atol, "")
         yield Fact("rtol", "", rtol, "")
         yield Fact("outside", "elements outside", self.outside, share)
@@ -175,6 +216,15 @@ class Report(Shown):
         yield Fact("smallest_atol", "" if self else "smallest that would pass", atol, text)
         yield Fact("histogram", "", self.buckets(), "")
 
+    def _named_fact(self) -> Fact:
+        """Whose arithmetic the errors are of."""
+        if self.named_arithmetic is None:
+            return Fact("named_arithmetic", "", None, "")
+        words = Numerics.of(self.named_arithmetic).words
+        brief = f"but the errors are those of {words}" if self else f"equal as {words}"
+        text = f"{self.named_arithmetic}: {brief}"
+        return Fact("named_arithmetic", "arithmetic seen", self.named_arithmetic, text, brief=brief)
+
     def _worst_facts(self) -> Iterator[Fact]:
         if self.worst is not None and self.worst_values is not None:
             value, wanted = self.worst_values
@@ -185,6 +235,15 @@ class Report(Shown):
             yield Fact("worst_definition", "by definition", plain(wanted), f"{wanted}")
         if self.ulps is not None:
             yield Fact("ulps", "its error in ULP" if self.ulps else "", self.ulps, f"{self.ulps:.3g}")
+
+    def _where_facts(self) -> Iterator[Fact]:
+        if self.where is not None and self.wrong is not None:
+            at = "at" if self.outside == 1 or self.where.places else "all in"
+            brief = f"{at} {self.where.words}" if self.where.told and not self.equal_as else ""
+            yield Fact("where", "where", self.where.value(), str(self.where), brief=brief)
+            shares = wrong_map(self.wrong)
+            shown = "" if shares.min() == shares.max() else "map of them"  # one shade tells nothing
+            yield Fact("wrong_map", shown, shares.tolist(), map_text(shares))
 
     def _judged_text(self) -> str:
         if self.exact:

@@ -50,10 +50,10 @@ class Layer:
     dilation: list[int]
     groups: int
 
-    def verify(self, y: np.ndarray, exact: bool = False) -> cm.Report:
+    def verify(self, y: np.ndarray, **judged: Any) -> cm.Report:
         """The report on a result, (N, K, H_out, W_out)."""
         x, weights, y = (a.transpose(0, 2, 3, 1) for a in (self.x, self.weights, y))
-        return cm.verify(x, weights, y, bias=self.bias, exact=exact, **self.geometry)
+        return cm.verify(x, weights, y, bias=self.bias, **judged, **self.geometry)
 
     @property
     def geometry(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def by_torch(layer: Layer) -> np.ndarray:
     x = torch.nn.functional.pad(tensors[0], (left, right, top, bottom))
     where = {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}
     with torch.no_grad():
-        return torch.nn.functional.conv2d(x, tensors[1], tensors[2], **where).numpy()
+        return torch.nn.functional.conv2d(x, tensors[1], tensors[2], **where).float().numpy()
 
 
 def by_onnxruntime(layer: Layer) -> np.ndarray:
