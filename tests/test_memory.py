@@ -23,6 +23,8 @@ from convmat.verification import judge, stages
 from tests import memory
 from tests.strategies import DTYPES, Layer, layers, probes
 
+pytestmark = pytest.mark.usefixtures("folder")
+
 MB = 1 << 20
 
 

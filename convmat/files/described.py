@@ -78,7 +78,7 @@ def _named(text: str) -> str | None:
         return None
     ends = (end for end in range(len(text) - 1, 0, -1) if text[end] == ":")
     base = next((text[:end] for end in ends if os.path.exists(text[:end])), None)
-    if base is None or base.endswith(".npz") or os.path.isdir(base):
+    if base is None or base.endswith((".npz", ".safetensors")) or os.path.isdir(base):
         return None
     return None if not is_raw_name(base) and _is_archive(base) else base
 
@@ -86,5 +86,9 @@ def _named(text: str) -> str | None:
 def _is_archive(name: str) -> bool:
     if not os.path.isfile(name):  # of a pipe nothing may be read yet
         return False
+    from convmat.files.foreign import KNOWN_BYTES
+    from convmat.files.tensors import is_safetensors  # NumPy, only where there is such a name
+
     with reading(name), open(name, "rb") as stream:
-        return stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+        start = stream.read(KNOWN_BYTES)
+    return start.startswith(ZIP_MAGIC) or is_safetensors(start)
