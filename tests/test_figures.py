@@ -18,8 +18,9 @@ from PIL import Image
 import convmat as cm
 from convmat.cli import run
 from convmat.errors import FileError, GeometryError
-from convmat.figures.canvas import ACCENTS, THEMES, Box, Sheet, Words, label, plain, text_size
+from convmat.figures.canvas import ACCENTS, THEMES, Box, Rect, Sheet, Words, label, plain, text_size
 from convmat.figures.cells import shades, x_col_faces
+from convmat.figures.errors import draw_verdict
 from convmat.figures.multiplying import animate_product, draw_product, strongest
 from convmat.figures.painting import animate, draw_patches
 from convmat.figures.panels import About, busiest
@@ -530,7 +531,24 @@ def test_a_photo_as_svg_is_small() -> None:
     assert len(svg(draw_patches(plan, x, x, THEMES["light"]))) < 1_000_000
 
 
-# The way back, and whole layers
+# Verdicts, the way back, and whole layers
+
+
+def test_a_verdict_outlines_what_is_wrong_and_says_how_far() -> None:
+    ratios = np.full((4, 6), 0.2)
+    ratios[1, 2], ratios[1, 3], ratios[3, 5] = 3, 40, np.inf
+    sheet = draw_verdict(ratios, ratios > 1, "3 of 24 elements differ", False, THEMES["light"])
+    titles = [t.text or "" for t in ET.fromstring(svg(sheet)).iter("{http://www.w3.org/2000/svg}title")]
+    wrong = ["1,2: error / bound 3, wrong", "1,3: error / bound 40, wrong", "3,5: error / bound inf, wrong"]
+    assert len(titles) == 24
+    assert [title for title in titles if "wrong" in title] == wrong
+    lines = [m.box for m in sheet.marks if isinstance(m, Rect) and m.fill == THEMES["light"].highlight]
+    assert len(lines) == 6 + 4  # around two together, and around one
+    many = draw_verdict(
+        np.full((2000, 3), 2.0), np.arange(6000).reshape(2000, 3) == 3000, "", True, THEMES["dark"]
+    )
+    [box] = [m.box for m in many.marks if isinstance(m, Rect) and m.edge == THEMES["dark"].highlight]
+    assert box.bottom - box.top < 10
 
 
 @pytest.mark.parametrize("overlap", ["sum", "mean"])

@@ -163,9 +163,8 @@ def _convolved(
         from_8_bit=batch.dtype == "uint8",
         later_facts=later_facts,
     )
-    if figure is None and animate is None:
-        work.blocks = computed(batch.chunks())
-    else:
+    work.blocks = computed(batch.chunks())
+    if figure is not None or animate is not None:
         from convmat.cli.drawing import draw_layer
 
         files = {"figure": figure, "animation": animate}

@@ -212,9 +212,7 @@ order_option = choice(
     ("hwc", "chw"),
     "Order within a patch: kernel row, column, channel; or chw as in PyTorch's unfold.",
 )
-dims_option = number(
-    "--dims", kind=Whole(1, 3), help="Spatial axes of arrays.  [default: as many as the sizes given, or 2]"
-)
+dims_option = number("--dims", kind=Whole(1, 3), help="Spatial axes.  [default: as the sizes given, or 2]")
 frame_option = number("--frame", help="Frame of an animation or page of an image, from 0.")
 alpha_option = choice(
     "--alpha",
@@ -232,7 +230,7 @@ bytes_options = together(
     _of_bytes(
         "--dtype",
         DType(),
-        "Of arrays that do not tell it: bfloat16, float8_e4m3fn, int8… Of one file: FILE:DTYPE:SHAPE.",
+        "Of arrays that lack it: bfloat16, float8_e4m3fn…; of one file, FILE:DTYPE:SHAPE.",
     ),
     _of_bytes("--shape", ArrayShape(), "Of raw arrays, .bin: 1,56,56,64."),
 )
@@ -336,14 +334,12 @@ def look_of(*options: Option[Any]) -> Option[Any]:
     return _gathered(Look, "look", (theme_option, scale_option, *options))
 
 
-theme_option = choice(
-    "--theme", ("light", "dark"), "Colours of what is drawn: of paper, or of a screen at night."
-)
+theme_option = choice("--theme", ("light", "dark"), "For paper, or a dark screen.")
 scale_option = number(
     "--scale",
     kind=Whole(1, 4),
     default=1,
-    help="Pixels of a picture for each that is planned, along each axis: 1 to 4.",
+    help="Times larger, 1 to 4.",
 )
 at_option = click.option(
     "--at",

@@ -66,7 +66,7 @@ _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix", "dx", "dw"
 @options.quantization_options
 @click.option("--explain", is_flag=True, help="Show the sum of the worst element term by term.")
 @options.diagnose_option
-@options.figure_option("how far off each position of Y is, the worst of all images and filters")
+@options.figure_option("how far off each position of Y is")
 @options.look_of()
 @options.number("--seed", kind=SEED, default=2017, help="Of the random numbers of the self-check.")
 @options.number(

@@ -74,7 +74,7 @@ def draw_verdict(
 def _colours(theme: Theme) -> NDArray[np.uint8]:
     """Of the buckets: paper, for what is equal, blues within the bound, oranges beyond it; then ink."""
     steps = len(HISTOGRAM) - 2
-    within = [mixed(ACCENTS[4], theme.paper, (step + 1) / steps) for step in range(steps)]
+    within = [mixed(ACCENTS[4], theme.paper, 0.7 * (step + 1) / steps) for step in range(steps)]
     return np.array([theme.paper, *within, ACCENTS[3], ACCENTS[0], theme.ink]).round().astype(np.uint8)
 
 
