@@ -267,7 +267,8 @@ def test_the_picture_of_errors(
     row, column = (2, 5) if axes == 1 else (5, 5)
     inside = [at for at in red.tolist() if at[1] < 24 + 8 * cell]
     assert (cell - 3) ** 2 <= len(inside) < cell**2  # within its outline
-    left, top = 24, np.flatnonzero((pixels[:, 60] == THEMES["light"].ink).all(-1))[-1] - 8 * cell
+    frame = (pixels[:, 24 : 24 + 8 * cell] == THEMES["light"].ink).all((1, 2))
+    left, top = 24, np.flatnonzero(frame)[0] + 1
     assert [int(middle) for middle in (np.median(inside, 0) - (top, left)) // cell] == [row, column]
     np.save("y.npy", y[:, 1:])
     assert run([*line, "--figure", "none.png"]) == 1
