@@ -21,7 +21,7 @@ from convmat.errors import FileError, GeometryError
 from convmat.figures.canvas import ACCENTS, THEMES, Box, Rect, Sheet, Words, label, plain, text_size
 from convmat.figures.cells import shades, x_col_faces
 from convmat.figures.errors import draw_verdict
-from convmat.figures.multiplying import animate_product, draw_product, strongest
+from convmat.figures.multiplying import animate_product, draw_product, extremes
 from convmat.figures.painting import animate, draw_patches
 from convmat.figures.panels import About, busiest
 from convmat.figures.patches import PatchPlan, plan_patches
@@ -437,8 +437,23 @@ def test_large_maps_keep_the_number_of_largest_magnitude() -> None:
     values = np.zeros((7, 5, 2), np.int8)
     values[4, 3] = [-128, 3]
     values[5, 2] = [127, -2]
-    np.testing.assert_array_equal(strongest(values, 3, 2)[1], [[0, 0], [-128, 3], [0, 0]])
-    assert strongest(values, 3, 2).shape == (3, 3, 2)
+    low, high = extremes(values, 3, 2)
+    assert low.shape == high.shape == (3, 3, 2)
+    assert (low[1, 1].tolist(), high[1, 1].tolist()) == ([-128, -2], [127, 3])
+    y = np.zeros((900, 700, 1))
+    y[300, 200], y[301, 201], y[10, 20] = 5, -7, 2
+    plan = plan_product(ConvGeometry((1, 902, 702, 1), 3), 1)
+    sheet = draw_product(
+        plan,
+        np.zeros((902, 702, 1), np.uint8),
+        np.zeros((902, 702, 1)),
+        np.ones((1, 3, 3, 1)),
+        y,
+        THEMES["light"],
+    )
+    [mark] = plan.maps
+    picture, dot = np.asarray(painted(sheet)), mark.panel.pixel(300, 200)
+    assert picture[dot.top, dot.left].tolist() == shades(np.array([[-7.0]]), -7, 5)[0, 0].tolist()
 
 
 @pytest.mark.parametrize("shape", [(1, 3000, 4000, 3), (1, 16000, 1), (2, 200, 300, 1)])

@@ -22,7 +22,7 @@ class Kept:
     """Chunks of images, or of rows, on their way; of those from number `first` on, `count` are kept."""
 
     def __init__(self, chunks: Iterable[NDArray[Any]], count: int, first: int = 0) -> None:
-        self._chunks, self._kept = self._noted(chunks), list[NDArray[Any]]()
+        self._chunks, self._kept = self._noted(chunks), np.empty(0)
         self._ahead = deque[NDArray[Any]]()
         self._wanted = range(first, first + count)
         self._passed = 0
@@ -36,9 +36,7 @@ class Kept:
         """Those kept, in one array; what has not passed yet is read ahead, only as far as it is needed."""
         while self._passed < self._wanted.stop and (x := next(self._chunks, None)) is not None:
             self._ahead.append(x)
-        if len(self._kept) > 1:
-            self._kept = [np.concatenate(self._kept)]
-        return self._kept[0]
+        return self._kept[: self._passed - self._wanted.start]
 
     def _noted(self, chunks: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
         for x in chunks:
@@ -46,7 +44,10 @@ class Kept:
             self._passed += len(x)
             part = x[max(self._wanted.start - start, 0) : max(self._wanted.stop - start, 0)]
             if len(part):
-                self._kept.append(part.copy())
+                if not self._kept.size:
+                    self._kept = np.empty((len(self._wanted), *x.shape[1:]), x.dtype)
+                at = max(start - self._wanted.start, 0)
+                self._kept[at : at + len(part)] = part
             yield x
 
 

@@ -110,9 +110,12 @@ class _Drawing:
     ) -> None:
         self._plan, self._pixels, self._image, self._theme = plan, pixels, image, theme
         self._filters, self._y = filters, y
-        ends = y.min((0, 1)).tolist(), y.max((0, 1)).tolist()
+        shown = max(len(plan.maps), plan.y.columns[-1][0] + 1)
+        low, high = extremes(y[..., :shown], *plan.maps[0].panel.reduce)
+        ends = low.min((0, 1)).tolist(), high.max((0, 1)).tolist()
         self._ranges = list(zip(*ends, strict=True))
-        self._maps = strongest(y[..., : len(plan.maps)], *plan.maps[0].panel.reduce)
+        # Where maps are reduced, by the numbers of largest magnitude.
+        self._maps = np.where(high >= -low.astype(np.float64), high, low)
         self.colour = plan.patches[0].colour or theme.ink
         # Of the first group, flattened as W_col's columns are.
         self._w_col = filters[: plan.w_col.shape[1]].reshape(plan.w_col.shape[1], -1).T
@@ -223,15 +226,12 @@ def _spans(box: Box, shape: Sequence[int]) -> tuple[list[Span], list[Span]]:
     return along(box.top, box.bottom, shape[0]), along(box.left, box.right, shape[1])
 
 
-def strongest(values: NDArray[Any], down: int, across: int) -> NDArray[Any]:
-    """Maps (h, w, K) reduced so many times: of each block the number of largest magnitude."""
+def extremes(values: NDArray[Any], down: int, across: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Of each block of maps (h, w, K), so high and so wide, the least number and the largest."""
     if down == across == 1:
-        return values
+        return values, values
     starts = [np.arange(0, size, step) for size, step in zip(values.shape, (down, across), strict=False)]
-
-    def reduced(pick: np.ufunc) -> NDArray[Any]:
-        found: NDArray[Any] = pick.reduceat(pick.reduceat(values, starts[0], 0), starts[1], 1)
-        return found
-
-    high, low = reduced(np.maximum), reduced(np.minimum)
-    return np.where(high >= -low.astype(np.float64), high, low)
+    low, high = (
+        pick.reduceat(pick.reduceat(values, starts[0], 0), starts[1], 1) for pick in (np.minimum, np.maximum)
+    )
+    return low, high

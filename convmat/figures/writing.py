@@ -185,7 +185,7 @@ def write_layer(
     from convmat.figures.product import plan_product
 
     filters, (pixels, how) = layer["filters"], shades
-    if rows.dtype.kind == "c" or not np.isfinite(rows).all():
+    if rows.dtype.kind == "c" or (rows.dtype.kind == "f" and not np.isfinite(rows).all()):
         raise ShapeError(_option(figure, animation), _NO_SHADE)
     if layer["flip"]:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
