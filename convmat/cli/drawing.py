@@ -103,7 +103,7 @@ def draw_layer(
     check_drawable(plan.geometry, figure, animation)
     look.focus(plan.geometry)
     check_finite(arguments["filters"], arguments["bias"])
-    y_bytes = 2 * math.prod(plan.output_shape[1:]) * plan.arithmetic.result.itemsize
+    y_bytes = math.prod(plan.output_shape[1:]) * (plan.arithmetic.result.itemsize + 1)
     check_memory("figure", y_bytes + kept_bytes(batch, 1), "draw a smaller image, or fewer filters")
     chunks = Kept(batch.chunks(), 1)
     image = chunks.all()

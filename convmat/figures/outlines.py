@@ -113,7 +113,7 @@ def _edges(box: Box) -> Iterator[Box]:
 def _tag_box(mark: PatchMark, panel: Box, others: Sequence[Box], tags: Sequence[Box]) -> Box:
     """Where the number of a patch hides least: within a corner of its own, else beside it."""
     width, height = text_size(mark.tag.text, TAG)
-    w, h = width + 6, height - 4
+    w, h = width + 6, height - 3
     best, least = mark.box, math.inf
     for order, box in enumerate((mark.lines[0], *mark.lines[-1:])):
         lefts = (box.left, box.right - w, (box.left + box.right - w) // 2, box.left - w, box.right)
