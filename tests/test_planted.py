@@ -177,7 +177,7 @@ def test_the_verdict_says_where(layer: Any, capsys: pytest.CaptureFixture[str]) 
     x, w = layer
     y = cm.convolve(x, w)
     y[:, 3:8] = 0
-    first = "different: 780 of 1560 elements, all in rows 3..7\n"
+    first = "different: 780 of 1560 elements, yours is 0 in rows 3..7\n"
     assert verify(y, capsys, "--brief") == first
     text = verify(y, capsys)
     assert text.startswith(first)
