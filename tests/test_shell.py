@@ -119,7 +119,7 @@ def test_an_option_that_there_is_not_is_answered_with_the_one_meant(
         )
 
 
-@pytest.mark.parametrize("said", ["--gray", "--fast", "--gpu", "--colour", "--verbose", "--x", "-z", "--in"])
+@pytest.mark.parametrize("said", ["--zebra", "--fast", "--gpu", "--colour", "--verbose", "--x", "-z", "--in"])
 def test_an_option_that_is_near_to_none_has_no_hint(said: str, told: Any) -> None:
     for ctx in ALL:
         line = told(*ctx.command_path.split()[1:], said)
