@@ -45,6 +45,7 @@ def share_told(each: int) -> float:
     return sum(map(bool, said)) / len(said)
 
 
+@pytest.mark.slow
 def test_planted_mistakes_are_told() -> None:
     assert share_told(110) >= 0.85
 

@@ -228,6 +228,7 @@ def completed(shell: str, *words: str) -> list[str]:
     return [value if kind == "plain" else f"{kind}:" for kind, value in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", mostly_slow(["bash", "zsh", "fish"]))
 def test_completion_of_each_shell(shell: str) -> None:
     np.savez("b.npz", apple=1, apricot=2, beet=3)
