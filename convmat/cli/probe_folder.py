@@ -17,7 +17,19 @@ from convmat.errors import ConvmatError, FileError
 from convmat.files.folders import new_folder
 from convmat.files.npy import NpyInput, write_npy
 from convmat.files.outputs import open_output, reading
-from convmat.files.schema import Anything, Fields, Items, Kind, Mismatch, OneOf, Rows, Then, Whole, from_json
+from convmat.files.schema import (
+    Anything,
+    Fields,
+    Items,
+    Kind,
+    Mismatch,
+    OneOf,
+    Rows,
+    Then,
+    Whole,
+    from_json,
+    shown,
+)
 from convmat.files.sources import c_header, hex_lines, raw_bytes
 from convmat.geometry import KERNEL_LIMIT, ORDERS, ConvGeometry
 from convmat.layouts import KERNEL_LAYOUTS, from_batch, to_batch, to_filters
@@ -133,12 +145,12 @@ def check_made(folder: str) -> None:
         cases = [case["name"] for case in said["cases"]]
         files = {RECORD, *(f"{name.split('/')[0]}.h" for name in ("probe", *cases))}
         arrays = {f"{key}.{form}" for key in STEPS for form in FORMATS}
-        files |= {os.path.join(case, file) for case in cases for file in arrays}
+        files |= {*cases, *(os.path.join(case, file) for case in cases for file in arrays)}
     except (FileError, Mismatch, AttributeError, KeyError, TypeError):
         raise FileError(folder, f"holds no {RECORD} of a probe, so it stays; name another folder") from None
     with reading(folder):
-        for path, _, names in os.walk(folder):
-            for name in names:
+        for path, folders, names in os.walk(folder):
+            for name in (*folders, *names):
                 file = os.path.relpath(os.path.join(path, name), folder)
                 if file not in files:
                     problem = f"holds {file}, which probe write did not make, so it stays; move that"
@@ -210,8 +222,9 @@ def read_record(folder: str) -> dict[str, Any]:
             raise FileError(folder, "is no folder; name one that probe write made")
         with open(name, "rb") as stream:
             text = stream.read(_RECORD_BYTES + 2)
-    said: dict[str, Any] = from_json(text)
-    Fields({}).check({} if isinstance(said, dict) else said)
+    said = from_json(text)
+    if not isinstance(said, dict):
+        raise Mismatch("", f"must be an object, got {shown(said)}")
     return said
 
 

@@ -46,9 +46,11 @@ def command(probe: str, result: str, case: str | None, stage: str, diagnose: boo
       convmat probe judge probe probe/integers/y.npy
 
     DIR is a folder that probe write made; it is itself checked against the definition. RESULT is an .npy
-    file, - for standard input, or a folder of integers.npy, one-hot.npy and so on, all of which are judged. A
-    file is the result of one case, or of all, stacked in the order of the table of probe write: Y in the
-    layout of the probe, or its rows.
+    file, - for standard input, .bin, whose bytes are of the probe's dtype and shape, or a folder of
+    integers.npy, one-hot.npy and so on, all of which are judged. A file is the result of one case, or of all,
+    stacked in the order of the table of probe write: Y in the layout of the probe, or its rows.
+
+    Of a layer of one's own integers must be equal, floats within each element's error bound.
 
     Exit status: 0 equal, 1 different, 2 trouble.
     """

@@ -161,8 +161,8 @@ def _own(
     check_memory("input", needed, "give fewer images")
     layer, inputs = OwnLayer.of(batch.read(), quantization=quantization, order=options.order, **arguments)
     layouts, results = Layouts(output_layout(options.layout), options.kernel_layout), layer.results(inputs)
-    arrays = write_vectors(folder, layer, inputs._asdict() | results, layouts, name, formats, force)
-    rows, exact = array_rows(arrays), layer.is_exact(inputs, results["y"])
+    made, exact = inputs._asdict() | results, layer.is_exact(inputs, results["y"])
+    rows = array_rows(write_vectors(folder, layer, made, layouts, exact, name, formats, force))
     facts = vectors_facts(layer, folder, (layouts.images, layouts.kernels), formats, name, rows, exact)
     return [*batch.facts(), *facts], [arrays_grid(rows)]
 

@@ -44,18 +44,19 @@ def write_vectors(
     layer: OwnLayer,
     made: Mapping[str, NDArray[Any]],
     layouts: Layouts,
+    exact: bool,
     name: str,
     formats: Collection[str],
     force: bool,
 ) -> dict[str, NDArray[Any]]:
     """Write a folder with all arrays that are made of a layer; these, as their files have them."""
     arrays = {key: layouts.written(key, made[key]) for key in layer.names}
-    record = _record(layer, layouts) | {"cases": [{"name": name}]}
+    record = _record(layer, layouts, exact) | {"cases": [{"name": name}]}
     write_folder(folder, {name: arrays}, record, Header(name, _macros(layer, name)), formats, force)
     return arrays
 
 
-def _record(layer: OwnLayer, layouts: Layouts) -> dict[str, Any]:
+def _record(layer: OwnLayer, layouts: Layouts, exact: bool) -> dict[str, Any]:
     """What probe.json says, but for the name."""
     x, kernel, bias = map(str, layer.dtypes)
     return {
@@ -64,6 +65,7 @@ def _record(layer: OwnLayer, layouts: Layouts) -> dict[str, Any]:
         "dtype": x,
         "kernel_dtype": kernel,
         "bias_dtype": bias,
+        "exact": exact,
         "quantization": None if layer.quantization is None else layer.quantization.as_dict(),
     }
 
@@ -98,6 +100,7 @@ def opened_own(said: dict[str, Any]) -> Opened:
     kinds: dict[str, Kind] = {
         "convmat_vectors": OneOf((1,)),
         **dict.fromkeys(("dtype", "kernel_dtype", "bias_dtype"), OneOf((*_DTYPES, *_FLOATS))),
+        "exact": OneOf((False, True)),
         "quantization": Either((OneOf((None,)), quantized), f"None or {quantized}"),
         "cases": Items((Fields({"name": _Name()}),)),
     }
@@ -111,7 +114,7 @@ def opened_own(said: dict[str, Any]) -> Opened:
         **{key: said[key] for key in ("flip", "padding_mode", "order")},
     )
     layouts = Layouts(said["layout"], said["kernel_layout"])
-    check_derived(said, _record(layer, layouts))
+    check_derived(said, _record(layer, layouts, said["exact"]))
     return Opened(layer, layouts, (said["cases"][0]["name"],))
 
 

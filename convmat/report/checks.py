@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from convmat.geometry import ConvGeometry
 from convmat.report.facts import Grid, absent, geometry_facts, quantization_facts
 from convmat.shown import Fact, shape_fact, sizes
-from convmat.verification.golden import OwnLayer
-from convmat.verification.probes import Layered, Probe
-from convmat.verification.selfcheck import Case, Check
-from convmat.verification.verdict import Report
 from convmat.words import POSITION_NAMES
+
+if TYPE_CHECKING:
+    from convmat.geometry import ConvGeometry
+    from convmat.verification.golden import OwnLayer
+    from convmat.verification.probes import Layered, Probe
+    from convmat.verification.selfcheck import Case, Check
+    from convmat.verification.verdict import Report
 
 _SHOWN = 20  # cases that differ in the table; JSON has all
 
@@ -177,7 +179,7 @@ def arrays_grid(arrays: Sequence[dict[str, Any]]) -> Grid:
             one["about"],
             sizes(one["shape"]),
             one["dtype"],
-            *(f"{one[end]:.6g}" for end in ("least", "greatest")),
+            *(_short(one[end]) for end in ("least", "greatest")),
         )
         for one in arrays
     ]
@@ -250,6 +252,10 @@ def judged_grid(reports: Mapping[str, Report], geometry: ConvGeometry, stage: st
         share = f"{report.outside} of {report.elements}"
         lines.append((name, share, place, value, wanted, "equal" if report else "different"))
     return Grid("", columns, lines)
+
+
+def _short(value: Any) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
 def _number(value: Any) -> Any:
