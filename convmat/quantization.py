@@ -152,6 +152,9 @@ class Quantization:
                 )
         name = "" if result is None else result.newbyteorder("=").name
         made = replace(self, dtype=self.dtype or (name if name in DTYPES else DTYPES[0]))
+        for field in ("input_zero_point", "output_zero_point"):
+            if isinstance(value := getattr(self, field), tuple):
+                raise _error(field, f"got {len(value)} numbers; give one, for all filters")
         for field in _OF_FILTERS:
             value = getattr(self, field)
             if isinstance(value, tuple) and len(value) != len(filters):

@@ -104,7 +104,7 @@ class OwnLayer(Layered):
         result = prepare(x, filters, *where, quantization=quantization, threads=1).result
         if bias is None:
             bias = np.zeros(len(filters), result)
-        if result.kind != "f":
+        if result.kind in "iu":
             bias = _narrowed(bias, quantization)
         inputs = Inputs(*(a.astype(a.dtype.newbyteorder("="), copy=False) for a in (x, filters, bias)))
         x, filters, bias = inputs
