@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from convmat.files.sources import c_header
 from convmat.quantization import Quantization
 from convmat.roundings import ROUNDINGS, Scales
 from tests.docs import ROOT
+from tests.tools import mostly_slow
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -55,6 +57,16 @@ def probe(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
         return json.loads(out)
 
     return call
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Vectors, to copy and change."""
+    home = tmp_path_factory.mktemp("written")
+    with contextlib.chdir(home):
+        save()
+        assert run(["probe", "write", "v", *LAYER.split(), "-q"]) == 0
+    return home / "v"
 
 
 def save(x: Any = X, kernel: Any = KERNEL, bias: Any = BIAS, **fields: Any) -> None:
@@ -95,7 +107,7 @@ WHERE = {
 }
 
 
-@pytest.mark.parametrize("where", WHERE)
+@pytest.mark.parametrize("where", mostly_slow(WHERE))
 @pytest.mark.parametrize("name", QUANTIZED)
 def test_every_step_follows_from_the_one_before(name: str, where: str, probe: Any) -> None:
     steps, nchw = WHERE[where], "nchw" in where
@@ -395,7 +407,7 @@ def whole(kernel: Any = KERNEL, **fields: Any) -> Any:
     return cm.convolve(X, kernel, 2, "same", bias=BIAS, quantization=Quantization(**Q | fields))
 
 
-@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize("name", mostly_slow(MISTAKES, 4))
 def test_mistakes_are_named(name: str, probe: Any) -> None:
     save()
     probe(f"write v {LAYER}")
@@ -544,15 +556,15 @@ def changed(name: str) -> None:
         ),
     ],
 )
-def test_a_damaged_folder_is_trouble(damage: Callable[[], Any], told: str, probe: Any) -> None:
-    save()
-    probe(f"write v {LAYER}")
+def test_a_damaged_folder_is_trouble(damage: Callable[[], Any], told: str, written: Path, probe: Any) -> None:
+    shutil.copytree(written, "v")
     shutil.copy("v/layer/y.npy", "mine.npy")
     damage()
     trouble = probe("judge v mine.npy", 2)
     assert re.search(told, trouble), trouble
 
 
+@pytest.mark.slow
 def test_the_record_has_a_limit(probe: Any) -> None:
     save(np.ones((1, 1, 1, 1), np.int8), np.ones((60000, 1, 1, 1), np.int8), scale=None)
     with Path("q.toml").open("a") as lines:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from convmat.shown import Fact
     from convmat.verification.diagnosis import Findings
     from convmat.verification.golden import OwnLayer
     from convmat.verification.probes import Inputs, Judge, Probe
@@ -59,8 +60,6 @@ def command(probe: str, result: str, case: str | None, stage: str, diagnose: boo
     from convmat.cli.probe_folder import read_case
     from convmat.cli.probes import open_probe
     from convmat.report.checks import judged_facts, judged_grid
-    from convmat.report.verdicts import diagnosis_facts
-    from convmat.verification.diagnosis import may_be_explained
 
     if stage != "convolve" and diagnose:
         refuse(["diagnose"], "goes with --stage convolve")
@@ -70,25 +69,17 @@ def command(probe: str, result: str, case: str | None, stage: str, diagnose: boo
         raise click.UsageError(f"--case {case!r} is not in {probe}; give one of {', '.join(cases)}")
     names = [case] if case else list(cases)
     read = {name: read_case(probe, name, opened) for name in watching("case")(names, len(names))}
-    wanted = {
-        name: _Wanted(results[key], layer.judges(key, inputs, results))
-        for name, (inputs, results) in read.items()
-    }
-    if is_raw_name(result):  # numbers alone: what they are is known
-        outline = layouts.written(key, next(iter(wanted.values())).array)
+    wanted = {name: _Wanted(made[key], layer.judges(key, x, made)) for name, (x, made) in read.items()}
+    if is_raw_name(result):  # of bytes alone it is known what they are
+        outline = layouts.written(key, wanted[names[0]].array)
         result = with_default(result, outline.dtype.name, outline.shape)
     verdicts = _verdicts(result, wanted, layouts.images, stage)
-    wrong = {name: one for name, one in verdicts.items() if not one.report}
     reports = {name: one.report for name, one in verdicts.items()}
     facts = judged_facts(probe, stage, reports, [name for name in cases if name not in reports])
-    shapes, size = [one.array.shape for one in wrong.values()], (layer.geometry, layer.filters)
-    explicable = all(may_be_explained(shape, *size) for shape in shapes)
-    if wrong and stage == "convolve" and diagnose and explicable and not asked("quiet"):
-        given = {name: inputs for name, (inputs, _) in read.items()}
-        told = diagnosis_facts(_diagnosed(layer, layouts.images, given, wrong))
-        named = any(report.equal_as for report in reports.values())  # the verdict says which rounding it is
-        facts[-1:-1] = [fact._replace(brief="") for fact in told] if named else told
-    Judged(not wrong, facts, [judged_grid(reports, layer.geometry, stage)]).tell()
+    if stage == "convolve" and diagnose and not asked("quiet"):
+        inputs = {name: of_case for name, (of_case, _) in read.items()}
+        facts[-1:-1] = _diagnosis(layer, layouts.images, inputs, verdicts)
+    Judged(all(reports.values()), facts, [judged_grid(reports, layer.geometry, stage)]).tell()
 
 
 class _Wanted(NamedTuple):
@@ -161,6 +152,26 @@ def _verdict(array: NDArray[Any], wanted: _Wanted, layout: str, stage: str) -> _
     return _Verdict(array, name, verdict)
 
 
+def _diagnosis(
+    layer: Probe | OwnLayer, layout: str, inputs: Mapping[str, Inputs], verdicts: Mapping[str, _Verdict]
+) -> list[Fact]:
+    """What is to be told of the cases that are wrong: the mistakes that explain all of them."""
+    from convmat.files.memory import check_memory
+    from convmat.report.verdicts import diagnosis_facts
+    from convmat.verification.diagnosis import diagnosis_bytes, may_be_explained
+
+    wrong = {name: one for name, one in verdicts.items() if not one.report}
+    arrays = [one.array for one in wrong.values()]
+    size = layer.geometry, layer.filters
+    if not wrong or not all(may_be_explained(array.shape, *size) for array in arrays):
+        return []
+    check_memory("RESULT", sum(diagnosis_bytes(*size, array) for array in arrays), "add --no-diagnose")
+    told = diagnosis_facts(_diagnosed(layer, layout, inputs, wrong))
+    if any(one.report.equal_as for one in wrong.values()):  # the verdict says which rounding it is
+        return [fact._replace(brief="") for fact in told]
+    return told
+
+
 def _diagnosed(
     probe: Probe | OwnLayer, layout: str, inputs: Mapping[str, Inputs], wrong: Mapping[str, _Verdict]
 ) -> Findings:
@@ -170,12 +181,7 @@ def _diagnosed(
     """
     from convmat.cli.judged import places_in, results
     from convmat.cli.output import watching
-    from convmat.files.memory import check_memory
-    from convmat.verification.diagnosis import diagnose_all, diagnosis_bytes
-
-    arrays = [one.array for one in wrong.values()]
-    needed = sum(diagnosis_bytes(probe.geometry, probe.filters, array) for array in arrays)
-    check_memory("RESULT", needed, "add --no-diagnose")
+    from convmat.verification.diagnosis import diagnose_all
 
     shape = (probe.geometry.batch, *probe.geometry.output_size, probe.filters)
     cases, places = [], []

@@ -97,7 +97,7 @@ def command(
     \b
     Example:
       convmat probe write probe --k 3 --stride 2 --format c,hex
-      convmat probe write v sample_images/digit.png --kernel box:3 --quantize sample_images/quantized.toml
+      convmat probe write v sample_images/digit.png --kernel 1,2 --quantize sample_images/quantized.toml
 
     DIR is a new folder. In it are probe.json, which tells the geometry, and a folder for each case: integers,
     one-hot, coordinates, bias, wide-x, wide-kernel and extremes. Each has x, kernel, bias, and what they
