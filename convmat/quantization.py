@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat.checks import finite, got, several
 from convmat.errors import DTypeError, IntegerRangeError, SettingError
-from convmat.roundings import ROUNDINGS, Scales, canonical, truncated
+from convmat.roundings import FIXED, ROUNDINGS, Scales, canonical, truncated
 
 Array = NDArray[Any]
 
@@ -152,6 +152,9 @@ class Quantization:
                 )
         name = "" if result is None else result.newbyteorder("=").name
         made = replace(self, dtype=self.dtype or (name if name in DTYPES else DTYPES[0]))
+        for field in ("input_zero_point", "output_zero_point"):
+            if isinstance(value := getattr(self, field), tuple):
+                raise _error(field, f"got {len(value)} numbers; give one, for all filters")
         for field in _OF_FILTERS:
             value = getattr(self, field)
             if isinstance(value, tuple) and len(value) != len(filters):
@@ -208,10 +211,14 @@ class Quantization:
             DTypeError: no integers. IntegerRangeError: accumulators beyond int32, where that is checked, or
                 beyond what the rounding takes.
         """
-        values = self._accumulated(sums)
+        # What is beyond the dtype wraps around.
+        return self.after(sums, steps, k).astype(self.dtype or DTYPES[0])
+
+    def after(self, sums: Array, steps: Sequence[str], k: Array | None = None) -> Array:
+        """What accumulators are after some of the steps, as `apply` takes them, int64; errors likewise."""
+        values = self.accumulated(sums)
         scales = self.scales if k is None else self.scales.of_filters(k)
-        dtype = np.dtype(self.dtype or DTYPES[0])
-        low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+        info = np.iinfo(self.dtype or DTYPES[0])
         for step in steps:
             if step == "round":
                 values = ROUNDINGS[self.canonical_rounding](values, scales)
@@ -221,12 +228,13 @@ class Quantization:
                 zero = np.asarray(self.output_zero_point)
                 values = values + (zero if zero.ndim == 0 or k is None else zero[k])
             elif step == "saturate":
-                values = np.clip(values, low, high)
+                values = np.clip(values, int(info.min), int(info.max))
             elif step == "clamp" and self.activation is not None:
                 values = np.clip(values, *self.activation)
-        return np.asarray(values).astype(dtype)  # which wraps what is beyond it
+        return np.asarray(values)
 
-    def _accumulated(self, sums: Array) -> Array:
+    def accumulated(self, sums: Array) -> Array:
+        """Sums as the accumulators hold them, int64; errors as of `apply`."""
         if sums.dtype.kind not in "biu":
             raise DTypeError("quantization", f"has accumulators of {sums.dtype}; they are integers")
         if self.accumulator == "int32-wrapping":
@@ -244,6 +252,26 @@ class Quantization:
     def canonical_rounding(self) -> str:
         """The rounding, under the first of its names."""
         return canonical(self.rounding, self.accumulator == "int64")
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The least and the greatest result: those of the activation, or of the dtype."""
+        info = np.iinfo(self.dtype or DTYPES[0])
+        return self.activation or (int(info.min), int(info.max))
+
+    def of_each(self, filters: int) -> dict[str, Array]:
+        """What each of so many filters is quantized with, by field, (K,): zero points, and its scale.
+
+        The scale is as the rounding takes it: float32 or float64, or multiplier and shift, int32.
+        """
+        given: dict[str, Array] = {"weight_zero_point": np.asarray(self.weight_zero_point, np.int32)}
+        if self.canonical_rounding == "float32":
+            given["scale"] = np.minimum(self.scales.real, np.finfo(np.float32).max).astype(np.float32)
+        elif self.multiplier is not None or self.canonical_rounding in FIXED:
+            given |= {name: getattr(self.scales, name).astype(np.int32) for name in ("multiplier", "shift")}
+        else:
+            given["scale"] = self.scales.real
+        return {name: np.broadcast_to(values, (filters,)) for name, values in given.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, as JSON has them."""

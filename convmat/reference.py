@@ -157,14 +157,16 @@ def unroll_by_taps(
     padding_mode: str = "zeros",
     order: str = "hwc",
     band: Sequence[slice] = (),
+    outside: int = 0,
 ) -> NDArray[Any]:
     """The same matrix, one kernel tap at a time over whole images, for images of real size.
 
-    `band` keeps only those images, and those outputs along each spatial axis.
+    `band` keeps only those images, and those outputs along each spatial axis; `outside` is what padding with
+    zeros holds.
     """
     x, along = _banded(x, _axes(x.shape[1:-1], kernel_size, stride, padding, dilation), band)
     taps = list(itertools.product(*map(range, kernel_size)))
-    seen = [_seen_by(tap, along, x, padding_mode) for tap in taps]
+    seen = [_seen_by(tap, along, x, padding_mode, outside) for tap in taps]
     patches = np.stack(seen, axis=-1 if order == "chw" else -2)
     rows = len(x) * math.prod(len(starts) for starts, _ in along)
     return patches.reshape(rows, len(seen) * x.shape[-1])

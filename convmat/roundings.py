@@ -191,6 +191,8 @@ ROUNDINGS: dict[str, Rounding] = {
     "gemmlowp": tflite,
 }
 """By name."""
+FIXED = ("tflite", "tflite-single", "tflite-16x8")
+"""Those, by their first names, that multiply by a fixed-point number, whatever the scale was given as."""
 
 
 def canonical(name: str, wide: bool) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.checks import got, several
+from convmat.errors import SettingError
 from convmat.geometry import ConvGeometry
 from convmat.shown import Fact, Shown
 from convmat.symbol import (
@@ -145,9 +147,15 @@ def chain_bound(spectra: Iterable[Spectrum | None]) -> float:
 
     ‖f(x) − f(y)‖₂ ≤ Π ‖M_i‖₂ · ‖x − y‖₂, also with biases and with activations of slope at most 1 between the
     layers (ReLU, tanh). Infinite where one of them, None, has weights that are not finite.
+
+    Raises:
+        SettingError: no spectra.
     """
+    layers = several(spectra)
+    if layers is None or not all(isinstance(layer, Spectrum | None) for layer in layers):
+        raise SettingError("spectra", f"got {got(spectra)}; give what spectrum_of makes of each layer")
     bound = 1.0
-    for spectrum in spectra:
+    for spectrum in layers:
         bound = math.nextafter(bound * (math.inf if spectrum is None else spectrum.upper), math.inf)
     return bound
 

@@ -21,7 +21,7 @@ for ignored, usual in (
         signal.signal(ignored, usual)
 
 # CI tries more: pytest -m 'slow or hypothesis' --hypothesis-profile=ci
-for profile, examples in (("usual", 50), ("ci", 120)):
+for profile, examples in (("usual", 50), ("ci", 70)):
     settings.register_profile(
         profile,
         derandomize=True,

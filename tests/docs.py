@@ -49,7 +49,7 @@ def rerun(text: str) -> str:
             shutil.copytree(ROOT / name, folder / name)
 
         def replay(match: re.Match[str]) -> str:
-            if "$ cc " in match[1] and shutil.which("cc") is None:
+            if not all(map(shutil.which, re.findall(r"(?:\$|&&) (cc|make) ", match[1]))):
                 return match[0]
             commands = [line for line in match[1].splitlines() if line.startswith("$ ")]
             return "```console\n" + "".join(f"{c}\n{run(c[2:], folder)}" for c in commands) + "```"

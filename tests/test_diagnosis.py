@@ -497,6 +497,7 @@ def test_no_clock_is_looked_at() -> None:
     assert (layer.diagnose(layer.result()).tried, layer.diagnose(layer.result()).known) == (0, 0)
 
 
+@pytest.mark.slow
 def test_every_mistake_is_tried_on_a_large_layer() -> None:
     rng = np.random.default_rng(6)
     x, filters = (rng.standard_normal(s).astype("f4") for s in ((4, 224, 224, 3), (4, 7, 7, 3)))

@@ -478,6 +478,7 @@ def test_bad_pipes(script: str, status: int, told: str) -> None:
     assert not Path("y.npy").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("samples")
 def test_there_and_back_by_pipes() -> None:
     status, out, err = shell(

@@ -440,7 +440,7 @@ def test_a_report_tells_the_whole_story(monkeypatch: pytest.MonkeyPatch) -> None
     once = cm.Report(**{**vars(report), "diagnose": lambda: asked.append(1) or report.diagnose()})
     assert not asked
     lines = repr(once).split("\n")
-    assert lines[0] == f"{report}: the filter flipped up-down"
+    assert lines[0] == "different: 160 of 160 elements, the filter flipped up-down"
     assert lines[1] == "  result                    2 × 5 × 4 × 4"
     assert lines[-1] == "your output equals the correct one with the filter flipped up-down"
     assert repr(once) == "\n".join(lines)

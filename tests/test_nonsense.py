@@ -120,6 +120,19 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "layout": "nhwc",
         },
     ),
+    "spectrum_of": (
+        cm.spectrum_of,
+        {
+            "filters": W,
+            "input_shape": (1, 5, 5, 2),
+            **LAYER,
+            "flip": False,
+            "padding_mode": "zeros",
+            "iterations": None,
+            "watch": unwatched,
+        },
+    ),
+    "chain_bound": (cm.chain_bound, {"spectra": ()}),
     "unroll": (
         cm.unroll,
         {
@@ -150,7 +163,10 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "atol": None,
             "rtol": None,
             "quantization": None,
+            "arithmetic": None,
+            "activation": "none",
             "watch": unwatched,
+            "note": None,
         },
     ),
 }
@@ -201,7 +217,7 @@ def test_every_public_name_is_tried() -> None:
 def test_nonsense_is_refused_by_name_or_makes_sense(name: str, argument: str) -> None:
     function, arguments = CALLS[name]
     for what, value in NONSENSE.items():
-        if argument == "watch" and callable(value):
+        if argument in ("watch", "note") and callable(value):
             continue  # whatever can be called may be one
         try:
             function(**arguments | {argument: value})

@@ -535,6 +535,7 @@ STATES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", mostly_slow(LINES))
 def test_every_command_on_every_kind_of_stream(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -617,6 +618,7 @@ def test_help_in_a_file_of_another_encoding(encoding: str) -> None:
     assert errors[1].startswith("convmat: " + ("\\xe9.npy" if encoding == "ascii" else "é.npy"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_every_command_in_every_encoding(encoding: str) -> None:
     """All that is said is there, in letters where the encoding lacks signs, and none as a number."""

@@ -81,6 +81,7 @@ def test_sums_of_float32_have_no_other_name(kind: str) -> None:
         assert report.named_arithmetic is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [

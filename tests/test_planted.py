@@ -46,6 +46,7 @@ def share_told(each: int) -> float:
     return sum(map(bool, said)) / len(said)
 
 
+@pytest.mark.slow
 def test_planted_mistakes_are_told() -> None:
     assert share_told(110) >= 0.85
 
@@ -178,7 +179,7 @@ def test_the_verdict_says_where(layer: Any, capsys: pytest.CaptureFixture[str]) 
     x, w = layer
     y = cm.convolve(x, w)
     y[:, 3:8] = 0
-    first = "different: 780 of 1560 elements, all in rows 3..7\n"
+    first = "different: 780 of 1560 elements, yours is 0 in rows 3..7\n"
     assert verify(y, capsys, "--brief") == first
     text = verify(y, capsys)
     assert text.startswith(first)

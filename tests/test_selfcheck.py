@@ -185,6 +185,7 @@ def test_the_gradients_are_those_of_the_definition(monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(slopes.ravel(), [7 * 1, 11 * 1 + 7 * 10, 11 * 10])
 
 
+@pytest.mark.slow
 def test_the_self_check_says_which_case_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
     def cases() -> dict[tuple[str, str], selfcheck.Case]:
         found = {check.family: check for check in selfcheck.self_check()}

@@ -119,7 +119,7 @@ def test_an_option_that_there_is_not_is_answered_with_the_one_meant(
         )
 
 
-@pytest.mark.parametrize("said", ["--gray", "--fast", "--gpu", "--colour", "--verbose", "--x", "-z", "--in"])
+@pytest.mark.parametrize("said", ["--zebra", "--fast", "--gpu", "--colour", "--verbose", "--x", "-z", "--in"])
 def test_an_option_that_is_near_to_none_has_no_hint(said: str, told: Any) -> None:
     for ctx in ALL:
         line = told(*ctx.command_path.split()[1:], said)
@@ -228,6 +228,7 @@ def completed(shell: str, *words: str) -> list[str]:
     return [value if kind == "plain" else f"{kind}:" for kind, value in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", mostly_slow(["bash", "zsh", "fish"]))
 def test_completion_of_each_shell(shell: str) -> None:
     np.savez("b.npz", apple=1, apricot=2, beet=3)

@@ -42,7 +42,7 @@ if number == 0:
 sys.setprofile(look)
 main()
 """
-MOMENTS = int(os.environ.get("SIGNAL_MOMENTS", "80"))  # 500 take a dozen minutes of a processor
+MOMENTS = int(os.environ.get("SIGNAL_MOMENTS", "50"))  # 500 take a dozen minutes of a processor
 FROM_START, FROM_OUTPUT = "_find_and_load", "_hidden"  # when signals have handlers; an output's hidden name
 LINES = {
     "unroll": "unroll digit.png --k 7 --stride 7 -o out.npy --figure out.png",

@@ -252,6 +252,7 @@ def test_bias_gradient(key: str, wrong: np.ndarray) -> None:
     assert (key,) in [one.mistakes for one in found], found
 
 
+@pytest.mark.slow
 def test_what_is_right_or_spoilt_has_no_name() -> None:
     spoil = RNG.standard_normal
     for found, right in (

@@ -91,6 +91,7 @@ def train(*options: str, status: int = 0) -> None:
 # The experiment
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "bound"), mostly_slow([("float32", 1e-5), ("float64", 1e-12)]))
 def test_sgd_losses_agree_over_50_epochs(dtype: str, bound: float) -> None:
     e = trained(dtype=dtype, epochs=50, filters=4, kernel_size=4, stride=2, padding="valid", lr=1.0)
@@ -275,6 +276,7 @@ def summary(folder: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_folder_holds_everything(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     train("--optimizer", "both", "--probe-divergence", "-o", "out/run")
@@ -324,6 +326,7 @@ def contents(folder: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_figures")
 def test_resume_gives_the_bytes_of_an_unbroken_run() -> None:
     """Every file; and so does a run of the same seed."""
@@ -1006,6 +1009,7 @@ class _Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_whatever_evaluation_is_stopped_nothing_is_lost() -> None:
     """A stop between any two blocks of work: saved there and gone on with, a run comes to the same bits."""
     changes: dict[str, Any] = {"epochs": 1, "val_size": 40, "filters": 2}

@@ -531,6 +531,7 @@ def _results(samples: None) -> None:
 LINE = f"convmat verify {' '.join(LAYER)}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_results")
 def test_and_and_or() -> None:
     script = f"""
@@ -544,6 +545,7 @@ def test_and_and_or() -> None:
     assert out == "equal\ndifferent or trouble: 1\ndifferent or trouble: 2\ndifferent 1\n"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_results")
 def test_set_e() -> None:
     status, out, err = shell(
@@ -555,6 +557,7 @@ def test_set_e() -> None:
     assert err.startswith("convmat: none.npy: ")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_results")
 def test_standard_input() -> None:
     script = f"""

@@ -39,8 +39,8 @@ _SECTIONS = {
     "transpose output_padding filters tile layers quantize requantize",
     "Arrays and images": "input_shape output_shape layout kernel_layout order overlap dims dtype shape "
     "kernel_dtype arithmetic frame alpha per_image",
-    "Output": "output formats dense values figure animate theme scale at fps preview dry_run plan threads "
-    "as_json brief quiet help _click_default_help",
+    "Output": "output formats name force dense values figure animate theme scale at fps preview dry_run plan "
+    "threads as_json brief quiet help _click_default_help",
 }
 
 

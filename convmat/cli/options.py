@@ -277,13 +277,14 @@ overlap_option = choice(
 threads_option = number(
     "--threads", help="Threads to work with, 1 to 1024.  [default: CONVMAT_THREADS, or all cores]"
 )
+quantize_option = click.option(
+    "--quantize",
+    metavar="FILE.toml",
+    type=File(),
+    help="A layer of integers, whose zero points, scales, rounding, activation and dtype FILE has.",
+)
 quantization_options = together(
-    click.option(
-        "--quantize",
-        metavar="FILE.toml",
-        type=File(),
-        help="A layer of integers, whose zero points, scales, rounding, activation and dtype FILE has.",
-    ),
+    quantize_option,
     click.option(
         "--requantize",
         type=RequantizeType(),

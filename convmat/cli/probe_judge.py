@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -11,14 +10,17 @@ import click
 from convmat.cli import options
 from convmat.cli.command import Command, refuse
 from convmat.cli.types import File
+from convmat.files.described import is_raw_name, with_default
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+    from convmat.shown import Fact
     from convmat.verification.diagnosis import Findings
-    from convmat.verification.probes import Inputs, Probe
+    from convmat.verification.golden import OwnLayer
+    from convmat.verification.probes import Inputs, Judge, Probe
     from convmat.verification.verdict import Report
 
 _ARRAY_OF = {"convolve": "y", "unroll": "x_col", "flatten-filters": "w_col"}
@@ -45,38 +47,46 @@ def command(probe: str, result: str, case: str | None, stage: str, diagnose: boo
       convmat probe judge probe probe/integers/y.npy
 
     DIR is a folder that probe write made; it is itself checked against the definition. RESULT is an .npy
-    file, - for standard input, or a folder of integers.npy, one-hot.npy and so on, all of which are judged. A
-    file is the result of one case, or of all, stacked in the order of the table of probe write: Y in the
-    layout of the probe, or its rows.
+    file, - for standard input, .bin, whose bytes are of the probe's dtype and shape, or a folder of
+    integers.npy, one-hot.npy and so on, all of which are judged. A file is the result of one case, or of all,
+    stacked in the order of the table of probe write: Y in the layout of the probe, or its rows.
+
+    Of a layer of one's own integers must be equal, floats within each element's error bound.
 
     Exit status: 0 equal, 1 different, 2 trouble.
     """
     from convmat.cli.judged import Judged
     from convmat.cli.output import asked, watching
-    from convmat.cli.probes import open_probe, read_case
+    from convmat.cli.probe_folder import read_case
+    from convmat.cli.probes import open_probe
     from convmat.report.checks import judged_facts, judged_grid
-    from convmat.report.verdicts import diagnosis_facts
-    from convmat.verification.probes import CASES
 
     if stage != "convolve" and diagnose:
         refuse(["diagnose"], "goes with --stage convolve")
-    layer, layouts = open_probe(probe)
-    if case is not None and case not in CASES:
-        raise click.UsageError(f"--case {case!r} is not in {probe}; give one of {', '.join(CASES)}")
-    names = [case] if case else list(CASES)
-    read = {name: read_case(probe, name, layer, layouts) for name in watching("case")(names, len(names))}
-    wanted = {name: [results[_ARRAY_OF[stage]]] for name, (_, results) in read.items()}
-    if stage == "convolve":  # a result wider than Y need not be rounded
-        for name, (inputs, _) in read.items():
-            wanted[name].append(layer.sums(inputs) + inputs.bias)
+    opened, key = open_probe(probe), _ARRAY_OF[stage]
+    layer, layouts, cases = opened
+    if case is not None and case not in cases:
+        raise click.UsageError(f"--case {case!r} is not in {probe}; give one of {', '.join(cases)}")
+    names = [case] if case else list(cases)
+    read = {name: read_case(probe, name, opened) for name in watching("case")(names, len(names))}
+    wanted = {name: _Wanted(made[key], layer.judges(key, x, made)) for name, (x, made) in read.items()}
+    if is_raw_name(result):  # of bytes alone it is known what they are
+        outline = layouts.written(key, wanted[names[0]].array)
+        result = with_default(result, outline.dtype.name, outline.shape)
     verdicts = _verdicts(result, wanted, layouts.images, stage)
-    wrong = {name: one for name, one in verdicts.items() if not one.report}
     reports = {name: one.report for name, one in verdicts.items()}
-    facts = judged_facts(probe, stage, reports, [name for name in CASES if name not in reports])
-    if wrong and stage == "convolve" and diagnose and not asked("quiet"):
-        given = {name: inputs for name, (inputs, _) in read.items()}
-        facts[-1:-1] = diagnosis_facts(_diagnosed(layer, layouts.images, given, wrong))
-    Judged(not wrong, facts, [judged_grid(reports, layer.geometry, stage)]).tell()
+    facts = judged_facts(probe, stage, reports, [name for name in cases if name not in reports])
+    if stage == "convolve" and diagnose and not asked("quiet"):
+        inputs = {name: of_case for name, (of_case, _) in read.items()}
+        facts[-1:-1] = _diagnosis(layer, layouts.images, inputs, verdicts)
+    Judged(all(reports.values()), facts, [judged_grid(reports, layer.geometry, stage)]).tell()
+
+
+class _Wanted(NamedTuple):
+    """What a result has to be, and what judges it, any of these."""
+
+    array: NDArray[Any]
+    judges: list[Judge]
 
 
 class _Verdict(NamedTuple):
@@ -87,9 +97,7 @@ class _Verdict(NamedTuple):
     report: Report
 
 
-def _verdicts(
-    result: str, wanted: Mapping[str, list[NDArray[Any]]], layout: str, stage: str
-) -> dict[str, _Verdict]:
+def _verdicts(result: str, wanted: Mapping[str, _Wanted], layout: str, stage: str) -> dict[str, _Verdict]:
     """The verdict on each case of which there is a result, in a folder or a file."""
     from convmat.errors import FileError
     from convmat.files.described import Described, said_of
@@ -107,7 +115,7 @@ def _verdicts(
 
 
 def _verdicts_on(
-    array: NDArray[Any], wanted: Mapping[str, list[NDArray[Any]]], layout: str, stage: str
+    array: NDArray[Any], wanted: Mapping[str, _Wanted], layout: str, stage: str
 ) -> dict[str, _Verdict]:
     """The cases that one array is judged as, and how.
 
@@ -130,23 +138,42 @@ def _verdicts_on(
     return {nearest: each[nearest]}
 
 
-def _verdict(array: NDArray[Any], wanted: list[NDArray[Any]], layout: str, stage: str) -> _Verdict:
+def _verdict(array: NDArray[Any], wanted: _Wanted, layout: str, stage: str) -> _Verdict:
     """An array as it is read to be a case's result, any of those wanted, and the verdict on it."""
     from convmat.cli.judged import first_equal, results
-    from convmat.verification.comparison import compare_exactly
 
     readings = {"": array}
     if stage == "convolve":
-        readings = results(array, wanted[0].shape, layout)
+        readings = results(array, wanted.array.shape, layout)
     elif array.ndim == 3:  # as unroll --per-image
         readings = {"": array.reshape(-1, array.shape[-1])}
-    verdicts = [first_equal(readings, partial(compare_exactly, wanted=right)) for right in wanted]
+    verdicts = [first_equal(readings, judge) for judge in wanted.judges]
     name, verdict = next((one for one in verdicts if one[1]), verdicts[0])
     return _Verdict(array, name, verdict)
 
 
+def _diagnosis(
+    layer: Probe | OwnLayer, layout: str, inputs: Mapping[str, Inputs], verdicts: Mapping[str, _Verdict]
+) -> list[Fact]:
+    """What is to be told of the cases that are wrong: the mistakes that explain all of them."""
+    from convmat.files.memory import check_memory
+    from convmat.report.verdicts import diagnosis_facts
+    from convmat.verification.diagnosis import diagnosis_bytes, may_be_explained
+
+    wrong = {name: one for name, one in verdicts.items() if not one.report}
+    arrays = [one.array for one in wrong.values()]
+    size = layer.geometry, layer.filters
+    if not wrong or not all(may_be_explained(array.shape, *size) for array in arrays):
+        return []
+    check_memory("RESULT", sum(diagnosis_bytes(*size, array) for array in arrays), "add --no-diagnose")
+    told = diagnosis_facts(_diagnosed(layer, layout, inputs, wrong))
+    if any(one.report.equal_as for one in wrong.values()):  # the verdict says which rounding it is
+        return [fact._replace(brief="") for fact in told]
+    return told
+
+
 def _diagnosed(
-    probe: Probe, layout: str, inputs: Mapping[str, Inputs], wrong: Mapping[str, _Verdict]
+    probe: Probe | OwnLayer, layout: str, inputs: Mapping[str, Inputs], wrong: Mapping[str, _Verdict]
 ) -> Findings:
     """The mistakes that explain every case that is wrong.
 
@@ -164,11 +191,9 @@ def _diagnosed(
             return results(array, shape, layout)[read_as]
 
         x, filters, bias = inputs[name]
-        layer = {"x": x, "filters": filters, "bias": bias, "flip": probe.flip, **probe.where}
-        cases.append({**layer, "groups": probe.geometry.groups, "expected": read(one.array)})
+        cases.append({"x": x, "filters": filters, "bias": bias, "expected": read(one.array), **probe.how})
         places.append(places_in(one.array, read))
-    # By the bound, for the definition of what is rounded is not: where sums are exact it leaves nothing.
-    findings = diagnose_all(cases, watch=watching("mistake"))
+    findings = diagnose_all(cases, probe.rules, watch=watching("mistake"))
     if len(cases) == 1:
         return findings.with_places(places[0])
     names = list(wrong)

@@ -7,22 +7,34 @@ from typing import TYPE_CHECKING
 import click
 
 from convmat.cli import options
-from convmat.cli.command import Command
-from convmat.cli.types import Formats, OutputName, Tile
+from convmat.cli.command import Command, refuse
+from convmat.cli.types import CName, Formats, OutputName, Tile
 from convmat.files.schema import SEED
 
 if TYPE_CHECKING:
     from convmat.geometry import ConvGeometry
+    from convmat.report.facts import Grid
+    from convmat.shown import Fact
 
 _DTYPES = ("float32", "float64", "float16", "int8", "uint8", "int16")
 _ARITHMETICS = ("tf32", "bfloat16", "float16", "float16-accumulate", "bfloat16-accumulate")
+_OWN = ("kernel", "bias", "quantize", "name", "frame", "alpha")
+_MADE_UP = ("kernel_size", "input_shape", "filters", "dtype", "kernel_dtype", "arithmetic", "tile", "seed")
 
 
 @click.command("write", cls=Command)
 @click.argument("folder", metavar="DIR", type=OutputName("folder"))
+@options.inputs_argument(required=False)
 @options.layer_of(
-    options.k_option(), options.linear_options, options.kernel_layout_option, options.order_option
+    options.kernel_option,
+    options.bias_option,
+    options.k_option(required=False),
+    options.linear_options,
+    options.kernel_layout_option,
+    options.order_option,
+    options.image_options,
 )
+@options.quantize_option
 @options.input_shape_option("Shape of the input: 8,10,3.  [default: room for a few patches]")
 @options.number("--filters", help="Filters of the layer.  [default: 4, or to fit the groups]")
 @options.choice(
@@ -53,12 +65,22 @@ _ARITHMETICS = ("tf32", "bfloat16", "float16", "float16-accumulate", "bfloat16-a
     type=Formats(),
     default="npy",
     show_default=True,
-    help="What to write besides .npy: c, a header; hex, for $readmemh.",
+    help="What to write besides .npy: c, a header; hex, for $readmemh; bin, bytes alone.",
 )
+@click.option(
+    "--name",
+    type=CName(),
+    default="layer",
+    show_default=True,
+    help="Of your layer, in C and of its files: NAME_x in NAME.h is NAME/x.npy.",
+)
+@click.option("--force", is_flag=True, help="Replace DIR whole, if probe write made all that is in it.")
 @options.report_options
 def command(
     folder: str,
+    inputs: tuple[str, ...],
     layer: options.LayerOptions,
+    quantize: str | None,
     input_shape: tuple[int, ...] | None,
     filters: int | None,
     dtype: str,
@@ -67,30 +89,109 @@ def command(
     tile: tuple[int, ...] | int | None,
     seed: int,
     formats: tuple[str, ...],
+    name: str,
+    force: bool,
 ) -> None:
-    """Write a probe: layers whose sums are exact in any order, and what they give.
+    """Write a probe: layers whose sums are exact in any order, or your own layer, and what they give.
 
     \b
     Example:
       convmat probe write probe --k 3 --stride 2 --format c,hex
+      convmat probe write v sample_images/digit.png --kernel 1,2 --quantize sample_images/quantized.toml
 
     DIR is a new folder. In it are probe.json, which tells the geometry, and a folder for each case: integers,
     one-hot, coordinates, bias, wide-x, wide-kernel and extremes. Each has x, kernel, bias, and what they
     give: x_col, w_col, the accumulators and y.
+
+    With INPUT and --kernel there is one case: your layer, on your input. A quantized one has every step: the
+    accumulators, those with the bias, scaled and rounded, with the zero point, and y, which is cut off; and
+    what each filter is quantized with. Sums of integers are exact; of floats they are the definition's, in
+    float64, each rounded once.
     """
+    from convmat.cli.output import report
+    from convmat.cli.probe_folder import check_inputs_stay, check_made
+    from convmat.files.folders import check_new_folder
+
+    check_new_folder(folder, check_made if force else None)
+    if inputs:
+        refuse(_MADE_UP, "goes without INPUT, which is the layer's own")
+        check_inputs_stay(folder, (*inputs, layer.kernel, layer.bias, quantize))
+        report(*_own(folder, inputs, layer, quantize, name, formats, force))
+        return
+    refuse(_OWN, "goes with INPUT")
+    if layer.kernel_size is None:
+        raise click.UsageError("Missing option '--k'; or give INPUT and --kernel, of a layer of your own")
+    report(
+        *_made_up(
+            folder,
+            layer,
+            input_shape,
+            filters,
+            (dtype, kernel_dtype or dtype, arithmetic),
+            tile,
+            seed,
+            formats,
+            force,
+        )
+    )
+
+
+def _own(
+    folder: str,
+    names: tuple[str, ...],
+    options: options.LayerOptions,
+    quantize: str | None,
+    name: str,
+    formats: tuple[str, ...],
+    force: bool,
+) -> tuple[list[Fact], list[Grid]]:
+    """Write a layer of one's own; what is to be told of it."""
+    from convmat.cli.layer import geometry_of, open_layer
+    from convmat.cli.probe_folder import Layouts
+    from convmat.cli.quantized import quantization_of
+    from convmat.cli.vectors import array_rows, write_vectors
+    from convmat.files.memory import check_memory
+    from convmat.layouts import output_layout
+    from convmat.report.checks import arrays_grid, vectors_facts
+    from convmat.verification.golden import OwnLayer, vectors_bytes
+
+    batch, arguments = open_layer(names, options)
+    quantization = quantization_of(quantize, None)
+    needed = vectors_bytes(geometry_of(batch.shape, arguments), arguments["filters"], batch.dtype)
+    check_memory("input", needed, "give fewer images")
+    layer, inputs = OwnLayer.of(batch.read(), quantization=quantization, order=options.order, **arguments)
+    layouts, results = Layouts(output_layout(options.layout), options.kernel_layout), layer.results(inputs)
+    made, exact = inputs._asdict() | results, layer.is_exact(inputs, results["y"])
+    rows = array_rows(write_vectors(folder, layer, made, layouts, exact, name, formats, force))
+    facts = vectors_facts(layer, folder, (layouts.images, layouts.kernels), formats, name, rows, exact)
+    return [*batch.facts(), *facts], [arrays_grid(rows)]
+
+
+def _made_up(
+    folder: str,
+    layer: options.LayerOptions,
+    input_shape: tuple[int, ...] | None,
+    filters: int | None,
+    operands: tuple[str, str, str | None],
+    tile: tuple[int, ...] | int | None,
+    seed: int,
+    formats: tuple[str, ...],
+    force: bool,
+) -> tuple[list[Fact], list[Grid]]:
+    """Write a probe that is made up; what is to be told of it."""
     import numpy as np
 
-    from convmat.cli.output import report, watching
-    from convmat.cli.probes import Layouts, write_probe
-    from convmat.files.folders import check_new_folder
+    from convmat.cli.output import watching
+    from convmat.cli.probe_folder import Layouts
+    from convmat.cli.probes import write_probe
     from convmat.layouts import output_layout
     from convmat.report.checks import probe_facts, probe_grid
     from convmat.verification.probes import Probe
 
-    check_new_folder(folder)
     if isinstance(tile, int):
         tile = (tile,) * (layer.axes + 1)
     geometry, count = _geometry(layer, input_shape, filters, tile or ())
+    dtype, kernel_dtype, arithmetic = operands
     probe = Probe(
         geometry,
         count,
@@ -98,14 +199,14 @@ def command(
         layer.flip,
         layer.padding_mode,
         layer.order,
-        np.dtype(kernel_dtype or dtype),
+        np.dtype(kernel_dtype),
         arithmetic,
         tile or (),
     )
     layouts = Layouts(output_layout(layer.layout), layer.kernel_layout)
-    cases = write_probe(folder, probe, layouts, seed, formats, watching("case"))
+    cases = write_probe(folder, probe, layouts, seed, formats, force, watching("case"))
     facts = probe_facts(probe, folder, layouts.images, layouts.kernels, formats, seed, cases)
-    report(facts, [probe_grid(cases)])
+    return facts, [probe_grid(cases)]
 
 
 def _geometry(

@@ -321,8 +321,8 @@ class ArithmeticType(Type):
 class Formats(Type):
     """Formats of a probe, joined by commas."""
 
-    metavar = "npy|c|hex[,…]"
-    known = ("npy", "c", "hex")
+    metavar = "npy|c|hex|bin[,…]"
+    known = ("npy", "c", "hex", "bin")
 
     def read(self, text: str) -> tuple[str, ...]:
         formats = tuple(text.lower().split(","))
@@ -330,3 +330,17 @@ class Formats(Type):
             if wanted not in self.known:
                 raise click.BadParameter(f"{wanted!r} is none of {', '.join(self.known)}")
         return formats
+
+
+class CName(Type):
+    """What names in C may begin with."""
+
+    metavar = "NAME"
+
+    def read(self, text: str) -> str:
+        from convmat.files.sources import is_c_name
+
+        if not is_c_name(text):
+            form = "give a letter, and then letters, digits and _, 64 at most"
+            raise click.BadParameter(f"{shown(text)} is no name in C; {form}")
+        return text

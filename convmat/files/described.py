@@ -72,6 +72,14 @@ def described(text: str, dtype: str | None = None, shape: tuple[int, ...] | None
     return Described(base, Said(said["dtype"] or dtype, own or shape, own is not None))
 
 
+def with_default(name: str, dtype: str, shape: tuple[int, ...]) -> Described:
+    """A file's name, with what is said of its bytes, and with these where nothing is."""
+    said = said_of(name)
+    return Described(
+        name, said._replace(dtype=said.dtype or dtype, shape=shape if said.shape is None else said.shape)
+    )
+
+
 def _named(text: str) -> str | None:
     """The file of which a text says more than the name; None where there is none, or it is an archive."""
     if os.path.exists(text):

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from convmat.errors import FileError
 from convmat.files.names import check_ending
 from convmat.files.outputs import new_output, together, undone_by, writing
 
+Check = Callable[[str], None]
+
 
 @contextmanager
-def new_folder(name: str) -> Iterator[str]:
+def new_folder(name: str, may_go: Check | None = None) -> Iterator[str]:
     """A folder to fill, which takes the name given when the block ends well, or that of `together` around it;
     else nothing is left of it.
 
+    A folder of that name that is not empty is replaced whole if `may_go` lets it pass.
+
     Raises:
-        FileError: there is a file of that name, or a folder that is not empty; or it cannot be written.
+        FileError: there is a file of that name, or a folder that is not to be replaced; or it cannot be
+            written.
     """
     with writing(name or "''"):
-        check_new_folder(name)
+        check_new_folder(name, may_go)
         with new_output(name) as partial:
             os.mkdir(partial)
             try:
@@ -67,15 +72,20 @@ def _missing(name: str) -> list[str]:
     return missing
 
 
-def check_new_folder(name: str) -> None:
-    """Raise FileError where there is anything that a new folder would replace, or for the name of a file."""
+def check_new_folder(name: str, may_go: Check | None = None) -> None:
+    """Raise FileError where there is anything that a new folder would replace, or for the name of a file.
+
+    A folder that is not empty is let pass by `may_go`, which raises FileError for one that has to stay.
+    """
     check_ending(name, "folder")
     with writing(name or "''"):
         if not name or name == "-":
             raise FileError(name or "''", "is no folder's name; name a folder to make")
         try:
             if os.listdir(name):
-                raise FileError(name, "is there and not empty; name a new folder")
+                if may_go is None:
+                    raise FileError(name, "is there and not empty; name a new folder")
+                may_go(name)
         except NotADirectoryError:
             raise FileError(name, "is there and no folder; name a new folder") from None
         except FileNotFoundError:

@@ -128,7 +128,8 @@ class _New:
             self._aside = _hidden(self.target, "old")
             os.rename(self.target, self._aside)
             return
-        if keep and os.path.lexists(self.target):
+        full = os.path.isdir(self.target) and os.listdir(self.target)  # which nothing takes the place of
+        if (keep or full) and os.path.lexists(self.target):
             self._aside = _hidden(self.target, "old")
             try:
                 os.link(self.target, self._aside)

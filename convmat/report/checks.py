@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from convmat.geometry import ConvGeometry
-from convmat.report.facts import Grid, absent, geometry_facts
+from convmat.report.facts import Grid, absent, geometry_facts, quantization_facts
 from convmat.shown import Fact, shape_fact, sizes
-from convmat.verification.probes import Probe
-from convmat.verification.selfcheck import Case, Check
-from convmat.verification.verdict import Report
 from convmat.words import POSITION_NAMES
+
+if TYPE_CHECKING:
+    from convmat.geometry import ConvGeometry
+    from convmat.verification.golden import OwnLayer
+    from convmat.verification.probes import Layered, Probe
+    from convmat.verification.selfcheck import Case, Check
+    from convmat.verification.verdict import Report
 
 _SHOWN = 20  # cases that differ in the table; JSON has all
 
@@ -96,30 +99,91 @@ def probe_facts(
     cases: Sequence[dict[str, Any]],
 ) -> list[Fact]:
     """A probe that was written."""
-    geometry, written = probe.geometry, [name for name in ("npy", "c", "hex") if name in {"npy", *formats}]
     operands = probe.operands
     given = str(operands.x) if operands.x == operands.kernel else f"{operands.x}, kernels {operands.kernel}"
     dtypes = f"{given}; bias and Y {operands.summed}, accumulators {operands.accumulator}"
-    about = f"probe of X_col {sizes(geometry.matrix_shape)}, {given}, in {folder}"
     arithmetic = f"{probe.arithmetic or operands.x}: sums of {operands.sum_bits} bits"
     return [
-        Fact("probe", "probe", folder, folder, brief=about),
-        *geometry_facts(geometry, probe.padding_mode),
-        Fact("filters", "filters", probe.filters, f"{probe.filters}{', flipped' if probe.flip else ''}"),
-        Fact("flip", "", probe.flip, ""),
-        Fact("groups", "groups", geometry.groups, str(geometry.groups)),
-        shape_fact("matrix_shape", "X_col", geometry.matrix_shape),
-        Fact("layout", "layouts", layout, f"{layout}, kernels {kernel_layout}, columns {probe.order}"),
-        Fact("kernel_layout", "", kernel_layout, ""),
-        Fact("order", "", probe.order, ""),
+        *_written_facts(probe, folder, f"probe of X_col {sizes(probe.geometry.matrix_shape)}, {given}"),
+        *_layout_facts(layout, kernel_layout, probe.order),
         Fact("dtype", "dtype", str(operands.x), dtypes),
         Fact("kernel_dtype", "", str(operands.kernel), ""),
         Fact("arithmetic", "arithmetic", probe.arithmetic, arithmetic),
         Fact("tile", "tile" if probe.tile else "", list(probe.tile) or None, sizes(probe.tile)),
-        Fact("formats", "formats", written, ", ".join(written)),
+        _formats_fact(formats),
         Fact("seed", "seed", seed, str(seed)),
         Fact("cases", "", cases, ""),
+        *absent("input", "turned", "quantization", "name", "exact", "arrays"),
     ]
+
+
+def vectors_facts(
+    layer: OwnLayer,
+    folder: str,
+    layouts: tuple[str, str],
+    formats: Sequence[str],
+    name: str,
+    arrays: Sequence[dict[str, Any]],
+    exact: bool,
+) -> list[Fact]:
+    """Golden vectors of one's own layer that were written."""
+    x, kernel, _ = map(str, layer.dtypes)
+    what = "quantized" if layer.quantization is not None else f"{x}, kernels {kernel}"
+    summed = "exact in any order" if exact else f"in float64, rounded once to {arrays[-1]['dtype']}"
+    return [
+        *_written_facts(
+            layer, folder, f"golden vectors of X_col {sizes(layer.geometry.matrix_shape)}, {what}"
+        ),
+        *_layout_facts(*layouts, layer.order),
+        Fact("dtype", "dtype", x, f"{x}, kernels {kernel}"),
+        Fact("kernel_dtype", "", kernel, ""),
+        *quantization_facts(layer.quantization),
+        Fact("exact", "sums", exact, summed),
+        _formats_fact(formats),
+        Fact("name", "name", name, name),
+        Fact("arrays", "", arrays, ""),
+        *absent("arithmetic", "tile", "seed", "cases"),
+    ]
+
+
+def _written_facts(layer: Layered, folder: str, about: str) -> list[Fact]:
+    geometry = layer.geometry
+    return [
+        Fact("probe", "probe", folder, folder, brief=f"{about}, in {folder}"),
+        *geometry_facts(geometry, layer.padding_mode),
+        Fact("filters", "filters", layer.filters, f"{layer.filters}{', flipped' if layer.flip else ''}"),
+        Fact("flip", "", layer.flip, ""),
+        Fact("groups", "groups", geometry.groups, str(geometry.groups)),
+        shape_fact("matrix_shape", "X_col", geometry.matrix_shape),
+    ]
+
+
+def _layout_facts(layout: str, kernel_layout: str, order: str) -> list[Fact]:
+    return [
+        Fact("layout", "layouts", layout, f"{layout}, kernels {kernel_layout}, columns {order}"),
+        Fact("kernel_layout", "", kernel_layout, ""),
+        Fact("order", "", order, ""),
+    ]
+
+
+def _formats_fact(formats: Sequence[str]) -> Fact:
+    written = [name for name in ("npy", "c", "hex", "bin") if name in {"npy", *formats}]
+    return Fact("formats", "formats", written, ", ".join(written))
+
+
+def arrays_grid(arrays: Sequence[dict[str, Any]]) -> Grid:
+    """The arrays of a layer, a line each."""
+    lines = [
+        (
+            one["name"],
+            one["about"],
+            sizes(one["shape"]),
+            one["dtype"],
+            *(_short(one[end]) for end in ("least", "greatest")),
+        )
+        for one in arrays
+    ]
+    return Grid("", ("array", "what it is", "shape", "dtype", "least", "greatest"), lines)
 
 
 def probe_grid(cases: Sequence[dict[str, Any]]) -> Grid:
@@ -147,6 +211,7 @@ def judged_facts(folder: str, stage: str, reports: Mapping[str, Report], others:
             "worst": None if report.worst is None else list(report.worst),
             "worst_value": None if report.worst_values is None else _number(report.worst_values[0]),
             "worst_definition": None if report.worst_values is None else _number(report.worst_values[1]),
+            "equal_as": list(report.equal_as) or None,
             "equal": bool(report),
         }
         for name, report in reports.items()
@@ -154,6 +219,10 @@ def judged_facts(folder: str, stage: str, reports: Mapping[str, Report], others:
     count = len(reports)
     verdict = f"different: {different} of " if different else "equal: "
     verdict += f"{count} case{'s' if count != 1 else ''}"
+    roundings = [
+        f"; equal as {r.equal_as[0]}; you asked for {r.rounding}" for r in reports.values() if r.equal_as
+    ]
+    verdict += "".join(roundings)
     return [
         *absent("diagnosis", "diagnosis_tried", "diagnosis_known"),
         Fact("probe", "probe", folder, folder),
@@ -183,6 +252,10 @@ def judged_grid(reports: Mapping[str, Report], geometry: ConvGeometry, stage: st
         share = f"{report.outside} of {report.elements}"
         lines.append((name, share, place, value, wanted, "equal" if report else "different"))
     return Grid("", columns, lines)
+
+
+def _short(value: Any) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
 def _number(value: Any) -> Any:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 AXIS_KEYS = tuple(f"output_{name}" for name in AXIS_NAMES[3])
 
-_CAUSES = ("diagnosis", "where", "instead")
+_CAUSES = ("diagnosis", "instead", "where")
 
 PREVIEW_ELEMENTS = 20_000
 """Matrices of at most so many elements have rows of theirs shown."""

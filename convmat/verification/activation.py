@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,14 +30,14 @@ class Activation(NamedTuple):
         Raises:
             SettingError: something else.
         """
-        if given is None or given == "none":
+        if given is None or (isinstance(given, str) and given == "none"):
             return None
         if isinstance(given, str) and given in _ACTIVATIONS:
             return _ACTIVATIONS[given]
         ends = several(given)
         if isinstance(given, str) and given.startswith("clamp:"):
             ends = tuple(map(_number, given.removeprefix("clamp:").split(",")))
-        if ends is None or len(ends) != 2 or not all(end in (-np.inf, np.inf) or finite(end) for end in ends):
+        if ends is None or len(ends) != 2 or not all(_is_end(end) for end in ends):
             raise SettingError(
                 "activation", f"got {got(given)}; give none, relu, relu6 or clamp:LO,HI, as in clamp:-1,1"
             )
@@ -88,3 +89,8 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return np.nan
+
+
+def _is_end(value: Any) -> bool:
+    """Whether a range may end there: a finite number, or infinity."""
+    return finite(value) or (isinstance(value, float) and math.isinf(value))

@@ -94,6 +94,11 @@ class Findings(Sequence[Diagnosis]):
         """The first diagnosis in a few words; none where there is none."""
         return self[0].brief if self else ""
 
+    @property
+    def headline(self) -> str:
+        """What says most in a few words: the first diagnosis, else the first effect."""
+        return self.brief or "".join(map(str, self.effects[:1]))
+
     def with_places(self, place: Callable[[Place], Place]) -> Findings:
         """With the exceptions' indices as `place` makes them of ours: those of a file, say."""
         return replace(

@@ -113,6 +113,8 @@ def judge_layer(
     """As `verify`; without `naming`, whose arithmetic the errors are is not asked."""
     if not callable(watch):
         raise SettingError("watch", f"got {got(watch)}; give what hands on the steps of an iterable")
+    if note is not None and not callable(note):
+        raise SettingError("note", f"got {got(note)}; give a function of a band, its definition and verdict")
     rule, numerics = Rule.of(**tolerance, arithmetic=arithmetic), named(arithmetic)
     clamp = Activation.of(activation)
     x, filters = numbers("input", x), numbers("filters", filters)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,9 @@ from convmat.checks import SEED_LIMIT, filter_groups, got, whole
 from convmat.errors import DTypeError, GeometryError, ShapeError
 from convmat.geometry import AXIS_NAMES, ConvGeometry
 from convmat.shown import sizes
+from convmat.verification.comparison import compare_exactly
 from convmat.verification.operands import Operands, whole_numbers
+from convmat.verification.verdict import Report
 from convmat.words import LINE_NAMES
 
 MOST_ELEMENTS = 1 << 20
@@ -32,6 +35,9 @@ CASES = {
 }
 ARRAYS = ("x", "kernel", "bias", "x_col", "w_col", "accumulators", "y")
 """Of each case."""
+
+Judge = Callable[[NDArray[Any]], Report]
+"""Judges a result, (N, *out, K) or a matrix."""
 
 _LINES = {**{axis: f"output {lines}" for axis, lines in LINE_NAMES.items()}, "filters": "filters"}
 
@@ -53,8 +59,47 @@ class Bits(NamedTuple):
     """At most."""
 
 
+class Layered:
+    """What layers whose steps are written out have in common."""
+
+    geometry: ConvGeometry
+    filters: int
+    flip: bool
+    padding_mode: str
+
+    @property
+    def filter_shape(self) -> tuple[int, ...]:
+        """(K, *kernel, C/groups)."""
+        geometry = self.geometry
+        return (self.filters, *geometry.kernel_size, geometry.channels // geometry.groups)
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """As the reference takes it, which works out a padding's name by itself."""
+        geometry = self.geometry
+        return {
+            "stride": geometry.stride,
+            "padding": geometry.padding,
+            "dilation": geometry.dilation,
+            "padding_mode": self.padding_mode,
+        }
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """All that the reference takes beside the arrays."""
+        return {**self.where, "groups": self.geometry.groups, "flip": self.flip}
+
+    def confirms(self, key: str, values: NDArray[Any], inputs: Inputs) -> bool:
+        """Whether values that are not equal to a result by the definition are right, too."""
+        return False
+
+    def turned(self, kernel: NDArray[Any]) -> NDArray[Any]:
+        """The kernel as it lies on the input."""
+        return np.flip(kernel, tuple(range(1, kernel.ndim - 1))) if self.flip else kernel
+
+
 @dataclass(frozen=True)
-class Probe:
+class Probe(Layered):
     """A layer to be probed: its geometry and what it computes with.
 
     Its results are the same in any order of summing, with or without fused multiply-add. Let x, kernel and
@@ -144,6 +189,17 @@ class Probe:
                 )
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The arrays of each case."""
+        return ARRAYS
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """How its results are to be diagnosed."""
+        # By the bound, for the definition of what is rounded is not: where sums are exact it leaves nothing.
+        return {}
+
+    @property
     def operands(self) -> Operands:
         """What it computes with."""
         kernel = self.dtype if self.kernel_dtype is None else self.kernel_dtype
@@ -153,12 +209,6 @@ class Probe:
     def terms(self) -> int:
         """Products in each sum."""
         return self.geometry.terms
-
-    @property
-    def filter_shape(self) -> tuple[int, ...]:
-        """(K, *kernel, C/groups)."""
-        geometry = self.geometry
-        return (self.filters, *geometry.kernel_size, geometry.channels // geometry.groups)
 
     @property
     def _peak(self) -> int:
@@ -200,7 +250,7 @@ class Probe:
             taps = hot[k % len(hot)][1]
             tap = np.unravel_index(taps[k // len(hot) % len(taps)], geometry.kernel_size)
             kernel[(k, *tap, depth // 2)] = 1
-        return self._cast([x, self._turned(kernel)])
+        return self._cast([x, self.turned(kernel)])
 
     def _hot_pixels(self) -> list[tuple[int, NDArray[Any]]]:
         """Pixels and the taps that see them, as numbers, first that by which a window sees its middle."""
@@ -280,7 +330,7 @@ class Probe:
             "x_col": reference.unroll_by_taps(
                 inputs.x, self.geometry.kernel_size, **self.where, order=self.order
             ),
-            "w_col": reference.flatten_filters(self._turned(inputs.kernel), self.order),
+            "w_col": reference.flatten_filters(self.turned(inputs.kernel), self.order),
             "accumulators": sums.astype(self.operands.accumulator),
             "y": (sums + inputs.bias).astype(self.operands.summed),
         }
@@ -292,8 +342,14 @@ class Probe:
             The errors of `results`.
         """
         self._check(inputs)
-        how = {**self.where, "groups": self.geometry.groups, "flip": self.flip}
-        return reference.convolve_by_taps(inputs.x, inputs.kernel, **how)
+        return reference.convolve_by_taps(inputs.x, inputs.kernel, **self.how)
+
+    def judges(self, key: str, inputs: Inputs, results: Mapping[str, NDArray[Any]]) -> list[Judge]:
+        """What judges a result that is to be one of `results`; one of these will do."""
+        wanted = [results[key]]
+        if key == "y":  # a result wider than Y need not be rounded
+            wanted.append(self.sums(inputs) + inputs.bias)
+        return [partial(compare_exactly, wanted=right) for right in wanted]
 
     def bits(self, inputs: Inputs) -> Bits:
         """How many bits the numbers of a case need, and its sums."""
@@ -332,20 +388,6 @@ class Probe:
         if not exact.all():
             beyond = f"sums beyond {1 << operands.sum_bits} times their unit"
             raise DTypeError("x", f"and kernel have {beyond}, which are not exact in any order")
-
-    def _turned(self, kernel: NDArray[Any]) -> NDArray[Any]:
-        return np.flip(kernel, tuple(range(1, kernel.ndim - 1))) if self.flip else kernel
-
-    @property
-    def where(self) -> dict[str, Any]:
-        """As the reference takes it, which works out a padding's name by itself."""
-        geometry = self.geometry
-        return {
-            "stride": geometry.stride,
-            "padding": geometry.padding,
-            "dilation": geometry.dilation,
-            "padding_mode": self.padding_mode,
-        }
 
 
 def check_tile(tile: tuple[int, ...], axes: int) -> None:

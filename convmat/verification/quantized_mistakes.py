@@ -75,7 +75,7 @@ def padding_holds(layer: Computation, value: int) -> Iterator[Computation]:
     pads = layer.pads
     if layer.quantized is None or layer.padding_mode != "zeros" or not np.any(pads) or np.min(pads) < 0:
         return
-    if layer.quantized.input_zero_point != value and np.can_cast(np.min_scalar_type(value), layer.x.dtype):
+    if layer.quantized.input_zero_point != value == np.asarray(value).astype(layer.x.dtype):
         x = np.pad(layer.x, [(0, 0), *pads, (0, 0)], constant_values=value)
         yield replace(layer, x=x, padding=((0, 0),) * len(pads))
 

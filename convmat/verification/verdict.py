@@ -33,7 +33,7 @@ class Diagnosed(Protocol):
         """All of it."""
 
     @property
-    def brief(self) -> str:
+    def headline(self) -> str:
         """In a few words, to go on from a verdict; none where nothing was found."""
 
 
@@ -139,8 +139,9 @@ class Report(Shown):
         rows = [fact for fact in self.facts() if fact.label]
         width = max(len(fact.label) for fact in rows)
         lines = [f"  {fact.label:{width}}  {fact.text}" for fact in rows if fact.key != "equal"]
-        brief, *whole = self._diagnosis
-        return "\n".join([f"{self}{brief and f': {brief}'}", *lines, *whole])
+        headline, *whole = self._diagnosis
+        first = f"{self._difference()}, {headline}" if headline else str(self)
+        return "\n".join([first, *lines, *whole])
 
     @cached_property
     def _diagnosis(self) -> tuple[str, ...]:
@@ -151,7 +152,7 @@ class Report(Shown):
             found = self.diagnose()
         except ConvmatError as error:
             return "", f"no diagnosis: {error}"
-        return found.brief, found.story
+        return found.headline, found.story
 
     def _difference(self) -> str:
         return f"different: {self.outside} of {_elements(self.elements)}{self._other_rounding()}"
