@@ -50,6 +50,7 @@ OPTIONS = {
     "--flip": "true-convolution reverse",
     "--col": "column",
     "--threads": "jobs j workers num-threads nproc",
+    "--force": "overwrite replace clobber",
     "--quiet": "silent",
     "--brief": "short summary",
     "--lr": "learning-rate",
