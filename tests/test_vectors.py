@@ -423,7 +423,7 @@ def test_another_rounding_is_told(probe: Any, capsys: pytest.CaptureFixture[str]
     sums = np.load("v/layer/biased.npy")
     floor = Quantization(**Q | {"rounding": "floor"}).apply(sums)
     np.save("mine", floor)
-    (case,) = probe("judge v mine.npy", 1)["cases"]
+    (case,) = probe("judge v mine.npy --no-diagnose", 1)["cases"]
     assert case["equal_as"] == ["floor"]
     assert run(["probe", "judge", "v", "mine.npy", "--brief"]) == 1
     told = "different: 1 of 1 case; equal as floor; you asked for tflite\n"
@@ -432,7 +432,7 @@ def test_another_rounding_is_told(probe: Any, capsys: pytest.CaptureFixture[str]
     np.save("folder/layer", np.load("v/layer/y.npy"))
     assert probe("judge v folder")["equal"]
     np.save("mine", np.zeros((9, 9)))
-    assert probe("judge v mine.npy", 1)["cases"][0]["result_shape"] == [1, 9, 9, 1]
+    assert probe("judge v mine.npy --no-diagnose", 1)["cases"][0]["result_shape"] == [1, 9, 9, 1]
     Path("short.bin").write_bytes(b"1234")
     assert "short.bin: has 4 bytes, int8 of shape (2, 3, 4, 6) has 144;" in probe("judge v short.bin", 2)
     assert "--case 'integers' is not in v; give one of layer" in probe("judge v mine.npy --case integers", 2)

@@ -55,6 +55,7 @@ OPTIONS = {
     "--to-fc": "fc to-matmul lower",
     "--outputs": "dump dumped activations",
     "--provider": "execution-provider device ep",
+    "--force": "overwrite replace clobber",
     "--quiet": "silent",
     "--brief": "short summary",
     "--lr": "learning-rate",
