@@ -229,9 +229,10 @@ def _of_ml_dtypes(name: str) -> Stored:
     except ImportError:
         problem = f"{name} is read with ml_dtypes, which is not installed; pip install ml_dtypes"
         raise DTypeError("dtype", problem) from None
-    dtype, form = np.dtype(getattr(ml_dtypes, name)), None
+    library: Any = ml_dtypes
+    dtype, form = np.dtype(getattr(library, name)), None
     if name.startswith("float"):
-        info: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+        info = library.finfo(dtype)
         form = Format(name, info.nmant + 1, float(info.max), float(info.tiny))
     return Stored(name, dtype, form)
 
