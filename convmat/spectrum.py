@@ -22,12 +22,12 @@ from convmat.symbol import (
     BLOCK_BYTES,
     Bound,
     Line,
-    block_shape,
     blocks,
     distinct_groups,
     layer_lines,
     polyphase,
     symbol_products,
+    symbol_shape,
 )
 from convmat.watching import Watch, unwatched
 
@@ -179,7 +179,7 @@ class Method:
         if self.name == "dense":
             groups = sum(self.counts)
             return 3 * item * (shape[0] // groups) * (shape[1] // groups) + 24 * min(shape)
-        block = 16 * len(self.parts) * math.prod(block_shape(self.parts, self.lines))
+        block = 16 * len(self.parts) * math.prod(symbol_shape(self.parts, self.lines))
         held = 4 * max(BLOCK_BYTES, block) + 2 * item * self.parts.size
         if self.name == "fourier":
             return held + 24 * min(shape)

@@ -161,14 +161,14 @@ def polyphase(parts: NDArray[Any], lines: Sequence[Line]) -> NDArray[Any]:
     return taps.transpose(order).reshape(*steps, groups, filters, -1)
 
 
-def block_shape(parts: NDArray[Any], lines: Sequence[Line]) -> tuple[int, int]:
+def symbol_shape(parts: NDArray[Any], lines: Sequence[Line]) -> tuple[int, int]:
     """Rows and columns of B: (K/groups, rests·C/groups)."""
     return parts.shape[1], math.prod(line.rests for line in lines) * int(parts.shape[-1])
 
 
 def symbol_products(parts: NDArray[Any], lines: Sequence[Line]) -> int:
     """Multiplications that the symbol takes: its waves, its sampling, and a Gram matrix of each block."""
-    rows, columns = block_shape(parts, lines)
+    rows, columns = symbol_shape(parts, lines)
     steps: list[int] = [-(-k // line.rests) for k, line in zip(parts.shape[2:-1], lines, strict=True)]
     waves = sum(n * line.points for n, line in zip(steps, lines, strict=True))
     points: int = math.prod(line.points for line in lines)
@@ -275,7 +275,7 @@ def norm_bound(geometry: ConvGeometry, filters: NDArray[Any], padding_mode: str)
 def _symbol_bound(geometry: ConvGeometry, parts: NDArray[Any], padding_mode: str) -> Bound:
     for density in DENSITIES:
         lines = layer_lines(geometry, padding_mode, density)
-        rows, columns = block_shape(parts, lines)
+        rows, columns = symbol_shape(parts, lines)
         if symbol_products(parts, lines) * _SURVIVED <= BOUND_PRODUCTS:
             break
     work = symbol_products(parts, lines)
@@ -301,7 +301,7 @@ def _taps_bound(geometry: ConvGeometry, parts: NDArray[Any], padding_mode: str) 
     groups, rows, *kernel, columns = parts.shape
     taps = math.prod(kernel)
     each = parts.reshape(groups, rows, taps, columns).swapaxes(1, 2)
-    squarings = _affordable(groups * taps * _products(rows, columns))
+    squarings = _affordable(groups * taps * _block_products(rows, columns))
     step = max(BLOCK_BYTES // (16 * rows * columns), 1)
     flat = each.reshape(-1, rows, columns)
     found = [gram_bounds(flat[start : start + step], squarings)[0] for start in range(0, len(flat), step)]
@@ -313,7 +313,7 @@ def _taps_bound(geometry: ConvGeometry, parts: NDArray[Any], padding_mode: str) 
     return Bound(float(sums.max()) * rounding, "taps")
 
 
-def _products(rows: int, columns: int) -> int:
+def _block_products(rows: int, columns: int) -> int:
     """Multiplications of a Gram matrix, of the smaller side."""
     return min(rows, columns) ** 2 * max(rows, columns)
 

@@ -162,7 +162,11 @@ def sign_lost(fold: Any) -> Any:
             ("ConvGeometry", odd_pixel_at_the_start, {"mapping, locate", "gradients"}),
             ("ConvGeometry", padding_forgotten, {"output sizes", "mapping, locate", "fold", "gradients"}),
             ("ConvGeometry", raising, {"output sizes", "mapping, locate", "fold", "gradients"}),
-            ("to_batch", raising, {"matrix", "layouts, arrays"}),
+            (
+                "to_batch",
+                raising,
+                {"matrix", "layouts, arrays", "convolve, bound", "convolve, infinities", "dtypes, bound"},
+            ),
         ]
     ),
 )

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,7 +287,7 @@ def test_the_kernel_of_the_docs_passes_make_check(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs" / "firmware", "firmware")
 
     def make(*goals: str) -> str:
-        tools = ("CONVMAT=python -m convmat", f"PYTHONPATH={ROOT}")
+        tools = (f"CONVMAT={sys.executable} -m convmat", f"PYTHON={sys.executable}", f"PYTHONPATH={ROOT}")
         done = subprocess.run(["make", "-s", *tools, *goals], cwd="firmware", capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout

@@ -211,16 +211,17 @@ def warn_of_layout(subject: str, shape: tuple[int, ...], dims: int) -> None:
         return
     n, *size, c = to_batch_shape(shape, dims)
     other_n, *other_size, other_c = to_batch_shape(shape, dims, likelier)
+    read_as, other = _images(n, size, c), _images(other_n, other_size, other_c)
     warn(
-        f"{subject}: {shape} is read as {_images(n, size, c)}; for {_images(other_n, other_size, other_c)} "
+        f"{subject}: {got(shape)} is read as {read_as}; for {other} "
         f"give --layout {likelier}, or else --layout nhwc"
     )
 
 
 def _images(count: int, size: list[int], channels: int) -> str:
-    pixels = " × ".join(map(str, size)) if len(size) > 1 else f"{size[0]} pixels"
+    pixels = " × ".join(map(got, size)) if len(size) > 1 else f"{got(size[0])} pixels"
     return (
-        f"{count} image{'s' if count != 1 else ''} of {pixels} with {channels} "
+        f"{got(count)} image{'s' if count != 1 else ''} of {pixels} with {got(channels)} "
         f"channel{'s' if channels != 1 else ''}"
     )
 

@@ -235,7 +235,9 @@ class _Search:
             for some in (False, True)
             for ds in (alone, together)
         )
-        return Findings(tuple(next(filter(None, ranked), [])), tried, known, effects)
+        diagnoses = tuple(next(filter(None, ranked), []))
+        whole = bool(diagnoses) and not diagnoses[0].exceptions
+        return Findings(diagnoses, tried, known, () if whole else effects)
 
     @property
     def cost(self) -> int:

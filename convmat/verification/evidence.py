@@ -47,8 +47,8 @@ class Effect:
 
     @property
     def definite(self) -> bool:
-        """Whether the sentence says where it is true."""
-        return self.everywhere or self.where is not None
+        """Whether the sentence says where it is true, and what is wrong, not one example of it."""
+        return (self.everywhere or self.where is not None) and self.value.get("changed", 1) == 1
 
     def as_json(self) -> dict[str, Any]:
         """The sentence, where it is true, and its numbers."""

@@ -295,6 +295,8 @@ def _lines(name: str, chosen: Mask) -> Lines:
     size, at = len(chosen), np.flatnonzero(chosen)
     if len(at) == size:
         return Lines(name, size, ((0, size - 1, 1),), "")
+    if not len(at):  # along another axis there are some
+        return Lines(name, size, (), "")
     several = np.count_nonzero(np.diff(at) != 1)
     if several and len(at) > _FEW // 2 and (periodic := _periodic(name, chosen, at)) is not None:
         return periodic
