@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.checks import got
 from convmat.errors import GeometryError, ShapeError
 
 KERNEL_LAYOUTS = ("ohwi", "oihw", "hwio")
@@ -51,7 +52,7 @@ def said_axes(shape: tuple[int, ...], dims: int, layout: str = "nhwc") -> tuple[
         }[layout]
         raise ShapeError(
             "input",
-            f"has {len(shape)} axes {shape}; with {dims} spatial axes it is {forms}",
+            f"has {len(shape)} axes {got(shape)}; with {dims} spatial axes it is {forms}",
         )
     if len(shape) == dims + 1:
         return layout == "nhw", layout != "nhw"
