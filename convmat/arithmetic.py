@@ -33,9 +33,11 @@ def choose_arithmetic(
     Raises:
         DTypeError: floats wider than float64. IntegerRangeError: sums that could pass 2^63.
     """
-    arrays = (x, weights) if bias is None else (x, weights, bias)
-    known = arithmetic_of(terms, tuple(a.dtype for a in arrays))
-    return known or _exact(terms, *map(_value_peak, arrays))
+    if bias is None:
+        known = arithmetic_of(terms, (x.dtype, weights.dtype))
+        return known or _exact(terms, _value_peak(x), _value_peak(weights))
+    known = arithmetic_of(terms, (x.dtype, weights.dtype, bias.dtype))
+    return known or _exact(terms, _value_peak(x), _value_peak(weights), _value_peak(bias))
 
 
 @lru_cache(maxsize=256)

@@ -110,9 +110,11 @@ def finite(value: Any) -> bool:
 
 def flag(name: str, value: Any) -> None:
     """Raise GeometryError unless `value` is True or False, of Python or NumPy."""
+    if value is True or value is False:
+        return
     import numpy as np
 
-    if not isinstance(value, (bool, np.bool_)):
+    if not isinstance(value, np.bool_):
         raise GeometryError(name, f"expected True or False, got {got(value)}")
 
 
@@ -247,6 +249,8 @@ def numbers(name: str, values: Any) -> NDArray[Any]:
     """
     import numpy as np
 
+    if type(values) is np.ndarray and values.dtype.isbuiltin == 1 and values.dtype.kind in "biufc":
+        return values  # to learn it of anything else takes as long as a small layer
     return np.asarray(known_numbers(name, values))
 
 

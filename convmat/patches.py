@@ -243,6 +243,9 @@ def geometry_of(
 
 def settled_where(stride: Sizes, padding: Padding, dilation: Sizes, groups: SupportsIndex) -> tuple[Any, ...]:
     """These arguments in a form that may be remembered by."""
+    given = (stride, padding, dilation, groups)
+    if _PLAIN.issuperset(map(type, given)):
+        return given
     return (
         settled("stride", stride),
         settled("padding", padding),
@@ -266,7 +269,7 @@ def settled(name: str, value: Any, depth: int = 2) -> Any:
     return whole(name, value)
 
 
-_INT = {int}
+_INT, _PLAIN = {int}, {int, str}
 
 
 def steps_of(a: NDArray[Any]) -> tuple[int, ...] | None:

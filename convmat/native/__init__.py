@@ -105,7 +105,7 @@ class Native:
         for name, arguments in {
             "lanes": [size],
             "box": [pointer, number],
-            "convolve": [pointer] * 5 + [number],
+            "convolve": None,  # pointers, which say so themselves, and an int: not to check them is quicker
             "unroll": [pointer] * 3 + [size, number, size, size, number],
             "convert": [pointer, number, number, pointer, number, size, number],
             "fold": [pointer] * 2 + [size, pointer] + [number] * 4 + [size, size, number],
@@ -237,9 +237,10 @@ def box_of(layer: bytes) -> Box:
 
 def _address(a: NDArray[Any]) -> Any:
     """Where an array's first element is, as ctypes passes it."""
-    if a.flags.carray:  # writable and C-contiguous: the quicker way, by the buffer protocol
-        return _Memory.from_buffer(a)
-    return a.ctypes.data
+    try:
+        return _Memory.from_buffer(a)  # the quicker way, of what is writable and C-contiguous
+    except (TypeError, ValueError):
+        return ctypes.c_void_p(a.ctypes.data)
 
 
 _Memory: Any = ctypes.c_char * 0
