@@ -228,8 +228,8 @@ x, w, bias = arrays(LAYER)
 calls = [
     lambda threads: compiled.unroll(LAYER.sizes(), x, x_col, "hwc", 0, len(x_col), threads),
     lambda threads: compiled.fold(LAYER.sizes(), x_col, 0, x.copy(), "sum", "hwc", 0, 62, threads),
-    lambda threads: convolve(compiled, LAYER, x, w, bias, "planes", threads),
     lambda threads: convolve(compiled, LAYER, x, w, bias, "wide", threads),
+    lambda threads: convolve(compiled, LAYER, x, w, bias, "planes", threads),
 ]
 for call in calls:  # each needs more than those before, whose memory is kept
     fail_at.value = 1

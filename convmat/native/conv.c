@@ -578,6 +578,12 @@ static Line unit_line(const Unit *u, Int number) {
     return (Line){u->image + number / (u->planes * u->rows), u->plane + number / u->rows % u->planes,
                   u->row + number % u->rows};
 }
+/* Whether all that a unit sees lies in x, and none in the padding. */
+static int unit_inside(const Sizes *s, const Unit *u) {
+    Int z = first(s, DEPTH, u->plane), y = first(s, HEIGHT, u->row), x = first(s, WIDTH, u->column);
+    return z >= 0 && y >= 0 && x >= 0 && z + seen(s, DEPTH, u->planes) <= s->in[DEPTH] &&
+           y + seen(s, HEIGHT, u->rows) <= s->in[HEIGHT] && x + seen(s, WIDTH, u->columns) <= s->in[WIDTH];
+}
 static char *y_at(const Task *t, Line l, Int column, Int filter) {
     const Int *step = t->s->y_step;
     return t->y + t->y_size * (l.image * t->s->y_image + l.plane * step[DEPTH] + l.row * step[HEIGHT] +
@@ -935,14 +941,17 @@ INLINE void NAME(tiles)(const int pixels, const int wide, const NAME(Sweep) * gi
                 }
             }
         }
-        int whole = t.to && !t.integers && t.lanes == wide * LANES && p + pixels <= t.outputs;
+        int whole = t.to && t.lanes == wide * LANES && p + pixels <= t.outputs, direct = whole && !t.integers;
         UNROLL
         for (int i = 0; i < pixels; i++) {
-            T *at = whole ? (T *)(t.to[p + i] + t.first) : sums + i * wide * LANES;
+            T *at = direct ? (T *)(t.to[p + i] + t.first) : sums + i * wide * LANES;
             UNROLL
             for (int v = 0; v < wide; v++)
                 STORE(at + v * LANES) = sum[i][v];
         }
+        if (whole && !direct)
+            for (int i = 0; i < pixels; i++)
+                NAME(put)(1, t.to[p + i] + t.first, sums + i * wide * LANES, wide * LANES);
         for (Int i = 0; !whole && t.to && i < least(pixels, t.outputs - p); i++)
             NAME(put)(t.integers, t.to[p + i] + t.first, sums + i * wide * LANES, t.lanes);
     }
@@ -980,7 +989,7 @@ typedef struct {
     const T **at; /* (run, output) */
     char **to;    /* (output) */
     const char **from;
-    T *zeros, *bias, *sums, *patches, *weights;
+    T *zeros, *bias, *sums, *box, *weights;
     Int *steps, step, runs, length; /* step: of at; runs of an output, elements of each */
     int merged, kept;               /* kept: all weights stay packed */
 } NAME(Wide);
@@ -990,7 +999,7 @@ static Int NAME(carve_wide)(const Task *t, uintptr_t room, void *found) {
     const Box *b = t->box;
     NAME(Wide) *k = found;
     Int pixels = b->images * b->planes * b->rows * b->columns + MOST_PIXELS, n = t->taps * t->depth;
-    /* Worth the copy of rows that reach into the padding where channels alone would be short runs. */
+    /* Worth the copy of a unit that reaches into the padding where channels alone would be short runs. */
     k->merged = t->depth < MERGED && s->groups == 1 && merges(s);
     k->runs = k->merged ? rows_of(s) : t->taps,
     k->length = k->merged ? s->kernel[WIDTH] * t->depth : t->depth;
@@ -1005,41 +1014,62 @@ static Int NAME(carve_wide)(const Task *t, uintptr_t room, void *found) {
     k->zeros = take(&room, most(s->channels, k->length) * (Int)sizeof(T));
     k->bias = take(&room, width * (Int)sizeof(T));
     k->sums = take(&room, pixels * width * (Int)sizeof(T));
-    k->patches = take(&room, k->merged ? pixels * n * (Int)sizeof(T) : 0);
+    Int seen_pixels = seen(s, DEPTH, b->planes) * seen(s, HEIGHT, b->rows) * seen(s, WIDTH, b->columns);
+    k->box = take(&room, k->merged ? b->images * seen_pixels * s->channels * (Int)sizeof(T) : 0);
     k->weights = take(&room, k->kept ? all : most(L1 / 2, 4 * width * (Int)sizeof(T)));
     return (Int)(room - start);
 }
 
-/* Copies what an output sees into a patch, and gives pointers to its rows. */
-static void NAME(copy_patch)(const Sizes *s, const char **from, T *patch) {
-    Int kw = s->kernel[WIDTH];
-    for (Int l = 0; l < taps_of(s); l++) {
-        T *at = patch + l * s->channels;
-        memcpy(at, from[l], s->channels * sizeof(T));
-        if (l % kw == 0)
-            from[l / kw] = (char *)at;
+/* Copies all that a unit sees, with its padding, and gives the sizes of a layer whose x is this box. */
+static Sizes NAME(copy_box)(const Sizes *s, const Unit *u, const T *x, T *to) {
+    Sizes box = *s;
+    const Int starts[AXES] = {u->plane, u->row, u->column}, outputs[AXES] = {u->planes, u->rows, u->columns};
+    for (int a = WIDTH; a >= DEPTH; a--) {
+        box.in[a] = seen(s, a, outputs[a]), box.before[a] = starts[a] * s->stride[a];
+        box.x_step[a] = a == WIDTH ? s->channels : box.in[a + 1] * box.x_step[a + 1];
     }
+    box.x_image = box.in[DEPTH] * box.x_step[DEPTH];
+    Int c = s->channels, column = first(s, WIDTH, u->column), left = most(0, -column);
+    Int right = most(left, least(box.in[WIDTH], s->in[WIDTH] - column)); /* pixels [left, right) lie inside */
+    for (Int m = 0; m < u->images * box.in[DEPTH] * box.in[HEIGHT]; m++) {
+        Line line = line_of(m, box.in);
+        Int z = source(first(s, DEPTH, u->plane) + line.plane, s->in[DEPTH], s->mode);
+        Int y = source(first(s, HEIGHT, u->row) + line.row, s->in[HEIGHT], s->mode), none = z < 0 || y < 0;
+        const T *row = x + (u->image + line.image) * s->x_image + z * s->x_step[DEPTH] + y * s->x_step[HEIGHT];
+        for (Int q = 0; q < box.in[WIDTH]; q++, to += c) {
+            Int at = source(column + q, s->in[WIDTH], s->mode), n = q == left && left < right ? right - left : 1;
+            if (none || at < 0)
+                memset(to, 0, c * sizeof(T));
+            else
+                memcpy(to, row + at * c, n * c * sizeof(T)), q += n - 1, to += (n - 1) * c;
+        }
+    }
+    return box;
 }
 
 /* Pointers to all that the outputs of a unit see; how many outputs there are. */
 static Int NAME(map)(const Task *t, const Unit *u, NAME(Wide) * k) {
+    Sizes box;
     const Sizes *s = t->s;
-    Int pixel = 0, length = most(s->channels, k->length);
-    T *patch = k->patches;
+    const char *x = t->x;
+    Int pixel = 0, length = most(s->channels, k->length), image = 0;
     memset(k->zeros, 0, length * sizeof(T));
+    if (k->merged && !unit_inside(s, u))
+        box = NAME(copy_box)(s, u, t->x, k->box), s = &box, x = (const char *)k->box, image = u->image;
     for (Int m = 0; m < u->lines; m++) {
-        Line line = unit_line(u, m);
+        Line line = unit_line(u, m), from = {line.image - image, line.plane, line.row};
         for (Int q = u->column, n; q < u->column + u->columns; q += n, pixel += n) {
-            Int all = inside(s, q);
-            n = least(most(1, all), u->column + u->columns - q);
-            see(s, t->x, (char *)k->zeros, sizeof(T), line, q, all && k->merged, k->from, k->steps);
-            if (k->merged && !all)
-                NAME(copy_patch)(s, k->from, patch), patch += t->taps * s->channels;
-            for (Int r = 0; r < k->runs; r++)
-                for (Int i = 0; i < n; i++)
-                    k->at[r * k->step + pixel + i] = (const T *)(k->from[r] + i * k->steps[r]);
-            for (Int i = 0; i < n; i++)
-                k->to[pixel + i] = y_at(t, line, q + i, 0);
+            n = least(most(1, inside(s, q)), u->column + u->columns - q);
+            see(s, x, (char *)k->zeros, sizeof(T), from, q, k->merged, k->from, k->steps);
+            for (Int r = 0; r < k->runs; r++) {
+                const char *at = k->from[r];
+                const T **to = k->at + r * k->step + pixel;
+                for (Int i = 0; i < n; i++, at += k->steps[r])
+                    to[i] = (const T *)at;
+            }
+            char *y = y_at(t, line, q, 0);
+            for (Int i = 0; i < n; i++, y += t->s->y_step[WIDTH] * t->y_size)
+                k->to[pixel + i] = y;
         }
     }
     for (Int r = 0; r < k->runs; r++) /* a last tile's missing outputs see zeros */
@@ -1225,11 +1255,8 @@ static void NAME(spread)(const Task *t, const Unit *u, const NAME(Planes) * k) {
 
 /* Whether a unit's planes are x itself: one channel whose lines lie together, and no padding. */
 static int NAME(in_place)(const Sizes *s, const Unit *u) {
-    Int z = first(s, DEPTH, u->plane), y = first(s, HEIGHT, u->row), x = first(s, WIDTH, u->column);
     return s->channels == 1 && s->x_step[WIDTH] == 1 && s->stride[WIDTH] == 1 && s->stride[HEIGHT] == 1 &&
-           u->images == 1 && u->columns >= LANES && s->kernel[DEPTH] == 1 && z >= 0 && z < s->in[DEPTH] &&
-           y >= 0 && x >= 0 && y + seen(s, HEIGHT, u->rows) <= s->in[HEIGHT] &&
-           x + seen(s, WIDTH, u->columns) <= s->in[WIDTH];
+           u->images == 1 && u->columns >= LANES && s->kernel[DEPTH] == 1 && unit_inside(s, u);
 }
 
 /* Each tap's place in the planes, and its weights (filter, tap). */
