@@ -117,7 +117,7 @@ def _by_bands(
 ) -> NDArray[Any]:
     """The transposed convolution of checked arrays, (N, *spatial, C), a band of lines at a time."""
     terms = math.prod(geometry.kernel_size) * len(filters) // geometry.groups
-    accumulator, result = choose_arithmetic(terms, y, filters, bias)
+    accumulator, result, _ = choose_arithmetic(terms, y, filters, bias)
     compiled = native.library() if accumulator.kind != "i" else None
     if compiled is not None:
         filters = filters.conj()  # for `as_real`: its transpose is that of the filters themselves

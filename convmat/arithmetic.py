@@ -19,6 +19,8 @@ class Arithmetic(NamedTuple):
 
     accumulator: np.dtype[Any]
     result: np.dtype[Any]
+    pairs: bool = False
+    """Whether int16 holds all factors and int32 all sums, so that instructions may multiply two at a time."""
 
 
 def choose_arithmetic(
@@ -28,7 +30,7 @@ def choose_arithmetic(
 
     Floats and complex numbers sum in the widest of their dtypes, float16 in float32. Integers are exact: no
     partial sum is above n·max|x|·max|w| + max|b|. Below 2^24 float32 holds it, below 2^53 float64, below 2^63
-    int64.
+    int64. Where int16 and int32 would do as well, `pairs` says so.
 
     Raises:
         DTypeError: floats wider than float64. IntegerRangeError: sums that could pass 2^63.
@@ -48,8 +50,8 @@ def arithmetic_of(terms: int, dtypes: tuple[np.dtype[Any], ...]) -> Arithmetic |
         DTypeError: floats wider than float64.
     """
     if all(dtype.kind in "biu" for dtype in dtypes):
-        peak = _largest_sum(terms, *map(_dtype_peak, dtypes))
-        return Arithmetic(_HOLDS[0][0], np.dtype(np.int64)) if peak < _HOLDS[0][1] else None
+        peaks = tuple(map(_dtype_peak, dtypes))
+        return _exact(terms, *peaks) if _largest_sum(terms, *peaks) < _HOLDS[0][1] else None
     result = np.result_type(*dtypes).newbyteorder("=")
     if result.itemsize > (16 if result.kind == "c" else 8):
         raise DTypeError(
@@ -62,7 +64,7 @@ def _exact(terms: int, *peaks: int) -> Arithmetic:
     peak = _largest_sum(terms, *peaks)
     for dtype, limit in _HOLDS:
         if peak < limit:
-            return Arithmetic(dtype, np.dtype(np.int64))
+            return Arithmetic(dtype, np.dtype(np.int64), peak < 1 << 31 and max(peaks[:2]) < 1 << 15)
     raise IntegerRangeError(
         "input",
         f"sums of {terms} products could reach {peak:.3g}, int64 ends at {2**63 - 1:.3g}; "

@@ -24,7 +24,7 @@ from convmat.checks import bias_numbers, choice, flag, numbers, out_array
 from convmat.errors import ShapeError
 from convmat.geometry import Padding, Sizes
 from convmat.patches import allocate, pack_block, patches_of, settled_where, steps_of, window
-from convmat.plan import NUMPY_KERNELS, Plan, make_plan, parts_of
+from convmat.plan import NUMPY_KERNELS, PAIRS, Plan, make_plan, parts_of
 from convmat.quantization import Quantization
 from convmat.threads import thread_count
 
@@ -173,7 +173,9 @@ def prepare(
         bias_numbers(bias, len(filters), "filters")
     if flip:
         filters = np.flip(filters, tuple(range(1, filters.ndim - 1)))
-    return Convolution(plan, x, *weights_of(filters, bias, arithmetic.accumulator, compiled), quantization)
+    return Convolution(
+        plan, x, *weights_of(filters, bias, plan.arithmetic.accumulator, compiled), quantization
+    )
 
 
 def weights_of(
@@ -182,14 +184,25 @@ def weights_of(
     accumulator: np.dtype[Any],
     compiled: native.Native | None,
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Filters and bias in the accumulator's dtype, C-contiguous; where compiled, complex ones `as_real`."""
-    if filters.dtype != accumulator or (bias is not None and bias.dtype != accumulator):
+    """Filters and bias in the accumulator's dtype, C-contiguous; where compiled, complex ones `as_real`.
+
+    For `PAIRS` two channels of int16 are one int32.
+    """
+    factor = factor_of(accumulator)
+    if filters.dtype != factor or (bias is not None and bias.dtype != accumulator):
         with np.errstate(all="ignore"):
-            filters = filters.astype(accumulator, copy=False)
+            filters = filters.astype(factor, copy=False)
             bias = None if bias is None else bias.astype(accumulator)
+    if accumulator == PAIRS:
+        filters = np.ascontiguousarray(filters).view(PAIRS)
     if compiled is not None and accumulator.kind == "c":
         filters, bias = as_real(filters), None if bias is None else as_floats(np.ascontiguousarray(bias))
     return tidy(filters), None if bias is None else tidy(bias)
+
+
+def factor_of(accumulator: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that is multiplied where sums are of the accumulator's."""
+    return np.dtype(np.int16) if accumulator == PAIRS else accumulator
 
 
 def tidy(a: NDArray[Any]) -> NDArray[Any]:
@@ -263,9 +276,11 @@ def _compute(todo: Convolution, block: Block, rows: NDArray[Any]) -> None:
             steps = steps_of(x)
         else:
             seen = tidy(window(todo.x, plan.geometry, block.positions, plan.padding_mode))
-            x = np.empty(seen.shape, accumulator)
+            x = np.empty(seen.shape, factor_of(accumulator))
             _convert(compiled, seen, x, plan.threads)
-    sizes = pack_block(plan.geometry, block, steps, plan.padding_mode, plan.filters, parts_of(accumulator))
+            x = x.view(PAIRS) if accumulator == PAIRS else x
+    parts, pairs = parts_of(accumulator), accumulator == PAIRS
+    sizes = pack_block(plan.geometry, block, steps, plan.padding_mode, plan.filters, parts, pairs)
     real, integers = as_floats(x).dtype, plan.arithmetic.result.kind == "i"
     _call(todo, compiled.layer(sizes, real, plan.kernel, plan.threads, integers), x, rows)
 
@@ -274,7 +289,7 @@ def _call(todo: Convolution, layer: bytes, x: NDArray[Any], y: NDArray[Any]) -> 
     """One call of the compiled library; its sums are converted where it does not write Y's dtype."""
     plan, compiled = todo.plan, native.library()
     assert compiled is not None
-    accumulator, result = plan.arithmetic
+    accumulator, result, _ = plan.arithmetic
     sums = y if accumulator == result or result.kind == "i" else np.empty(y.shape, accumulator)
     compiled.convolve(layer, as_floats(x), todo.filters, todo.bias, as_floats(sums), plan.threads)
     if sums is not y:
@@ -283,9 +298,13 @@ def _call(todo: Convolution, layer: bytes, x: NDArray[Any], y: NDArray[Any]) -> 
 
 
 def _convert(compiled: native.Native, source: NDArray[Any], target: NDArray[Any], threads: int) -> None:
-    """Copy numbers to floats, both C-contiguous; by all threads where the library can."""
+    """Copy numbers to floats, or to int16, C-contiguous; to floats by all threads where the library can."""
     a = source.dtype
-    if a.isnative and ((a.kind in "bi" and a.itemsize <= 4) or (a.kind == "u" and a.itemsize <= 2)):
+    if (
+        target.dtype.kind == "f"
+        and a.isnative
+        and ((a.kind in "bi" and a.itemsize <= 4) or (a.kind == "u" and a.itemsize <= 2))
+    ):
         compiled.convert(source, target, threads)
     else:
         np.copyto(target, source, casting="unsafe")

@@ -128,22 +128,25 @@ def pack_block(
     padding_mode: str = "zeros",
     filters: int = 1,
     parts: int = 1,
+    pairs: bool = False,
 ) -> bytes:
     """A block's numbers for the compiled library, as if it were all outputs of a layer of its own.
 
     Args:
         steps: `steps_of` x, which is read from the block's first image on; None for the block's `window`.
-        filters: K. parts: channels that each channel is seen as, 2 for complex numbers.
+        filters: K. parts: channels that each channel is seen as, 2 for complex numbers. pairs: whether two
+            channels are seen as one.
     """
     images, *positions = block.positions
     out = [len(p) for p in positions]
     axes = list(zip(positions, geometry.stride, geometry.pads, geometry.extent, strict=True))
     if steps is None:
         size = [(len(p) - 1) * s + extent for p, s, _, extent in axes]
-        return pack(geometry, len(images), size, out, [0] * len(axes), filters=filters, parts=parts)
+        return pack(geometry, len(images), size, out, [0] * len(axes), "zeros", None, filters, parts, pairs)
     before = [pads[0] - p.start * s for p, s, pads, _ in axes]
     steps = tuple(parts * step for step in steps)
-    return pack(geometry, len(images), geometry.input_size, out, before, padding_mode, steps, filters, parts)
+    laid = (out, before, padding_mode, steps, filters, parts, pairs)
+    return pack(geometry, len(images), geometry.input_size, *laid)
 
 
 def pack(
@@ -156,9 +159,10 @@ def pack(
     steps: tuple[int, ...] | None = None,
     filters: int = 1,
     parts: int = 1,
+    pairs: bool = False,
 ) -> bytes:
     """A layer's numbers for the compiled library, where images, sizes and pads may be a part's own."""
-    channels = (geometry.channels * parts, filters * parts, geometry.groups)
+    channels = (geometry.channels * parts // (2 if pairs else 1), filters * parts, geometry.groups)
     taps = (geometry.kernel_size, geometry.stride, geometry.dilation)
     return native.sizes(images, *channels, input_size, output_size, *taps, before, padding_mode, steps)
 

@@ -29,6 +29,9 @@ WORTH_THREADS = 1_000_000
 
 NUMPY_KERNELS = ("blocks", "taps")
 
+PAIRS = np.dtype(np.int32)
+"""The accumulator where x and weights are read as int16, two channels at a time."""
+
 
 @dataclass(frozen=True)
 class Plan(Shown):
@@ -171,6 +174,16 @@ def choose_kernel(taps: int, planes: int, channels: int, filters: int, groups: i
     return "planes" if split < wide else "wide"
 
 
+def suited_kernel(
+    geometry: ConvGeometry, filters: int, accumulator: np.dtype[Any], compiled: native.Native
+) -> str:
+    """`choose_kernel` of a convolution by `filters` filters."""
+    taps, planes = math.prod(geometry.kernel_size), math.prod(geometry.stride[-2:])
+    planes *= math.prod(geometry.kernel_size[:-2])
+    layer = (parts_of(accumulator) * geometry.channels, parts_of(accumulator) * filters, geometry.groups)
+    return choose_kernel(taps, planes, *layer, compiled.lanes(np.empty(0, accumulator).real.dtype))
+
+
 def kernels(geometry: ConvGeometry, accumulator: np.dtype[Any]) -> tuple[str, ...]:
     """Every kernel that can compute such a layer here."""
     alone, compiled = geometry.channels == geometry.groups, native.library()
@@ -209,8 +222,14 @@ def make_plan(
             default `BLOCK_BYTES` where something is copied, else all.
         threads: to use at most; small work is done on one.
     """
-    geometry = filter_geometry(input_shape, filter_shape, stride, padding, dilation, groups)
-    (accumulator, result), filters = arithmetic, filter_shape[0]
+    filters, where = filter_shape[0], (stride, padding, dilation, groups)
+    geometry = filter_geometry(input_shape, filter_shape, *where)
+    if compiled is not None:
+        kernel = kernel or suited_kernel(geometry, filters, arithmetic.accumulator, compiled)
+        pairs = arithmetic.pairs and kernel == "wide" and filter_shape[-1] % 2 == 0
+        if pairs and compiled.lanes(np.dtype(np.int16)):
+            arithmetic, steps = arithmetic._replace(accumulator=PAIRS), None
+    accumulator, result, _ = arithmetic
     itemsize, parts = accumulator.itemsize, parts_of(accumulator)
     plan = Plan(geometry, filters, arithmetic, padding_mode, kernel or "", "NumPy", False, (), None, 1, None)
     if compiled is None:
@@ -227,18 +246,13 @@ def make_plan(
         rows = (band_bytes or BLOCK_BYTES) // row
     band = geometry.block_shape(rows)
     first = Block(range(math.prod(band)), tuple(map(range, band)))
-    sizes = pack_block(geometry, first, steps, padding_mode, filters, parts)
+    sizes = pack_block(geometry, first, steps, padding_mode, filters, parts, accumulator == PAIRS)
     real = np.empty(0, accumulator).real.dtype
-    if kernel is None:
-        taps, planes = math.prod(geometry.kernel_size), math.prod(geometry.stride[-2:])
-        planes *= math.prod(geometry.kernel_size[:-2])
-        layer = (parts * geometry.channels, parts * filters, geometry.groups)
-        kernel = choose_kernel(taps, planes, *layer, compiled.lanes(real))
-    plan = replace(plan, kernel=kernel, level=compiled.level, in_place=steps is not None, band=band)
+    unboxed = native.Box(0, 0, 0, 0, 0, 0)
+    plan = replace(plan, level=compiled.level, in_place=steps is not None, band=band, box=unboxed)
     all_at_once = steps is not None and band == (geometry.batch, *geometry.output_size)
-    plan = replace(plan, box=native.Box(0, 0, 0, 0, 0, 0))
     threads = threads if plan.worth_threads else 1
-    packed = compiled.layer(sizes, real, kernel, threads, result.kind == "i")
+    packed = compiled.layer(sizes, real, plan.kernel, threads, result.kind == "i")
     return replace(plan, box=native.box_of(packed), threads=threads, layer=packed if all_at_once else None)
 
 

@@ -99,7 +99,7 @@ def a_case(rnd: random.Random) -> Case:
         pads = ((0, 0),) * axes
     if rnd.random() < 0.1:
         kernel, stride, pads = (1,) * axes, (1,) * axes, ((0, 0),) * axes
-    more = {1: (0, 1, 5, 70), 2: (0, 1, 5, 9, 20), 3: (0, 1, 2)}[axes]
+    more = {1: (0, 1, 5, 70, 300), 2: (0, 1, 5, 9, 20), 3: (0, 1, 2)}[axes]
     size = tuple(
         max((k - 1) * d + 1 - sum(p), 2) + rnd.choice(more)
         for k, d, p in zip(kernel, dilation, pads, strict=True)
@@ -147,6 +147,15 @@ def check_convolve(compiled: native.Native, seed: int, place: Place = np.array) 
             assert np.array_equal(y, expected), (seed, kernel, threads, case)
         y = convolve(compiled, case, x, w, bias, kernel, 2, place, integers=True)
         assert np.array_equal(y, expected), (seed, kernel, "integers", case)
+    if case.channels % 2 == 0 and compiled.lanes(np.dtype(np.int16)):
+        pairs, whole = (
+            case._replace(channels=case.channels // 2),
+            None if bias is None else place(bias.astype("i4")),
+        )
+        halves = [place(a.astype("i2")).view("i4") for a in (x, w)]
+        for threads in (1, 2):
+            y = convolve(compiled, pairs, *halves, whole, "wide", threads, place, integers=True)
+            assert np.array_equal(y, expected), (seed, "pairs", threads, case)
     y = place(whole_numbers(rng, case.y_shape, dtype))
     if y.size * w.size < 100_000:
         back = place(np.full(case.x_shape, np.nan, dtype))

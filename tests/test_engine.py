@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import convmat as cm
-from convmat import engine, folding, reference
+from convmat import engine, folding, native, reference
 from convmat.errors import ConvmatError, DTypeError, GeometryError, IntegerRangeError, ShapeError
 from convmat.plan import NUMPY_KERNELS, choose_kernel, kernels
 from tests.levels import NUMPY, at_each_level
@@ -245,6 +245,50 @@ def test_sums_on_both_sides_of_2_to_53_are_exact(peak: int, sign: int) -> None:
     assert cm.convolve(x, filters, bias=[sign]).item() == sign * peak
     x, filters = np.array([peak // 2, peak // 2]).reshape(1, 2, 1), np.full((1, 2, 1), sign)
     assert cm.convolve(x, filters, bias=[sign * (peak % 2)]).item() == sign * peak
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "shape, kernel", [((1, 700, 3), (5,)), ((2, 41, 67, 5), (3, 3)), ((1, 9, 21, 20, 2), (2, 3, 3))]
+)
+def test_layers_of_several_boxes_have_their_borders(
+    shape: tuple[int, ...], kernel: tuple[int, ...], mode: str
+) -> None:
+    """Of few channels, where a box with its padding is copied whole."""
+    make = np.random.default_rng(17)
+    x, filters = make.integers(-9, 10, shape), make.integers(-9, 10, (9, *kernel, shape[-1]))
+    options: dict[str, Any] = {"stride": 2, "padding": 2, "padding_mode": mode}
+    wanted = reference.convolve_by_taps(
+        x, filters, (2,) * len(kernel), ((2, 2),) * len(kernel), padding_mode=mode
+    )
+    for dtype in (np.float32, np.float64):
+        y = cm.convolve(x.astype(dtype), filters.astype(dtype), **options, threads=2)
+        np.testing.assert_array_equal(y, wanted)
+
+
+@pytest.mark.parametrize(
+    "least, largest, bias, depth, summed",
+    [
+        (0, 2**15 - 1, 2**17 - 3, 2, "int32"),  # to 2^31 - 1
+        (0, 2**15 - 1, 2**17 - 2, 2, "float64"),  # to 2^31
+        (-(2**15), 1, 0, 2, "float32"),  # two squares of it would be beyond int32
+        (0, 2**15, 0, 2, "float64"),
+        (-255, 255, 0, 4, "int32"),
+        (-255, 255, 0, 3, "float32"),  # no pairs
+    ],
+)
+def test_integers_are_multiplied_in_pairs_where_int16_and_int32_hold_them(
+    least: int, largest: int, bias: int, depth: int, summed: str
+) -> None:
+    x = np.full((1, 5, depth), largest, "i4")
+    x[0, 2] = least
+    filters, b = np.full((9, 1, depth), largest), np.full(9, bias)
+    compiled = native.library()
+    todo = engine.prepare(x, filters, bias=b, kernel="wide" if compiled else "blocks")
+    if compiled and compiled.lanes(np.dtype(np.int16)):
+        assert str(todo.plan.arithmetic.accumulator) == summed
+    expected = np.where(np.arange(5) == 2, least, largest) * largest * depth + bias
+    np.testing.assert_array_equal(engine.execute(todo)[0], np.repeat(expected[:, None], 9, 1))
 
 
 def test_a_dtype_s_least_counts_too() -> None:

@@ -308,7 +308,7 @@ MUTATIONS = [
     ("t->bias && i < lanes ?", "0 ?"),  # no bias
     ("k->bias[f] = t->bias ?", "k->bias[f] = 0 ?"),
     ("k->bias[m * c + l] = t->bias ?", "k->bias[m * c + l] = 0 ?"),
-    ("p + pixels <= t.outputs;", "p + pixels <= t.outputs + 1;"),  # a tile's tail
+    ("p + pixels <= t.outputs, direct", "p + pixels <= t.outputs + 1, direct"),  # a tile's tail
     ("least(pixels, t.outputs - p)", "least(pixels, t.outputs - p - 1)"),
     ("f = least(f, length - wide * LANES);", ""),
     ("k = least(k, c - LANES);\n        V sum = ", "V sum = "),
@@ -324,6 +324,9 @@ MUTATIONS = [
     ("found = found < low[i] ?", "found = 0 ?"),
     ("Int low = most(0, -at), high", "Int low = 0, high"),
     ("(int64_t)from[k * from_step + i];", "(int32_t)from[k * from_step + i] + 1;"),  # of integers
+    ("madd_epi16((__m128i)a, (__m128i)b)", "madd_epi16((__m128i)a, (__m128i)a)"),  # of pairs
+    ("left = most(0, -column);", "left = most(0, -column - 1);"),  # a box's border
+    ("source(column + q, s->in[WIDTH], s->mode), n", "source(q, s->in[WIDTH], s->mode), n"),
 ]
 
 

@@ -126,7 +126,7 @@ class Native:
     _convert: Any
 
     def lanes(self, dtype: np.dtype[Any]) -> int:
-        """Elements of a vector register."""
+        """Elements of a vector register; 0 for int16 where no instruction multiplies pairs of them."""
         return int(self._lanes(dtype.itemsize))
 
     def layer(
@@ -137,11 +137,12 @@ class Native:
         Outputs are cut so that they fit the caches, and are enough to share out.
 
         Args:
-            dtype: float32 or float64, of x, w and bias.
+            dtype: float32 or float64, of x, w and bias; or int32: each of x and w is two channels in int16,
+                whose products int32 adds, and y is int64. Only "wide" does this.
             kernel: "wide" or "planes", which do any layer, or "depthwise", for groups = C >= lanes.
             integers: y is int64; all sums are whole numbers below 2^24 (float32) or 2^53 (float64).
         """
-        decided = (KERNELS.index(kernel), dtype.itemsize, integers)
+        decided = (KERNELS.index(kernel), dtype.itemsize, 2 if dtype.kind == "i" else integers)
         layer = ctypes.create_string_buffer(sizes + struct.pack("9q", *decided, *(0,) * 6), len(sizes) + 72)
         self._box(layer, threads)
         return layer.raw

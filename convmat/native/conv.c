@@ -6,7 +6,8 @@
    read where it lies: the mapping (Eq. 8) becomes pointers into x, and a tap in the padding points to zeros.
    `see` makes them. Three kernels differ in what fills a vector register:
 
-   - wide: filters. A tile of outputs x filters stays in registers while the taps go by.
+   - wide: filters. A tile of outputs x filters stays in registers while the taps go by. Integers that int16
+     and int32 hold go two channels at a time, where there is an instruction for that.
    - planes: outputs. Few filters: channels, split by stride, become planes, in which each tap of all outputs
      is one vector, shifted by a constant.
    - depthwise: channels. Each channel has filters of its own.
@@ -32,6 +33,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+/* An instruction that multiplies neighbouring int16, and adds their products. */
+#if defined __x86_64__
+#include <immintrin.h>
+enum { HAS_PAIRS = 1 };
+#define FOR_PAIRS(kernel) kernel##_int32_t
+#else
+enum { HAS_PAIRS = 0 };
+#define FOR_PAIRS(kernel) NULL
+#endif
 
 typedef int64_t Int;
 enum { DEPTH, HEIGHT, WIDTH, AXES };
@@ -70,7 +80,7 @@ typedef struct {
 /* A convolution, decided, in the order of native.Native.layer(). */
 typedef struct {
     Sizes sizes;
-    Int kernel, itemsize, integers; /* integers: y is int64, and sums are whole numbers */
+    Int kernel, itemsize, integers; /* y: 0 of x's type, 1 int64, for sums are whole, 2 int64 of PAIRS */
     Box box;
 } Layer;
 
@@ -614,6 +624,15 @@ static Int w_offset(const Sizes *s, Int l) {
 #include "conv.c"
 #undef T
 #undef INDEX
+#if defined __x86_64__
+#define T int32_t /* two int16, neighbouring channels; or the sum of products of such */
+#define INDEX int32_t
+#define PAIRS
+#include "conv.c"
+#undef T
+#undef INDEX
+#undef PAIRS
+#endif
 #define T uint64_t /* sums beyond 2^63 wrap */
 #include "conv.c"
 #undef T
@@ -650,7 +669,8 @@ int convmat_level(void) {
 #endif
 }
 
-Int convmat_lanes(Int itemsize) { return BYTES / itemsize; }
+/* Numbers in a vector; of int16 none where there is no instruction for pairs of them. */
+Int convmat_lanes(Int itemsize) { return itemsize == 2 && !HAS_PAIRS ? 0 : BYTES / itemsize; }
 
 static void cut(Task *t) {
     const Box *b = t->box;
@@ -695,11 +715,16 @@ static Int box_size(const Task *t, Int kernel, Int itemsize, Int threads, Box *b
 
 typedef Int Carve(const Task *, uintptr_t, void *);
 typedef void Run(const Job *, Int, void *);
+enum { FLOATS, DOUBLES, PAIRS_OF_INT16 };
+static int type_of(const Layer *l) {
+    return l->integers == 2 ? PAIRS_OF_INT16 : l->itemsize == 8 ? DOUBLES : FLOATS;
+}
 
 /* Decides how a layer's outputs are to be cut: fit for the caches, and enough to share out. */
 void convmat_box(Layer *layer, int threads) {
-    static Carve *const carve[2][3] = {{carve_wide_float, carve_planes_float, carve_depthwise_float},
-                                       {carve_wide_double, carve_planes_double, carve_depthwise_double}};
+    static Carve *const carve[3][3] = {{carve_wide_float, carve_planes_float, carve_depthwise_float},
+                                       {carve_wide_double, carve_planes_double, carve_depthwise_double},
+                                       {FOR_PAIRS(carve_wide)}};
     Int kernel, size;
     Task t = task_of(layer, &kernel);
     const Int *out = t.s->out;
@@ -719,27 +744,28 @@ void convmat_box(Layer *layer, int threads) {
         box->blocks = most(1, least(t.blocks, t.blocks * t.job.units / (8 * threads)));
     }
     union {
-        Wide_float a;
+        Wide_float a; /* that of pairs is as large */
         Wide_double b;
         Planes_float c;
         Planes_double d;
         Depthwise_float e;
         Depthwise_double f;
     } unused;
-    box->scratch = carve[layer->itemsize == 8][kernel](&t, 0, &unused);
+    box->scratch = carve[type_of(layer)][kernel](&t, 0, &unused);
 }
 
 int convmat_convolve(const Layer *layer, const void *x, const void *w, const void *bias, void *y,
                      int threads) {
-    static Run *const runs[2][3] = {{wide_float, planes_float, depthwise_float},
-                                    {wide_double, planes_double, depthwise_double}};
+    static Run *const runs[3][3] = {{wide_float, planes_float, depthwise_float},
+                                    {wide_double, planes_double, depthwise_double},
+                                    {FOR_PAIRS(wide)}};
     Int kernel;
     Task t = task_of(layer, &kernel);
     if (kernel == DEPTHWISE && t.s->channels < BYTES / layer->itemsize)
         return UNKNOWN;
     t.x = x, t.w = w, t.bias = bias, t.y = y;
     cut(&t);
-    t.job.run = runs[layer->itemsize == 8][kernel], t.job.scratch = layer->box.scratch;
+    t.job.run = runs[type_of(layer)][kernel], t.job.scratch = layer->box.scratch;
     t.job.cleared = kernel == WIDE ? t.blocks : kernel == DEPTHWISE ? 1 : 0;
     return share_out(&t.job, threads);
 }
@@ -812,6 +838,19 @@ typedef int64_t NAME(FourIntegers) __attribute__((vector_size(32), aligned(8), m
 #define LOAD(at) (*(const V *)(at))
 #define STORE(at) (*(V *)(at))
 #define ALL(value) ((value) - (V){0})
+
+/* sum + a * b */
+INLINE V NAME(add)(V sum, V a, V b) {
+#ifndef PAIRS
+    return sum + a * b;
+#elif defined __AVX512F__
+    return sum + (V)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined __AVX2__
+    return sum + (V)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#else
+    return sum + (V)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#endif
+}
 
 /* Four results, to y. */
 INLINE void NAME(leave)(const int integers, void *to, Four value) {
@@ -937,7 +976,7 @@ INLINE void NAME(tiles)(const int pixels, const int wide, const NAME(Sweep) * gi
                     V value = ALL(at[i][l]);
                     UNROLL
                     for (int v = 0; v < wide; v++)
-                        sum[i][v] += value * weight[v];
+                        sum[i][v] = NAME(add)(sum[i][v], value, weight[v]);
                 }
             }
         }
@@ -1129,6 +1168,7 @@ static void NAME(wide)(const Job *job, Int number, void *scratch) {
     }
 }
 
+#ifndef PAIRS
 /* ---- planes: lanes are outputs ---- */
 
 /* `filters` x `wide` registers of sums: each tap is a vector of the planes, times one number for each filter.
@@ -1446,6 +1486,7 @@ static void NAME(depthwise)(const Job *job, Int number, void *scratch) {
     }
 }
 
+#endif /* PAIRS */
 #undef LANES
 #undef V
 #undef Four
