@@ -46,7 +46,7 @@ MOST_ITERATIONS = 1_000_000
 
 
 class Effort(NamedTuple):
-    """What finding a layer's singular values may take: it ends by a count of multiplications, not by a clock."""
+    """What finding a layer's singular values may take, in multiplications: no clock ends it."""
 
     decomposed: int
     """Of all decompositions, rows · columns · the smaller of them: where all singular values would take more,
