@@ -27,7 +27,7 @@ BLOCK_BYTES = 1 << 24
 """Of Fourier blocks held at a time; a single block may be larger."""
 
 BOUND_PRODUCTS = 10**11
-"""Multiplications that a bound may take, about a minute's work; a coarser one is had where it would take more."""
+"""Multiplications that a bound may take, about a minute's work; where it would take more it is coarser."""
 
 DENSITIES = (64, 32, 16, 8, 4)  # frequencies for each step between taps, the finest first
 SQUARINGS = 18  # then the bound is at most side^(2^-19) of the norm, 1 + 2e-5 for a side of 10^4

@@ -242,7 +242,7 @@ _SLOPES: dict[str, Callable[[dict[str, Any]], float]] = {
     "Swish": lambda _: 1.1,
     "Mish": lambda _: 1.09,
 }
-"""Of functions of each element the largest slopes: by the mean value theorem |f(a) − f(b)| ≤ slope·|a − b|."""
+"""Largest slopes of functions of each element: by the mean value theorem |f(a) − f(b)| ≤ slope·|a − b|."""
 
 _MOVES = (
     *(

@@ -26,8 +26,8 @@ def spectrum_value(stretch: Stretch) -> dict[str, Any]:
 
 def spectra_grid(names: Sequence[str], stretches: Sequence[Stretch]) -> Grid:
     """The layers' singular values, one a line."""
-    columns = ("layer", "M", "largest singular value", "smallest", "by")
-    return Grid("", columns, [_line(*pair) for pair in zip(names, stretches, strict=True)])
+    columns = ("layer", "M", "largest", "smallest", "by")
+    return Grid("singular values", columns, [_line(*pair) for pair in zip(names, stretches, strict=True)])
 
 
 def _line(name: str, stretch: Stretch) -> tuple[str, ...]:
