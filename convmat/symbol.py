@@ -32,7 +32,6 @@ BOUND_PRODUCTS = 10**11
 DENSITIES = (64, 32, 16, 8, 4)  # frequencies for each step between taps, the finest first
 SQUARINGS = 18  # then the bound is at most side^(2^-19) of the norm, 1 + 2e-5 for a side of 10^4
 _ROUGH = 3  # after so many it shows whether more would be worth it
-_TESTED = 2  # Gram matrices of a block, about as long as it and its Cholesky decomposition take
 _PIECE = 1 << 12  # elements of blocks that are tested together
 _OF_A_WAVE = 100  # multiplications that take as long as one exp(−iψ)
 _UNIT = 2.0**-53
@@ -168,7 +167,10 @@ def symbol_shape(parts: NDArray[Any], lines: Sequence[Line]) -> tuple[int, int]:
 
 
 def symbol_products(parts: NDArray[Any], lines: Sequence[Line]) -> int:
-    """Multiplications that the symbol takes: its waves, its sampling, and a Gram matrix of each block."""
+    """Multiplications that the symbol takes: its waves, its sampling, and a Gram matrix of each block.
+
+    Of real weights half of the blocks stand for all, so that their Cholesky decompositions are paid, too.
+    """
     rows, columns = symbol_shape(parts, lines)
     steps: list[int] = [-(-k // line.rests) for k, line in zip(parts.shape[2:-1], lines, strict=True)]
     waves = sum(n * line.points for n, line in zip(steps, lines, strict=True))
@@ -305,11 +307,11 @@ def symbol_bound(
         lines = layer_lines(geometry, padding_mode, density)
         rows, columns = symbol_shape(parts, lines)
         work = symbol_products(parts, lines)
-        if work * _TESTED <= products:
+        if work <= products:
             break
     if work > products and max(parts.shape[2:-1]) > min(rows, columns):  # in the sampling alone
         return Bound(math.inf, "gram")
-    squarings = SQUARINGS if work * _TESTED <= products else _affordable(work, products)
+    squarings = SQUARINGS if work <= products else 0
     weights = polyphase(parts, lines)
     largest = 0.0
     step = max(_PIECE // (rows * columns), 1)

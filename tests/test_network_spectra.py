@@ -159,7 +159,7 @@ def test_wide_layers_are_tested_not_iterated(monkeypatch: pytest.MonkeyPatch) ->
     assert sum(iterated) < 20 < 15 * 15 // 2
     monkeypatch.setattr(symbol, "all_within", lambda *_: False)
     assert symbol.symbol_bound(layer.geometry, parts, "zeros").value == bound
-    coarse = symbol.symbol_bound(layer.geometry, parts, "zeros", products=10**8).value
+    coarse = symbol.symbol_bound(layer.geometry, parts, "zeros", products=3 * 10**7).value
     assert bound < coarse < 1.5 * bound
 
 
