@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,8 @@ def _line(name: str, stretch: Stretch) -> tuple[str, ...]:
     if found is None:
         return name, shape, f"unknown: {stretch.why}", "", ""
     if found.smallest is not None:
-        return name, shape, f"{found.largest:.5g}", f"{found.smallest:.5g}", found.method
+        smallest = "0" if found.condition == math.inf else f"{found.smallest:.5g}"  # but for rounding
+        return name, shape, f"{found.largest:.5g}", smallest, found.method
     by = f"{found.method}, {found.upper_method}"
     return name, shape, _between(found), f"at most {_above(found.smallest_upper)}", by
 
