@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from convmat.networks.lipschitz import Stop, lipschitz_bound
 from convmat.networks.model import Model
 from convmat.networks.spectra import Stretch, spectra_of, weights_of
 from convmat.spectrum import Spectrum
-from tests.test_network import LAYERS, TINY, helper, model, one, onnx, read, told, weights
+from tests.test_network import LAYERS, LIGHT, TINY, helper, model, one, onnx, read, told, weights
+from tests.tools import SAMPLES
 
 ReferenceEvaluator = pytest.importorskip("onnx.reference").ReferenceEvaluator
 DOUBLE = onnx.TensorProto.DOUBLE
@@ -190,6 +193,10 @@ NODES: dict[str, tuple[Callable[[], str], Any, float]] = {
     "Tanh": (lambda: node_of("Tanh", (1, 4)), 0 * LINE, 1),
     "Erf": (lambda: node_of("Erf", (1, 4)), 0 * LINE, 2 / math.sqrt(math.pi)),
     "HardSigmoid": (lambda: node_of("HardSigmoid", (1, 4), alpha=0.5), 0 * LINE, 0.5),
+    **{
+        op: (lambda op=op: node_of(op, (1, 4)), LINE / 1e4, 1)
+        for op in ("Abs", "Neg", "Sin", "Atan", "Asinh", "Softsign", "Celu", "Identity", "Flatten")
+    },
     "HardSwish": (lambda: node_of("HardSwish", (1, 4)), LINE, 1.5),
     "Gelu": (lambda: node_of("Gelu", (1, 4)), LINE, 1.13),
     "Mish": (lambda: node_of("Mish", (1, 4)), LINE, 1.09),
@@ -420,6 +427,35 @@ def test_where_the_bound_ends_is_told(case: str, folder: Path, capsys: pytest.Ca
 _OPTIONS: dict[str, dict[str, Any]] = {"MaxPool": {"kernel_shape": [2, 2]}}
 
 
+HOSTILE: dict[str, tuple[str, dict[str, Any]]] = {
+    "stride 0": ("MaxPool", {"kernel_shape": [2, 2], "strides": [0, 1]}),
+    "too few strides": ("AveragePool", {"kernel_shape": [2, 2], "strides": [1]}),
+    "no kernel": ("MaxPool", {}),
+    "no such axis": ("Gather", {"axis": 9}),
+    "no such padding": ("Pad", {"mode": "cubic"}),
+    "much padding": ("Pad", {"mode": "edge"}),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_nodes_that_make_no_sense_are_told(case: str, folder: Path) -> None:
+    op, options = HOSTILE[case]
+    held = {"Gather": [np.array([0])], "Pad": [np.array([0] * 7 + [1 << 60])]}.get(op, [])
+    stop = bound_of(node_of(op, (1, 1, 4, 4), *held, **options))
+    assert isinstance(stop, Stop)
+    assert re.search(r"^its (attributes and sizes make no|sizes are not known|pads are too wide)", stop.why)
+
+
+def test_weights_that_make_no_sense_are_told(folder: Path) -> None:
+    scales = helper.make_node("ConvInteger", ["x", "w", "", "z"], ["y"], "layer")
+    held = {"w": weights(3, 2, 3, 3, dtype=np.int8), "z": np.array([1, 2], np.int8)}
+    path = model([scales], {"x": (1, 2, 5, 5)}, ["y"], held, kind=onnx.TensorProto.UINT8)
+    assert stretches(path)[1]["y"].why == "it has 3 filters, and 2 scales or zero points"
+    for w in (np.float32(1), np.zeros((4, 0), np.float32), np.array([["a"]])):
+        why = stretches(product("MatMul", (2, 4), np.asarray(w)))[1]["y"].why
+        assert re.search("no matrix|no numbers", why or ""), why
+
+
 def test_parts_that_no_output_needs_do_not_matter(folder: Path) -> None:
     nodes = [helper.make_node("Exp", ["x"], ["e"]), helper.make_node("Relu", ["x"], ["y"])]
     assert bound_of(model(nodes, {"x": (4,)}, ["y"])) == pytest.approx(1)
@@ -481,3 +517,35 @@ def test_weights_alone_need_a_size(folder: Path, capsys: pytest.CaptureFixture[s
     assert row["spectrum"]["spectral_norm"] == pytest.approx(expected.largest)
     [row] = told("w.safetensors --spectrum --input-shape 1,3,8,8", capsys)["layers"]
     assert row["why_no_spectrum"] == "an input of that shape does not fit it"
+
+
+@pytest.mark.slow
+def test_the_pretrained_network_of_the_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The singular values that docs/networks.md shows, where the package with the network is installed."""
+    spec = find_spec("rapidocr_onnxruntime")
+    if spec is None or spec.origin is None:
+        pytest.skip("rapidocr_onnxruntime is not installed")
+    name = str(Path(spec.origin).parent / "models/ch_ppocr_mobile_v2.0_cls_infer.onnx")
+    assert run(["network", name, "--input-shape", "1,3,48,192", "--spectrum"]) == 0
+    out = capsys.readouterr().out
+    page = (SAMPLES.parent / "docs/networks.md").read_text()
+    shown = re.findall(r"^│ Conv@.*$", page, re.MULTILINE)
+    assert len(shown) == 6
+    assert all(line in out for line in shown)
+    assert "unknown: at Mul 'Mul@0' it multiplies values that both depend on the network's input" in out
+
+
+@pytest.mark.parametrize(("name", "ends_in"), [("squeezenet", None), ("bvlc_alexnet", "LRN")])
+def test_light_models_are_bounded(name: str, ends_in: str | None, folder: Path) -> None:
+    """A network of branches that are joined has a constant; of normalization over channels none is known."""
+    path = LIGHT / f"light_{name}.onnx"
+    network = Model(str(path))
+    network.infer({})
+    nothing = Stretch(spectrum.dense_spectrum(np.ones((1, 1))), (1, 1))
+    found = lipschitz_bound(
+        network, {node.output[0]: nothing for node in network.nodes if node.op_type in FULL}
+    )
+    assert (found.op if isinstance(found, Stop) else None) == ends_in
+
+
+FULL = ("Conv", "Gemm")

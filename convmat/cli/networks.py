@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from convmat.checks import got
 from convmat.cli.command import refuse
 from convmat.cli.inputs import Batch, check_one_pipe, open_batch
-from convmat.cli.output import report, wait, warn
+from convmat.cli.output import asked, report, wait, warn
 from convmat.errors import FileError, SettingError, ShapeError
 from convmat.files.folders import check_new_folder
 from convmat.files.foreign import KNOWN_BYTES
@@ -90,7 +90,7 @@ def show_network(name: str, inputs: tuple[str, ...], asks: NetworkOptions) -> No
         evaluator = Evaluator(model, asks.provider, asks.reference)
         by = asks.outputs or evaluator.name
         judged, fc = _run(model, layers, feeds, evaluator, dumped, asks)
-    if not asks.spectrum:
+    if not asks.spectrum or asked("quiet"):
         _tell(name, inputs, judged, by, asks, fc)
         return
     stretches = _stretches(judged, lambda layer: weights_of(model, layer))

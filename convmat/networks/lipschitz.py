@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.errors import ConvmatError
 from convmat.networks.model import Model, attributes_of, is_lively, needs, node_name, subgraphs
 from convmat.networks.spectra import Stretch
 from convmat.spectrum import chain_bound
@@ -50,7 +51,7 @@ def lipschitz_bound(model: Model, layers: Mapping[str, Stretch]) -> float | Stop
         elif taken and not any(taken) and not is_lively(node):
             found = 0.0  # all it takes follows from sizes alone
         else:
-            found = _through(_Node(model, node, known), layers)
+            found = _followed(_Node(model, node, known), layers)
         if isinstance(found, str):
             found = Stop(name, node.op_type, found)
         for at, output in enumerate(node.output):
@@ -113,8 +114,19 @@ class _Node:
 
 
 _SIZES = "its sizes are not known; give --input-shape"
+_COUNTED = 1 << 24  # pixels that are counted one by one
 _ROUNDS = "it rounds to whole numbers"
 _REAL = (1, 10, 11, 16)  # ONNX's numbers of float, float16, double and bfloat16
+
+
+def _followed(node: _Node, layers: Mapping[str, Stretch]) -> float | str:
+    """As `_through`, of any node that a file may have."""
+    try:
+        return _through(node, layers)
+    except ConvmatError as error:  # of a constant that cannot be had
+        return error.problem
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return f"its attributes and sizes make no {node.op}"
 
 
 def _through(node: _Node, layers: Mapping[str, Stretch]) -> float | str:
@@ -317,6 +329,8 @@ def _average_pool(node: _Node) -> float | str:
         fewest = math.prod(kernel)
     elif options.get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID"):
         pads = options.get("pads") or [0] * 2 * len(kernel)
+        if max(out, default=0) * max(kernel) > _COUNTED:
+            return "its windows are too many to count their pixels"
         for h, outputs, k, s, d, before in zip(
             shape[2:], out[2:], kernel, strides, dilations, pads, strict=False
         ):
@@ -384,6 +398,8 @@ def _padded(node: _Node) -> float | str:
         return "how often it repeats a pixel is not known"
     if pads.min() < 0:
         return "it pads and crops at once"
+    if max(shape) + int(pads.max()) > _COUNTED:
+        return "its pads are too wide to count what they repeat"
     numpys = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode]
     ends = zip(shape, pads[: len(shape)], pads[len(shape) :], strict=True)
     times = [

@@ -14,7 +14,7 @@ from convmat.errors import ConvmatError
 from convmat.files.memory import check_memory
 from convmat.matrix import LayerMap, layer_map
 from convmat.networks.layers import Layer
-from convmat.networks.model import Model, attributes_of
+from convmat.networks.model import Model, attributes_of, shape_text
 from convmat.spectrum import QUICK, Spectrum
 from convmat.watching import Watch, unwatched
 
@@ -97,6 +97,8 @@ def weights_of(model: Model, layer: Layer) -> Array:
         weights = model.constant(w).astype(np.float64)
     except (TypeError, ValueError):  # strings, and the like
         raise _Unknown(layer.name, "its weights are no numbers") from None
+    if not weights.size or not weights.ndim:
+        raise _Unknown(layer.name, f"its weights are {shape_text(weights.shape)}, no matrix")
     if layer.is_conv:
         return _dequantized(model, layer, weights)
     options = attributes_of(layer.node)
@@ -126,8 +128,12 @@ def _dequantized(model: Model, layer: Layer, weights: Array) -> Array:
             continue
         if not model.is_constant(name):
             raise _Unknown(layer.name, "the scale of its weights depends on the network's input")
-        number = model.constant(name).astype(np.float64).reshape(-1, *[1] * (weights.ndim - 1))
-        weights = combine(weights, number)
+        number = model.constant(name).astype(np.float64)
+        if number.size not in (1, len(weights)):
+            raise _Unknown(
+                layer.name, f"it has {len(weights)} filters, and {number.size} scales or zero points"
+            )
+        weights = combine(weights, number.reshape(-1, *[1] * (weights.ndim - 1)))
     return weights
 
 
