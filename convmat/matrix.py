@@ -39,7 +39,7 @@ from convmat.files.memory import check_memory
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.plan import filter_geometry
 from convmat.shown import Fact, Shown, bytes_text, percent, shape_fact
-from convmat.spectrum import THOROUGH, Effort, Method, Spectrum
+from convmat.spectrum import THOROUGH, Effort, Method, Spectrum, lanczos_spectrum
 from convmat.symbol import norm_bound
 from convmat.watching import Watch, unwatched
 
@@ -287,10 +287,11 @@ class LayerMap(Shown):
             found = scaled._dense_spectrum(method)
         else:
             iterations = iterations or spectrum.affordable_iterations(self.nnz, effort)
-            bound = norm_bound(self.geometry, weights, self.padding_mode, effort.bound)
-            found = spectrum.lanczos_spectrum(
-                scaled._gram, min(self.shape), weights.dtype, effort.tolerance, iterations, watch
-            ).bounded(bound, scaled.frobenius_norm(), min(self.shape))
+            size = min(self.shape)
+            found = lanczos_spectrum(scaled._gram, size, weights.dtype, effort.tolerance, iterations, watch)
+            guess = found.largest + max(found.error, effort.tolerance * found.largest)
+            bound = norm_bound(self.geometry, weights, self.padding_mode, effort.bound, guess)
+            found = found.bounded(bound, scaled.frobenius_norm(), size)
         return found.scaled(scale or 1.0)
 
     def facts(self) -> list[Fact]:

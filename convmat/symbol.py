@@ -175,7 +175,10 @@ def symbol_products(parts: NDArray[Any], lines: Sequence[Line]) -> int:
     steps: list[int] = [-(-k // line.rests) for k, line in zip(parts.shape[2:-1], lines, strict=True)]
     waves = sum(n * line.points for n, line in zip(steps, lines, strict=True))
     points: int = math.prod(line.points for line in lines)
-    return _OF_A_WAVE * waves + len(parts) * points * rows * columns * (min(rows, columns) + max(steps))
+    each = rows * columns * (min(rows, columns) + max(steps))
+    if points == 1 and parts.dtype.kind != "c":
+        each //= 4  # it is real
+    return _OF_A_WAVE * waves + len(parts) * points * each
 
 
 def blocks(weights: NDArray[Any], points: Sequence[int]) -> Iterator[tuple[NDArray[Any], int]]:
@@ -275,7 +278,11 @@ def _rounding(rows: int, columns: int) -> float:
 
 
 def norm_bound(
-    geometry: ConvGeometry, filters: NDArray[Any], padding_mode: str, products: int = BOUND_PRODUCTS
+    geometry: ConvGeometry,
+    filters: NDArray[Any],
+    padding_mode: str,
+    products: int = BOUND_PRODUCTS,
+    guess: float = 0.0,
 ) -> Bound:
     """What ‖M‖₂ is at most: the smaller of two proven bounds, with what float64 rounds off in them.
 
@@ -285,9 +292,10 @@ def norm_bound(
     Args:
         filters: (K, *kernel, C/groups), float64 or complex128, the largest of them not far from 1.
         products: multiplications that each may take, about.
+        guess: what the norm is thought to be at most; of a symbol of one block this is tested first.
     """
     parts, _ = distinct_groups(filters, geometry.groups)
-    bound = symbol_bound(geometry, parts, padding_mode, products)
+    bound = symbol_bound(geometry, parts, padding_mode, products, guess)
     rough = taps_bound(geometry, parts, padding_mode, products, _ROUGH)
     # By so much the rough one may be too large.
     if rough.value * min(parts.shape[1], parts.shape[-1]) ** -(0.5 ** (_ROUGH + 1)) > bound.value:
@@ -296,7 +304,11 @@ def norm_bound(
 
 
 def symbol_bound(
-    geometry: ConvGeometry, parts: NDArray[Any], padding_mode: str, products: int = BOUND_PRODUCTS
+    geometry: ConvGeometry,
+    parts: NDArray[Any],
+    padding_mode: str,
+    products: int = BOUND_PRODUCTS,
+    guess: float = 0.0,
 ) -> Bound:
     """That of `norm_bound` by the symbol, of different groups' filters.
 
@@ -313,7 +325,8 @@ def symbol_bound(
         return Bound(math.inf, "gram")
     squarings = SQUARINGS if work <= products else 0
     weights = polyphase(parts, lines)
-    largest = 0.0
+    # Of many blocks a guess would be met by most, and coarser than the largest.
+    largest = guess if math.prod(line.points for line in lines) == 1 else 0.0
     step = max(_PIECE // (rows * columns), 1)
     for part, _ in blocks(weights, [line.points for line in lines]):
         part = part.reshape(-1, rows, columns)

@@ -166,6 +166,25 @@ def test_wide_layers_are_tested_not_iterated(monkeypatch: pytest.MonkeyPatch) ->
     assert bound < coarse < 1.5 * bound
 
 
+def test_one_wide_matrix_is_tested_against_what_lanczos_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    filters = RNG(1).standard_normal((60, 1, 80))
+    effort = spectrum.QUICK._replace(decomposed=0)
+    monkeypatch.setattr(spectrum, "DENSE_ELEMENTS", 0)
+    layer = cm.layer_matrix(filters, (1, 80)).layer
+    norm, calls = np.linalg.norm(filters[:, 0], 2), []
+    monkeypatch.setattr(
+        symbol, "gram_bounds", lambda m, squarings: calls.append(squarings) or np.array([1e9])
+    )
+    found = layer.spectrum(effort=effort)
+    assert found is not None
+    assert (found.method, found.upper_method, calls) == ("lanczos", "gram", [symbol._ROUGH])
+    assert found.largest <= norm * (1 + 1e-12)
+    assert norm <= found.upper <= 1.0101 * found.largest
+    # A guess that is too low is not believed.
+    parts = filters[None] / 4
+    assert symbol.symbol_bound(layer.geometry, parts, "zeros", guess=norm / 4 * 0.999).value > 1e8
+
+
 # One node
 
 
