@@ -61,7 +61,7 @@ class Effort(NamedTuple):
 
 THOROUGH = Effort(5 * 10**10, BOUND_PRODUCTS, 10**11, 1e-6)
 """Of one layer: minutes."""
-QUICK = Effort(4 * 10**9, 4 * 10**10, 2 * 10**9, 1e-2)
+QUICK = Effort(3 * 10**9, 4 * 10**10, 2 * 10**9, 1e-2)
 """Of each of many: seconds."""
 
 BASIS, KEPT = 48, 16  # vectors held by Lanczos' method, and those that a restart keeps

@@ -161,7 +161,7 @@ def _layer(node: _Node, stretch: Stretch) -> float | str:
     """‖M·x + b − M·y − b‖ ≤ ‖M‖·‖x − y‖; β times C's own more where Gemm's C depends on the input, too."""
     if stretch.spectrum is None:
         return stretch.why or ""
-    if node.op == "QLinearConv":
+    if node.op.startswith("QLinear"):
         return "it rounds to whole steps"
     norm = chain_bound([stretch.spectrum])
     added = [at for at in node.moving if at > 1]

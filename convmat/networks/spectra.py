@@ -99,8 +99,10 @@ def weights_of(model: Model, layer: Layer) -> Array:
         raise _Unknown(layer.name, "its weights are no numbers") from None
     if not weights.size or not weights.ndim:
         raise _Unknown(layer.name, f"its weights are {shape_text(weights.shape)}, no matrix")
+    if layer.op in _WHOLE:
+        weights = _dequantized(model, layer, weights)
     if layer.is_conv:
-        return _dequantized(model, layer, weights)
+        return weights
     options = attributes_of(layer.node)
     if layer.op == "Gemm":
         turned = bool(options.get("transA" if w == layer.x else "transB"))
@@ -115,13 +117,23 @@ def weights_of(model: Model, layer: Layer) -> Array:
 
 def factors(model: Model, layer: Layer) -> tuple[str, str]:
     """The names of a layer's weights, and of what they are multiplied with."""
-    if not layer.is_conv and model.is_constant(layer.x):
+    if layer.op in ("Gemm", "MatMul") and model.is_constant(layer.x):
         return layer.x, layer.w
     return layer.w, layer.x
 
 
+_WHOLE = {
+    **dict.fromkeys(("ConvInteger", "MatMulInteger"), (None, 3)),
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul"), (4, 5)),
+}
+"""Operators on whole numbers, and which inputs are the scale and the zero point of their weights."""
+
+
 def _dequantized(model: Model, layer: Layer, weights: Array) -> Array:
-    scale, zero = {"ConvInteger": (None, 3), "QLinearConv": (4, 5)}.get(layer.op, (None, None))
+    """What whole numbers stand for: one scale and zero point, or one for each filter."""
+    scale, zero = _WHOLE[layer.op]
+    count = weights.shape[0 if layer.is_conv else -1]
+    each = (count, *[1] * (weights.ndim - 1)) if layer.is_conv else (count,)
     for at, combine in ((zero, np.subtract), (scale, np.multiply)):
         name = None if at is None else layer.other(at)
         if name is None:
@@ -129,11 +141,10 @@ def _dequantized(model: Model, layer: Layer, weights: Array) -> Array:
         if not model.is_constant(name):
             raise _Unknown(layer.name, "the scale of its weights depends on the network's input")
         number = model.constant(name).astype(np.float64)
-        if number.size not in (1, len(weights)):
-            raise _Unknown(
-                layer.name, f"it has {len(weights)} filters, and {number.size} scales or zero points"
-            )
-        weights = combine(weights, number.reshape(-1, *[1] * (weights.ndim - 1)))
+        if number.size not in (1, count):
+            why = f"it has {count} filters, and {number.size} scales or zero points"
+            raise _Unknown(layer.name, why)
+        weights = combine(weights, number.reshape(each if number.size == count else ()))
     return weights
 
 
