@@ -417,7 +417,7 @@ STOPS: dict[str, tuple[list[Any], str, str]] = {
     "unknown": ([("Exp", "x", "y")], "Exp", "nothing is known"),
     "first of two": ([("Exp", "x", "e"), ("Relu", "e", "r"), ("Mul", "r x", "y")], "Exp", "nothing is known"),
     "products": ([("MatMul", "x x", "y")], "MatMul", "both depend on"),
-    "rounded": ([("Round", "x", "y")], "Round", "nothing is known"),
+    "rounded": ([("Round", "x", "y")], "Round", "rounds"),
     "noise": ([("RandomNormalLike", "x", "n"), ("Add", "x n", "y")], "RandomNormalLike", "nothing is known"),
     "indices": ([("MaxPool", "p", "m y")], "MaxPool", "first output"),
     "by zero": ([("Div", "x none", "y")], "Div", "by 0"),

@@ -114,6 +114,7 @@ class _Node:
 
 
 _SIZES = "its sizes are not known; give --input-shape"
+_STEPS = ("Ceil", "DynamicQuantizeLinear", "Floor", "QuantizeLinear", "Round", "Sign")
 _COUNTED = 1 << 24  # pixels that are counted one by one
 _ROUNDS = "it rounds to whole numbers"
 _REAL = (1, 10, 11, 16)  # ONNX's numbers of float, float16, double and bfloat16
@@ -139,7 +140,7 @@ def _through(node: _Node, layers: Mapping[str, Stretch]) -> float | str:
         return 0.0
     if not any(node.bounds):
         return "what it makes does not follow from the network's input"
-    if node.op in ("Div", "ReduceMean") and not node.is_real:
+    if node.op in _STEPS or (node.op in ("Div", "ReduceMean") and not node.is_real):
         return _ROUNDS
     if node.op in _JOINS:
         return _JOINS[node.op](node)
