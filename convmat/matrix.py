@@ -39,7 +39,7 @@ from convmat.files.memory import check_memory
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.plan import filter_geometry
 from convmat.shown import Fact, Shown, bytes_text, percent, shape_fact
-from convmat.spectrum import Method, Spectrum
+from convmat.spectrum import THOROUGH, Effort, Method, Spectrum, lanczos_spectrum
 from convmat.symbol import norm_bound
 from convmat.watching import Watch, unwatched
 
@@ -147,8 +147,8 @@ def spectrum_of(
 ) -> Spectrum | None:
     """Singular values of a layer's matrix, or bounds; as `layer_matrix` and `LayerMap.spectrum`."""
     layer = layer_map(filters, input_shape, stride, padding, dilation, groups, flip, padding_mode)
-    check_memory("input_shape", layer.spectrum_bytes, "use a smaller input")
-    return layer.spectrum(iterations=iterations, watch=watch)
+    check_memory("input_shape", layer.spectrum_bytes(), "use a smaller input")
+    return layer.spectrum(iterations, watch=watch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,15 +256,14 @@ class LayerMap(Shown):
         zeros = self.padding_mode == "zeros"
         return scale * frobenius_norm(self.geometry, weights, None if zeros else self._runs)
 
-    @property
-    def spectrum_bytes(self) -> int:
+    def spectrum_bytes(self, effort: Effort = THOROUGH) -> int:
         """Memory that `spectrum` takes, at most about."""
-        return self.method.nbytes(self.shape)
+        return self.method(effort).nbytes(self.shape)
 
     def spectrum(
         self,
-        tolerance: float = spectrum.TOLERANCE,
         iterations: int | None = None,
+        effort: Effort = THOROUGH,
         watch: Watch = unwatched,
     ) -> Spectrum | None:
         """The singular values, by the first method that serves; None where weights are not finite.
@@ -272,8 +271,8 @@ class LayerMap(Shown):
         All of them by Fourier transform where the layer is circular, with an output at each step of its
         stride around, or where no two patches overlap; all from dense copies of the groups, over which M is
         block diagonal, where these are small; else bounds of the largest: from below by Lanczos' method, to
-        the relative `tolerance` in at most `iterations` products with MᴴM, by default 500 and fewer where
-        they would take minutes; from above by `symbol.norm_bound`. All compute in float64.
+        the effort's tolerance in at most `iterations` products with MᴴM, by default 500 and fewer where they
+        would take more; from above by `symbol.norm_bound`. All compute in float64.
         """
         if iterations is not None:
             iterations = whole("iterations", iterations, 1, spectrum.MOST_ITERATIONS)
@@ -281,16 +280,18 @@ class LayerMap(Shown):
         if not math.isfinite(scale):
             return None
         scaled = LayerMap(self.geometry, weights, self.padding_mode, self.layout)
-        if scaled.method.name == "fourier":
-            found = spectrum.fourier_spectrum(scaled.method, self.shape)
-        elif scaled.method.name == "dense":
-            found = scaled._dense_spectrum()
+        method = scaled.method(effort)
+        if method.name == "fourier":
+            found = spectrum.fourier_spectrum(method, self.shape)
+        elif method.name == "dense":
+            found = scaled._dense_spectrum(method)
         else:
-            iterations = iterations or spectrum.affordable_iterations(self.nnz)
-            bound = norm_bound(self.geometry, weights, self.padding_mode)
-            found = spectrum.lanczos_spectrum(
-                scaled._gram, min(self.shape), weights.dtype, tolerance, iterations, watch
-            ).bounded(bound, scaled.frobenius_norm(), min(self.shape))
+            iterations = iterations or spectrum.affordable_iterations(self.nnz, effort)
+            size = min(self.shape)
+            found = lanczos_spectrum(scaled._gram, size, weights.dtype, effort.tolerance, iterations, watch)
+            guess = found.largest + max(found.error, effort.tolerance * found.largest)
+            bound = norm_bound(self.geometry, weights, self.padding_mode, effort.bound, guess)
+            found = found.bounded(bound, scaled.frobenius_norm(), size)
         return found.scaled(scale or 1.0)
 
     def facts(self) -> list[Fact]:
@@ -334,16 +335,15 @@ class LayerMap(Shown):
             return self.transpose(self.apply(v).conj()).conj()
         return self.apply(self.transpose(v.conj()).conj())
 
-    @cached_property
-    def method(self) -> Method:
+    def method(self, effort: Effort = THOROUGH) -> Method:
         """How the singular values are found."""
-        return spectrum.choose_method(self.geometry, self.filters, self.padding_mode, self.shape)
+        return spectrum.choose_method(self.geometry, self.filters, self.padding_mode, self.shape, effort)
 
-    def _dense_spectrum(self) -> Spectrum:
+    def _dense_spectrum(self, method: Method) -> Spectrum:
         """All singular values of the groups, that M is made up of, from dense copies, one after another."""
         g, values = self.geometry, []
         shape = (*g.input_size, g.channels // g.groups)
-        for part, count in zip(self.method.parts, self.method.counts, strict=True):
+        for part, count in zip(method.parts, method.counts, strict=True):
             group = layer_map(part, shape, g.stride, g.pads, g.dilation, padding_mode=self.padding_mode)
             values.append(np.tile(spectrum.singular_values(group.matrix().toarray()), count))
         return spectrum.of_all(np.concatenate(values), "dense", self.shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from convmat.geometry import ConvGeometry
 from convmat.shown import Fact, Shown
 from convmat.symbol import (
     BLOCK_BYTES,
+    BOUND_PRODUCTS,
     Bound,
     Line,
     blocks,
@@ -34,21 +35,34 @@ from convmat.watching import Watch, unwatched
 DENSE_ELEMENTS = 4_000_000
 """Blocks of at most so many elements have all of their singular values computed from a dense copy."""
 
-DECOMPOSED_PRODUCTS = 5 * 10**10
-"""Multiplications of all decompositions, rows · columns · the smaller of them, some minutes' work: where all
-singular values would take more, the largest alone is bounded."""
-
-TOLERANCE = 1e-6
-"""Relative error bound at which Lanczos' method stops."""
-
 ITERATIONS = 500
 """Products with MᴴM that Lanczos' method may take."""
+
+LEAST_ITERATIONS = 8
+"""So many it takes in any case; they come within some percent of the norm."""
 
 MOST_ITERATIONS = 1_000_000
 """So many may be asked for."""
 
-AFFORDABLE_PRODUCTS = 10**11
-"""Entries times weights in all of Lanczos' iterations, about a minute's work, unless more are asked for."""
+
+class Effort(NamedTuple):
+    """What finding a layer's singular values may take, in multiplications: no clock ends it."""
+
+    decomposed: int
+    """Of all decompositions, rows · columns · the smaller of them: where all singular values would take more,
+    the largest alone is bounded."""
+    bound: int
+    """Of each of the bounds from above, as `symbol.norm_bound` takes them."""
+    iterated: int
+    """Entries times weights in all of Lanczos' iterations, unless so many iterations are asked for."""
+    tolerance: float
+    """Relative error bound at which Lanczos' method stops."""
+
+
+THOROUGH = Effort(5 * 10**10, BOUND_PRODUCTS, 10**11, 1e-6)
+"""Of one layer: minutes."""
+QUICK = Effort(3 * 10**9, 4 * 10**10, 2 * 10**9, 1e-2)
+"""Of each of many: seconds."""
 
 BASIS, KEPT = 48, 16  # vectors held by Lanczos' method, and those that a restart keeps
 _EPSILON = 2.0**-52
@@ -187,16 +201,20 @@ class Method:
 
 
 def choose_method(
-    geometry: ConvGeometry, filters: NDArray[Any], padding_mode: str, shape: tuple[int, int]
+    geometry: ConvGeometry,
+    filters: NDArray[Any],
+    padding_mode: str,
+    shape: tuple[int, int],
+    effort: Effort = THOROUGH,
 ) -> Method:
     """The first that serves for filters (K, *kernel, C/groups), whose matrix has this shape."""
     lines = layer_lines(geometry, padding_mode)
     parts, counts = distinct_groups(filters, geometry.groups)
     rows, columns = (side // geometry.groups for side in shape)
     decomposed = len(parts) * rows * columns * min(rows, columns)
-    if all(line.times for line in lines) and symbol_products(parts, lines) <= DECOMPOSED_PRODUCTS:
+    if all(line.times for line in lines) and symbol_products(parts, lines) <= effort.decomposed:
         name = "fourier"
-    elif rows * columns <= DENSE_ELEMENTS and decomposed <= DECOMPOSED_PRODUCTS:
+    elif rows * columns <= DENSE_ELEMENTS and decomposed <= effort.decomposed:
         name = "dense"
     else:
         name = "lanczos"
@@ -236,16 +254,16 @@ def of_all(values: NDArray[Any], method: str, shape: tuple[int, int]) -> Spectru
     return Spectrum(method, largest, 0.0, 0, True, smallest, rank, condition, upper, method, smallest, values)
 
 
-def affordable_iterations(nnz: int) -> int:
+def affordable_iterations(nnz: int, effort: Effort) -> int:
     """How many of Lanczos' method are taken unless more are asked for, of a matrix with so many entries."""
-    return min(ITERATIONS, max(AFFORDABLE_PRODUCTS // max(nnz, 1), 1))
+    return min(ITERATIONS, max(effort.iterated // max(nnz, 1), LEAST_ITERATIONS))
 
 
 def lanczos_spectrum(
     gram: Callable[[NDArray[Any]], NDArray[Any]],
     size: int,
     dtype: Any = np.float64,
-    tolerance: float = TOLERANCE,
+    tolerance: float = THOROUGH.tolerance,
     iterations: int = ITERATIONS,
     watch: Watch = unwatched,
 ) -> Spectrum:

@@ -27,12 +27,12 @@ BLOCK_BYTES = 1 << 24
 """Of Fourier blocks held at a time; a single block may be larger."""
 
 BOUND_PRODUCTS = 10**11
-"""Multiplications that a bound may take, about half a minute's work: a coarser one is had where it would take
-more."""
+"""Multiplications that a bound may take, about a minute's work; where it would take more it is coarser."""
 
 DENSITIES = (64, 32, 16, 8, 4)  # frequencies for each step between taps, the finest first
 SQUARINGS = 18  # then the bound is at most side^(2^-19) of the norm, 1 + 2e-5 for a side of 10^4
-_SURVIVED = 6  # squarings after which few blocks are left, usually
+_ROUGH = 3  # after so many it shows whether more would be worth it
+_PIECE = 1 << 12  # elements of blocks that are tested together
 _OF_A_WAVE = 100  # multiplications that take as long as one exp(−iψ)
 _UNIT = 2.0**-53
 
@@ -167,12 +167,18 @@ def symbol_shape(parts: NDArray[Any], lines: Sequence[Line]) -> tuple[int, int]:
 
 
 def symbol_products(parts: NDArray[Any], lines: Sequence[Line]) -> int:
-    """Multiplications that the symbol takes: its waves, its sampling, and a Gram matrix of each block."""
+    """Multiplications that the symbol takes: its waves, its sampling, and a Gram matrix of each block.
+
+    Of real weights half of the blocks stand for all, so that their Cholesky decompositions are paid, too.
+    """
     rows, columns = symbol_shape(parts, lines)
     steps: list[int] = [-(-k // line.rests) for k, line in zip(parts.shape[2:-1], lines, strict=True)]
     waves = sum(n * line.points for n, line in zip(steps, lines, strict=True))
     points: int = math.prod(line.points for line in lines)
-    return _OF_A_WAVE * waves + len(parts) * points * rows * columns * (min(rows, columns) + max(steps))
+    each = rows * columns * (min(rows, columns) + max(steps))
+    if points == 1 and parts.dtype.kind != "c":
+        each //= 4  # it is real
+    return _OF_A_WAVE * waves + len(parts) * points * each
 
 
 def blocks(weights: NDArray[Any], points: Sequence[int]) -> Iterator[tuple[NDArray[Any], int]]:
@@ -219,22 +225,18 @@ def _waves(frequencies: NDArray[Any], steps: int, points: int) -> NDArray[Any]:
     return np.exp(-2j * np.pi / points * (np.outer(frequencies, np.arange(steps)) % points))
 
 
-def gram_bounds(
-    matrices: NDArray[Any], squarings: int = SQUARINGS, floor: float | None = None
-) -> tuple[NDArray[Any], float]:
+def gram_bounds(matrices: NDArray[Any], squarings: int = SQUARINGS) -> NDArray[np.float64]:
     """What the norms of matrices (…, m, n) are at most, by Gram iteration (Delattre et al., ICML 2023).
 
     ‖A·Aᴴ‖₂ = ‖A‖₂², so that after t Gram matrices ‖A‖₂ ≤ ‖A_t‖_F^(2^-t), and that is at most
-    min(m, n)^(2^-(t+1)) times too much. They are divided by their Frobenius norm on the way. With a floor,
-    those whose bound falls below what the largest norm is at least are left alone.
+    min(m, n)^(2^-(t+1)) times too much. They are divided by their Frobenius norm on the way.
 
     Returns:
-        The bounds, of those that are not left alone, but for rounding (see `_rounding`), and the floor.
+        The bounds, but for rounding (see `_rounding`).
     """
     part = matrices.reshape(-1, *matrices.shape[-2:])
     if part.shape[-2] > part.shape[-1]:
         part = part.swapaxes(-1, -2)
-    side = part.shape[-2]
     logs = np.zeros(len(part))
     for t in range(squarings + 1):
         if t:
@@ -242,11 +244,26 @@ def gram_bounds(
         norms = np.maximum(np.linalg.norm(part, axis=(-2, -1)), np.finfo(np.float64).tiny)
         part = part / norms[:, None, None]
         logs += np.log(norms) / 2**t
-        if floor is not None:
-            floor = max(floor, float(np.exp(logs.max(initial=-math.inf))) * side ** -(0.5 ** (t + 1)))
-            kept = np.exp(logs) >= floor
-            part, logs = part[kept], logs[kept]
-    return np.exp(logs), floor or 0.0
+    bounds: NDArray[np.float64] = np.exp(logs)
+    return bounds
+
+
+def all_within(matrices: NDArray[Any], limit: float) -> bool:
+    """Whether the norms of matrices (n, rows, columns) are proven to be at most `limit`, but for rounding.
+
+    They are where limit²·I − A·Aᴴ has a Cholesky decomposition, which costs no more than a Gram matrix. As
+    computed that is the one of a matrix off by 4(m + 2)u of its trace at most, which `_rounding` covers.
+    """
+    if matrices.shape[-2] > matrices.shape[-1]:
+        matrices = matrices.swapaxes(-1, -2)
+    left = -(matrices @ matrices.conj().swapaxes(-1, -2))
+    side = np.arange(left.shape[-1])
+    left[:, side, side] += limit**2
+    try:
+        np.linalg.cholesky(left)
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def _rounding(rows: int, columns: int) -> float:
@@ -254,12 +271,19 @@ def _rounding(rows: int, columns: int) -> float:
 
     Of m ≤ n sides, the first Gram matrix errs in Frobenius norm by 4(n + 4)u·‖A‖_F² at most in any order of
     summation, complex numbers included, which is m times as much of its spectral norm; each later one by
-    4(m + 4)·m·u, its Frobenius norm by m²·u, and what comes t squarings later counts for 2^-t.
+    4(m + 4)·m·u, its Frobenius norm by m²·u, and what comes t squarings later counts for 2^-t. Of a Cholesky
+    decomposition (Demmel, 1989) the trace is at most m·limit², and half of all of it is the norm's.
     """
     return 1 + 16 * min(rows, columns) * (max(rows, columns) + 8) * _UNIT
 
 
-def norm_bound(geometry: ConvGeometry, filters: NDArray[Any], padding_mode: str) -> Bound:
+def norm_bound(
+    geometry: ConvGeometry,
+    filters: NDArray[Any],
+    padding_mode: str,
+    products: int = BOUND_PRODUCTS,
+    guess: float = 0.0,
+) -> Bound:
     """What ‖M‖₂ is at most: the smaller of two proven bounds, with what float64 rounds off in them.
 
     "gram": ‖M‖ ≤ √(Π factors) · max ‖B(ψ)‖, as `Line` has them. "taps": ‖M‖ ≤ Σ_taps ‖w_tap‖ · √copies, since
@@ -267,28 +291,49 @@ def norm_bound(geometry: ConvGeometry, filters: NDArray[Any], padding_mode: str)
 
     Args:
         filters: (K, *kernel, C/groups), float64 or complex128, the largest of them not far from 1.
+        products: multiplications that each may take, about.
+        guess: what the norm is thought to be at most; of a symbol of one block this is tested first.
     """
     parts, _ = distinct_groups(filters, geometry.groups)
-    return min(_symbol_bound(geometry, parts, padding_mode), _taps_bound(geometry, parts, padding_mode))
+    bound = symbol_bound(geometry, parts, padding_mode, products, guess)
+    rough = taps_bound(geometry, parts, padding_mode, products, _ROUGH)
+    # By so much the rough one may be too large.
+    if rough.value * min(parts.shape[1], parts.shape[-1]) ** -(0.5 ** (_ROUGH + 1)) > bound.value:
+        return bound
+    return min(bound, taps_bound(geometry, parts, padding_mode, products))
 
 
-def _symbol_bound(geometry: ConvGeometry, parts: NDArray[Any], padding_mode: str) -> Bound:
+def symbol_bound(
+    geometry: ConvGeometry,
+    parts: NDArray[Any],
+    padding_mode: str,
+    products: int = BOUND_PRODUCTS,
+    guess: float = 0.0,
+) -> Bound:
+    """That of `norm_bound` by the symbol, of different groups' filters.
+
+    Gram iteration bounds a block. Each other is tested first, whether it is below that bound, which most are;
+    one that is not has its own.
+    """
     for density in DENSITIES:
         lines = layer_lines(geometry, padding_mode, density)
         rows, columns = symbol_shape(parts, lines)
-        if symbol_products(parts, lines) * _SURVIVED <= BOUND_PRODUCTS:
+        work = symbol_products(parts, lines)
+        if work <= products:
             break
-    work = symbol_products(parts, lines)
-    if work > BOUND_PRODUCTS and max(parts.shape[2:-1]) > min(rows, columns):  # in the sampling alone
+    if work > products and max(parts.shape[2:-1]) > min(rows, columns):  # in the sampling alone
         return Bound(math.inf, "gram")
-    squarings = _affordable(work // _SURVIVED)
+    squarings = SQUARINGS if work <= products else 0
     weights = polyphase(parts, lines)
-    floor = largest = 0.0
+    # Of many blocks a guess would be met by most, and coarser than the largest.
+    largest = guess if math.prod(line.points for line in lines) == 1 else 0.0
+    step = max(_PIECE // (rows * columns), 1)
     for part, _ in blocks(weights, [line.points for line in lines]):
-        bounds, floor = gram_bounds(part, squarings, floor)
-        largest = max(largest, float(bounds.max(initial=0)))
-    # What was left alone is below the floor.
-    largest = max(largest, floor) * _rounding(rows, columns)
+        part = part.reshape(-1, rows, columns)
+        for some in (part[start : start + step] for start in range(0, len(part), step)):
+            if not (largest and squarings and all_within(some, largest)):
+                largest = max(largest, float(gram_bounds(some, squarings).max()))
+    largest *= _rounding(rows, columns)
     steps = weights.shape[: len(lines)]
     taps = np.abs(weights).sum(tuple(range(len(lines))))  # (groups, rows, columns)
     # Each wave errs by 48 units at most, and each sum of n terms by 4n; each weight by one.
@@ -297,14 +342,21 @@ def _symbol_bound(geometry: ConvGeometry, parts: NDArray[Any], padding_mode: str
     return Bound(largest * factor * (1 + 32 * _UNIT), "gram")
 
 
-def _taps_bound(geometry: ConvGeometry, parts: NDArray[Any], padding_mode: str) -> Bound:
+def taps_bound(
+    geometry: ConvGeometry,
+    parts: NDArray[Any],
+    padding_mode: str,
+    products: int = BOUND_PRODUCTS,
+    squarings: int = SQUARINGS,
+) -> Bound:
+    """That of `norm_bound` by the taps, of different groups' filters."""
     groups, rows, *kernel, columns = parts.shape
     taps = math.prod(kernel)
     each = parts.reshape(groups, rows, taps, columns).swapaxes(1, 2)
-    squarings = _affordable(groups * taps * _block_products(rows, columns))
+    squarings = min(squarings, _affordable(groups * taps * _block_products(rows, columns), products))
     step = max(BLOCK_BYTES // (16 * rows * columns), 1)
     flat = each.reshape(-1, rows, columns)
-    found = [gram_bounds(flat[start : start + step], squarings)[0] for start in range(0, len(flat), step)]
+    found = [gram_bounds(flat[start : start + step], squarings) for start in range(0, len(flat), step)]
     copies = np.ones(())
     for axis in range(len(kernel)):
         copies = np.multiply.outer(copies, tap_copies(geometry, axis, padding_mode).astype(np.float64))
@@ -318,6 +370,6 @@ def _block_products(rows: int, columns: int) -> int:
     return min(rows, columns) ** 2 * max(rows, columns)
 
 
-def _affordable(work: int) -> int:
+def _affordable(work: int, products: int) -> int:
     """Squarings, each of so many multiplications; without any the bound is the Frobenius norm."""
-    return min(SQUARINGS, BOUND_PRODUCTS // max(work, 1))
+    return min(SQUARINGS, products // max(work, 1))

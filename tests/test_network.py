@@ -235,6 +235,8 @@ def test_the_row_of_a_layer(capsys: pytest.CaptureFixture[str]) -> None:
         "engine_error_over_bound": None,
         "engine_verdict": None,
         "why_not_judged": None,
+        "spectrum": None,
+        "why_no_spectrum": None,
     }
     assert (found["layers"][3]["op"], found["layers"][3]["weight_shape"]) == ("Gemm", [8, 10])
     assert (found["weights"], found["convs"], found["equal"]) == (632, 3, None)

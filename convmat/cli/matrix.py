@@ -110,8 +110,8 @@ def _check_spectrum(fc: LayerMap, values: str | None) -> None:
     from convmat.errors import GeometryError
     from convmat.files.memory import check_memory
 
-    check_memory("input_shape", fc.spectrum_bytes, "add --no-spectrum")
-    if values is not None and fc.method.name == "lanczos":
+    check_memory("input_shape", fc.spectrum_bytes(), "add --no-spectrum")
+    if values is not None and fc.method().name == "lanczos":
         raise GeometryError(
             "values", "M is too large for all singular values; leave it out, and the largest is told"
         )

@@ -46,6 +46,12 @@ from convmat.files.schema import Whole
     type=File(is_folder=True),
     help="Judge what another runtime made: DIR has each layer's input and output as .npy, named like them.",
 )
+@click.option(
+    "--spectrum",
+    is_flag=True,
+    help="Tell the singular values of each layer, or bounds of the largest, and a Lipschitz constant of the "
+    "network.",
+)
 @click.option("--layer", metavar="NAME", help="Write the arrays of this layer, by its name or number, to -o.")
 @options.output_option("folder", metavar="DIR", help="The new folder for --layer, with a README of commands.")
 @click.option(
@@ -71,7 +77,8 @@ def command(network: str, inputs: tuple[str, ...], **asks: Any) -> None:
     FILE is an ONNX model, or .safetensors weights, whose kernels are listed. INPUT is an image or .npy array
     for each input of the network, as NAME=FILE where there are several. With it the network runs in
     onnxruntime, and each layer's output is judged against the definition of convolution, within the error
-    bound of each element; so is convmat's own, from the same input.
+    bound of each element; so is convmat's own, from the same input. --spectrum has the singular values of
+    each layer as one matrix, exact or between proven bounds, and of the network a Lipschitz constant.
 
     Exit status: 0 equal, or nothing to judge, 1 different, 2 trouble.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from convmat.checks import got
 from convmat.cli.command import refuse
 from convmat.cli.inputs import Batch, check_one_pipe, open_batch
-from convmat.cli.output import report, wait, warn
+from convmat.cli.output import asked, report, wait, warn
 from convmat.errors import FileError, SettingError, ShapeError
 from convmat.files.folders import check_new_folder
 from convmat.files.foreign import KNOWN_BYTES
@@ -29,10 +29,13 @@ from convmat.networks.folder import write_layer
 from convmat.networks.judging import Judged, compare_ends, run_and_judge
 from convmat.networks.kernels import kernels_of
 from convmat.networks.layers import Convolution, Layer, layers_of
+from convmat.networks.lipschitz import Stop, lipschitz_bound
 from convmat.networks.model import Model, Shape, shape_text
 from convmat.networks.running import Dumped, Evaluator
+from convmat.networks.spectra import Stretch, spectra_of, weights_of
 from convmat.report.facts import input_fact
 from convmat.report.networks import fc_facts, network_facts, network_grid, no_fc_facts
+from convmat.report.spectra import lipschitz_facts, spectra_grid
 from convmat.shown import Fact
 
 Array = NDArray[Any]
@@ -51,6 +54,7 @@ class NetworkOptions:
     provider: str | None
     reference: bool
     outputs: str | None
+    spectrum: bool
     layer: str | None
     output: str | None
     to_fc: str | None
@@ -80,12 +84,23 @@ def show_network(name: str, inputs: tuple[str, ...], asks: NetworkOptions) -> No
     for text in model.unseen:
         warn(f"{name}: {text}, which are not looked into")
     if not feeds and dumped is None:
-        judged = [Judged(layer) for layer in layers]
-        _tell(name, (), judged, None, asks, _write_fc(model, layers, None, {}, asks))
+        judged, by = [Judged(layer) for layer in layers], None
+        fc = _write_fc(model, layers, None, {}, asks)
+    else:
+        evaluator = Evaluator(model, asks.provider, asks.reference)
+        by = asks.outputs or evaluator.name
+        judged, fc = _run(model, layers, feeds, evaluator, dumped, asks)
+    if not asks.spectrum or asked("quiet"):
+        _tell(name, inputs, judged, by, asks, fc)
         return
-    evaluator = Evaluator(model, asks.provider, asks.reference)
-    judged, fc = _run(model, layers, feeds, evaluator, dumped, asks)
-    _tell(name, inputs, judged, asks.outputs or evaluator.name, asks, fc)
+    stretches = _stretches(judged, lambda layer: weights_of(model, layer))
+    by_output = {one.layer.y: stretch for one, stretch in zip(judged, stretches, strict=True)}
+    _tell(name, inputs, judged, by, asks, fc, stretches, lipschitz_bound(model, by_output))
+
+
+def _stretches(judged: list[Judged], weights: Callable[[Layer], Array]) -> list[Stretch]:
+    layers = [one.layer for one in judged]
+    return wait(lambda watch: list(spectra_of(layers, weights, watch)), "singular values")
 
 
 def _run(
@@ -336,13 +351,18 @@ def _show_kernels(name: str, inputs: tuple[str, ...], asks: NetworkOptions) -> N
         "output",
     ]
     refuse(others, "goes with a network; .safetensors holds weights alone")
+    if asks.spectrum and not asks.input_shape:
+        raise click.UsageError("--spectrum of .safetensors goes with --input-shape, from which sizes follow")
     if len(asks.input_shape) > 1 or any(key for key, _ in asks.input_shape):
         raise ShapeError("input_shape", "is one for all kernels; give one, without a name")
     layers = kernels_of(name, asks.input_shape[0][1] if asks.input_shape else None)
     if not layers:
         raise FileError(name, "has no tensor of 3 to 5 axes, as kernels are")
-    fc = no_fc_facts()
-    _tell(name, (), [Judged(layer) for layer in layers], None, asks, fc)
+    judged = [Judged(layer) for layer in layers]
+    stretches = None
+    if asks.spectrum:
+        stretches = _stretches(judged, lambda layer: NpyInput(f"{name}:{layer.name}").read())
+    _tell(name, (), judged, None, asks, no_fc_facts(), stretches)
 
 
 # What is told
@@ -355,14 +375,19 @@ def _tell(
     by: str | None,
     asks: NetworkOptions,
     fc: list[Fact],
+    stretches: list[Stretch] | None = None,
+    bound: float | Stop | None = None,
 ) -> None:
-    *facts, last = network_facts(name, judged, by)
+    *facts, last = network_facts(name, judged, by, stretches)
     written = Fact("written", "layer written to" if asks.output else "", asks.output, asks.output or "")
     as_products = next(fact for fact in fc if fact.key == "fc_equal")
     if as_products.value is False and last.value is not False:
         text = "different: as products the network gives something else"
         last = last._replace(value=False, text=text, brief=text)
-    facts = [facts[0], input_fact(inputs), *facts[1:], *fc, written, last]
-    report(facts, [network_grid(judged, asks.formulas)], facts_last=True)
+    facts = [facts[0], input_fact(inputs), *facts[1:], *lipschitz_facts(bound), *fc, written, last]
+    grids = [network_grid(judged, asks.formulas)]
+    if stretches is not None:
+        grids.append(spectra_grid([one.layer.name for one in judged], stretches))
+    report(facts, grids, facts_last=True)
     if last.value is False:
         click.get_current_context().exit(1)

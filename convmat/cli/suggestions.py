@@ -18,7 +18,7 @@ COMMANDS = {
     "verify": "check test validate prove selfcheck self-check selftest diagnose",
     "compare": "diff cmp difference allclose array-equal assert-allclose",
     "probe": "probes golden vectors test-vectors",
-    "network": "networks model onnx safetensors layers summary torchinfo",
+    "network": "networks lipschitz model onnx safetensors layers summary torchinfo",
     "probe write": "write-probe make-probe",
     "write": "make create new generate",
     "probe judge": "judge judge-probe",

@@ -76,7 +76,7 @@ def readme(
         "W_col, a column for each filter": f"flatten-filters {kernel[9:]} --dims {dims}{groups} -o w_col.npy",
         "the layer, by convmat": f"convolve input.npy {layer_line} -o y.npy",
         "is the output the convolution?": f"verify input.npy {layer_line} --expected output.npy",
-        "the layer as one matrix": f"matrix --input-shape {shape} {kernel}{groups} {where} --no-spectrum",
+        "the layer as one matrix": f"matrix --input-shape {shape} {kernel}{groups} {where}",
     }.items():
         yield f"# {what}"
         yield f"convmat {line}"

@@ -121,7 +121,7 @@ class Model:
                 raise FileError(self.name, f"makes {got(again[0])} twice; export it again")
             self._check_attributes(node)
             known.update(node.output)
-            if fed.isdisjoint(needs(node)) and not _is_lively(node) and sparse.isdisjoint(needs(node)):
+            if fed.isdisjoint(needs(node)) and not is_lively(node) and sparse.isdisjoint(needs(node)):
                 self._makers |= dict.fromkeys(filter(None, node.output), node)
             else:
                 fed.update(filter(None, node.output))
@@ -298,7 +298,7 @@ def _count(graph: Any) -> int:
     return sum((node.op_type in CONVS) + sum(map(_count, subgraphs(node))) for node in graph.node)
 
 
-def _is_lively(node: Any) -> bool:
+def is_lively(node: Any) -> bool:
     """Whether a node may give another result each time, or is not known to give the same."""
     return node.domain not in _STANDARD or node.op_type in _RANDOM or bool(subgraphs(node))
 

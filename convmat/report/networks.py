@@ -9,16 +9,25 @@ from convmat.geometry import ConvGeometry
 from convmat.networks.judging import End, Judged, Verdict
 from convmat.networks.layers import Layer
 from convmat.networks.model import Shape, shape_text
+from convmat.networks.spectra import Stretch
 from convmat.report.facts import Grid, absent
+from convmat.report.spectra import spectrum_value
 from convmat.shown import Fact
 from convmat.words import output_formulas, transpose_formulas
 
 _UNKNOWN = "?"
 
 
-def network_facts(name: str, judged: Sequence[Judged], by: str | None) -> list[Fact]:
+def network_facts(
+    name: str, judged: Sequence[Judged], by: str | None, stretches: Sequence[Stretch] | None = None
+) -> list[Fact]:
     """A network's layers, for programs, and what they come to together; the verdict, where there is one."""
     layers = [one.layer for one in judged]
+    none = Stretch(None, None)
+    values = [
+        _value(one) | spectrum_value(stretch)
+        for one, stretch in zip(judged, stretches or [none] * len(judged), strict=True)
+    ]
     convs = sum(layer.is_conv for layer in layers)
     kinds = _counted(layer.op for layer in layers)
     weights, products = (
@@ -26,7 +35,7 @@ def network_facts(name: str, judged: Sequence[Judged], by: str | None) -> list[F
     )
     return [
         Fact("network", "network", name, name),
-        Fact("layers", "", [_value(one) for one in judged], ""),
+        Fact("layers", "", values, ""),
         Fact(
             "convs", "CONV layers", convs, str(convs), brief=f"{convs} CONV layer{'s' if convs != 1 else ''}"
         ),
