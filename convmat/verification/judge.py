@@ -173,6 +173,13 @@ class WithinBound:
         return self.numerics.doubt(a, self.tiny)
 
     def __call__(self, result: Array, wanted: Array, sizes: Any, flushed: Array | None) -> Judged:
+        exactly = sizes < self.exact_below if self.exact_below else np.zeros(result.shape, bool)
+        if not self.is_scaled and np.result_type(result, wanted, np.float64) == np.float64:
+            bound = self._of(wanted, sizes, flushed)
+            error = np.abs(result - wanted.astype(np.float64, copy=False))
+            if (error <= bound).all() and bound.max(initial=0) < math.inf:  # as nearly always
+                ratio = np.divide(error, bound, out=np.zeros(error.shape), where=bound > 0)
+                return Judged(error, bound, np.zeros(error.shape, bool), ratio, exactly)
         result, wanted, bounds = self.settled(result, wanted, sizes, flushed)
         # Of a complex element the part counts that is further off.
         outside, ratio, allowed = np.zeros(result.shape, bool), np.zeros(result.shape), bounds[0]
@@ -182,7 +189,7 @@ class WithinBound:
             of_part = _ratio(error, bound)
             allowed = np.where(of_part > ratio, bound, allowed)
             ratio = np.fmax(ratio, of_part)
-        return Judged(_distance(result, wanted), allowed, outside, ratio, sizes < self.exact_below)
+        return Judged(_distance(result, wanted), allowed, outside, ratio, exactly)
 
     def settled(
         self, result: Array, wanted: Array, sizes: Array, flushed: Array | None
@@ -215,8 +222,12 @@ class WithinBound:
         """How far from `wanted`, real numbers, each element may lie."""
         # R comes from float64 sums, with an error of their own.
         gamma = _gamma(self.terms, self.u) + _gamma(self.terms, 2.0**-53)
-        off = gamma * sizes if flushed is None else gamma * sizes + flushed
-        bound = off * (1 + self.u_out) + self.u_out * np.abs(wanted) + self.underflow
+        bound: Array = gamma * sizes if flushed is None else gamma * sizes + flushed
+        if self.u_out:
+            bound = bound * (1 + self.u_out) + self.u_out * np.abs(wanted)
+        bound += self.underflow
+        if not self.exact_below:
+            return bound
         return np.where(sizes < self.exact_below, 0.0 if flushed is None else flushed, bound)
 
 
