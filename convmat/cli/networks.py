@@ -100,23 +100,22 @@ def _run(
     chosen = None if asks.layer is None else _chosen(model.name, layers, asks.layer)
     kept: list[tuple[Layer, Convolution | str, Array]] = []
 
-    def see(layer: Layer, values: Mapping[str, Array]) -> None:
+    def see(layer: Layer, convolution: Convolution | str, y: Array) -> None:
         if chosen is not None and layer.number == chosen.number:
-            w = values[layer.w] if layer.w in values else model.constant(layer.w)
-            sized = layer.of_shapes(values[layer.x].shape, w.shape, values[layer.y].shape)
-            here = {**values, layer.w: w}
-            convolution = sized.convolution(lambda name: here[name] if name in here else model.constant(name))
-            kept.append((sized, convolution, values[layer.y]))
+            kept.append((layer, convolution, y))
 
     needed = max((_bytes(layer) for layer in layers), default=0)
     check_memory(model.name, needed, "give a smaller input")
     judged, outputs = wait(
         lambda watch: run_and_judge(model, layers, feeds, evaluator, dumped, watch, see), "layers"
     )
-    if asks.output is not None:
-        write_layer(asks.output, model.name, *kept[0])
     if dumped is not None and all(one.theirs is None for one in judged):
         raise FileError(dumped.folder, f"has the input and output of no layer; {judged[0].why}")
+    if asks.output is not None and chosen is not None:
+        if not kept:
+            why = judged[chosen.number - 1].why
+            raise FileError(model.name, f"layer {got(chosen.name)} cannot be written: {why}")
+        write_layer(asks.output, model.name, *kept[0])
     return judged, _write_fc(model, [one.layer for one in judged], evaluator, {**feeds, **outputs}, asks)
 
 
@@ -221,7 +220,7 @@ def _array(model: Model, name: str, file: str, asks: NetworkOptions) -> Array:
     if last and not _is_channels_last(declared, array.shape):
         array = np.moveaxis(array, -1, 1)
     _check_fits(file, name, array.shape, declared)
-    return np.ascontiguousarray(_cast(model, name, file, array))
+    return np.asarray(_cast(model, name, file, array), order="C")
 
 
 def _is_channels_last(declared: Shape | None, shape: tuple[int, ...]) -> bool:

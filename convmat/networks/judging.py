@@ -7,138 +7,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convmat.engine import convolve
+from convmat.errors import IntegerRangeError
 from convmat.networks.layers import Convolution, Layer
 from convmat.networks.model import Model
 from convmat.networks.running import Dumped, Evaluator, walk
-from convmat.verification.comparison import Definition
-from convmat.verification.judge import Judge, Rule
-from convmat.verification.layer import definition
+from convmat.verification.diagnosis import diagnose
+from convmat.verification.judge import Rule
+from convmat.verification.layer import definition, verify
+from convmat.verification.verdict import Report
 from convmat.watching import Watch, unwatched
 
 Array = NDArray[Any]
-
-_WEIGHTS = 1 << 22  # elements of filters whose definition is computed at one time
-
-
-@dataclass
-class Verdict:
-    """What was found of one result of a layer."""
-
-    elements: int = 0
-    outside: int = 0
-    """Elements further from the definition than their bound, or than 0 where they must be exact."""
-    error_over_bound: float = 0.0
-    """The largest."""
-
-    @property
-    def equal(self) -> bool:
-        return self.outside == 0
-
-    def add(self, elements: int, outside: int, error_over_bound: float) -> None:
-        """Take in what was found of more elements."""
-        self.elements += elements
-        self.outside += outside
-        self.error_over_bound = max(self.error_over_bound, error_over_bound)
 
 
 class Judged(NamedTuple):
     """A layer, and the verdicts on its results."""
 
     layer: Layer
-    theirs: Verdict | None = None
+    theirs: Report | None = None
     """On the runtime's."""
-    ours: Verdict | None = None
+    ours: Report | None = None
     """On that of convmat's engine, from the input that the runtime had."""
     why: str | None = None
     """Why it was not judged."""
-
-
-def judge(layer: Convolution, results: Mapping[str, Array]) -> dict[str, Verdict]:
-    """The verdicts on results (N, *out, K) of a layer, by name."""
-    verdicts = {name: Verdict() for name in results}
-    count = len(layer.filters)
-    step = count if layer.groups > 1 else max(_WEIGHTS // max(layer.filters[0].size, 1), 1)
-    for start in range(0, count, step):
-        some = slice(start, start + step)
-        bias = None if layer.bias is None else layer.bias[some]
-        part = layer._replace(filters=layer.filters[some], bias=bias)
-        _judge_some(part, {name: result[..., some] for name, result in results.items()}, verdicts)
-    return verdicts
-
-
-def _judge_some(layer: Convolution, results: Mapping[str, Array], verdicts: Mapping[str, Verdict]) -> None:
-    wanted = definition(layer.x, layer.filters, **layer.arguments)
-    for name in [name for name, result in results.items() if result.shape != wanted.shape]:
-        size = math.prod(wanted.shape)
-        verdicts[name].add(size, max(size, 1), math.inf)
-    fitting = {name: result for name, result in results.items() if result.shape == wanted.shape}
-    judges = {name: wanted.judge(result.dtype, Rule()) for name, result in fitting.items()}
-    magnitudes = _magnitudes(layer, wanted)
-    for band in wanted.parts if judges else ():
-        for name, found in _judge_band(wanted, magnitudes, judges, fitting, band).items():
-            verdicts[name].add(*found)
-
-
-def _magnitudes(layer: Convolution, wanted: Definition) -> Callable[[Any], Array] | None:
-    """What computes A = Σ|x|·|w| (+ |b|) of a band; None where it is not needed.
-
-    Of real floats these are the sums of a layer of magnitudes, each taken once and not tap by tap.
-    """
-    arrays = [a for a in (layer.x, layer.filters, layer.bias) if a is not None]
-    if wanted.sizes is None or any(a.dtype.kind != "f" for a in arrays):
-        return wanted.sizes
-    bias = None if layer.bias is None else np.abs(layer.bias)
-    positive = layer._replace(x=np.abs(layer.x), filters=np.abs(layer.filters), bias=bias)
-    return definition(positive.x, positive.filters, **positive.arguments).values
-
-
-@np.errstate(all="ignore")  # infinities and NaN are compared, not warned of
-def _judge_band(
-    wanted: Definition,
-    magnitudes: Callable[[Any], Array] | None,
-    judges: Mapping[str, Judge],
-    results: Mapping[str, Array],
-    band: Any,
-) -> dict[str, tuple[int, int, float]]:
-    """Elements, those outside, and the largest error / bound, of each result."""
-    values = wanted.values(band)
-    bounds = [judge.bound for judge in judges.values() if judge.bound is not None]
-    sizes = magnitudes(band) if bounds and magnitudes is not None else None
-    found: dict[str, tuple[int, int, float]] = {}
-    allowed: dict[Any, Array] = {}
-    for name, judge_of in judges.items():
-        result = results[name][band]
-        worst = _within(result, values, allowed.get(result.dtype))
-        if worst is not None:
-            found[name] = values.size, 0, worst
-            continue
-        flushed = None
-        if judge_of.bound is not None and judge_of.bound.has_doubt and wanted.flushed is not None:
-            flushed = wanted.flushed(band, judge_of.bound.tiny)
-        says = judge_of(result, values, sizes, flushed)
-        allowed[result.dtype] = says.allowed
-        outside = int(np.count_nonzero(says.outside))
-        worst = float(np.fmax.reduce(says.ratio, axis=None, initial=0.0))
-        found[name] = values.size, outside, worst if not outside or worst > 1 else math.inf
-    return found
-
-
-def _within(result: Array, values: Array, allowed: Array | None) -> float | None:
-    """The largest error / bound of a result all of which is within bounds that are known; else None."""
-    if allowed is None:
-        return None
-    error = np.abs(result.astype(np.float64) - values)
-    if not (error <= allowed).all():
-        return None
-    ratio = np.divide(error, allowed, out=np.zeros(error.shape), where=allowed > 0)
-    return float(ratio.max(initial=0.0))
+    instead: str = ""
+    """What a quantized result of the runtime's that differs is equal to, in a few words."""
 
 
 def run_and_judge(
@@ -148,14 +47,14 @@ def run_and_judge(
     evaluator: Evaluator,
     dumped: Dumped | None = None,
     watch: Watch = unwatched,
-    see: Callable[[Layer, dict[str, Array]], None] | None = None,
+    see: Callable[[Layer, Convolution | str, Array], None] | None = None,
     ours: bool = True,
     weights: Callable[[str], Array] | None = None,
 ) -> tuple[list[Judged], dict[str, Array]]:
     """Run a model, and judge its layers one by one; what it makes in the end.
 
     Args:
-        see: is shown the values of each layer as it is judged.
+        see: is shown each layer that is judged, what computes it, and what the runtime made of it.
         ours: whether convmat's engine computes each layer, too.
         weights: where the layers' weights are, if not in the model.
         For others see `running.walk`.
@@ -168,12 +67,19 @@ def run_and_judge(
         if step.node is None:
             outputs = step.values
             continue
-        layer = by_output[step.node.output[0]]
+        layer, constant, values = by_output[step.node.output[0]], weights or model.constant, step.values
+        if not step.known:
+            judged.append(Judged(layer, why=_UNKNOWN))
+            continue
+        rounding = evaluator.rounding if dumped is None else "float32"
+        layer, convolution = _convolution(layer, values, constant, rounding)
         if see is not None:
-            see(layer, step.values)
-        judged.append(_judged(weights or model.constant, layer, step.values, step.known, ours))
+            see(layer, convolution, values[layer.y])
+        judged.append(_judged(layer, convolution, values[layer.y], ours))
     return judged, outputs
 
+
+_UNKNOWN = "what it took, or what it made, is not among the outputs that were given"
 
 _NUDGE, _TIMES = 2.0**-10, 4
 
@@ -232,21 +138,41 @@ def _apart(a: Array, b: Array) -> float:
     return float(off.max(initial=0.0) / (largest or 1.0))
 
 
-def _judged(
-    weights: Callable[[str], Array], layer: Layer, values: Mapping[str, Array], known: bool, ours: bool
-) -> Judged:
-    if not known:
-        return Judged(layer, why="what it took, or what it made, is not among the outputs that were given")
+def _convolution(
+    layer: Layer, values: Mapping[str, Array], constant: Callable[[str], Array], rounding: str
+) -> tuple[Layer, Convolution | str]:
+    """A layer of the shapes that its arrays have, and what computes it."""
 
     def value(name: str) -> Array:
-        return values[name] if name in values else weights(name)
+        return values[name] if name in values else constant(name)
 
     layer = layer.of_shapes(value(layer.x).shape, value(layer.w).shape, value(layer.y).shape)
-    convolution = layer.convolution(value)
+    return layer, layer.convolution(value, rounding)
+
+
+def _judged(layer: Layer, convolution: Convolution | str, y: Array, ours: bool) -> Judged:
     if isinstance(convolution, str):
         return Judged(layer, why=convolution)
-    results = {"theirs": layer.result(values[layer.y])}
-    if ours:
-        results["ours"] = convolve(convolution.x, convolution.filters, **convolution.arguments)
-    verdicts = judge(convolution, results)
-    return Judged(layer, verdicts["theirs"], verdicts.get("ours"))
+    x, filters, arguments = convolution.x, convolution.filters, convolution.arguments
+    results = [layer.result(y)]
+    try:
+        if ours:
+            results.append(convolve(x, filters, **arguments))
+        reports = definition(x, filters, **arguments).compare_all(results, Rule())
+    except IntegerRangeError as error:
+        return Judged(layer, why=error.problem)
+    own = reports[1] if ours else None
+    return Judged(layer, reports[0], own, instead=_instead(convolution, results[0], reports[0]))
+
+
+def _instead(convolution: Convolution, result: Array, report: Report) -> str:
+    """Other roundings that a quantized result that differs is equal by, or mistakes."""
+    if report or convolution.quantization is None or report.shape != report.expected_shape:
+        return ""
+    x, filters, arguments = convolution.x, convolution.filters, convolution.arguments
+    named = verify(x, filters, result, **arguments).equal_as
+    if named:
+        return f"equal as {', '.join(named)}"
+    judged = {"quantization": arguments.pop("quantization")}
+    found = diagnose(x, filters, result, **arguments, judged=judged, budget=0)
+    return f"right but for {found[0].brief}" if found else ""

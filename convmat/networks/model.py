@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from convmat.checks import got
 from convmat.errors import FileError, ShapeError
 from convmat.files.memory import check_memory
-from convmat.networks.extra import first_line, package
+from convmat.networks.extra import first_line, package, reference
 from convmat.networks.reading import parsed
 from convmat.networks.weights import array_of, check_tensor, is_external
 
@@ -171,9 +171,8 @@ class Model:
             self.name, 8 * math.prod(size or 1 for size in shape), "leave this network to a larger machine"
         )
         feeds = {need: self.constant(need) for need in needs(node) if need}
-        evaluator = package("onnx.reference").ReferenceEvaluator
         try:
-            return np.asarray(evaluator(self.part([node], feeds, {}, [name])).run(None, feeds)[0])
+            return np.asarray(reference(self.part([node], feeds, {}, [name])).run(None, feeds)[0])
         except FileError:
             raise
         except Exception as error:  # what the evaluator cannot do it may say in any way

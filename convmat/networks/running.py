@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from convmat.checks import got
 from convmat.errors import ConvmatError, FileError, SettingError, ShapeError
 from convmat.files.npy import NpyInput
-from convmat.networks.extra import first_line, package
+from convmat.networks.extra import first_line, package, reference
 from convmat.networks.model import Model, needs, node_name
 
 Array = NDArray[Any]
@@ -65,6 +65,11 @@ class Evaluator:
                 return name
         problem = f"onnxruntime has no {got(self._wanted)} here; it has {', '.join(there)}"
         raise SettingError("provider", problem)
+
+    @property
+    def rounding(self) -> str:
+        """How it rounds the sums of quantized layers."""
+        return "half-even" if self._reference else "float32"
 
     def on(self, model: Model) -> Evaluator:
         """The same for another model."""
@@ -112,7 +117,7 @@ class Evaluator:
 
     def _session(self, part: Any) -> Any:
         if self._reference:
-            return package("onnx.reference").ReferenceEvaluator(part)
+            return reference(part)
         runtime = package("onnxruntime")
         options = runtime.SessionOptions()
         options.log_severity_level = 4
