@@ -78,7 +78,7 @@ def show_network(name: str, inputs: tuple[str, ...], asks: NetworkOptions) -> No
     if not layers:
         raise FileError(name, "has no CONV and no FC layers; nothing is known of others")
     for text in model.unseen:
-        warn(f"{name}: {text}, which are not looked into")
+        warn(f"{name}: {text}; that is not looked into")
     if not feeds and dumped is None:
         judged = [Judged(layer) for layer in layers]
         _tell(name, (), judged, None, asks, _write_fc(model, layers, None, {}, asks))
@@ -178,8 +178,12 @@ def _feeds(
     """The arrays of the network's inputs, by name."""
     files: dict[str, str] = {}
     for text in inputs:
-        name, equals, file = text.partition("=")
-        if not equals or name not in model.inputs or os.path.exists(text):
+        named = [name for name in model.inputs if text.startswith(f"{name}=")]
+        name = max(named, key=len, default="")  # a name may have = in it
+        file = text[len(name) + 1 :]
+        if name in files:
+            raise click.UsageError(f"{text!r} is a second file for {name}; give one")
+        if not name or os.path.exists(text):
             free = [name for name in model.inputs if name not in files]
             if len(inputs) > 1 or not free:
                 raise click.UsageError(

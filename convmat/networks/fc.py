@@ -79,6 +79,8 @@ def rewrite(model: Model, layers: Iterable[Layer], most_elements: int = MOST_ELE
 
 def _why_not(model: Model, layer: Layer, most_elements: int) -> str | None:
     """Why a layer is left as it is, or None."""
+    if model.opset < 7:
+        return f"it is of opset {model.opset}, and products are written from opset 7 on"
     if layer.geometry is None:
         return "its shapes are not known"
     if not all(model.is_constant(name) for name in list(layer.node.input)[1:] if name):
@@ -208,17 +210,13 @@ class _Builder:
         """One pixel more, of zeros, or of what stands for zero."""
         pads = [0, 0, 0, 0, 1, 0]
         if self.model.opset < 11:
-            key: Any = {"paddings" if self.model.opset < 2 else "pads": pads}
-            self._node("Pad", **key)
+            self._node("Pad", pads=pads)
             return
         zero = layer.zero_points[0]
         self._node("Pad", self._constant(np.array(pads)), *([zero] if zero else []))
 
     def _reshape(self, shape: tuple[int, ...], output: str | None = None) -> None:
-        if self.model.opset < 5:
-            self._node("Reshape", shape=list(shape), output=output)
-        else:
-            self._node("Reshape", self._constant(np.array(shape)), output=output)
+        self._node("Reshape", self._constant(np.array(shape)), output=output)
 
     def _node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> None:
         output = output or self._name(op.lower())
@@ -255,6 +253,8 @@ def _keep_inputs(model: Model, graph: Any) -> None:
         shape = model.shapes.get(value.name)
         if value.name in model.inputs and shape is not None and value.type.HasField("tensor_type"):
             dims = graph.input[-1].type.tensor_type.shape.dim
+            while len(dims) < len(shape):  # where the model has said nothing
+                dims.add()
             for dim, size in zip(dims, shape, strict=True):
                 if size is not None:
                     dim.dim_value = size

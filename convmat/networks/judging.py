@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.engine import convolve
-from convmat.errors import IntegerRangeError
+from convmat.errors import ConvmatError
+from convmat.formats import as_array
 from convmat.networks.layers import Convolution, Layer
 from convmat.networks.model import Model
 from convmat.networks.running import Dumped, Evaluator, walk
@@ -128,11 +129,11 @@ def _last_places(y: Array) -> float:
 
 @np.errstate(all="ignore")
 def _apart(a: Array, b: Array) -> float:
-    """The largest |a − b|, as a share of the largest |b|."""
+    """The largest |a − b|, as a share of the largest |b|; where b has overflowed, anything is as near."""
     if a.shape != b.shape:
         return math.inf
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    off = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    off = np.where((a == b) | ~np.isfinite(b), 0.0, np.abs(a - b))
     off[np.isnan(off)] = math.inf
     largest = np.abs(b[np.isfinite(b)]).max(initial=0.0)
     return float(off.max(initial=0.0) / (largest or 1.0))
@@ -144,7 +145,7 @@ def _convolution(
     """A layer of the shapes that its arrays have, and what computes it."""
 
     def value(name: str) -> Array:
-        return values[name] if name in values else constant(name)
+        return as_array(values[name] if name in values else constant(name))
 
     layer = layer.of_shapes(value(layer.x).shape, value(layer.w).shape, value(layer.y).shape)
     return layer, layer.convolution(value, rounding)
@@ -154,13 +155,13 @@ def _judged(layer: Layer, convolution: Convolution | str, y: Array, ours: bool) 
     if isinstance(convolution, str):
         return Judged(layer, why=convolution)
     x, filters, arguments = convolution.x, convolution.filters, convolution.arguments
-    results = [layer.result(y)]
+    results = [layer.result(as_array(y))]
     try:
         if ours:
             results.append(convolve(x, filters, **arguments))
         reports = definition(x, filters, **arguments).compare_all(results, Rule())
-    except IntegerRangeError as error:
-        return Judged(layer, why=error.problem)
+    except ConvmatError as error:  # a bias of another length, sums beyond int32
+        return Judged(layer, why=str(error))
     own = reports[1] if ours else None
     return Judged(layer, reports[0], own, instead=_instead(convolution, results[0], reports[0]))
 

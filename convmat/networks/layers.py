@@ -10,19 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.checks import got
 from convmat.errors import DTypeError, FileError, GeometryError, SettingError
 from convmat.geometry import ConvGeometry
 from convmat.networks.fields import Field, fields_of
+from convmat.networks.geometries import geometry_of
 from convmat.networks.model import CONVS, Model, Shape, attributes_of, node_name
 from convmat.quantization import Quantization
-from convmat.transposed import transpose_geometry
 
 Array = NDArray[Any]
 
 _FULL = ("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul")
 _QUANTIZED = ("QLinearConv", "QLinearMatMul")
-_RULES = {b"VALID": "valid", b"SAME_UPPER": "same", b"SAME_LOWER": "same-lower"}
 
 
 class Convolution(NamedTuple):
@@ -186,7 +184,7 @@ class Layer:
         Raises:
             GeometryError: they make no convolution.
         """
-        geometry = self.geometry or (_geometry(self.node, x, w) if self.is_conv else None)
+        geometry = self.geometry or (geometry_of(self.node, x, w) if self.is_conv else None)
         return replace(self, input_shape=x, kernel_shape=w, output_shape=y, geometry=geometry)
 
     def convolution(self, value: Callable[[str], Array], rounding: str = "float32") -> Convolution | str:
@@ -217,8 +215,8 @@ class Layer:
 
     def _conv(self, x: Array, w: Array, value: Callable[[str], Array]) -> Convolution | str:
         """A CONV layer, without its quantization."""
-        if x.dtype.kind not in "biuf":
-            return f"{x.dtype} is no dtype that convmat computes with"
+        if (other := _unknown_dtype(x, w)) is not None:
+            return other
         bias = None
         if self.op == "ConvInteger":
             x, w = (_shifted(a, zero, value) for a, zero in zip((x, w), self.zero_points, strict=True))
@@ -277,8 +275,8 @@ class Layer:
             return "its factors are more than a matrix, or both depend on the input"
         if options.get("alpha", 1.0) != 1 or (options.get("beta", 1.0) != 1 and self.bias):
             return "it scales its terms"
-        if x.dtype.kind not in "biuf":
-            return f"{x.dtype} is no dtype that convmat computes with"
+        if (other := _unknown_dtype(x, w)) is not None:
+            return other
         if self.op == "MatMulInteger":
             of_x, of_w = self.zero_points
             if of_x is not None and value(of_x).size != 1:
@@ -296,6 +294,12 @@ class Layer:
     def result(self, y: Array) -> Array:
         """The layer's output as its convolution gives it, (N, *out, K)."""
         return np.moveaxis(y, 1, -1) if self.is_conv else y.reshape(1, -1, y.shape[-1])
+
+
+def _unknown_dtype(*arrays: Array) -> str | None:
+    """What is said of numbers that are not computed with."""
+    others = [a.dtype for a in arrays if a.dtype.kind not in "biuf"]
+    return f"{others[0]} is no dtype that convmat computes with" if others else None
 
 
 def _shifted(values: Array, name: str | None, value: Callable[[str], Array]) -> Array:
@@ -344,7 +348,7 @@ def _layer(model: Model, number: int, name: str, node: Any, fields: Mapping[str,
     weights = node.input[_weights_at(op)]
     input_shape, kernel_shape = shapes.get(node.input[0]), shapes.get(weights)
     try:
-        geometry = _geometry(node, input_shape, kernel_shape) if op in CONVS else None
+        geometry = geometry_of(node, input_shape, kernel_shape) if op in CONVS else None
     except GeometryError as error:
         raise FileError(model.name, f"layer {name!r}: {error}") from None
     return Layer(
@@ -372,75 +376,3 @@ def _seen(model: Model, field: Field | None) -> tuple[Any, Any]:
     seen = tuple(size if span is None else span.length for span, size in sizes)[2:]
     steps = [None if span is None else span.step for span in field[2:]]
     return seen, tuple(s if s is None else int(s) if s.denominator == 1 else float(s) for s in steps)
-
-
-def _geometry(node: Any, x: Shape | None, w: Shape | None) -> ConvGeometry | None:
-    """The geometry of a CONV layer; None where its shapes are not known."""
-    if x is None or w is None or None in x[1:] or None in w:
-        return None
-    shape, kernel = tuple(size or 0 for size in x), tuple(size or 0 for size in w)
-    if x[0] is None:  # a batch of any size, of which one image
-        shape = (1, *shape[1:])
-    axes, options = len(shape) - 2, attributes_of(node)
-    if len(kernel) != len(shape):
-        raise GeometryError(
-            "kernel", f"has shape {got(kernel)}, the input {got(shape)}; expected as many axes"
-        )
-    said = tuple(options.get("kernel_shape", kernel[2:]))
-    if said != kernel[2:]:
-        raise GeometryError("kernel", f"is said to be of {got(said)}, its weights are of {got(kernel[2:])}")
-    groups = options.get("group", 1)
-    stride, dilation = (tuple(options.get(key, [1] * axes)) for key in ("strides", "dilations"))
-    x_shape = (shape[0], *shape[2:], shape[1])
-    if node.op_type == "ConvTranspose":
-        if shape[1] != kernel[0]:
-            raise GeometryError("kernel", f"takes {kernel[0]} channels, the input has {shape[1]}")
-        return _transposed(options, x_shape, kernel[1] * groups, kernel[2:], stride, dilation, groups)
-    padding = _padding(options, axes)
-    geometry = ConvGeometry(x_shape, kernel[2:], stride, padding, dilation, groups)
-    if kernel[1] * groups != shape[1] or kernel[0] % groups:
-        raise GeometryError(
-            "kernel",
-            f"is {kernel[0]} filters of {kernel[1]} channels in {groups} groups, the input has {shape[1]}",
-        )
-    return geometry
-
-
-def _padding(options: dict[str, Any], axes: int) -> Any:
-    """`auto_pad` and `pads` (the befores of all axes, then the afters) as convmat has them."""
-    rule = options.get("auto_pad", b"NOTSET")
-    if rule in _RULES:
-        return _RULES[rule]
-    pads = list(options.get("pads", [0] * 2 * axes))
-    if len(pads) != 2 * axes:
-        raise GeometryError("pads", f"are {len(pads)} numbers, expected {2 * axes}")
-    return tuple(zip(pads[:axes], pads[axes:], strict=True))
-
-
-def _transposed(
-    options: dict[str, Any],
-    shape: tuple[int, ...],
-    channels: int,
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-) -> ConvGeometry:
-    """That of ConvTranspose, whose padding may follow from the size it is to have."""
-    axes = len(kernel)
-    extra = list(options.get("output_padding", [0] * axes))
-    size, rule = options.get("output_shape"), options.get("auto_pad", b"NOTSET")
-    padding = _padding(options, axes)
-    if size or rule.startswith(b"SAME"):
-        size = list(size or (h * s for h, s in zip(shape[1:-1], stride, strict=True)))[-axes:]
-        pads = []
-        for axis, (h, s, d, k, out) in enumerate(
-            zip(shape[1:-1], stride, dilation, kernel, size, strict=True)
-        ):
-            total = (h - 1) * s + extra[axis] + d * (k - 1) + 1 - out
-            extra[axis] += max(-total, 0)  # which makes it larger
-            total = max(total, 0)
-            less = total // 2
-            pads.append((less, total - less) if rule == b"SAME_UPPER" else (total - less, less))
-        padding = tuple(pads)
-    return transpose_geometry(shape, channels, kernel, stride, padding, dilation, groups, extra)
