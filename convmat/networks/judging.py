@@ -6,7 +6,7 @@ The definition is computed once for all results of a layer, a band of outputs at
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,19 +21,30 @@ from convmat.networks.running import Dumped, Evaluator, walk
 from convmat.verification.diagnosis import diagnose
 from convmat.verification.judge import Rule
 from convmat.verification.layer import definition, verify
-from convmat.verification.verdict import Report
+from convmat.verification.nearest import nearest
 from convmat.watching import Watch, unwatched
 
 Array = NDArray[Any]
+
+
+class Verdict(NamedTuple):
+    """What was found of one result of a layer."""
+
+    equal: bool
+    elements: int
+    outside: int
+    """Elements further from the definition than their bound, or than 0 where they must be exact."""
+    error_over_bound: float
+    """The largest."""
 
 
 class Judged(NamedTuple):
     """A layer, and the verdicts on its results."""
 
     layer: Layer
-    theirs: Report | None = None
+    theirs: Verdict | None = None
     """On the runtime's."""
-    ours: Report | None = None
+    ours: Verdict | None = None
     """On that of convmat's engine, from the input that the runtime had."""
     why: str | None = None
     """Why it was not judged."""
@@ -154,26 +165,37 @@ def _convolution(
 def _judged(layer: Layer, convolution: Convolution | str, y: Array, ours: bool) -> Judged:
     if isinstance(convolution, str):
         return Judged(layer, why=convolution)
-    x, filters, arguments = convolution.x, convolution.filters, convolution.arguments
     results = [layer.result(as_array(y))]
     try:
         if ours:
-            results.append(convolve(x, filters, **arguments))
-        reports = definition(x, filters, **arguments).compare_all(results, Rule())
+            results.append(convolve(convolution.x, convolution.filters, **convolution.arguments))
+        verdicts = judge(convolution, results)
     except ConvmatError as error:  # a bias of another length, sums beyond int32
         return Judged(layer, why=str(error))
-    own = reports[1] if ours else None
-    return Judged(layer, reports[0], own, instead=_instead(convolution, results[0], reports[0]))
+    instead = "" if verdicts[0].equal else _instead(convolution, results[0])
+    return Judged(layer, verdicts[0], verdicts[1] if ours else None, instead=instead)
 
 
-def _instead(convolution: Convolution, result: Array, report: Report) -> str:
+def judge(convolution: Convolution, results: Sequence[Array]) -> list[Verdict]:
+    """The verdicts on results (N, *out, K) of a layer, the same as `verify` has them."""
+    x, filters, arguments = convolution.x, convolution.filters, convolution.arguments
+    wanted = definition(x, filters, **arguments)
+    if arguments.pop("quantization") is None:
+        ratios = nearest(wanted, results, x, filters, **arguments)
+        if ratios is not None:
+            return [Verdict(True, y.size, 0, ratio) for y, ratio in zip(results, ratios, strict=True)]
+    reports = wanted.compare_all(results, Rule())
+    return [Verdict(one.equal, one.elements, one.outside, one.error_over_bound) for one in reports]
+
+
+def _instead(convolution: Convolution, result: Array) -> str:
     """Other roundings that a quantized result that differs is equal by, or mistakes."""
-    if report or convolution.quantization is None or report.shape != report.expected_shape:
+    if convolution.quantization is None:
         return ""
     x, filters, arguments = convolution.x, convolution.filters, convolution.arguments
-    named = verify(x, filters, result, **arguments).equal_as
-    if named:
-        return f"equal as {', '.join(named)}"
+    report = verify(x, filters, result, **arguments)
+    if report.equal_as or report.shape != report.expected_shape:
+        return "equal as " + ", ".join(report.equal_as) if report.equal_as else ""
     judged = {"quantization": arguments.pop("quantization")}
     found = diagnose(x, filters, result, **arguments, judged=judged, budget=0)
     return f"right but for {found[0].brief}" if found else ""

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from convmat.geometry import ConvGeometry
-from convmat.networks.judging import End, Judged
+from convmat.networks.judging import End, Judged, Verdict
 from convmat.networks.layers import Layer
 from convmat.networks.model import Shape, shape_text
 from convmat.report.facts import Grid, absent
 from convmat.shown import Fact
-from convmat.verification.verdict import Report
 from convmat.words import output_formulas, transpose_formulas
 
 _UNKNOWN = "?"
@@ -163,7 +162,7 @@ def _formulas(layer: Layer, geometry: ConvGeometry) -> list[str]:
     return transpose_formulas(geometry, size)
 
 
-def _verdict_cells(verdict: Report | None, why: str | None = None, instead: str = "") -> tuple[str, str]:
+def _verdict_cells(verdict: Verdict | None, why: str | None = None, instead: str = "") -> tuple[str, str]:
     if verdict is None:
         return "", f"not judged: {why}" if why else ""
     word = "equal" if verdict.equal else f"different: {verdict.outside} of {verdict.elements}"
@@ -171,7 +170,7 @@ def _verdict_cells(verdict: Report | None, why: str | None = None, instead: str 
     return f"{verdict.error_over_bound:.3g}", word
 
 
-def _word(verdict: Report | None) -> str | None:
+def _word(verdict: Verdict | None) -> str | None:
     return None if verdict is None else "equal" if verdict.equal else "different"
 
 
