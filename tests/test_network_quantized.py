@@ -98,6 +98,24 @@ def test_quantized_layers_are_judged_and_rewritten(case: str, reference: bool, f
     np.testing.assert_allclose(made["y"].astype(int), y.astype(int), atol=1 if reference else 0)
 
 
+@pytest.mark.parametrize(("reference", "y"), [(False, 172), (True, 173)])
+def test_whose_rounding_it_is(reference: bool, y: int, folder: Path) -> None:
+    """45884 · 0.0037594805… is 172.500000…, above a half; in float32, as the product has it, it is 172.5."""
+    if not reference:
+        pytest.importorskip("onnxruntime")
+    held = {"xs": np.float32(0.00375948054715991), "ws": np.float32(1), "ys": np.float32(1)}
+    held |= {"xz": np.uint8(0), "wz": np.uint8(0), "yz": np.uint8(0)}
+    held |= {"w": np.ones((1, 1, 1), np.uint8), "b": np.array([45883], np.int32)}
+    node = helper.make_node("QLinearConv", list(NAMES), ["y"], "layer")
+    network, [layer] = read(model([node], {"x": (1, 1, 1)}, ["y"], held, kind=UINT8))
+    feeds, evaluator = {"x": np.ones((1, 1, 1), np.uint8)}, Evaluator(network, reference=reference)
+    [one], made = run_and_judge(network, [layer], feeds, evaluator)
+    assert made["y"].item() == y and one.theirs.equal and one.ours.equal
+    fc = network.like(rewrite(network, [layer]).proto, "fc.onnx", {"x": (1, 1, 1)})
+    [again], made = run_and_judge(fc, [layer], feeds, evaluator.on(fc), weights=network.constant, ours=False)
+    assert made["y"].item() == 172 and again.theirs.equal
+
+
 def test_what_a_different_result_is_equal_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Another rounding, products that saturate in pairs, or nothing that is known."""
     path, x = quantized("of both", w=127 * (2 * whole(4, 3, 2, 3, dtype=np.int8, bits=1) + 1))

@@ -83,7 +83,8 @@ def run_and_judge(
         if not step.known:
             judged.append(Judged(layer, why=_UNKNOWN))
             continue
-        rounding = evaluator.rounding if dumped is None else "float32"
+        own = dumped is None and step.node.op_type == layer.op  # no product, which says how it rounds
+        rounding = evaluator.rounding if own else "float32"
         layer, convolution = _convolution(layer, values, constant, rounding)
         if see is not None:
             see(layer, convolution, values[layer.y])

@@ -8,7 +8,7 @@ that may come nearest to it need A itself: one or two of a result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,20 +46,16 @@ def nearest(
         wanted: what `layer.definition` makes of the other arguments.
         results: of its shape, (N, *out, K).
     """
-    inputs = [x, filters] if bias is None else [x, filters, bias]
+    layer = _Floats(x, filters, (stride, padding, dilation), groups, bias)
     judges = {result.dtype: wanted.judge(result.dtype, Rule()) for result in results}
     g = gamma(wanted.terms, 2.0**-24)
-    single = all(a.dtype.kind == "f" and a.dtype.itemsize <= 4 for a in inputs)
     plain = all(isinstance(judge, WithinBound) and judge.is_plain for judge in judges.values())
-    if not (single and plain and g < _SURE and all(result.shape == wanted.shape for result in results)):
+    fits = all(result.shape == wanted.shape for result in results)
+    if not (layer.are_single and plain and fits and g < _SURE):
         return None
-    window = (stride, padding, dilation, groups)
-    shift = None if bias is None else np.abs(bias)
-    products = [reference.Products(bias=bias), reference.Products(np.abs, np.abs, shift, np.float32)]
     tops = [_Top(6 * g) for _ in results]
     for part in wanted.parts:
-        values, single_sizes = reference.sums_by_taps(x, filters, products, *window, band=part)
-        sizes = single_sizes.astype(np.float64)
+        values, sizes = layer.sums(part)
         if not sizes.max(initial=0.0) < _LARGEST:
             return None
         bounds = {dtype: _bound(judge, values, sizes) for dtype, judge in judges.items()}
@@ -71,32 +67,60 @@ def nearest(
             top.add(ratio, error, values, [s.start or 0 for s in part])
     if any(len(top.places) > _MOST for top in tops):
         return None
-
-    def size(at: tuple[int, ...]) -> float:
-        """A of an element (n, *position, k)."""
-        (n, *position, k), depth = at, filters.shape[-1]
-        first = k * groups // len(filters) * depth
-        of = (x[..., first : first + depth], filters[k : k + 1], *window[:3])
-        band = [slice(p, p + 1) for p in (n, *position)]
-        above = None if shift is None else shift[k : k + 1]
-        return float(
-            reference.convolve_by_taps(*of, bias=above, band=band, pixels=np.abs, weights=np.abs).item()
-        )
-
     return [
         max(
-            (
-                float(error / _bound(judges[result.dtype], np.array(value), np.array(size(at))))
-                for at, (_, error, value) in top.places.items()
-            ),
+            (one.error / _bound(judges[y.dtype], one.value, layer.size(at)) for at, one in top.items()),
             default=0.0,
         )
-        for result, top in zip(results, tops, strict=True)
+        for y, top in zip(results, (top.places for top in tops), strict=True)
     ]
 
 
-def _bound(judge: Any, values: Array, sizes: Array) -> Array:
-    return np.asarray(judge.allowed(values, sizes, None))
+def _bound(judge: Any, values: Any, sizes: Any) -> Any:
+    return judge.allowed(np.asarray(values), np.asarray(sizes), None)
+
+
+class _Floats(NamedTuple):
+    """A layer of floats."""
+
+    x: Array
+    filters: Array
+    window: tuple[Sizes, Padding, Sizes]
+    groups: int
+    bias: Array | None
+
+    @property
+    def are_single(self) -> bool:
+        """Whether float32 holds all its numbers."""
+        arrays = [self.x, self.filters] if self.bias is None else [self.x, self.filters, self.bias]
+        return all(a.dtype.kind == "f" and a.dtype.itemsize <= 4 for a in arrays)
+
+    def sums(self, part: Any) -> tuple[Array, Array]:
+        """The definition of a part, and Â."""
+        shift = None if self.bias is None else np.abs(self.bias)
+        of = [reference.Products(bias=self.bias), reference.Products(np.abs, np.abs, shift, np.float32)]
+        made = reference.sums_by_taps(self.x, self.filters, of, *self.window, self.groups, band=part)
+        return made[0], made[1].astype(np.float64)
+
+    def size(self, at: tuple[int, ...]) -> float:
+        """A of an element (n, *position, k)."""
+        (n, *position, k), depth = at, self.filters.shape[-1]
+        first = k * self.groups // len(self.filters) * depth
+        x, filters = self.x[..., first : first + depth], self.filters[k : k + 1]
+        band = [slice(p, p + 1) for p in (n, *position)]
+        shift = None if self.bias is None else np.abs(self.bias[k : k + 1])
+        of = [reference.Products(np.abs, np.abs, shift)]
+        return float(reference.sums_by_taps(x, filters, of, *self.window, band=band)[0].item())
+
+
+class _Near(NamedTuple):
+    """An element that may be the nearest to its bound."""
+
+    ratio: float
+    """error / bound, by Â."""
+    error: float
+    value: float
+    """By definition."""
 
 
 class _Top:
@@ -104,8 +128,7 @@ class _Top:
 
     def __init__(self, share: float) -> None:
         self.share, self.ratio = share, 0.0
-        self.places: dict[tuple[int, ...], tuple[float, float, float]] = {}
-        """Ratio, error and definition."""
+        self.places: dict[tuple[int, ...], _Near] = {}
 
     def add(self, ratio: Array, error: Array, values: Array, origin: Sequence[int]) -> None:
         """Take in the elements of a part that begins at an index."""
@@ -114,9 +137,9 @@ class _Top:
             return
         self.ratio = max(self.ratio, most)
         least = self.ratio * (1 - self.share)
-        self.places = {at: one for at, one in self.places.items() if one[0] >= least}
+        self.places = {at: one for at, one in self.places.items() if one.ratio >= least}
         first = [*origin, *[0] * (ratio.ndim - len(origin))]
         for at in np.argwhere(ratio >= least)[: _MOST + 1]:
             place = tuple(int(i) + start for i, start in zip(at, first, strict=True))
             inner = tuple(at)
-            self.places[place] = float(ratio[inner]), float(error[inner]), float(values[inner])
+            self.places[place] = _Near(float(ratio[inner]), float(error[inner]), float(values[inner]))
