@@ -71,6 +71,9 @@ def readme(
     quantized = convolution.quantization
     if quantized is not None:
         yield "    layer.toml  zero points, scales and rounding"
+    if quantized is not None and quantized.input_zero_point:
+        yield ""
+        yield f"The padding of the layer holds {quantized.input_zero_point}, that of X_col 0."
     yield ""
     dims, size = convolution.x.ndim - 2, ",".join(map(str, convolution.filters.shape[1:-1]))
     shape = ",".join(map(str, (1, *arrays["input"].shape[1:])))

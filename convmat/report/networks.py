@@ -63,6 +63,9 @@ def _verdict_facts(judged: Sequence[Judged], by: str | None) -> list[Fact]:
     if different:
         names = ", ".join(one.layer.name for one in different[:3]) + (", …" if len(different) > 3 else "")
         text = f"different: {len(different)} of {count} layer{'s' if count != 1 else ''}: {names}"
+        instead = {one.instead for one in different}
+        if len(instead) == 1 and (said := instead.pop()):
+            text += f", {said}"
     return [
         Fact("run_by", "run by", by, by or ""),
         Fact("judged", "layers judged", count, f"{count} of {len(judged)}"),
