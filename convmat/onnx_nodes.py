@@ -13,26 +13,31 @@ from convmat.errors import SettingError
 def quantization_of(
     node: Any, initializers: Mapping[str, Any] | Iterable[Any], nodes: Iterable[Any] = ()
 ) -> dict[str, Any]:
-    """The zero points, scale, activation and dtype of a QLinearConv, or of a Conv among QDQ `nodes`.
+    """The zero points, scale, activation and dtype of a QLinearConv or QLinearMatMul, or of a Conv among QDQ
+    `nodes`.
 
     The scale is float32(float32(x_scale · w_scale) / y_scale), as onnxruntime computes it. Arguments and
     errors are those of `Quantization.from_onnx`.
     """
     values = _Values(initializers)
-    if node.op_type == "QLinearConv":
+    if node.op_type in ("QLinearConv", "QLinearMatMul"):
         names = [*node.input, *[""] * 9]
         x, w, y, relu = names[1:3], names[4:6], names[6:8], False
     elif node.op_type == "Conv":
         x, w, y, relu = _neighbours(node, list(nodes))
     else:
         raise SettingError("node", f"is {node.op_type}; give a QLinearConv, or a Conv between QDQ nodes")
-    scale = values.real(x[0]) * values.real(w[0]) / values.real(y[0])
-    zero = values.whole(y[1])
+    numbers = [values.real(x[0]), values.real(y[0]), values.whole(x[1]), values.whole(y[1])]
+    if any(one.size != 1 for one in numbers):
+        raise SettingError("node", "has several scales or zero points of its input or output; one is known")
+    x_scale, y_scale, x_zero, zero = (one.reshape(()) for one in numbers)
     if zero.dtype.name not in ("int8", "uint8", "int16"):
         raise SettingError("node", f"gives {zero.dtype}; int8, uint8 and int16 are known")
+    with np.errstate(all="ignore"):
+        scale = x_scale * values.real(w[0]) / y_scale
     zero_point = int(zero.item())
     return {
-        "input_zero_point": int(values.whole(x[1]).item()),
+        "input_zero_point": int(x_zero.item()),
         "weight_zero_point": _one_or_each(values.whole(w[1])),
         "scale": _one_or_each(scale),
         "output_zero_point": zero_point,

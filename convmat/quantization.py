@@ -112,8 +112,8 @@ class Quantization:
         Reading the tensors of a graph needs onnx, of the extra `networks`.
 
         Args:
-            node: a QLinearConv; or a Conv, whose input and weights come from DequantizeLinear, and whose
-                output goes to QuantizeLinear, if need be by way of Relu.
+            node: a QLinearConv or QLinearMatMul; or a Conv, whose input and weights come from
+                DequantizeLinear, and whose output goes to QuantizeLinear, if need be by way of Relu.
             initializers: `graph.initializer`, or arrays or TensorProto by name.
             nodes: `graph.node`, in which the neighbours of a Conv are looked up.
 

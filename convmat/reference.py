@@ -26,6 +26,8 @@ def _unwatched(steps: Iterable[Any], _: int) -> Iterable[Any]:
     return steps
 
 
+_WEIGHTS = 1 << 22  # of a tap that are widened at a time
+
 Values = Callable[[NDArray[Any]], NDArray[Any]]
 """From numbers to what is computed with in their place."""
 
@@ -82,6 +84,16 @@ def convolve(
     return y.astype(_exact_dtype(kinds))
 
 
+class Products(NamedTuple):
+    """What is multiplied in place of each pixel and weight, and added up, in which dtype."""
+
+    pixels: Values = _themselves
+    weights: Values = _themselves
+    bias: NDArray[Any] | None = None
+    sums: Any = None
+    """None is int64, float64 or complex128, as the factors are; who names another knows that it will do."""
+
+
 def convolve_by_taps(
     x: NDArray[Any],
     filters: NDArray[Any],
@@ -96,30 +108,69 @@ def convolve_by_taps(
     pixels: Values = _themselves,
     weights: Values = _themselves,
     outside: int = 0,
+    sums: Any = None,
 ) -> NDArray[Any]:
     """The same sum, one kernel tap at a time over whole images, for images of real size.
 
     `band` keeps only those images, and those outputs along each spatial axis, so that a large result can be
     had in parts. `pixels` and `weights` give what is multiplied in place of each, their magnitudes, say;
-    `outside` is what padding with zeros holds before.
+    `outside` is what padding with zeros holds before; `sums` is the dtype to add in, see `Products`.
     Integers must have sums within int64; others are summed in float64 or complex128.
     """
+    products = [Products(pixels, weights, bias, sums)]
+    window = (stride, padding, dilation, groups, flip, padding_mode)
+    return sums_by_taps(x, filters, products, *window, band=band, outside=outside)[0]
+
+
+def sums_by_taps(
+    x: NDArray[Any],
+    filters: NDArray[Any],
+    products: Sequence[Products],
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    groups: int = 1,
+    flip: bool = False,
+    padding_mode: str = "zeros",
+    band: Sequence[slice] = (),
+    outside: int = 0,
+) -> list[NDArray[Any]]:
+    """Several sums of one layer, as `convolve_by_taps` has each; what a tap sees is looked up once."""
     size, kernel = x.shape[1:-1], filters.shape[1:-1]
     x, along = _banded(x, _axes(size, kernel, stride, padding, dilation), band)
-    kinds = pixels(x[:0]).dtype.kind + weights(filters[:0]).dtype.kind
-    kinds += "" if bias is None else bias.dtype.kind
-    dtype = _exact_dtype(kinds)
     outputs = tuple(len(starts) for starts, _ in along)
-    per_group, channels = len(filters) // groups, filters.shape[-1]
-    y = np.zeros((groups, len(x), *outputs, per_group), dtype)
+    shape = (groups, len(x), *outputs, len(filters) // groups)
+    results = [np.zeros(shape, _dtype_of(of, x, filters)) for of in products]
+    places = _places(along, x, padding_mode)
     for tap in itertools.product(*map(range, kernel)):
-        seen = pixels(_seen_by(tap, along, x, padding_mode, outside)).astype(dtype, copy=False)
+        seen = _seen_by(tap, places, x, outside)
         weight_at: tuple[Any, ...] = (slice(None), *(_turned(tap, kernel) if flip else tap))
-        w = weights(filters[weight_at]).astype(dtype)
-        for g in range(groups):
-            y[g] += seen[..., g * channels : (g + 1) * channels] @ w[g * per_group : (g + 1) * per_group].T
-    whole = np.moveaxis(y, 0, -2).reshape(len(x), *outputs, len(filters))
-    return whole if bias is None else whole + bias.astype(dtype)
+        for y, of in zip(results, products, strict=True):
+            _add_tap(y, of.pixels(seen), filters[weight_at], of.weights)
+    whole = [np.moveaxis(y, 0, -2).reshape(len(x), *outputs, len(filters)) for y in results]
+    return [
+        y if of.bias is None else y + of.bias.astype(y.dtype) for y, of in zip(whole, products, strict=True)
+    ]
+
+
+def _dtype_of(of: Products, x: NDArray[Any], filters: NDArray[Any]) -> np.dtype[Any]:
+    kinds = of.pixels(x[:0]).dtype.kind + of.weights(filters[:0]).dtype.kind
+    return np.dtype(of.sums or _exact_dtype(kinds + ("" if of.bias is None else of.bias.dtype.kind)))
+
+
+def _add_tap(y: NDArray[Any], seen: NDArray[Any], filters: NDArray[Any], weights: Values) -> None:
+    """Add what a tap sees times its weights, (K, C/groups), to the sums of each group.
+
+    y is (groups, N, *out, K/groups); some filters are taken at a time.
+    """
+    seen = seen.astype(y.dtype, copy=False)
+    own, channels = y.shape[-1], filters.shape[-1]
+    step = max(_WEIGHTS // max(channels, 1), 1)
+    for g, start in itertools.product(range(len(y)), range(0, own, step)):
+        stop = min(start + step, own)
+        w = weights(filters[g * own + start : g * own + stop]).astype(y.dtype)
+        sums = y[g, ..., start:stop]
+        sums += seen[..., g * channels : (g + 1) * channels] @ w.T
 
 
 def unroll(
@@ -166,7 +217,8 @@ def unroll_by_taps(
     """
     x, along = _banded(x, _axes(x.shape[1:-1], kernel_size, stride, padding, dilation), band)
     taps = list(itertools.product(*map(range, kernel_size)))
-    seen = [_seen_by(tap, along, x, padding_mode, outside) for tap in taps]
+    places = _places(along, x, padding_mode)
+    seen = [_seen_by(tap, places, x, outside) for tap in taps]
     patches = np.stack(seen, axis=-1 if order == "chw" else -2)
     rows = len(x) * math.prod(len(starts) for starts, _ in along)
     return patches.reshape(rows, len(seen) * x.shape[-1])
@@ -369,10 +421,11 @@ def weight_gradient(
     towards = slopes(dy[tuple(part)][..., filters.start : filters.stop]).astype(dtype, copy=False)
     towards = towards.reshape(-1, len(filters))
     dw = np.zeros((len(filters), *map(len, taps), channels), dtype)
+    places = _places(along, x, padding_mode)
     for at in itertools.product(*map(range, map(len, taps))):
         tap = tuple(line[i] for line, i in zip(taps, at, strict=True))
         tap = _turned(tap, kernel_size) if flip else tap
-        seen = pixels(_seen_by(tap, along, x, padding_mode)).astype(dtype, copy=False)
+        seen = pixels(_seen_by(tap, places, x)).astype(dtype, copy=False)
         seen = seen.reshape(-1, channels * groups)
         for g in range(filters.start // per_group, -(-filters.stop // per_group)):
             own = slice(max(g * per_group - filters.start, 0), (g + 1) * per_group - filters.start)
@@ -406,17 +459,22 @@ def _columns(kernel: Sequence[int], channels: int, order: str) -> list[tuple[tup
     return [(tap, c) for tap in taps for c in range(channels)]
 
 
+def _places(along: list[Axis], x: NDArray[Any], padding_mode: str) -> list[list[list[int | None]]]:
+    """The pixel that each tap sees from each position, along each axis; None for a zero."""
+    return [
+        [[_walk(start + tap, h, padding_mode) for start in starts] for tap in taps]
+        for (starts, taps), h in zip(along, x.shape[1:-1], strict=True)
+    ]
+
+
 def _seen_by(
-    tap: Sequence[int], along: list[Axis], x: NDArray[Any], padding_mode: str, zero: int = 0
+    tap: Sequence[int], places: list[list[list[int | None]]], x: NDArray[Any], zero: int = 0
 ) -> NDArray[Any]:
     """The pixels that one tap sees from every position, (N, *out, C)."""
-    places = [
-        [_walk(start + taps[i], h, padding_mode) for start in starts]
-        for (starts, taps), i, h in zip(along, tap, x.shape[1:-1], strict=True)
-    ]
-    pixels = [np.array([p or 0 for p in line], np.intp) for line in places]
+    lines = [of_axis[i] for of_axis, i in zip(places, tap, strict=True)]
+    pixels = [np.array([p or 0 for p in line], np.intp) for line in lines]
     seen = x[np.ix_(np.arange(len(x)), *pixels)]
-    for axis, line in enumerate(places):
+    for axis, line in enumerate(lines):
         outside = [y_at for y_at, p in enumerate(line) if p is None]
         seen[(slice(None),) * (axis + 1) + (outside,)] = zero
     return seen

@@ -176,7 +176,8 @@ def test_a_wrong_result_is_found(case: str, folder: Path) -> None:
             return [y]
 
     [judged], _ = run_and_judge(network, [layer], {"x": weights(*x, seed=1)}, Wrong(network, reference=True))
-    assert judged.theirs and judged.theirs.outside == 1 and judged.theirs.error_over_bound > 1
+    assert judged.theirs is not None and judged.theirs.outside == 1
+    assert judged.theirs.error_over_bound > 1
     assert judged.ours and judged.ours.equal
 
 
@@ -237,6 +238,7 @@ def test_the_row_of_a_layer(capsys: pytest.CaptureFixture[str]) -> None:
         "why_not_judged": None,
         "spectrum": None,
         "why_no_spectrum": None,
+        "equal_instead": None,
     }
     assert (found["layers"][3]["op"], found["layers"][3]["weight_shape"]) == ("Gemm", [8, 10])
     assert (found["weights"], found["convs"], found["equal"]) == (632, 3, None)
@@ -758,33 +760,7 @@ def test_branches_are_not_looked_into(folder: Path, capsys: pytest.CaptureFixtur
     path = model(nodes, {"x": (1, 1, 5, 5)}, ["y", "v"], held)
     np.save("x.npy", weights(1, 1, 5, 5))
     assert run(["network", path, "x.npy", "--reference"]) == 0
-    assert "If 'if' has 2 CONV layers inside, which are not looked into" in capsys.readouterr().err
-
-
-def test_quantized_layers_are_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """QLinearConv, which rounds in a way of its own: its sizes, and why it is not judged or rewritten."""
-    names = ["x", "s", "z", "w", "s", "z", "s", "z"]
-    nodes = [
-        helper.make_node("QLinearConv", names, ["q"], "layer", pads=[1, 1, 1, 1]),
-        helper.make_node("ConvInteger", ["q", "w"], ["y"], "next"),
-    ]
-    held = {"w": weights(2, 1, 3, 3, dtype=np.int8), "s": np.float32(0.5), "z": np.int8(0)}
-    path = model(nodes, {"x": (1, 1, 5, 6)}, ["y"], held | {"w2": held["w"]}, kind=TensorProto.INT8)
-    proto = onnx.load(path)
-    proto.graph.node[1].input[1] = "w2"
-    proto.graph.initializer[-1].CopyFrom(numpy_helper.from_array(weights(3, 2, 2, 2, dtype=np.int8), "w2"))
-    Path(path).write_bytes(proto.SerializeToString())
-    np.save("x.npy", weights(1, 1, 5, 6, dtype=np.int8))
-    found = told(f"{path} x.npy --reference --to-fc fc.onnx", capsys)
-    first, second = found["layers"]
-    assert (first["op"], first["weight_shape"], first["output_shape"]) == (
-        "QLinearConv",
-        [9, 2],
-        [1, 2, 5, 6],
-    )
-    assert (first["verdict"], second["verdict"], second["error_over_bound"]) == (None, "equal", 0)
-    assert "--requantize" in first["why_not_judged"]
-    assert (found["rewritten"], [layer["name"] for layer in found["left"]]) == (1, ["layer"])
+    assert "If 'if' has 2 CONV layers inside; that is not looked into" in capsys.readouterr().err
 
 
 def test_products_of_two_inputs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -875,6 +851,59 @@ def test_safetensors_kernels_are_listed(folder: Path, capsys: pytest.CaptureFixt
     assert (sized["layers"][1]["groups"], sized["layers"][1]["output_shape"]) == (2, [1, 6, 8, 5])
     assert run(["network", "w.safetensors", DIGIT]) == 2
     assert "INPUT goes with a network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("F16", "float16"),
+        ("F64", "float64"),
+        ("BF16", "bfloat16"),
+        ("F8_E4M3", "float8_e4m3fn"),
+        ("F8_E5M2", "float8_e5m2"),
+        ("F8_E4M3FNUZ", "float8_e4m3fnuz"),
+        ("F8_E5M2FNUZ", "float8_e5m2fnuz"),
+        ("I16", "int16"),
+        ("U8", "uint8"),
+        ("BOOL", "bool"),
+        ("C64", "complex64"),
+    ],
+)
+def test_every_dtype_of_safetensors_is_a_kernel(
+    code: str, name: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a kernel, in the list of kernels, and as a result that is judged in the format it was rounded to."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtype = np.dtype(getattr(ml_dtypes, name, name))
+    w = (4 * weights(4, 1, 3, 3)).astype(dtype)
+    x = weights(1, 7, 7, 1)
+    np.save("x.npy", x)
+    wide = w.astype(np.float32 if dtype.isbuiltin == 2 else dtype)
+    y = cm.convolve(x, np.moveaxis(wide, 1, -1))
+    rounded = y.astype(dtype) if dtype.isbuiltin == 2 else y
+    data = w.tobytes() + rounded.tobytes()
+    of_y = code if dtype.isbuiltin == 2 else {"complex64": "C64", "float64": "F64"}.get(name, "F32")
+    header = {
+        "w": {"dtype": code, "shape": w.shape, "data_offsets": [0, w.nbytes]},
+        "y": {"dtype": of_y, "shape": y.shape, "data_offsets": [w.nbytes, len(data)]},
+    }
+    text = json.dumps(header).encode()
+    Path("w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+    kernel = "x.npy --kernel w.safetensors:w --kernel-layout oihw"
+    assert run(f"convolve {kernel} -o y.npy -q".split()) == 0
+    np.testing.assert_array_equal(np.load("y.npy"), y)
+    assert run(f"verify {kernel} --expected w.safetensors:y".split()) == 0, capsys.readouterr().out
+    capsys.readouterr()
+    assert [one["name"] for one in told("w.safetensors", capsys)["layers"]] == ["w", "y"]
+
+
+def test_tensors_of_other_dtypes_are_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header = {"w": {"dtype": "F4", "shape": [1, 1, 3, 3], "data_offsets": [0, 5]}}
+    text = json.dumps(header).encode()
+    Path("w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(5))
+    assert told("w.safetensors", capsys)["layers"][0]["kernel_shape"] == [1, 1, 3, 3]
+    assert run(["convolve", DIGIT, "--kernel", "w.safetensors:w"]) == 2
+    assert "w.safetensors:w: is of F4, which is not read; save it as float32" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

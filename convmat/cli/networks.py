@@ -82,7 +82,7 @@ def show_network(name: str, inputs: tuple[str, ...], asks: NetworkOptions) -> No
     if not layers:
         raise FileError(name, "has no CONV and no FC layers; nothing is known of others")
     for text in model.unseen:
-        warn(f"{name}: {text}, which are not looked into")
+        warn(f"{name}: {text}; that is not looked into")
     if not feeds and dumped is None:
         judged, by = [Judged(layer) for layer in layers], None
         fc = _write_fc(model, layers, None, {}, asks)
@@ -115,23 +115,22 @@ def _run(
     chosen = None if asks.layer is None else _chosen(model.name, layers, asks.layer)
     kept: list[tuple[Layer, Convolution | str, Array]] = []
 
-    def see(layer: Layer, values: Mapping[str, Array]) -> None:
+    def see(layer: Layer, convolution: Convolution | str, y: Array) -> None:
         if chosen is not None and layer.number == chosen.number:
-            w = values[layer.w] if layer.w in values else model.constant(layer.w)
-            sized = layer.of_shapes(values[layer.x].shape, w.shape, values[layer.y].shape)
-            here = {**values, layer.w: w}
-            convolution = sized.convolution(lambda name: here[name] if name in here else model.constant(name))
-            kept.append((sized, convolution, values[layer.y]))
+            kept.append((layer, convolution, y))
 
     needed = max((_bytes(layer) for layer in layers), default=0)
     check_memory(model.name, needed, "give a smaller input")
     judged, outputs = wait(
         lambda watch: run_and_judge(model, layers, feeds, evaluator, dumped, watch, see), "layers"
     )
-    if asks.output is not None:
-        write_layer(asks.output, model.name, *kept[0])
     if dumped is not None and all(one.theirs is None for one in judged):
         raise FileError(dumped.folder, f"has the input and output of no layer; {judged[0].why}")
+    if asks.output is not None and chosen is not None:
+        if not kept:
+            why = judged[chosen.number - 1].why
+            raise FileError(model.name, f"layer {got(chosen.name)} cannot be written: {why}")
+        write_layer(asks.output, model.name, *kept[0])
     return judged, _write_fc(model, [one.layer for one in judged], evaluator, {**feeds, **outputs}, asks)
 
 
@@ -194,8 +193,12 @@ def _feeds(
     """The arrays of the network's inputs, by name."""
     files: dict[str, str] = {}
     for text in inputs:
-        name, equals, file = text.partition("=")
-        if not equals or name not in model.inputs or os.path.exists(text):
+        named = [name for name in model.inputs if text.startswith(f"{name}=")]
+        name = max(named, key=len, default="")  # a name may have = in it
+        file = text[len(name) + 1 :]
+        if name in files:
+            raise click.UsageError(f"{text!r} is a second file for {name}; give one")
+        if not name or os.path.exists(text):
             free = [name for name in model.inputs if name not in files]
             if len(inputs) > 1 or not free:
                 raise click.UsageError(
@@ -236,7 +239,7 @@ def _array(model: Model, name: str, file: str, asks: NetworkOptions) -> Array:
     if last and not _is_channels_last(declared, array.shape):
         array = np.moveaxis(array, -1, 1)
     _check_fits(file, name, array.shape, declared)
-    return np.ascontiguousarray(_cast(model, name, file, array))
+    return np.asarray(_cast(model, name, file, array), order="C")
 
 
 def _is_channels_last(declared: Shape | None, shape: tuple[int, ...]) -> bool:

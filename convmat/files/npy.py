@@ -28,7 +28,7 @@ from convmat.files.numbers import is_text, read_numbers
 from convmat.files.outputs import open_output, reading
 from convmat.files.streams import CHUNK, Pipe, is_pipe, open_file, shown_name, take
 from convmat.files.tensors import is_safetensors, open_tensor
-from convmat.formats import Stored, stored
+from convmat.formats import Format, Stored, stored
 
 MAGIC = b"\x93NUMPY"
 _HEADER_LIMIT = 10_000  # NumPy's own limit on what it parses
@@ -65,7 +65,8 @@ class NpyInput:
             self._is_raw = _is_raw(stream, name, self._said)
             head = _said_header if self._is_raw else _read_header
             self.shape, self.is_fortran, self._stored = head(stream, self.name, self._said)
-            self.dtype, self.form = self._stored.read_as, self._stored.form
+            self.dtype = self._stored.read_as
+            self.form: Format | None = self._stored.form or getattr(stream, "form", None)
             if isinstance(stream, io.BufferedReader):
                 self._offset = stream.tell()
                 self._check_size(os.fstat(stream.fileno()).st_size - self._offset)

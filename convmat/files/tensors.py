@@ -1,8 +1,8 @@
 """Tensors of .safetensors files: which there are, and each as a stream of .npy bytes.
 
 The file is 8 bytes with the length of a header, the header in JSON, and the data: https://huggingface.co/docs/
-safetensors. All that the header says is checked before any data is read. bfloat16, which NumPy has not, is
-widened to float32, which has all of its values.
+safetensors. All that the header says is checked before any data is read. bfloat16 and float8, which NumPy has
+not, are widened to float32, which has all of their values.
 """
 
 from __future__ import annotations
@@ -22,18 +22,22 @@ from convmat.files.members import listed_names
 from convmat.files.outputs import reading
 from convmat.files.schema import Fields, Items, Mismatch, OneOf, Whole, from_json
 from convmat.files.streams import CHUNK, open_file, take
+from convmat.formats import stored
 
 _HEADER_LIMIT = 100_000_000  # bytes, the format's own
-_WIDENED = {"BF16": 2}
-_UNREAD = {"F8_E4M3": 1, "F8_E5M2": 1}  # listed, but not read
 _DTYPES = {
-    "BOOL": "|b1",
-    "I8": "|i1",
-    "U8": "|u1",
-    **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (2, 4, 8)},
-    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
-    "BF16": "<f4",
+    "BOOL": "bool",
+    **{f"{kind[0].upper()}{size}": f"{kind}{size}" for kind in ("int", "uint") for size in (8, 16, 32, 64)},
+    **{f"F{size}": f"float{size}" for size in (16, 32, 64)},
+    "C64": "complex64",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }
+"""Of the format, and what `formats` calls them."""
+_UNREAD = {"F4": 1 / 2, "F6_E2M3": 3 / 4, "F6_E3M2": 3 / 4, "F8_E8M0": 1}  # bytes; listed, but not read
 _START = re.compile(rb".{4}[\0-\x0f]\0\0\0\{\s*\"", re.DOTALL)
 
 
@@ -86,14 +90,14 @@ def _tensor(key: str, value: object, begin: int, room: int) -> Tensor:
     Fields(kinds | {"shape": Items((size,) * axes)}).check(value, key)
     assert isinstance(value, dict)
     dtype, shape, (first, last) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
-    takes = math.prod(shape) * _itemsize(dtype)
+    takes = math.ceil(math.prod(shape) * _itemsize(dtype))
     if last - first != takes:
         raise Mismatch(key, f"is {dtype} of shape {shape}, {takes} bytes, and has {last - first}")
     return Tensor(dtype, shape, begin + first, takes)
 
 
-def _itemsize(dtype: str) -> int:
-    return {**_WIDENED, **_UNREAD}.get(dtype) or np.dtype(_DTYPES[dtype]).itemsize
+def _itemsize(dtype: str) -> float:
+    return _UNREAD.get(dtype) or stored(_DTYPES[dtype]).dtype.itemsize
 
 
 def open_tensor(file: str, tensor: str | None, shown: str) -> io.BufferedIOBase:
@@ -113,7 +117,9 @@ def open_tensor(file: str, tensor: str | None, shown: str) -> io.BufferedIOBase:
         raise FileError(shown, f"has no such tensor; {file} has {listed_names(list(tensors))}")
     found = tensors[tensor]
     if found.dtype in _UNREAD:
-        raise FileError(shown, f"is of {found.dtype}, which is not read; save it as float32 or bfloat16")
+        raise FileError(
+            shown, f"is of {found.dtype}, which is not read; save it as float32, bfloat16 or float8"
+        )
     return _Stream(file, shown, found)
 
 
@@ -121,10 +127,13 @@ class _Stream(io.BufferedIOBase):
     """The .npy bytes of a tensor: a header, and its data as they come."""
 
     def __init__(self, file: str, shown: str, tensor: Tensor) -> None:
-        self._shown, self._widen = shown, tensor.dtype in _WIDENED
+        self._shown, self._stored = shown, stored(_DTYPES[tensor.dtype])
+        self.form = self._stored.form
+        """That of numbers which were widened."""
         head = io.BytesIO()
-        descr = {"descr": _DTYPES[tensor.dtype], "fortran_order": False, "shape": tensor.shape}
-        npy_format.write_array_header_1_0(head, descr)
+        descr = npy_format.dtype_to_descr(self._stored.read_as.newbyteorder("<"))
+        header = {"descr": descr, "fortran_order": False, "shape": tensor.shape}
+        npy_format.write_array_header_1_0(head, header)
         self._ready, self._left = head.getvalue(), tensor.nbytes
         self._file = open_file(file)
         self._file.seek(tensor.start)
@@ -137,7 +146,7 @@ class _Stream(io.BufferedIOBase):
             if len(data) < wanted:
                 raise FileError(self._shown, "is cut off as it is read; write the file again")
             self._left -= wanted
-            self._ready = _widened(data) if self._widen else data
+            self._ready = self._widened(data)
         size = len(self._ready) if size < 0 else size
         data, self._ready = self._ready[:size], self._ready[size:]
         return data
@@ -149,11 +158,13 @@ class _Stream(io.BufferedIOBase):
             left = left - len(data) if left > 0 else left
         return b"".join(parts)
 
+    def _widened(self, data: bytes) -> bytes:
+        """What NumPy has no dtype for as float32; the rest as it is."""
+        if not self._stored.is_foreign:
+            return data
+        codes = np.frombuffer(data, self._stored.dtype.newbyteorder("<")).astype(self._stored.dtype)
+        return self._stored.widened(codes).astype("<f4").tobytes()
+
     def close(self) -> None:
         self._file.close()
         super().close()
-
-
-def _widened(data: bytes) -> bytes:
-    """bfloat16 as float32, of which it is the upper half."""
-    return (np.frombuffer(data, "<u2").astype("<u4") << 16).tobytes()

@@ -25,6 +25,15 @@ def package(name: str) -> Any:
         ) from None
 
 
+def reference(model: Any) -> Any:
+    """onnx's own evaluator of a model, with DequantizeLinear of the opsets that it leaves out, 10 to 18."""
+    load = package("onnx.reference.ops").load_op
+    latest = load("", "DequantizeLinear", package("onnx.defs").onnx_opset_version())
+    later = type("DequantizeLinear", (latest,), {"op_domain": ""})  # its schema is that of the latest
+    version = next((o.version for o in model.opset_import if not o.domain), 1)
+    return package("onnx.reference").ReferenceEvaluator(model, new_ops=[later] if version < 19 else [])
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an error says."""
     return " ".join(str(error).strip().partition("\n")[0].split())[:200] or type(error).__name__

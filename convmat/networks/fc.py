@@ -3,6 +3,7 @@
 An input (N, C, *spatial) is flattened, transposed to (N, pixels, C), and padded by one pixel of zeros at the
 end, which stands for all of the padding. Gather takes the pixel of each patch and tap (Eq. 8): that is X_col,
 (N, P, kh·kw·C). One MatMul with W_col, (kh·kw·C, K), is the layer; with groups it is a batch of products.
+Of integers that is MatMulInteger; a quantized layer's sums are scaled and rounded as onnxruntime does it.
 What comes out is brought to (N, K, *out).
 """
 
@@ -78,19 +79,32 @@ def rewrite(model: Model, layers: Iterable[Layer], most_elements: int = MOST_ELE
 
 def _why_not(model: Model, layer: Layer, most_elements: int) -> str | None:
     """Why a layer is left as it is, or None."""
-    if layer.op == "QLinearConv":
-        return "it rounds in a way of its own"
+    if model.opset < 7:
+        return f"it is of opset {model.opset}, and products are written from opset 7 on"
     if layer.geometry is None:
         return "its shapes are not known"
     if not all(model.is_constant(name) for name in list(layer.node.input)[1:] if name):
         return "its weights depend on the input"
-    zero = layer.other(3) if layer.op == "ConvInteger" else None
-    if zero is not None and layer.geometry.groups > 1 and model.constant(zero).size > 1:
+    if layer.is_integer and model.opset < 11:
+        return "it is of integers, which Pad takes from opset 11 on"
+    zero = _weight_zero(model, layer)
+    if zero is not None and layer.geometry.groups > 1 and zero.size > 1:
         return "it has groups, and a zero point for each filter"
+    if layer.is_quantized and isinstance(made := layer.quantization(model.constant), str):
+        return made
     elements = x_col_elements(layer)
     if elements > most_elements:
         return f"its X_col would have {elements} elements, more than {most_elements} (--max-elements)"
     return None
+
+
+def _weight_zero(model: Model, layer: Layer) -> Array | None:
+    """The zero point of the weights, or one for each filter where they are not the same."""
+    name = layer.zero_points[1]
+    if name is None:
+        return None
+    zero = model.constant(name).reshape(-1)
+    return zero[0] if (zero == zero[0]).all() else zero
 
 
 def x_col_elements(layer: Layer) -> int:
@@ -166,32 +180,43 @@ class _Builder:
         self._count = len(w)
         w_col = w.reshape(groups, len(w) // groups, -1).swapaxes(1, 2)
         w_col = np.ascontiguousarray(w_col[0] if groups == 1 else w_col)
-        if layer.op == "ConvInteger":
-            zeros = [layer.other(index) or "" for index in (2, 3)]
+        if layer.is_integer:
+            zero = _weight_zero(self.model, layer)
+            zeros = [layer.zero_points[0] or "", "" if zero is None else self._constant(zero)]
             while zeros and not zeros[-1]:
                 zeros.pop()
             self._node("MatMulInteger", self._constant(w_col), *zeros)
-            return
-        self._node("MatMul", self._constant(w_col))
-        if (bias := layer.other(2)) is not None:
-            b = self.model.constant(bias)
-            self._node("Add", self._constant(b if groups == 1 else b.reshape(groups, 1, -1)))
+        else:
+            self._node("MatMul", self._constant(w_col))
+        if layer.bias is not None:
+            self._node("Add", self._each(self.model.constant(layer.bias), groups))
+        if layer.is_quantized:
+            self._requantize(layer, groups)
+
+    def _requantize(self, layer: Layer, groups: int) -> None:
+        """Sums as `roundings.float32` has them: float32(acc) · scale, to the nearest, plus the zero point."""
+        made = layer.quantization(self.model.constant)
+        assert not isinstance(made, str)
+        scale = np.asarray(made.scale, np.float32)
+        self._node("Cast", to=package("onnx").TensorProto.FLOAT)
+        self._node("Mul", self._each(scale, groups) if scale.ndim else self._constant(scale))
+        self._node("QuantizeLinear", self._constant(np.float32(1)), layer.node.input[7])
+
+    def _each(self, numbers: Array, groups: int) -> str:
+        """A number for each filter, as they lie in the product."""
+        return self._constant(numbers if groups == 1 else numbers.reshape(groups, 1, -1))
 
     def _pad_one(self, layer: Layer) -> None:
         """One pixel more, of zeros, or of what stands for zero."""
         pads = [0, 0, 0, 0, 1, 0]
         if self.model.opset < 11:
-            key: Any = {"paddings" if self.model.opset < 2 else "pads": pads}
-            self._node("Pad", **key)
+            self._node("Pad", pads=pads)
             return
-        zero = layer.other(2) if layer.op == "ConvInteger" else None
+        zero = layer.zero_points[0]
         self._node("Pad", self._constant(np.array(pads)), *([zero] if zero else []))
 
     def _reshape(self, shape: tuple[int, ...], output: str | None = None) -> None:
-        if self.model.opset < 5:
-            self._node("Reshape", shape=list(shape), output=output)
-        else:
-            self._node("Reshape", self._constant(np.array(shape)), output=output)
+        self._node("Reshape", self._constant(np.array(shape)), output=output)
 
     def _node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> None:
         output = output or self._name(op.lower())
@@ -201,9 +226,9 @@ class _Builder:
         self.graph.node.append(node)
         self._last = output
 
-    def _constant(self, array: Array) -> str:
+    def _constant(self, array: Any) -> str:
         name = self._name("constant")
-        self.graph.initializer.append(package("onnx.numpy_helper").from_array(array, name))
+        self.graph.initializer.append(package("onnx.numpy_helper").from_array(np.asarray(array), name))
         return name
 
     def _name(self, what: str) -> str:
@@ -228,6 +253,8 @@ def _keep_inputs(model: Model, graph: Any) -> None:
         shape = model.shapes.get(value.name)
         if value.name in model.inputs and shape is not None and value.type.HasField("tensor_type"):
             dims = graph.input[-1].type.tensor_type.shape.dim
+            while len(dims) < len(shape):  # where the model has said nothing
+                dims.add()
             for dim, size in zip(dims, shape, strict=True):
                 if size is not None:
                     dim.dim_value = size

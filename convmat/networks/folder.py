@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from convmat.files.folders import new_folder
 from convmat.files.npy import write_npy
 from convmat.files.outputs import open_output
 from convmat.networks.layers import Convolution, Layer
+from convmat.quantization import Quantization
 
 Array = NDArray[Any]
 
@@ -44,9 +46,13 @@ def write_layer(
             write_npy(
                 os.path.join(inside, f"{name}.npy"), array.shape, array.dtype, [np.ascontiguousarray(array)]
             )
-        with open_output(os.path.join(inside, "README")) as stream:
-            stream.write(("\n".join(readme(network, layer, convolution, arrays)) + "\n").encode())
-    return [*(f"{name}.npy" for name in arrays), "README"]
+        texts = {"README": readme(network, layer, convolution, arrays)}
+        if convolution.quantization is not None:
+            texts["layer.toml"] = _toml(convolution.quantization)
+        for name, lines in texts.items():
+            with open_output(os.path.join(inside, name)) as stream:
+                stream.write(("\n".join(lines) + "\n").encode())
+    return [*(f"{name}.npy" for name in arrays), *texts]
 
 
 def readme(
@@ -62,6 +68,12 @@ def readme(
     yield ""
     for name, array in arrays.items():
         yield f"    {name}.npy  {'×'.join(map(str, array.shape))} {array.dtype}"
+    quantized = convolution.quantization
+    if quantized is not None:
+        yield "    layer.toml  zero points, scales and rounding"
+    if quantized is not None and quantized.input_zero_point:
+        yield ""
+        yield f"The padding of the layer holds {quantized.input_zero_point}, that of X_col 0."
     yield ""
     dims, size = convolution.x.ndim - 2, ",".join(map(str, convolution.filters.shape[1:-1]))
     shape = ",".join(map(str, (1, *arrays["input"].shape[1:])))
@@ -71,15 +83,26 @@ def readme(
     )
     groups = f" --groups {convolution.groups}" if convolution.groups > 1 else ""
     layer_line = f"{kernel}{groups}{' --bias bias.npy' if 'bias' in arrays else ''} {where}"
-    for what, line in {
+    layer_line += " --quantize layer.toml" if quantized is not None else ""
+    lines = {
         "X_col, a row for each patch": f"unroll input.npy --k {size} {where} -o x_col.npy",
         "W_col, a column for each filter": f"flatten-filters {kernel[9:]} --dims {dims}{groups} -o w_col.npy",
         "the layer, by convmat": f"convolve input.npy {layer_line} -o y.npy",
         "is the output the convolution?": f"verify input.npy {layer_line} --expected output.npy",
         "the layer as one matrix": f"matrix --input-shape {shape} {kernel}{groups} {where}",
-    }.items():
+    }
+    if quantized is not None:  # which is no linear map
+        del lines["the layer as one matrix"]
+    for what, line in lines.items():
         yield f"# {what}"
         yield f"convmat {line}"
+
+
+def _toml(quantization: Quantization) -> Iterator[str]:
+    """What `--quantize` reads, a line for each key that is said."""
+    for key, value in quantization.as_dict().items():
+        if value is not None:
+            yield f"{key} = {json.dumps(value)}"
 
 
 def _steps(convolution: Convolution) -> str:

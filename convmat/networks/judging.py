@@ -6,46 +6,36 @@ The definition is computed once for all results of a layer, a band of outputs at
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convmat.engine import convolve
+from convmat.errors import ConvmatError
+from convmat.formats import as_array
 from convmat.networks.layers import Convolution, Layer
 from convmat.networks.model import Model
 from convmat.networks.running import Dumped, Evaluator, walk
-from convmat.verification.comparison import Definition
-from convmat.verification.judge import Judge, Rule
-from convmat.verification.layer import definition
+from convmat.verification.diagnosis import diagnose
+from convmat.verification.judge import Rule
+from convmat.verification.layer import definition, verify
+from convmat.verification.nearest import nearest
 from convmat.watching import Watch, unwatched
 
 Array = NDArray[Any]
 
-_WEIGHTS = 1 << 22  # elements of filters whose definition is computed at one time
 
-
-@dataclass
-class Verdict:
+class Verdict(NamedTuple):
     """What was found of one result of a layer."""
 
-    elements: int = 0
-    outside: int = 0
+    equal: bool
+    elements: int
+    outside: int
     """Elements further from the definition than their bound, or than 0 where they must be exact."""
-    error_over_bound: float = 0.0
+    error_over_bound: float
     """The largest."""
-
-    @property
-    def equal(self) -> bool:
-        return self.outside == 0
-
-    def add(self, elements: int, outside: int, error_over_bound: float) -> None:
-        """Take in what was found of more elements."""
-        self.elements += elements
-        self.outside += outside
-        self.error_over_bound = max(self.error_over_bound, error_over_bound)
 
 
 class Judged(NamedTuple):
@@ -58,87 +48,8 @@ class Judged(NamedTuple):
     """On that of convmat's engine, from the input that the runtime had."""
     why: str | None = None
     """Why it was not judged."""
-
-
-def judge(layer: Convolution, results: Mapping[str, Array]) -> dict[str, Verdict]:
-    """The verdicts on results (N, *out, K) of a layer, by name."""
-    verdicts = {name: Verdict() for name in results}
-    count = len(layer.filters)
-    step = count if layer.groups > 1 else max(_WEIGHTS // max(layer.filters[0].size, 1), 1)
-    for start in range(0, count, step):
-        some = slice(start, start + step)
-        bias = None if layer.bias is None else layer.bias[some]
-        part = layer._replace(filters=layer.filters[some], bias=bias)
-        _judge_some(part, {name: result[..., some] for name, result in results.items()}, verdicts)
-    return verdicts
-
-
-def _judge_some(layer: Convolution, results: Mapping[str, Array], verdicts: Mapping[str, Verdict]) -> None:
-    wanted = definition(layer.x, layer.filters, **layer.arguments)
-    for name in [name for name, result in results.items() if result.shape != wanted.shape]:
-        size = math.prod(wanted.shape)
-        verdicts[name].add(size, max(size, 1), math.inf)
-    fitting = {name: result for name, result in results.items() if result.shape == wanted.shape}
-    judges = {name: wanted.judge(result.dtype, Rule()) for name, result in fitting.items()}
-    magnitudes = _magnitudes(layer, wanted)
-    for band in wanted.parts if judges else ():
-        for name, found in _judge_band(wanted, magnitudes, judges, fitting, band).items():
-            verdicts[name].add(*found)
-
-
-def _magnitudes(layer: Convolution, wanted: Definition) -> Callable[[Any], Array] | None:
-    """What computes A = Σ|x|·|w| (+ |b|) of a band; None where it is not needed.
-
-    Of real floats these are the sums of a layer of magnitudes, each taken once and not tap by tap.
-    """
-    arrays = [a for a in (layer.x, layer.filters, layer.bias) if a is not None]
-    if wanted.sizes is None or any(a.dtype.kind != "f" for a in arrays):
-        return wanted.sizes
-    bias = None if layer.bias is None else np.abs(layer.bias)
-    positive = layer._replace(x=np.abs(layer.x), filters=np.abs(layer.filters), bias=bias)
-    return definition(positive.x, positive.filters, **positive.arguments).values
-
-
-@np.errstate(all="ignore")  # infinities and NaN are compared, not warned of
-def _judge_band(
-    wanted: Definition,
-    magnitudes: Callable[[Any], Array] | None,
-    judges: Mapping[str, Judge],
-    results: Mapping[str, Array],
-    band: Any,
-) -> dict[str, tuple[int, int, float]]:
-    """Elements, those outside, and the largest error / bound, of each result."""
-    values = wanted.values(band)
-    bounds = [judge.bound for judge in judges.values() if judge.bound is not None]
-    sizes = magnitudes(band) if bounds and magnitudes is not None else None
-    found: dict[str, tuple[int, int, float]] = {}
-    allowed: dict[Any, Array] = {}
-    for name, judge_of in judges.items():
-        result = results[name][band]
-        worst = _within(result, values, allowed.get(result.dtype))
-        if worst is not None:
-            found[name] = values.size, 0, worst
-            continue
-        flushed = None
-        if judge_of.bound is not None and judge_of.bound.has_doubt and wanted.flushed is not None:
-            flushed = wanted.flushed(band, judge_of.bound.tiny)
-        says = judge_of(result, values, sizes, flushed)
-        allowed[result.dtype] = says.allowed
-        outside = int(np.count_nonzero(says.outside))
-        worst = float(np.fmax.reduce(says.ratio, axis=None, initial=0.0))
-        found[name] = values.size, outside, worst if not outside or worst > 1 else math.inf
-    return found
-
-
-def _within(result: Array, values: Array, allowed: Array | None) -> float | None:
-    """The largest error / bound of a result all of which is within bounds that are known; else None."""
-    if allowed is None:
-        return None
-    error = np.abs(result.astype(np.float64) - values)
-    if not (error <= allowed).all():
-        return None
-    ratio = np.divide(error, allowed, out=np.zeros(error.shape), where=allowed > 0)
-    return float(ratio.max(initial=0.0))
+    instead: str = ""
+    """What a quantized result of the runtime's that differs is equal to, in a few words."""
 
 
 def run_and_judge(
@@ -148,14 +59,14 @@ def run_and_judge(
     evaluator: Evaluator,
     dumped: Dumped | None = None,
     watch: Watch = unwatched,
-    see: Callable[[Layer, dict[str, Array]], None] | None = None,
+    see: Callable[[Layer, Convolution | str, Array], None] | None = None,
     ours: bool = True,
     weights: Callable[[str], Array] | None = None,
 ) -> tuple[list[Judged], dict[str, Array]]:
     """Run a model, and judge its layers one by one; what it makes in the end.
 
     Args:
-        see: is shown the values of each layer as it is judged.
+        see: is shown each layer that is judged, what computes it, and what the runtime made of it.
         ours: whether convmat's engine computes each layer, too.
         weights: where the layers' weights are, if not in the model.
         For others see `running.walk`.
@@ -168,12 +79,20 @@ def run_and_judge(
         if step.node is None:
             outputs = step.values
             continue
-        layer = by_output[step.node.output[0]]
+        layer, constant, values = by_output[step.node.output[0]], weights or model.constant, step.values
+        if not step.known:
+            judged.append(Judged(layer, why=_UNKNOWN))
+            continue
+        own = dumped is None and step.node.op_type == layer.op  # no product, which says how it rounds
+        rounding = evaluator.rounding if own else "float32"
+        layer, convolution = _convolution(layer, values, constant, rounding)
         if see is not None:
-            see(layer, step.values)
-        judged.append(_judged(weights or model.constant, layer, step.values, step.known, ours))
+            see(layer, convolution, values[layer.y])
+        judged.append(_judged(layer, convolution, values[layer.y], ours))
     return judged, outputs
 
+
+_UNKNOWN = "what it took, or what it made, is not among the outputs that were given"
 
 _NUDGE, _TIMES = 2.0**-10, 4
 
@@ -222,31 +141,62 @@ def _last_places(y: Array) -> float:
 
 @np.errstate(all="ignore")
 def _apart(a: Array, b: Array) -> float:
-    """The largest |a − b|, as a share of the largest |b|."""
+    """The largest |a − b|, as a share of the largest |b|; where b has overflowed, anything is as near."""
     if a.shape != b.shape:
         return math.inf
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    off = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    off = np.where((a == b) | ~np.isfinite(b), 0.0, np.abs(a - b))
     off[np.isnan(off)] = math.inf
     largest = np.abs(b[np.isfinite(b)]).max(initial=0.0)
     return float(off.max(initial=0.0) / (largest or 1.0))
 
 
-def _judged(
-    weights: Callable[[str], Array], layer: Layer, values: Mapping[str, Array], known: bool, ours: bool
-) -> Judged:
-    if not known:
-        return Judged(layer, why="what it took, or what it made, is not among the outputs that were given")
+def _convolution(
+    layer: Layer, values: Mapping[str, Array], constant: Callable[[str], Array], rounding: str
+) -> tuple[Layer, Convolution | str]:
+    """A layer of the shapes that its arrays have, and what computes it."""
 
     def value(name: str) -> Array:
-        return values[name] if name in values else weights(name)
+        return as_array(values[name] if name in values else constant(name))
 
     layer = layer.of_shapes(value(layer.x).shape, value(layer.w).shape, value(layer.y).shape)
-    convolution = layer.convolution(value)
+    return layer, layer.convolution(value, rounding)
+
+
+def _judged(layer: Layer, convolution: Convolution | str, y: Array, ours: bool) -> Judged:
     if isinstance(convolution, str):
         return Judged(layer, why=convolution)
-    results = {"theirs": layer.result(values[layer.y])}
-    if ours:
-        results["ours"] = convolve(convolution.x, convolution.filters, **convolution.arguments)
-    verdicts = judge(convolution, results)
-    return Judged(layer, verdicts["theirs"], verdicts.get("ours"))
+    results = [layer.result(as_array(y))]
+    try:
+        if ours:
+            results.append(convolve(convolution.x, convolution.filters, **convolution.arguments))
+        verdicts = judge(convolution, results)
+    except ConvmatError as error:  # a bias of another length, sums beyond int32
+        return Judged(layer, why=str(error))
+    instead = "" if verdicts[0].equal else _instead(convolution, results[0])
+    return Judged(layer, verdicts[0], verdicts[1] if ours else None, instead=instead)
+
+
+def judge(convolution: Convolution, results: Sequence[Array]) -> list[Verdict]:
+    """The verdicts on results (N, *out, K) of a layer, the same as `verify` has them."""
+    x, filters, arguments = convolution.x, convolution.filters, convolution.arguments
+    wanted = definition(x, filters, **arguments)
+    if arguments.pop("quantization") is None:
+        ratios = nearest(wanted, results, x, filters, **arguments)
+        if ratios is not None:
+            return [Verdict(True, y.size, 0, ratio) for y, ratio in zip(results, ratios, strict=True)]
+    reports = wanted.compare_all(results, Rule())
+    return [Verdict(one.equal, one.elements, one.outside, one.error_over_bound) for one in reports]
+
+
+def _instead(convolution: Convolution, result: Array) -> str:
+    """Other roundings that a quantized result that differs is equal by, or mistakes."""
+    if convolution.quantization is None:
+        return ""
+    x, filters, arguments = convolution.x, convolution.filters, convolution.arguments
+    report = verify(x, filters, result, **arguments)
+    if report.equal_as or report.shape != report.expected_shape:
+        return "equal as " + ", ".join(report.equal_as) if report.equal_as else ""
+    judged = {"quantization": arguments.pop("quantization")}
+    found = diagnose(x, filters, result, **arguments, judged=judged, budget=0)
+    return f"right but for {found[0].brief}" if found else ""

@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.checks import got
-from convmat.errors import FileError, GeometryError
+from convmat.errors import DTypeError, FileError, GeometryError, SettingError
 from convmat.geometry import ConvGeometry
 from convmat.networks.fields import Field, fields_of
+from convmat.networks.geometries import geometry_of
 from convmat.networks.model import CONVS, Model, Shape, attributes_of, node_name
-from convmat.transposed import transpose_geometry
+from convmat.quantization import Quantization
 
 Array = NDArray[Any]
 
-_FULL = ("Gemm", "MatMul")
-_RULES = {b"VALID": "valid", b"SAME_UPPER": "same", b"SAME_LOWER": "same-lower"}
+_FULL = ("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul")
+_QUANTIZED = ("QLinearConv", "QLinearMatMul")
 
 
 class Convolution(NamedTuple):
@@ -34,6 +34,7 @@ class Convolution(NamedTuple):
     padding: Any = "valid"
     dilation: tuple[int, ...] | int = 1
     groups: int = 1
+    quantization: Quantization | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -83,12 +84,35 @@ class Layer:
     @property
     def w(self) -> str:
         """The name of its weights."""
-        return str(self.node.input[3 if self.op == "QLinearConv" else 1])
+        return str(self.node.input[_weights_at(self.op)])
 
     @property
     def y(self) -> str:
         """The name of its output."""
         return str(self.node.output[0])
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.op in _QUANTIZED
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether its sums are of whole numbers, less zero points."""
+        return self.is_quantized or self.op in ("ConvInteger", "MatMulInteger")
+
+    @property
+    def zero_points(self) -> tuple[str | None, str | None]:
+        """The names of those of its input and weights, if it has any."""
+        if not self.is_integer:
+            return None, None
+        x, w = (2, 5) if self.is_quantized else (2, 3)
+        return self.other(x), self.other(w)
+
+    @property
+    def bias(self) -> str | None:
+        """The name of its bias, if it has one."""
+        at = {"Conv": 2, "ConvTranspose": 2, "Gemm": 2, "QLinearConv": 8}.get(self.op)
+        return None if at is None else self.other(at)
 
     def other(self, index: int) -> str | None:
         """The name of an optional input, if it is there."""
@@ -160,33 +184,54 @@ class Layer:
         Raises:
             GeometryError: they make no convolution.
         """
-        geometry = self.geometry or (_geometry(self.node, x, w) if self.is_conv else None)
+        geometry = self.geometry or (geometry_of(self.node, x, w) if self.is_conv else None)
         return replace(self, input_shape=x, kernel_shape=w, output_shape=y, geometry=geometry)
 
-    def convolution(self, value: Callable[[str], Array]) -> Convolution | str:
-        """What computes the layer, its arrays had by name; or why nothing here does."""
-        if self.op == "QLinearConv":
-            return "its rounding is its own; convmat verify --requantize judges such layers"
+    def convolution(self, value: Callable[[str], Array], rounding: str = "float32") -> Convolution | str:
+        """What computes the layer, its arrays had by name; or why nothing here does.
+
+        A quantized one has the rounding of onnxruntime, or another.
+        """
         x, w = value(self.x), value(self.w)
-        if not self.is_conv:
-            return self._product(x, w, value)
-        if x.dtype.kind not in "biuf":
-            return f"{x.dtype} is no dtype that convmat computes with"
+        made = self._product(x, w, value) if not self.is_conv else self._conv(x, w, value)
+        if isinstance(made, str) or not self.is_quantized:
+            return made
+        quantization = self.quantization(value)
+        if isinstance(quantization, str):
+            return quantization
+        try:
+            quantization = replace(quantization, rounding=rounding).of_layer(made.x, made.filters, made.bias)
+        except (SettingError, DTypeError) as error:
+            return error.problem
+        return made._replace(quantization=quantization)
+
+    def quantization(self, value: Callable[[str], Array]) -> Quantization | str:
+        """That of a quantized layer, or why there is none."""
+        numbers = {name: value(name) for at, name in enumerate(self.node.input) if at not in (0, 3, 8)}
+        try:
+            return Quantization.from_onnx(self.node, numbers)
+        except SettingError as error:
+            return error.problem
+
+    def _conv(self, x: Array, w: Array, value: Callable[[str], Array]) -> Convolution | str:
+        """A CONV layer, without its quantization."""
+        if (other := _unknown_dtype(x, w)) is not None:
+            return other
         bias = None
         if self.op == "ConvInteger":
-            x, w = (_shifted(a, self.other(i), value) for a, i in ((x, 2), (w, 3)))
-        elif (name := self.other(2)) is not None:
+            x, w = (_shifted(a, zero, value) for a, zero in zip((x, w), self.zero_points, strict=True))
+        elif (name := self.bias) is not None:
             bias = value(name)
         geometry = self.geometry
         if geometry is None:
             raise FileError(self.name, "has no shapes; give --input-shape")
-        x = np.moveaxis(x, 1, -1)
+        x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
         if self.is_transposed:
             return Convolution(
                 *self.as_convolution(x, w), bias=bias, dilation=geometry.dilation, groups=geometry.groups
             )
         steps = (geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
-        return Convolution(x, np.moveaxis(w, 1, -1), bias, *steps)
+        return Convolution(x, np.ascontiguousarray(np.moveaxis(w, 1, -1)), bias, *steps)
 
     def as_convolution(self, x: Array, w: Array) -> tuple[Array, Array]:
         """A transposed convolution's input and weights as those of a convolution of stride 1 without padding.
@@ -228,13 +273,18 @@ class Layer:
         options = attributes_of(self.node) if self.op == "Gemm" else {}
         if w.ndim != 2 or x.ndim < 1 or not self.has_weights:
             return "its factors are more than a matrix, or both depend on the input"
-        if options.get("alpha", 1.0) != 1 or (options.get("beta", 1.0) != 1 and self.other(2)):
+        if options.get("alpha", 1.0) != 1 or (options.get("beta", 1.0) != 1 and self.bias):
             return "it scales its terms"
-        if x.dtype.kind not in "biuf":
-            return f"{x.dtype} is no dtype that convmat computes with"
+        if (other := _unknown_dtype(x, w)) is not None:
+            return other
+        if self.op == "MatMulInteger":
+            of_x, of_w = self.zero_points
+            if of_x is not None and value(of_x).size != 1:
+                return "its input has a zero point for each row"
+            x, w = _shifted(x, of_x, value), _shifted(w.T, of_w, value).T
         x, w = (x.T if options.get("transA") else x), (w.T if options.get("transB") else w)
         bias = None
-        if self.op == "Gemm" and (name := self.other(2)) is not None:
+        if (name := self.bias) is not None:
             bias = value(name)
             if bias.size not in (1, w.shape[1]) or (bias.ndim and bias.shape[-1] not in (1, w.shape[1])):
                 return "its bias is no line of numbers"
@@ -246,12 +296,23 @@ class Layer:
         return np.moveaxis(y, 1, -1) if self.is_conv else y.reshape(1, -1, y.shape[-1])
 
 
+def _unknown_dtype(*arrays: Array) -> str | None:
+    """What is said of numbers that are not computed with."""
+    others = [a.dtype for a in arrays if a.dtype.kind not in "biuf"]
+    return f"{others[0]} is no dtype that convmat computes with" if others else None
+
+
 def _shifted(values: Array, name: str | None, value: Callable[[str], Array]) -> Array:
     """Exact `values` less their zero point, which is one number, or one for each filter."""
     exact = values.astype(np.int32)
     if name is None:
         return exact
     return exact - value(name).astype(np.int32).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _weights_at(op: str) -> int:
+    """Which input of an operator its weights are."""
+    return 3 if op in _QUANTIZED else 1
 
 
 def layers_of(model: Model) -> list[Layer]:
@@ -281,13 +342,13 @@ def _names(nodes: list[Any]) -> list[str]:
 
 def _layer(model: Model, number: int, name: str, node: Any, fields: Mapping[str, Field]) -> Layer:
     op, shapes = node.op_type, model.shapes
-    least = {"QLinearConv": 8}.get(op, 2)
+    least = 8 if op in _QUANTIZED else 2
     if len(node.input) < least or not all(node.input[:least]):
         raise FileError(model.name, f"layer {name!r}, a {op}, lacks an input; export it again")
-    weights = node.input[3 if op == "QLinearConv" else 1]
+    weights = node.input[_weights_at(op)]
     input_shape, kernel_shape = shapes.get(node.input[0]), shapes.get(weights)
     try:
-        geometry = _geometry(node, input_shape, kernel_shape) if op in CONVS else None
+        geometry = geometry_of(node, input_shape, kernel_shape) if op in CONVS else None
     except GeometryError as error:
         raise FileError(model.name, f"layer {name!r}: {error}") from None
     return Layer(
@@ -315,75 +376,3 @@ def _seen(model: Model, field: Field | None) -> tuple[Any, Any]:
     seen = tuple(size if span is None else span.length for span, size in sizes)[2:]
     steps = [None if span is None else span.step for span in field[2:]]
     return seen, tuple(s if s is None else int(s) if s.denominator == 1 else float(s) for s in steps)
-
-
-def _geometry(node: Any, x: Shape | None, w: Shape | None) -> ConvGeometry | None:
-    """The geometry of a CONV layer; None where its shapes are not known."""
-    if x is None or w is None or None in x[1:] or None in w:
-        return None
-    shape, kernel = tuple(size or 0 for size in x), tuple(size or 0 for size in w)
-    if x[0] is None:  # a batch of any size, of which one image
-        shape = (1, *shape[1:])
-    axes, options = len(shape) - 2, attributes_of(node)
-    if len(kernel) != len(shape):
-        raise GeometryError(
-            "kernel", f"has shape {got(kernel)}, the input {got(shape)}; expected as many axes"
-        )
-    said = tuple(options.get("kernel_shape", kernel[2:]))
-    if said != kernel[2:]:
-        raise GeometryError("kernel", f"is said to be of {got(said)}, its weights are of {got(kernel[2:])}")
-    groups = options.get("group", 1)
-    stride, dilation = (tuple(options.get(key, [1] * axes)) for key in ("strides", "dilations"))
-    x_shape = (shape[0], *shape[2:], shape[1])
-    if node.op_type == "ConvTranspose":
-        if shape[1] != kernel[0]:
-            raise GeometryError("kernel", f"takes {kernel[0]} channels, the input has {shape[1]}")
-        return _transposed(options, x_shape, kernel[1] * groups, kernel[2:], stride, dilation, groups)
-    padding = _padding(options, axes)
-    geometry = ConvGeometry(x_shape, kernel[2:], stride, padding, dilation, groups)
-    if kernel[1] * groups != shape[1] or kernel[0] % groups:
-        raise GeometryError(
-            "kernel",
-            f"is {kernel[0]} filters of {kernel[1]} channels in {groups} groups, the input has {shape[1]}",
-        )
-    return geometry
-
-
-def _padding(options: dict[str, Any], axes: int) -> Any:
-    """`auto_pad` and `pads` (the befores of all axes, then the afters) as convmat has them."""
-    rule = options.get("auto_pad", b"NOTSET")
-    if rule in _RULES:
-        return _RULES[rule]
-    pads = list(options.get("pads", [0] * 2 * axes))
-    if len(pads) != 2 * axes:
-        raise GeometryError("pads", f"are {len(pads)} numbers, expected {2 * axes}")
-    return tuple(zip(pads[:axes], pads[axes:], strict=True))
-
-
-def _transposed(
-    options: dict[str, Any],
-    shape: tuple[int, ...],
-    channels: int,
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-) -> ConvGeometry:
-    """That of ConvTranspose, whose padding may follow from the size it is to have."""
-    axes = len(kernel)
-    extra = list(options.get("output_padding", [0] * axes))
-    size, rule = options.get("output_shape"), options.get("auto_pad", b"NOTSET")
-    padding = _padding(options, axes)
-    if size or rule.startswith(b"SAME"):
-        size = list(size or (h * s for h, s in zip(shape[1:-1], stride, strict=True)))[-axes:]
-        pads = []
-        for axis, (h, s, d, k, out) in enumerate(
-            zip(shape[1:-1], stride, dilation, kernel, size, strict=True)
-        ):
-            total = (h - 1) * s + extra[axis] + d * (k - 1) + 1 - out
-            extra[axis] += max(-total, 0)  # which makes it larger
-            total = max(total, 0)
-            less = total // 2
-            pads.append((less, total - less) if rule == b"SAME_UPPER" else (total - less, less))
-        padding = tuple(pads)
-    return transpose_geometry(shape, channels, kernel, stride, padding, dilation, groups, extra)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from convmat.checks import got
 from convmat.errors import FileError, ShapeError
 from convmat.files.memory import check_memory
-from convmat.networks.extra import first_line, package
+from convmat.networks.extra import first_line, package, reference
 from convmat.networks.reading import parsed
 from convmat.networks.weights import array_of, check_tensor, is_external
 
@@ -77,7 +77,7 @@ class Model:
 
     @property
     def unseen(self) -> list[str]:
-        """What is not looked into: branches and bodies of nodes, and functions of the model's own."""
+        """What is not looked into: branches and bodies of nodes, functions, operators of others than ONNX."""
         inside = []
         for node in self.graph.node:
             count = sum(_count(graph) for graph in subgraphs(node))
@@ -88,7 +88,11 @@ class Model:
             for function in self.proto.functions
             if (count := _count(function))
         ]
-        return inside
+        return inside + [
+            f"{node.op_type} {node_name(node)!r} is an operator of {node.domain}"
+            for node in self.graph.node
+            if node.domain not in _STANDARD and any(op in node.op_type for op in ("Conv", "MatMul", "Gemm"))
+        ]
 
     def _opset(self) -> int:
         latest = package("onnx.defs").onnx_opset_version()
@@ -105,8 +109,10 @@ class Model:
         """Refuse what is not sorted, and find the constants."""
         for tensor in (*self.graph.initializer, *_attribute_tensors(self.graph.node)):
             check_tensor(self.name, tensor)
-        sparse = {tensor.values.name for tensor in self.graph.sparse_initializer}
-        known = {"", *self._tensors, *sparse, *(value.name for value in self.graph.input)}
+        if self.graph.sparse_initializer:
+            name = self.graph.sparse_initializer[0].values.name
+            raise FileError(self.name, f"has sparse weights {got(name)}; export them as dense ones")
+        known = {"", *self._tensors, *(value.name for value in self.graph.input)}
         fed = {value.name for value in self.graph.input} - self._tensors.keys()
         for node in self.graph.node:
             missing = [name for name in needs(node) if name not in known]
@@ -121,7 +127,7 @@ class Model:
                 raise FileError(self.name, f"makes {got(again[0])} twice; export it again")
             self._check_attributes(node)
             known.update(node.output)
-            if fed.isdisjoint(needs(node)) and not is_lively(node) and sparse.isdisjoint(needs(node)):
+            if fed.isdisjoint(needs(node)) and not is_lively(node):
                 self._makers |= dict.fromkeys(filter(None, node.output), node)
             else:
                 fed.update(filter(None, node.output))
@@ -171,9 +177,8 @@ class Model:
             self.name, 8 * math.prod(size or 1 for size in shape), "leave this network to a larger machine"
         )
         feeds = {need: self.constant(need) for need in needs(node) if need}
-        evaluator = package("onnx.reference").ReferenceEvaluator
         try:
-            return np.asarray(evaluator(self.part([node], feeds, {}, [name])).run(None, feeds)[0])
+            return np.asarray(reference(self.part([node], feeds, {}, [name])).run(None, feeds)[0])
         except FileError:
             raise
         except Exception as error:  # what the evaluator cannot do it may say in any way

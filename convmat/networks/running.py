@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import cached_property
@@ -19,12 +20,14 @@ from numpy.typing import NDArray
 from convmat.checks import got
 from convmat.errors import ConvmatError, FileError, SettingError, ShapeError
 from convmat.files.npy import NpyInput
-from convmat.networks.extra import first_line, package
+from convmat.networks.extra import first_line, package, reference
 from convmat.networks.model import Model, needs, node_name
 
 Array = NDArray[Any]
 
 _HELD = 1 << 26  # bytes of weights that a part holds; more are fed, which copies nothing
+
+_HALVES = (10, 16)  # TensorProto's FLOAT16 and BFLOAT16
 
 _NAMES = """
     Abs Clip Concat DepthToSpace Dropout Expand Flatten Gather GlobalMaxPool Identity Max MaxPool Min Neg Pad
@@ -66,6 +69,11 @@ class Evaluator:
         problem = f"onnxruntime has no {got(self._wanted)} here; it has {', '.join(there)}"
         raise SettingError("provider", problem)
 
+    @property
+    def rounding(self) -> str:
+        """How it rounds the sums of quantized layers."""
+        return "half-even" if self._reference else "float32"
+
     def on(self, model: Model) -> Evaluator:
         """The same for another model."""
         other = copy(self)
@@ -95,7 +103,8 @@ class Evaluator:
         )
         part = self.model.part(nodes, feeds, held, made)
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 results = self._session(part).run(list(made), feeds)
         except (MemoryError, ConvmatError):
             raise
@@ -112,7 +121,7 @@ class Evaluator:
 
     def _session(self, part: Any) -> Any:
         if self._reference:
-            return package("onnx.reference").ReferenceEvaluator(part)
+            return reference(part)
         runtime = package("onnxruntime")
         options = runtime.SessionOptions()
         options.log_severity_level = 4
@@ -183,7 +192,7 @@ def walk(
     values, exact = dict(feeds), set(feeds)
     if dumped is not None:
         _replace(values, exact, [name for name in feeds if name in dumped], dumped)
-    parts = list(_parts(model.nodes, stops, dumped is not None))
+    parts = list(_parts(model, stops, dumped is not None))
     last = {
         name: at for at, part in enumerate(parts) for node in part for name in (*needs(node), *node.output)
     }
@@ -234,12 +243,20 @@ def _replace(
         exact.add(name)
 
 
-def _parts(nodes: Iterable[Any], stops: Mapping[str, Any], singly: bool) -> Iterator[list[Any]]:
-    """The nodes, in order: those up to one that makes a stop together, or each alone."""
+def _parts(model: Model, stops: Mapping[str, Any], singly: bool) -> Iterator[list[Any]]:
+    """The nodes, in order: those up to one that makes a stop together, or each alone.
+
+    What makes a stop of half precision is alone, too: onnxruntime computes it in float32, and within a part
+    does not round what it takes, so that it would not be computed from what it seems to take.
+    """
     part: list[Any] = []
-    for node in nodes:
+    for node in model.nodes:
+        stop = any(name in stops for name in node.output)
+        if stop and part and model.types.get(node.input[0]) in _HALVES:
+            yield part
+            part = []
         part.append(node)
-        if singly or any(name in stops for name in node.output):
+        if singly or stop:
             yield part
             part = []
     if part:

@@ -63,7 +63,7 @@ def _verdict_facts(judged: Sequence[Judged], by: str | None) -> list[Fact]:
     count = sum(one.theirs is not None for one in judged)
     different = [one for one in judged if _differs(one)]
     worst, ours = (
-        max((v.error_over_bound for v in some if v), default=0.0)
+        max((v.error_over_bound for v in some if v is not None), default=0.0)
         for some in ([one.theirs for one in judged], [one.ours for one in judged])
     )
     text = (
@@ -72,6 +72,9 @@ def _verdict_facts(judged: Sequence[Judged], by: str | None) -> list[Fact]:
     if different:
         names = ", ".join(one.layer.name for one in different[:3]) + (", …" if len(different) > 3 else "")
         text = f"different: {len(different)} of {count} layer{'s' if count != 1 else ''}: {names}"
+        instead = {one.instead for one in different}
+        if len(instead) == 1 and (said := instead.pop()):
+            text += f", {said}"
     return [
         Fact("run_by", "run by", by, by or ""),
         Fact("judged", "layers judged", count, f"{count} of {len(judged)}"),
@@ -106,11 +109,12 @@ def _value(one: Judged) -> dict[str, Any]:
         "multiply_adds": layer.multiply_adds,
         "receptive_field": _list(layer.receptive_field),
         "total_stride": None if layer.total_stride is None else list(layer.total_stride),
-        "error_over_bound": theirs and theirs.error_over_bound,
+        "error_over_bound": None if theirs is None else theirs.error_over_bound,
         "verdict": _word(theirs),
-        "engine_error_over_bound": ours and ours.error_over_bound,
+        "engine_error_over_bound": None if ours is None else ours.error_over_bound,
         "engine_verdict": _word(ours),
         "why_not_judged": one.why,
+        "equal_instead": one.instead or None,
     }
 
 
@@ -126,7 +130,7 @@ def network_grid(judged: Sequence[Judged], formulas: bool = False) -> Grid:
         "receptive field",
         "total stride",
     ]
-    runs = any(one.theirs or one.why for one in judged)
+    runs = any(one.theirs is not None or one.why for one in judged)
     columns += ["error / bound", "verdict", "convmat's", "verdict"] if runs else []
     return Grid("", tuple(columns), [_line(one, formulas, runs) for one in judged])
 
@@ -159,7 +163,8 @@ def _line(one: Judged, formulas: bool, runs: bool) -> tuple[str, ...]:
         _seen_text(layer.receptive_field, layer.total_stride),
         _matrix(layer.total_stride) if layer.total_stride and None not in layer.total_stride else "",
     )
-    return (*line, *_verdict_cells(one.theirs, one.why), *_verdict_cells(one.ours, None)) if runs else line
+    cells = (*_verdict_cells(one.theirs, one.why, one.instead), *_verdict_cells(one.ours))
+    return (*line, *cells) if runs else line
 
 
 def _formulas(layer: Layer, geometry: ConvGeometry) -> list[str]:
@@ -169,10 +174,11 @@ def _formulas(layer: Layer, geometry: ConvGeometry) -> list[str]:
     return transpose_formulas(geometry, size)
 
 
-def _verdict_cells(verdict: Verdict | None, why: str | None) -> tuple[str, str]:
+def _verdict_cells(verdict: Verdict | None, why: str | None = None, instead: str = "") -> tuple[str, str]:
     if verdict is None:
         return "", f"not judged: {why}" if why else ""
     word = "equal" if verdict.equal else f"different: {verdict.outside} of {verdict.elements}"
+    word += f"; {instead}" if instead else ""
     return f"{verdict.error_over_bound:.3g}", word
 
 
@@ -208,7 +214,7 @@ def fc_facts(
     ]
     if end is None:
         return [*facts, *no_fc_facts()]
-    worst = max((one.theirs.error_over_bound for one in judged if one.theirs), default=0.0)
+    worst = max((one.theirs.error_over_bound for one in judged if one.theirs is not None), default=0.0)
     equal = end.equal and not any(map(_differs, judged))
     apart = f"{end.apart:.2g} of the largest apart, of {end.allowed:.2g} allowed"
     return [

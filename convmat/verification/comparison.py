@@ -80,6 +80,8 @@ class Definition:
     amplified: float = 1.0
     """What the least error on the way may come to in the result."""
     activation: Activation | None = None
+    both: Callable[[Any], tuple[Array, Array]] | None = None
+    """Values and sizes of a part at once, if that is quicker."""
     squares: Spread | None = None
     """How the squares of usual errors spread over a part, in each way to come to the result."""
 
@@ -90,22 +92,41 @@ class Definition:
         Where `most` is given, the comparison ends after the part in which more elements are outside; `note`
         is told of all that is judged.
         """
-        if result.shape != self.shape:
-            return Report.of_shapes(result, self.shape)
-        judge = self.judge(result.dtype, rule, format_of(result))
-        activation = self.activation and self.activation.fitted(result.dtype)
-        comparison = _Comparison(result, judge, activation, note)
-        for part in self.parts:
-            sizes = flushed = None
-            values = self.values(part)
-            if judge.bound is not None and self.sizes is not None and self.flushed is not None:
-                sizes = self.sizes(part)
-                if judge.bound.has_doubt:
-                    flushed = self.flushed(part, judge.bound.tiny)
-            comparison.add(values, sizes, flushed)
-            if most is not None and comparison.outside > most:
+        return self.compare_all([result], rule, most, note)[0]
+
+    @np.errstate(all="ignore")
+    def compare_all(
+        self, results: Sequence[Array], rule: Rule, most: int | None = None, note: Note | None = None
+    ) -> list[Report]:
+        """The verdicts on several results, as `compare` gives each; the definition is computed once."""
+        fitting = {(result.dtype, format_of(result)) for result in results if result.shape == self.shape}
+        judges = {(dtype, form): self.judge(dtype, rule, form) for dtype, form in fitting}
+        comparisons = [
+            _Comparison(result, judges[result.dtype, format_of(result)], self.activation, note)
+            if result.shape == self.shape
+            else None
+            for result in results
+        ]
+        judged = [comparison for comparison in comparisons if comparison is not None]
+        for part in self.parts if judged else ():
+            values, sizes = self._sums(part, any(one.judge.bound is not None for one in judged))
+            lost: dict[float | None, Array] = {}
+            for one in judged:
+                if one.tiny is not None and one.tiny not in lost and self.flushed is not None:
+                    lost[one.tiny] = self.flushed(part, one.tiny)
+                one.add(values, sizes if one.judge.bound is not None else None, lost.get(one.tiny))
+            if most is not None and all(one.outside > most for one in judged):
                 break
-        return comparison.report()
+        return [
+            Report.of_shapes(result, self.shape) if one is None else one.report()
+            for result, one in zip(results, comparisons, strict=True)
+        ]
+
+    def _sums(self, part: Any, bounded: bool) -> tuple[Array, Array | None]:
+        """A part, and its A where there is a bound."""
+        if not bounded or self.sizes is None:
+            return self.values(part), None
+        return (self.values(part), self.sizes(part)) if self.both is None else self.both(part)
 
     def judge(self, dtype: np.dtype[Any], rule: Rule, form: Format | None = None) -> Judge:
         """The judge of a result of this dtype; `form` is of one that NumPy has no dtype for."""
@@ -123,7 +144,11 @@ class _Comparison:
 
     def __init__(self, result: Array, judge: Judge, activation: Activation | None, note: Note | None) -> None:
         self.dtype, self.form = dtype_name(result), format_of(result)
-        self.result, self.judge, self.activation = np.asarray(result), judge, activation
+        self.result, self.judge = np.asarray(result), judge
+        self.activation = activation and activation.fitted(result.dtype)
+        bound = judge.bound
+        self.tiny = bound.tiny if bound is not None and bound.has_doubt else None
+        """Below which operands are in doubt, if any is."""
         self.note = note
         self.wrong: NDArray[np.bool_] | None = None
         self.elements = self.outside = self.exact_sums = 0
@@ -142,7 +167,7 @@ class _Comparison:
         part = self.result[tuple(slice(i, i + n) for i, n in zip(start, wanted.shape, strict=True))]
         if self.activation is not None:
             wanted = self.activation.settled(part, self.activation.apply(wanted))
-        for band in bands(wanted.shape):
+        for band in bands(wanted.shape, _EACH // 8):  # as many as lie in a cache together
             above, lost = (None if a is None else a[band] for a in (sizes, flushed))
             within = itertools.zip_longest(start, (inner.start for inner in band), fillvalue=0)
             self._add(part[band], wanted[band], above, lost, [int(i) + first for i, first in within])
@@ -153,25 +178,28 @@ class _Comparison:
         says = self.judge(result, wanted, sizes, flushed)
         error, allowed, outside, ratio, exactly = says
         band = tuple(slice(i, i + n) for i, n in zip(origin, wanted.shape, strict=True))
+        first = not self.elements
+        self.elements += outside.size
+        self.exact_sums += int(np.count_nonzero(exactly))
         if outside.any():
             if self.wrong is None:
                 self.wrong = np.zeros_like(self.result, bool)
             self.wrong[band] = outside
-        first = not self.elements
-        self.elements += outside.size
-        self.outside += int(np.count_nonzero(outside))
-        self.exact_sums += int(np.count_nonzero(exactly))
-        if self.outside <= FEW:
-            self.outside_at += [_moved(at, origin) for at in np.argwhere(outside).tolist()]
-        ratio[outside & ~(ratio > 1)] = math.inf  # NaN where the definition has none, say
+            self.outside += int(np.count_nonzero(outside))
+            if self.outside <= FEW:
+                self.outside_at += [_moved(at, origin) for at in np.argwhere(outside).tolist()]
+            ratio[outside & ~(ratio > 1)] = math.inf  # NaN where the definition has none, say
         if self.note is not None:
             self.note(band, wanted, says)
-        self._count(np.where(exactly, error, ratio), error, wanted)
+        self._count(np.where(exactly, error, ratio) if exactly.any() else ratio, error, wanted)
         largest = np.unravel_index(int(error.argmax()), error.shape)
         if first or error[largest] > self.max_abs_error:
             self.max_abs_error, self.bound = float(error[largest]), float(allowed[largest])
         # Of those furthest past what is allowed them, and past nothing all are infinitely far, the farthest.
-        at = np.unravel_index(int(np.where(ratio == ratio.max(), error, -1.0).argmax()), error.shape)
+        worst = ratio.max()
+        if worst < self.furthest[0]:
+            return
+        at = np.unravel_index(int(np.where(ratio == worst, error, -1.0).argmax()), error.shape)
         if (ratio[at], error[at]) > self.furthest:
             self.furthest = float(ratio[at]), float(error[at])
             self.worst_values = result[at].item(), wanted[at].item()
@@ -179,15 +207,16 @@ class _Comparison:
 
     def _count(self, rank: Array, error: Array, wanted: Array) -> None:
         """Take a part into the histogram and the relative error."""
-        buckets = np.searchsorted(HISTOGRAM, rank.ravel())
-        buckets[np.isinf(error).ravel()] = len(HISTOGRAM) + 1
-        self.histogram += np.bincount(buckets, minlength=len(HISTOGRAM) + 2)
-        there = (error != 0) & (wanted != 0)
-        relative = error[there] / np.abs(wanted[there].astype(np.result_type(wanted, np.float64)))
-        relative[np.isnan(relative)] = math.inf
-        self.max_rel_error = max(self.max_rel_error, float(relative.max(initial=0)))
-        if np.isinf(error).any():
-            self.max_rel_error = math.inf
+        wild = np.isinf(error)
+        lost = int(np.count_nonzero(wild))
+        rank = np.where(wild, math.nan, rank) if lost else rank
+        highest = rank.max()
+        up_to = [rank.size if highest <= edge else np.count_nonzero(rank <= edge) for edge in HISTOGRAM]
+        self.histogram += np.diff([0, *up_to, error.size - lost, error.size])
+        size = np.abs(wanted.astype(np.result_type(wanted, np.float64), copy=False))
+        relative = np.divide(error, size, out=np.zeros(error.shape), where=size != 0).max(initial=0)
+        relative = math.inf if lost or np.isnan(relative) else float(relative)
+        self.max_rel_error = max(self.max_rel_error, relative)
 
     def _ulps(self) -> float | None:
         """The worst element's error, in units in the last place that the right value has in the dtype."""

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from convmat.checks import finite, flag, got
 from convmat.errors import SettingError
 from convmat.formats import Format
-from convmat.verification.numbers import mantissa_bits, parts_of
+from convmat.verification.numbers import has_subnormal, mantissa_bits, parts_of
 from convmat.verification.numerics import PLAIN, Numerics
 
 Array = NDArray[Any]
@@ -165,14 +165,26 @@ class WithinBound:
             part = self.numerics.value(part)
             whole = whole and _is_whole(part)
             self.finite_inputs = self.finite_inputs and bool(np.isfinite(part).all())
-            self.has_doubt = self.has_doubt or bool(self.doubt(part).any())
+            self.has_doubt = self.has_doubt or has_subnormal(part, self.tiny)
         self.exact_below = 2.0**bits if whole else 0.0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no sum has to be exact, no operand is in doubt, and no result has saturated."""
+        return not (self.exact_below or self.has_doubt or self.is_scaled)
 
     def doubt(self, a: Array) -> NDArray[np.float64]:
         """How far each operand may be from the definition's: what is subnormal kernels may flush."""
         return self.numerics.doubt(a, self.tiny)
 
     def __call__(self, result: Array, wanted: Array, sizes: Any, flushed: Array | None) -> Judged:
+        exactly = sizes < self.exact_below if self.exact_below else np.zeros(result.shape, bool)
+        if not self.is_scaled and np.result_type(result, wanted, np.float64) == np.float64:
+            bound = self.allowed(wanted, sizes, flushed)
+            error = np.abs(result - wanted.astype(np.float64, copy=False))
+            if (error <= bound).all() and bound.max(initial=0) < math.inf:  # as nearly always
+                ratio = np.divide(error, bound, out=np.zeros(error.shape), where=bound > 0)
+                return Judged(error, bound, np.zeros(error.shape, bool), ratio, exactly)
         result, wanted, bounds = self.settled(result, wanted, sizes, flushed)
         # Of a complex element the part counts that is further off.
         outside, ratio, allowed = np.zeros(result.shape, bool), np.zeros(result.shape), bounds[0]
@@ -182,7 +194,7 @@ class WithinBound:
             of_part = _ratio(error, bound)
             allowed = np.where(of_part > ratio, bound, allowed)
             ratio = np.fmax(ratio, of_part)
-        return Judged(_distance(result, wanted), allowed, outside, ratio, sizes < self.exact_below)
+        return Judged(_distance(result, wanted), allowed, outside, ratio, exactly)
 
     def settled(
         self, result: Array, wanted: Array, sizes: Array, flushed: Array | None
@@ -194,7 +206,7 @@ class WithinBound:
         """
         kind = np.result_type(result.dtype, wanted.dtype, np.float64)
         result, wanted = result.astype(kind), wanted.astype(kind)
-        bounds = [self._of(part, sizes, flushed) for part in parts_of(wanted)]
+        bounds = [self.allowed(part, sizes, flushed) for part in parts_of(wanted)]
         settled = result.copy()
         for r, w, bound in zip(parts_of(settled), parts_of(wanted), bounds, strict=True):
             overflow = ~(sizes + bound < self.largest)
@@ -211,12 +223,16 @@ class WithinBound:
             np.copyto(settled, wanted, where=~np.isfinite(result) & ~np.isfinite(wanted))
         return settled, wanted, bounds
 
-    def _of(self, wanted: Array, sizes: Array, flushed: Array | None) -> Array:
+    def allowed(self, wanted: Array, sizes: Array, flushed: Array | None) -> Array:
         """How far from `wanted`, real numbers, each element may lie."""
         # R comes from float64 sums, with an error of their own.
-        gamma = _gamma(self.terms, self.u) + _gamma(self.terms, 2.0**-53)
-        off = gamma * sizes if flushed is None else gamma * sizes + flushed
-        bound = off * (1 + self.u_out) + self.u_out * np.abs(wanted) + self.underflow
+        share = gamma(self.terms, self.u) + gamma(self.terms, 2.0**-53)
+        bound: Array = share * sizes if flushed is None else share * sizes + flushed
+        if self.u_out:
+            bound = bound * (1 + self.u_out) + self.u_out * np.abs(wanted)
+        bound += self.underflow
+        if not self.exact_below:
+            return bound
         return np.where(sizes < self.exact_below, 0.0 if flushed is None else flushed, bound)
 
 
@@ -248,7 +264,7 @@ def _coarsest(dtype: np.dtype[Any], inputs: Sequence[Array]) -> Format:
     )
 
 
-def _gamma(terms: int, u: float) -> float:
+def gamma(terms: int, u: float) -> float:
     """Higham's γ_n = n·u / (1 − n·u)."""
     return terms * u / (1 - terms * u) if terms * u < 1 else math.inf
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import reference
+from convmat.arithmetic import choose_arithmetic
 from convmat.checks import choice, got, known_numbers, numbers
 from convmat.engine import execute, prepare
 from convmat.errors import ConvmatError, SettingError
@@ -172,13 +173,15 @@ def _accumulators(
 ) -> Definition:
     """What becomes of a quantized layer's sums, some outputs at a time; it is met exactly."""
     x, filters, bias, geometry, layer = given
-    layer = layer | {"pixels": quantized.pixels, "outside": quantized.input_zero_point}
+    weights = quantized.weights(filters)
+    holds = choose_arithmetic(geometry.terms, quantized.pixels(x), weights, bias).accumulator
+    layer = layer | {"pixels": quantized.pixels, "outside": quantized.input_zero_point, "sums": holds}
     window = (geometry.stride, geometry.padding, geometry.dilation)
     size = reference.output_size(x.shape[1:-1], filters.shape[1:-1], *window)
     shape = (len(x), *size, len(filters))
     parts = bands(shape[:-1], max(shape[-1], x.shape[-1]))
-    sums = partial(reference.convolve_by_taps, x, quantized.weights(filters), *window, **layer, bias=bias)
-    return Definition(shape, watch(parts, len(parts)), lambda band: outcome(sums(band=band)))
+    sums = partial(reference.convolve_by_taps, x, weights, *window, **layer, bias=bias)
+    return Definition(shape, watch(parts, len(parts)), lambda band: outcome(sums(band=band).astype(np.int64)))
 
 
 def _in_shape(result: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -296,13 +299,17 @@ def _definition(given: _Inputs, numerics: Numerics, watch: Watch) -> Definition:
     window = (geometry.stride, geometry.padding, geometry.dilation)
     size = reference.output_size(x.shape[1:-1], filters.shape[1:-1], *window)
     shape = (len(x), *size, len(filters))
+    inputs = [x, filters] if bias is None else [x, filters, bias]
     sums = partial(reference.convolve_by_taps, x, filters, *window, **layer)
     rounded = partial(reference.convolve_by_taps, x, numerics.value(filters), *window, **layer)
     parts = bands(shape[:-1], max(shape[-1], x.shape[-1]))
+    integers = all(a.dtype.kind in "biu" for a in inputs) and numerics is PLAIN
+    holds = choose_arithmetic(geometry.terms, x, filters, bias).accumulator if integers else None
 
     def values(band: Any) -> NDArray[Any]:
         shift = None if bias is None else numerics.bias_value(bias)
-        return rounded(bias=shift, band=band, pixels=numerics.value)
+        made = rounded(bias=shift, band=band, pixels=numerics.value, sums=holds)
+        return made.astype(np.int64, copy=False) if integers else made
 
     def sizes(band: Any) -> NDArray[Any]:
         shift = None if bias is None else numerics.bias_size(bias)
@@ -321,9 +328,10 @@ def _definition(given: _Inputs, numerics: Numerics, watch: Watch) -> Definition:
         values,
         sizes,
         flushed,
-        [x, filters] if bias is None else [x, filters, bias],
+        inputs,
         geometry.terms + (bias is not None),
         numerics=numerics,
+        both=_together(given) if numerics is PLAIN and not integers else None,
         squares=lambda: [lambda band: sums(band=band, pixels=_square, weights=_square)],
     )
     if numerics.tiles is None:
@@ -331,6 +339,22 @@ def _definition(given: _Inputs, numerics: Numerics, watch: Watch) -> Definition:
     turned = np.flip(filters, tuple(range(1, filters.ndim - 1))) if layer["flip"] else filters
     of_transform = Layer(x, turned, geometry, layer["groups"], layer["padding_mode"])
     return _transformed(made, of_transform, 0.0 if bias is None else magnitude(bias), numerics.tiles)
+
+
+def _together(given: _Inputs) -> Callable[[Any], tuple[NDArray[Any], NDArray[Any]]]:
+    """The result and A of a band at once."""
+    x, filters, bias, geometry, layer = given
+    size = np.abs if x.dtype.kind == filters.dtype.kind == "f" else magnitude
+    shift = None if bias is None else magnitude(bias)
+    products = [reference.Products(bias=bias), reference.Products(size, size, shift)]
+    window = (geometry.stride, geometry.padding, geometry.dilation)
+    sums = partial(reference.sums_by_taps, x, filters, products, *window, **layer)
+
+    def both(band: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        values, sizes = sums(band=band)
+        return values, sizes
+
+    return both
 
 
 def _transformed(made: Definition, layer: Layer, bias: Any, tiles: Tiles) -> Definition:
@@ -359,6 +383,7 @@ def definition(
     dilation: Sizes = 1,
     groups: int = 1,
     bias: NDArray[Any] | None = None,
+    quantization: Quantization | None = None,
 ) -> Definition:
     """What a layer's result must be, some outputs at a time, for who judges several results of it at once.
 
@@ -366,7 +391,11 @@ def definition(
     """
     geometry = prepare(x, filters, stride, padding, dilation, groups, bias).plan.geometry
     options = {"groups": groups, "flip": False, "padding_mode": "zeros"}
-    return _definition(_Inputs(x, filters, bias, geometry, options), PLAIN, unwatched)
+    given = _Inputs(x, filters, bias, geometry, options)
+    if quantization is None:
+        return _definition(given, PLAIN, unwatched)
+    quantized = quantization.of_layer(x, filters, bias)
+    return _accumulators(given, quantized, quantized.apply, unwatched)
 
 
 class Explanation(NamedTuple):
