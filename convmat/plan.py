@@ -222,8 +222,8 @@ def make_plan(
             default `BLOCK_BYTES` where something is copied, else all.
         threads: to use at most; small work is done on one.
     """
-    filters, where = filter_shape[0], (stride, padding, dilation, groups)
-    geometry = filter_geometry(input_shape, filter_shape, *where)
+    where = (stride, padding, dilation, groups)
+    geometry, filters = filter_geometry(input_shape, filter_shape, *where), filter_shape[0]
     if compiled is not None:
         kernel = kernel or suited_kernel(geometry, filters, arithmetic.accumulator, compiled)
         pairs = arithmetic.pairs and kernel == "wide" and filter_shape[-1] % 2 == 0

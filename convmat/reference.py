@@ -210,18 +210,21 @@ def unroll_by_taps(
     band: Sequence[slice] = (),
     outside: int = 0,
 ) -> NDArray[Any]:
-    """The same matrix, one kernel tap at a time over whole images, for images of real size.
+    """The same matrix by the pixels that taps see along each axis, for images of real size.
 
     `band` keeps only those images, and those outputs along each spatial axis; `outside` is what padding with
     zeros holds.
     """
     x, along = _banded(x, _axes(x.shape[1:-1], kernel_size, stride, padding, dilation), band)
-    taps = list(itertools.product(*map(range, kernel_size)))
     places = _places(along, x, padding_mode)
-    seen = [_seen_by(tap, places, x, outside) for tap in taps]
-    patches = np.stack(seen, axis=-1 if order == "chw" else -2)
+    seen = _seen([[p for of_tap in of_axis for p in of_tap] for of_axis in places], x, outside)
+    counts = [count for starts, taps in along for count in (len(taps), len(starts))]
+    seen = seen.reshape(len(x), *counts, x.shape[-1])
+    tap_axes, last = [*range(1, 2 * len(along), 2)], 2 * len(along) + 1
+    columns = [last, *tap_axes] if order == "chw" else [*tap_axes, last]
+    patches = seen.transpose(0, *range(2, last, 2), *columns)
     rows = len(x) * math.prod(len(starts) for starts, _ in along)
-    return patches.reshape(rows, len(seen) * x.shape[-1])
+    return patches.reshape(rows, math.prod(len(taps) for _, taps in along) * x.shape[-1])
 
 
 class Term(NamedTuple):
@@ -471,7 +474,11 @@ def _seen_by(
     tap: Sequence[int], places: list[list[list[int | None]]], x: NDArray[Any], zero: int = 0
 ) -> NDArray[Any]:
     """The pixels that one tap sees from every position, (N, *out, C)."""
-    lines = [of_axis[i] for of_axis, i in zip(places, tap, strict=True)]
+    return _seen([of_axis[i] for of_axis, i in zip(places, tap, strict=True)], x, zero)
+
+
+def _seen(lines: Sequence[Sequence[int | None]], x: NDArray[Any], zero: int = 0) -> NDArray[Any]:
+    """Pixels by their indices along each spatial axis, (N, *lines, C); `zero` where an index is None."""
     pixels = [np.array([p or 0 for p in line], np.intp) for line in lines]
     seen = x[np.ix_(np.arange(len(x)), *pixels)]
     for axis, line in enumerate(lines):
