@@ -12,7 +12,7 @@ from convmat.encodings import printable, readable
 from convmat.errors import ConvmatError
 
 _IMPORT = re.compile(r"(?:from|import) (\w+)")
-_PROJECTS = {"PIL": "pillow"}
+_PROJECTS = {"PIL": "pillow", **dict.fromkeys(("dask", "distributed", "zarr"), "'convmat[dask]'")}
 """What pip calls packages that it has under another name."""
 
 

@@ -291,6 +291,15 @@ quantization_options = together(
         help="The same in short, as in 0.004,-3,tflite.",
     ),
 )
+scheduler_option = click.option(
+    "--scheduler",
+    metavar="WHERE",
+    help="Compute chunk by chunk, with Dask: on threads, processes, or a cluster, tcp://HOST:PORT. INPUT may "
+    "be a folder, or a pattern in quotes, then.  [default: threads, where a .zarr is read or written]",
+)
+resume_option = click.option(
+    "--resume", "go_on", is_flag=True, help="Go on with a .zarr that is half-written."
+)
 
 
 # Of judging

@@ -14,7 +14,7 @@ from convmat.arithmetic import arithmetic_of
 from convmat.cli.command import refuse
 from convmat.cli.drawing import draw_errors
 from convmat.cli.gradients import judge_bias_gradient, judge_input_gradient, judge_weight_gradient
-from convmat.cli.inputs import Batch, check_one_pipe
+from convmat.cli.inputs import Batch, check_one_pipe, is_chunked
 from convmat.cli.judged import (
     Judged,
     Result,
@@ -104,6 +104,8 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
     layer = asks.layer
     if len(inputs) == 2 and layer.kernel is None:
         raise click.UsageError("Missing option '--kernel'; two arrays are compared by 'convmat compare A B'")
+    if is_chunked((*inputs, *([asks.expected] if asks.expected else [])), asks.scheduler):
+        return _convolve_chunked(inputs, asks)
     quantization = quantization_of(asks.quantize, asks.requantize)
     batch, arguments = open_layer(inputs, layer, expected=asks.expected)
     geometry, count = geometry_of(batch.shape, arguments), len(arguments["filters"])
@@ -170,6 +172,20 @@ def _terms(
         return explained(x, at=at, **arguments)
     filters = quantization.weights(arguments["filters"])
     return explained(quantization.pixels(x), at=at, **arguments | {"filters": filters})
+
+
+def _convolve_chunked(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
+    from convmat.cli.cluster import on, verify_chunked
+
+    refuse(_OF_RESULTS, "goes without --scheduler and .zarr")
+    with on(asks.scheduler):
+        verdict, batch, geometry, raw = verify_chunked(inputs, asks.layer, asks.expected, asks.tolerance)
+    return judged(
+        verdict,
+        [*batch.facts(), *geometry_facts(geometry, asks.layer.padding_mode)],
+        given=None if raw is None else raw.shape,
+        layout=asks.layer.layout,
+    )
 
 
 def _check_room(
@@ -312,7 +328,7 @@ _STAGES = {
     "flatten-filters": _Stage(_flatten_filters, (*_JUDGED, *_KERNELS, "dims", "order", "diagnose")),
     "convolve": _Stage(
         _convolve,
-        (*_LINEAR, *_OF_RESULTS, "bias", "explain", "diagnose", "figure", "theme", "scale"),
+        (*_LINEAR, *_OF_RESULTS, "bias", "explain", "diagnose", "figure", "theme", "scale", "scheduler"),
     ),
     "fold": _Stage(
         _fold, (*_PATCHES, "kernel_size", "input_shape", "order", "overlap", "arithmetic", "diagnose")

@@ -75,6 +75,7 @@ _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix", "dx", "dw"
     default=0,
     help="Random geometries to add to the self-check, to soak it.",
 )
+@options.scheduler_option
 @options.report_options
 def command(inputs: tuple[str, ...], stage: str, **asks: Any) -> None:
     """Prove that the FC form equals the definition of convolution, or that your result does.

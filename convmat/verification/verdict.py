@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -259,6 +259,35 @@ class Report(Shown):
         """The histogram, each bucket with its upper edge, or what else it is for."""
         names = [*(f"{edge:g}" for edge in HISTOGRAM), "more", "NaN or infinity"]
         return [{"up_to": name, "count": count} for name, count in zip(names, self.histogram, strict=True)]
+
+
+def joined(parts: Sequence[tuple[tuple[int, ...], Report]], shape: tuple[int, ...]) -> Report:
+    """One report on a result of this shape, of those on its parts, each with the index where it begins."""
+    reports = [report for _, report in parts]
+    at, worst = max(parts, key=lambda part: (part[1].error_over_bound, part[1].max_abs_error))
+    largest = max(reports, key=lambda report: report.max_abs_error)
+    outside = sum(report.outside for report in reports)
+    listed = [_moved(index, start) for start, report in parts for index in report.outside_at]
+    return replace(
+        worst,
+        equal=outside == 0,
+        shape=shape,
+        expected_shape=shape,
+        exact=all(report.exact for report in reports),
+        elements=sum(report.elements for report in reports),
+        outside=outside,
+        max_abs_error=largest.max_abs_error,
+        bound=largest.bound,
+        worst=None if worst.worst is None else _moved(worst.worst, at),
+        max_rel_error=max(report.max_rel_error for report in reports),
+        histogram=tuple(map(sum, zip(*(report.histogram for report in reports), strict=True))),
+        exact_sums=sum(report.exact_sums for report in reports),
+        outside_at=tuple(sorted(listed)) if outside <= FEW else (),
+    )
+
+
+def _moved(index: tuple[int, ...], start: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(i + first for i, first in zip(index, start, strict=True))
 
 
 def _elements(count: int) -> str:
