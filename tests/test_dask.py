@@ -138,7 +138,8 @@ def test_chunks_follow_the_input() -> None:
     assert cd.convolve(x, w, padding="same", stride=2).chunks == ((3, 1), (10, 10, 12), (24,), (3,))
     assert cd.convolve_transpose(y, w, padding="same").chunks == (*x.chunks[:-1], (2,))
     x_col = cd.unroll(x, 3, padding="same")
-    assert x_col.chunks == (tuple(lines * 48 for lines in (20, 20, 24)) * 4, (18,))
+    # Of three images in three chunks each has one whole; the fourth is cut where its lines are.
+    assert x_col.chunks == ((64 * 48,) * 3 + (20 * 48, 20 * 48, 24 * 48), (18,))
     assert cd.unroll(x[:, :20], 3).chunks == ((3 * 18 * 46, 18 * 46), (18,))
 
 
@@ -253,13 +254,30 @@ def test_verify_finds_a_halo_that_is_off(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_verify_quantized_results_and_shapes() -> None:
     rng = np.random.default_rng(0)
     x, w = rng.integers(-9, 9, (2, 8, 8, 2), "i1"), rng.integers(-9, 9, (3, 3, 3, 2), "i1")
-    chunked, rule = da.from_array(x, chunks=(1, 3, 8, 2)), (0.05, 3, "half-even", "int8")
-    assert cd.verify(chunked, w, requantize=rule)
-    wrong = cd.verify(chunked, w, expected=np.zeros((2, 6, 6, 3), "i1"), requantize=rule)
-    right = cm.verify(x, w, expected=np.zeros((2, 6, 6, 3), "i1"), requantize=rule)
+    rule = cm.Quantization(scale=0.05, input_zero_point=2, output_zero_point=3)
+    chunked, how = da.from_array(x, chunks=(1, 3, 8, 2)), {"quantization": rule, "padding": 1}
+    y, wanted = cd.convolve(chunked, w, **how), cm.convolve(x, w, **how)
+    assert y.dtype == "i1"
+    np.testing.assert_array_equal(y.compute(), wanted)
+    assert cd.verify(chunked, w, **how)
+    assert cd.verify(chunked, w, expected=wanted, **how)
+    wrong, right = (v(a, w, expected=0 * wanted, **how) for v, a in ((cd.verify, chunked), (cm.verify, x)))
     assert (wrong.outside, wrong.worst) == (right.outside, right.worst)
     assert str(cd.verify(chunked, w, expected=np.zeros((2, 6, 6, 2)))) == (
         "different: shape 2 × 6 × 6 × 2, expected 2 × 6 × 6 × 3"
     )
     with pytest.raises(cm.ConvmatError, match=r"^atol: got -1; give a finite number"):
         cd.verify(chunked, w, atol=-1)
+    with pytest.raises(cm.ConvmatError, match=r"^arithmetic: is of floats"):
+        cd.verify(chunked, w, **how, arithmetic="tf32")
+
+
+def test_verify_by_named_arithmetics_and_with_activations() -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 8, 8, 2), "f4"), rng.standard_normal((3, 3, 3, 2), "f4")
+    chunked = da.from_array(x, chunks=(1, 3, 5, 2))
+    coarse = {"arithmetic": "float16-accumulate", "expected": cm.convolve(x, w) * np.float32(1.001)}
+    for how in ({"activation": "relu"}, {"arithmetic": "tf32"}, {"activation": (0, 1), "atol": 1e-5}, coarse):
+        ours, theirs = cd.verify(chunked, w, **how), cm.verify(x, w, **how)
+        for name in ("equal", "outside", "arithmetic", "activation", "exact", "tolerances"):
+            assert getattr(ours, name) == getattr(theirs, name), name

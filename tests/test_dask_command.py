@@ -137,7 +137,7 @@ def test_chunks_of_zeros_are_known_to_be_there(folder: Path, capsys: pytest.Capt
             "convolve frames --kernel k.npy --scheduler tcp://127.0.0.1:9",
             "tcp://127.0.0.1:9: is no scheduler that",
         ),
-        ("convolve frames --kernel k.npy --plan -o y.zarr", r"--plan goes without \.zarr"),
+        ("convolve frames --kernel k.npy --plan -o y.zarr", r"--plan needs arrays whole; leave out \.zarr"),
         ("convolve frames --kernel k.npy --plan --scheduler threads", "--scheduler goes without --plan"),
         (
             "convolve none --kernel k.npy --scheduler threads",

@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 from convmat import dask as chunkwise
 from convmat.cli.command import refuse
 from convmat.cli.inputs import Batch, check_one_pipe, open_batch, refuse_image_options, warn_of_layout
-from convmat.cli.output import asked, progress
+from convmat.cli.output import asked, progress, watching
+from convmat.cli.quantized import quantization_of
 from convmat.dask.schedulers import done, scheduling
 from convmat.dask.sources import of_array, of_pictures
 from convmat.dask.stores import of_zarr, storing
 from convmat.errors import FileError, ShapeError
-from convmat.files.names import is_picture, is_zarr
+from convmat.files.names import is_pattern, is_picture, is_zarr
 from convmat.files.npy import NpyInput
 from convmat.layouts import to_batch
-from convmat.report.facts import input_fact, turned_fact
+from convmat.report.facts import geometry_facts, input_fact, turned_fact
 from convmat.shown import Fact, sizes
 from convmat.trouble import say
 
 if TYPE_CHECKING:
+    from convmat.cli.judged import Judged, VerifyOptions
     from convmat.cli.options import LayerOptions
-    from convmat.geometry import ConvGeometry
-    from convmat.verification.verdict import Report
 
 _ROWS_BYTES = 1 << 27
 """Of a result that are brought here at a time, or one chunk of images."""
@@ -101,7 +101,7 @@ def _expanded(name: str) -> list[str]:
     """The files that a folder or a pattern names, in order of their names; any other name as it is."""
     if os.path.isdir(name) and not is_zarr(name):
         found = sorted(entry.path for entry in os.scandir(name) if entry.name[0] != "." and entry.is_file())
-    elif glob.has_magic(name) and not os.path.exists(name):
+    elif is_pattern(name):
         found = sorted(glob.glob(name, recursive=True))
     else:
         return [name]
@@ -165,8 +165,8 @@ def rows_of(array: Any) -> Iterator[NDArray[Any]]:
 def write_zarr(array: Any, output: str, go_on: bool) -> list[Fact]:
     """Write a result as zarr, chunk by chunk; what is to be told of it."""
     work = storing(array, output, go_on)
-    there = work.total - len(work.parts)
-    for _ in progress(done(work.parts), len(work.parts), unit="chunk", size=lambda _: 1):
+    there = work.total - len(work.keys)
+    for _ in progress(done(work.graph, work.keys), len(work.keys), unit="chunk", size=lambda _: 1):
         pass
     work.finish()
     text = f"{work.total} of {sizes(work.chunks)}" + (f", {there} of them there already" if there else "")
@@ -176,19 +176,32 @@ def write_zarr(array: Any, output: str, go_on: bool) -> list[Fact]:
 # Verdicts
 
 
-def verify_chunked(
-    inputs: tuple[str, ...], layer: LayerOptions, expected: str | None, rules: dict[str, Any]
-) -> tuple[Report, Chunked, ConvGeometry, Any]:
-    """The verdict on a layer's result, chunk by chunk; its input and geometry, and the array judged."""
-    from convmat.cli.judged import as_images
+def judge_chunked(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
+    """The verdict on a convolution, chunk by chunk."""
+    from convmat.cli.judged import as_images, judged
     from convmat.cli.layer import geometry_of, open_layer
 
-    refuse(("explain", "diagnose"), "needs the arrays whole; leave out --scheduler, and give a part of them")
+    whole = ("explain", "figure", *(["diagnose"] if asks.diagnose else []))
+    refuse(whole, "needs the arrays whole; leave out --scheduler, and give a part of them")
+    layer, expected = asks.layer, asks.expected
+    quantization = quantization_of(asks.quantize, asks.requantize)
     batch = open_chunked(inputs, layer)
     _, arguments = open_layer(inputs, layer, expected=expected, batch=batch)
-    raw = None
+    raw = result = None
     if expected is not None:
         raw = of_zarr(expected) if is_zarr(expected) else of_array(NpyInput(expected))
-    result = None if raw is None else as_images(raw, batch.dims, layer.layout)
-    verdict = chunkwise.verify(batch.array, expected=result, **arguments, **rules)
-    return verdict, batch, geometry_of(batch.shape, arguments), raw
+        result = as_images(raw, batch.dims, layer.layout)
+    rules = asks.rules | {"quantization": quantization}
+    with on(asks.scheduler):
+        watch = watching("chunk")
+        verdict = chunkwise.verify(batch.array, expected=result, **arguments, **rules, watch=watch)
+    if quantization is not None:
+        dtype = None if raw is None else raw.dtype
+        quantization = quantization.of_layer(batch.empty(), arguments["filters"], None, dtype)
+    return judged(
+        verdict,
+        [*batch.facts(), *geometry_facts(geometry_of(batch.shape, arguments), layer.padding_mode)],
+        given=None if raw is None else raw.shape,
+        layout=layer.layout,
+        quantization=quantization,
+    )

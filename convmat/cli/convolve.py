@@ -39,7 +39,7 @@ _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
         "animate": "transpose quantize requantize",
         "quantize": "transpose requantize",
         "requantize": "transpose",
-        "scheduler": "transpose plan figure animate quantize requantize",
+        "scheduler": "transpose plan figure animate",
     },
 )
 @options.inputs_argument()
@@ -105,15 +105,15 @@ def command(
     from convmat.cli.quantized import quantization_of
     from convmat.cli.work import write
 
+    quantization = quantization_of(quantize, requantize)
     if is_chunked(asked["inputs"], scheduler, output, go_on):
-        refuse(("transpose", "plan", "figure", "animate", "quantize", "requantize"), "goes without .zarr")
-        work = _chunked(**asked, scheduler=scheduler, go_on=go_on)
+        refuse(("transpose", "plan", "figure", "animate"), "needs arrays whole; leave out .zarr and folders")
+        work = _chunked(**asked, scheduler=scheduler, go_on=go_on, quantization=quantization)
     elif transpose:
         work = _transposed(
             **asked, output_padding=output_padding, input_shape=input_shape, figure=figure, look=look
         )
     else:
-        quantization = quantization_of(quantize, requantize)
         asked |= {"figure": figure, "animate": animate, "look": look}
         work = _convolved(**asked, shows_plan=plan, quantization=quantization)
     write(work, output)
@@ -187,6 +187,7 @@ def _chunked(
     threads: int | None,
     scheduler: str | None,
     go_on: bool,
+    quantization: Quantization | None,
 ) -> Work:
     from convmat import dask as chunkwise
     from convmat.cli.cluster import chunkwise_fields, open_chunked, threads_of_task
@@ -196,14 +197,16 @@ def _chunked(
     from convmat.report.facts import absent
     from convmat.report.results import layer_facts, plan_facts
 
-    batch, arguments = open_layer(inputs, layer, batch=(opened := open_chunked(inputs, layer)))
-    y = chunkwise.convolve(opened.array, **arguments, threads=threads_of_task(scheduler, threads))
-    plan = prepare(batch.empty(), **arguments, threads=threads).plan.for_batch(batch.shape[0])
-    facts = [*batch.facts(), *layer_facts(plan, layer.flip, layer.layout), *plan_facts([])]
+    batch = open_chunked(inputs, layer)
+    arguments = open_layer(inputs, layer, batch=batch)[1] | {"quantization": quantization}
+    y = chunkwise.convolve(batch.array, **arguments, threads=threads_of_task(scheduler, threads))
+    whole = prepare(batch.empty(), **arguments, threads=threads)
+    plan = whole.plan.for_batch(batch.shape[0])
+    facts = [*batch.facts(), *layer_facts(plan, layer.flip, layer.layout, whole.quantized), *plan_facts([])]
     return Work(
         y.shape,
         y.dtype,
-        facts=[*facts, *absent("picture", "figure")],
+        facts=[*facts, *absent("picture", "figure", "animation")],
         layout=layer.layout,
         from_8_bit=batch.dtype == "uint8",
         **chunkwise_fields(y, scheduler, threads, go_on),

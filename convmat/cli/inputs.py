@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from convmat.cli.command import is_default, refuse
 from convmat.cli.output import warn
 from convmat.doubts import likelier_layout
 from convmat.errors import GeometryError, ShapeError
-from convmat.files.names import is_zarr, is_zarr_name
+from convmat.files.names import is_pattern, is_zarr_name
 from convmat.files.npy import NpyInput, is_array
 from convmat.files.streams import Pipe, is_pipe
 from convmat.layouts import to_batch, to_batch_shape
@@ -175,11 +176,14 @@ def open_batch(
 def is_chunked(
     inputs: tuple[str, ...], scheduler: str | None, output: str | None = None, go_on: bool = False
 ) -> bool:
-    """Whether Dask is to compute, as --scheduler or .zarr says; --resume goes with -o FILE.zarr alone."""
+    """Whether Dask is to compute, as --scheduler, .zarr, a folder or a pattern says; --resume goes with
+    -o FILE.zarr alone.
+    """
     to_zarr = output is not None and is_zarr_name(output)
     if go_on and not to_zarr:
         raise click.UsageError("--resume goes with -o FILE.zarr")
-    return to_zarr or scheduler is not None or any(map(is_zarr, inputs))
+    several = (os.path.isdir(name) or is_pattern(name) for name in inputs)
+    return to_zarr or scheduler is not None or any(several)
 
 
 def check_one_pipe(*names: str | None) -> None:

@@ -105,7 +105,9 @@ def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
     if len(inputs) == 2 and layer.kernel is None:
         raise click.UsageError("Missing option '--kernel'; two arrays are compared by 'convmat compare A B'")
     if is_chunked((*inputs, *([asks.expected] if asks.expected else [])), asks.scheduler):
-        return _convolve_chunked(inputs, asks)
+        from convmat.cli.cluster import judge_chunked
+
+        return judge_chunked(inputs, asks)
     quantization = quantization_of(asks.quantize, asks.requantize)
     batch, arguments = open_layer(inputs, layer, expected=asks.expected)
     geometry, count = geometry_of(batch.shape, arguments), len(arguments["filters"])
@@ -172,20 +174,6 @@ def _terms(
         return explained(x, at=at, **arguments)
     filters = quantization.weights(arguments["filters"])
     return explained(quantization.pixels(x), at=at, **arguments | {"filters": filters})
-
-
-def _convolve_chunked(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
-    from convmat.cli.cluster import on, verify_chunked
-
-    refuse(_OF_RESULTS, "goes without --scheduler and .zarr")
-    with on(asks.scheduler):
-        verdict, batch, geometry, raw = verify_chunked(inputs, asks.layer, asks.expected, asks.tolerance)
-    return judged(
-        verdict,
-        [*batch.facts(), *geometry_facts(geometry, asks.layer.padding_mode)],
-        given=None if raw is None else raw.shape,
-        layout=asks.layer.layout,
-    )
 
 
 def _check_room(

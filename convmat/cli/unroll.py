@@ -70,7 +70,7 @@ def command(dry_run: bool, output: str | None, **asked: Any) -> None:
 
     make: Callable[..., Work] = _unrolled
     if is_chunked(asked["inputs"], asked["scheduler"], output, asked["go_on"]):
-        refuse(("figure", "animate", "preview"), "goes without .zarr")
+        refuse(("figure", "animate", "preview"), "needs arrays whole; leave out .zarr and folders")
         make = _chunked
     write(make(**asked), output, computed=not dry_run)
 

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from convmat import adjoint, engine, folding, patches
 from convmat.axis import PADDING_MODES, kernel_extent
-from convmat.checks import bias_numbers, choice, flag, spatial_shape
+from convmat.checks import bias_numbers, choice, spatial_shape
 from convmat.dask.operands import Operands, checked, images
 from convmat.dask.windows import (
     Array,
@@ -40,6 +40,7 @@ from convmat.dask.windows import (
 from convmat.geometry import ORDERS, ConvGeometry, Padding, Sizes
 from convmat.patches import geometry_of, settled, settled_where
 from convmat.plan import filter_geometry
+from convmat.quantization import Quantization
 from convmat.threads import thread_count
 
 _BAND_BYTES = 1 << 22
@@ -62,9 +63,9 @@ def unroll(
 ) -> da.Array:
     """Unroll images into X_col, (N·H_out·W_out, kh·kw·C), lazily; see `convmat.unroll`.
 
-    Its rows run over (n, y, x), so a chunk of it has whole lines of an image: where spatial axes are chunked
-    it has part of one image, and sees all chunks of x along the later axes. Chunk x along N, or along its
-    first spatial axis, where that matters.
+    Its rows run over (n, y, x), so a chunk of it has whole images or, where spatial axes are chunked, some
+    whole lines of one; it sees all chunks of x along the later axes. Chunk x along N alone, or one image
+    along its first spatial axis, where that matters: halos are all that is moved then.
 
     Args:
         x: (N, *spatial, C). threads: that each task works with; the tasks beside it have the other cores.
@@ -74,16 +75,10 @@ def unroll(
     choice("padding_mode", padding_mode, PADDING_MODES)
     choice("order", order, ORDERS)
     bounds = list(map(bounds_of, x.chunks))
-    whole = all(len(b) == 2 for b in bounds[1:-1])
-    boxes = [(n, range(geometry.output_size[0])) for n in ranges(bounds[0])]
-    if not whole:
-        across = math.prod(len(b) - 1 for b in bounds[2:-1])
-        lines = [part for r in outputs_of(geometry, 0, bounds[1]) for part in _split(r, across)]
-        boxes = list(itertools.product((range(n, n + 1) for n in range(geometry.batch)), lines))
+    boxes = [box for some in ranges(bounds[0]) for box in _boxes(geometry, some, bounds[1:-1])]
     how = _layer(geometry) | {"kernel_size": geometry.kernel_size}
     how |= {"padding_mode": padding_mode, "order": order, "threads": thread_count(threads)}
     results, counts = [], []
-    boxes = boxes or [(range(0), range(geometry.output_size[0]))]
     batches, channels = _ends([some for some, _ in boxes], bounds)
     for i, (some, first) in enumerate(boxes):
         outputs = [first, *map(range, geometry.output_size[1:])]
@@ -106,6 +101,7 @@ def convolve(
     flip: bool = False,
     padding_mode: str = "zeros",
     *,
+    quantization: Quantization | None = None,
     threads: int = 1,
 ) -> da.Array:
     """Convolve images with filters, lazily; see `convmat.convolve`.
@@ -113,7 +109,8 @@ def convolve(
     Args:
         x: (N, *spatial, C), chunked in any way; chunks along C are joined. The other arguments are those of
             `convmat.convolve`, filters and bias in memory.
-        threads: that each task works with; the tasks beside it have the other cores.
+        threads: that each task works with; the tasks beside it have the other cores. Here, as in the other
+            functions, it is 1 if not said.
 
     Returns:
         Y, (N, *out, K): in each chunk of it are the outputs whose windows' middles lie in a chunk of x.
@@ -124,10 +121,9 @@ def convolve(
     x = images("input", x)
     operands = Operands.of(filters, bias)
     geometry = filter_geometry(x.shape, operands.filters.shape, stride, padding, dilation, groups)
-    choice("padding_mode", padding_mode, PADDING_MODES)
-    flag("flip", flip)
-    if operands.bias is not None:
-        bias_numbers(operands.bias, len(operands.filters), "filters")
+    how = _layer(geometry) | {"groups": geometry.groups, "flip": flip, "padding_mode": padding_mode}
+    how |= {"quantization": quantization}
+    dtype = operands.convolved(x, padding=geometry.pads, **how)
     bounds = list(map(bounds_of, x.chunks))
     along = [
         [seen_along(geometry, a, b, padding_mode, outputs) for outputs in outputs_of(geometry, a, b)]
@@ -136,8 +132,7 @@ def convolve(
     some = ranges(bounds[0])
     batches, channels = _ends(some, bounds)
     chunked = next((a for a, b in enumerate(bounds[1:-1]) if len(b) > 2), None)
-    how = _layer(geometry) | {"groups": geometry.groups}
-    how |= {"flip": flip, "padding_mode": padding_mode, "threads": thread_count(threads)}
+    how["threads"] = thread_count(threads)
     results = [
         Result(
             (*index, 0),
@@ -148,7 +143,8 @@ def convolve(
     ]
     chunks = _chunks(some, [[s.outputs for s in seen] for seen in along], len(operands.filters))
     how["padding"] = geometry.pads
-    return _array("convolve", x, results, chunks, operands.result_dtype(x), how, operands)
+    fill = 0 if quantization is None else quantization.input_zero_point
+    return _array("convolve", x, results, chunks, dtype, how, operands, fill)
 
 
 def convolve_transpose(
@@ -179,7 +175,7 @@ def convolve_transpose(
     geometry = adjoint.checked_geometry(y.shape, operands.filters.shape, *where, shape)
     if operands.bias is not None:
         bias_numbers(operands.bias, geometry.channels, "channels")
-    dtype = operands.result_dtype(y)
+    dtype = operands.transposed(y)
     bounds = list(map(bounds_of, y.chunks))
     along = [
         [reached_along(geometry, a, lines, b[-1]) for lines in lines_of(geometry, a, b)]
@@ -216,17 +212,17 @@ def fold(
             `convolve` takes them.
 
     Returns:
-        (N, *spatial, C): where each chunk of X_col has whole images, chunks of these; else chunks of as many
-        images as the largest has, or lines of one image.
+        (N, *spatial, C): where each chunk of X_col has whole images, chunks of these; else as many chunks, or
+        fewer, each of some images or of some lines of one.
     """
     x_col = checked("x_col", x_col)
     geometry = geometry_of(input_shape, kernel_size, stride, padding, dilation)
     folding.check_x_col(x_col.shape, geometry)
     dtype = folding.fold_dtype(x_col.dtype, geometry, overlap)
     choice("order", order, ORDERS)
-    rows = x_col.reshape(geometry.matrix_shape).rechunk({1: -1})
-    some, bands = _images_of(rows.chunks[0], geometry)
-    bounds = list(map(bounds_of, rows.chunks))
+    x_col = x_col.rechunk({x_col.ndim - 1: -1})
+    some, bands = _folds_of(x_col.chunks[:-1], geometry)
+    bounds = list(map(bounds_of, x_col.chunks))
     count, line = geometry.output_size[0], math.prod(geometry.output_size[1:])
     how: dict[str, Any] = {"geometry": geometry, "overlap": overlap, "order": order, "dtype": dtype}
     how["threads"] = thread_count(threads)
@@ -234,12 +230,15 @@ def fold(
     for (i, n), (j, lines) in itertools.product(enumerate(some), enumerate(bands)):
         reached = reached_along(geometry, 0, lines, count)
         outputs = range(count) if len(bands) == 1 else reached.outputs
-        seen = folding.rows_of(n, outputs, count, line) if n else range(0)
+        seen = [n, range(outputs.start * line, outputs.stop * line)]
+        if x_col.ndim == 2:
+            seen = [folding.rows_of(n, outputs, count, line) if n else range(0)]
+        rows = [Line.of_range(some_rows, b) for some_rows, b in zip(seen, bounds[:-1], strict=True)]
         work = partial(_folded, images=len(n), band=reached, **how)
         index = (i, j, *(0,) * len(geometry.output_size[1:]), 0)
-        results.append(Result(index, (Line.of_range(seen, bounds[0]), columns), work))
+        results.append(Result(index, (*rows, columns), work))
     chunks = (tuple(map(len, some)), tuple(map(len, bands)), *((s,) for s in geometry.input_shape[2:]))
-    return _array("fold", rows, results, chunks, dtype, how)
+    return _array("fold", x_col, results, chunks, dtype, how)
 
 
 # Plan.
@@ -253,19 +252,20 @@ def _array(
     dtype: np.dtype[Any],
     how: dict[str, Any],
     operands: Any = None,
+    fill: int = 0,
 ) -> da.Array:
     """The Dask array that these results are the chunks of; `how` is what their name tells, beside x."""
     name = f"{kind}-{tokenize(x.name, operands, chunks, sorted(how.items()))}"
     shared: dict[Any, Any] = {}
     if operands is not None and operands.nbytes > _ALONG:
         shared, operands = {f"operands-{name}": operands}, f"operands-{name}"
-    reads = _reads(x)
-    graph = graph_of(name, x.name, reads, x.dtype, results, operands) | shared
+    reads = reads_of(x)
+    graph = graph_of(name, x.name, reads, x.dtype, results, operands, fill) | shared
     layers = HighLevelGraph.from_collections(name, graph, [] if reads else [x])
     return da.Array(layers, name, chunks, dtype)
 
 
-def _reads(x: da.Array) -> dict[Index, Any]:
+def reads_of(x: da.Array) -> dict[Index, Any]:
     """What reads, or makes, the chunks of x, where that needs nothing that is computed before it; or none.
 
     Chunks that wait for their neighbours' halos would fill the memory; that they are read twice does not.
@@ -308,14 +308,37 @@ def _split(whole: range, parts: int) -> list[range]:
     return [range(a, b) for a, b in pairwise(cuts)]
 
 
-def _images_of(row_chunks: Sequence[int], geometry: ConvGeometry) -> tuple[list[range], list[range]]:
-    """The images, and the lines along their first axis, that chunks of X_col's rows are folded into."""
-    most, height = max(row_chunks, default=0), geometry.input_size[0]
-    if all(count % geometry.patches == 0 for count in row_chunks):
-        return ranges(bounds_of([count // geometry.patches for count in row_chunks])), [range(height)]
-    each = max(most // geometry.patches, 1)
-    some = [range(n, min(n + each, geometry.batch)) for n in range(0, geometry.batch, each)]
-    return some, _split(range(height), -(-geometry.patches // most))
+def _boxes(geometry: ConvGeometry, images: range, spatial: Sequence[Bounds]) -> list[tuple[range, range]]:
+    """The images, and the lines of outputs, that a chunk of X_col has each, of some images chunked so.
+
+    They are no more than the chunks of these images. One image is cut where its lines are.
+    """
+    pieces, height = math.prod(len(b) - 1 for b in spatial), geometry.output_size[0]
+    if len(images) == 1:
+        lines = outputs_of(geometry, 0, spatial[0])
+        each = pieces // len(lines)
+        return [(images, part) for some in lines for part in _split(some, each)]
+    some, lines = _shares(images, height, pieces)
+    return list(itertools.product(some, lines))
+
+
+def _shares(images: range, height: int, parts: int) -> tuple[list[range], list[range]]:
+    """Images of so many lines in parts, at most so many: some whole images each, or some lines of one."""
+    return _split(images, parts), _split(range(height), parts // max(len(images), 1))
+
+
+def _folds_of(chunks: tuple[Index, ...], geometry: ConvGeometry) -> tuple[list[range], list[range]]:
+    """The images, and the lines along their first axis, that chunks of X_col's rows are folded into.
+
+    Args:
+        chunks: along N·P, or along N and P.
+    """
+    whole, first = [range(geometry.input_size[0])], chunks[0]
+    if len(chunks) == 2 and len(chunks[1]) == 1:
+        return ranges(bounds_of(first)), whole
+    if len(chunks) == 1 and all(count % geometry.patches == 0 for count in first):
+        return ranges(bounds_of([count // geometry.patches for count in first])), whole
+    return _shares(range(geometry.batch), len(whole[0]), math.prod(map(len, chunks)))
 
 
 # Run: what tasks do.
@@ -397,6 +420,7 @@ def _folded(
 ) -> Array:
     """A band of lines of some images, from the rows of X_col that reach it."""
     rows = window.lines()
+    rows = rows.reshape(-1, rows.shape[-1])
     x = np.zeros((images, len(band.lines), *geometry.input_shape[2:]), dtype)
     if rows.size:
         whole = len(band.lines) == geometry.input_size[0]

@@ -33,11 +33,15 @@ class Operands:
         """Of both."""
         return self.filters.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
-    def result_dtype(self, x: da.Array) -> np.dtype[Any]:
-        """The dtype of a convolution of x."""
-        return engine.result_dtype(
-            x.dtype, self.filters.dtype, *([] if self.bias is None else [self.bias.dtype])
-        )
+    def convolved(self, x: da.Array, **layer: Any) -> np.dtype[Any]:
+        """The dtype of a convolution of x, whose arguments are checked by planning that of no images."""
+        none = np.empty((0, *x.shape[1:]), x.dtype)
+        return engine.prepare(none, self.filters, bias=self.bias, **layer).result
+
+    def transposed(self, y: da.Array) -> np.dtype[Any]:
+        """The dtype of a transposed convolution of y."""
+        dtypes = [array.dtype for array in (y, self.filters, self.bias) if array is not None]
+        return engine.result_dtype(*dtypes)
 
 
 def images(name: str, x: Any) -> da.Array:

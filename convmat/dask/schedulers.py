@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Thread
 from typing import Any
 
 import dask
-from dask.delayed import Delayed
+import dask.array as da
+from dask.base import get_scheduler
+from dask.optimization import cull
+from dask.system import CPU_COUNT
 
 from convmat.errors import FileError, MemoryLimitError, SettingError
 from convmat.files.outputs import undone_by
@@ -21,7 +23,9 @@ from convmat.threads import thread_count
 _PATIENCE = 10
 """Seconds that a scheduler has to answer."""
 _TOGETHER = 16
-"""Parts for each worker that are handed to threads and processes at a time."""
+_TIMES = 20
+"""Threads and processes are handed so many tasks for each of them at a time, or all in so many times: among
+tasks that are handed together each chunk is cut once; between the times it is told how far the work is."""
 
 
 @contextmanager
@@ -83,31 +87,25 @@ def _client(address: str) -> Iterator[Any]:
         client.close(timeout=_PATIENCE)
 
 
-def done(parts: Sequence[Delayed]) -> Iterator[Any]:
-    """What comes of parts, as they are done; where the work is stopped they are cancelled."""
-    client = _current_client()
+def done(graph: Mapping[Any, Any], keys: Sequence[Any]) -> Iterator[Any]:
+    """What the tasks of these keys give, as they are done; where the work is stopped they are cancelled."""
+    get = get_scheduler(cls=da.Array)
+    client = getattr(get, "__self__", None)  # of a cluster
     if client is not None:
-        yield from _done_by(client, parts)
+        yield from _done_by(client, graph, keys)
         return
-    step = _TOGETHER * dask.config.get("num_workers", 1)
-    for start in range(0, len(parts), step):
-        yield from dask.compute(*parts[start : start + step])
+    some = max(_TOGETHER * dask.config.get("num_workers", CPU_COUNT), len(keys) // _TIMES)
+    for start in range(0, len(keys), some):
+        asked = list(keys[start : start + some])
+        needed, _ = cull(graph, asked)  # of the others nothing is looked at
+        yield from get(needed, asked)
 
 
-def _current_client() -> Any:
-    """The client of the cluster that Dask computes on; None where it computes here."""
-    distributed: Any = sys.modules.get("distributed")
-    try:
-        return distributed and distributed.default_client()
-    except ValueError:
-        return None
-
-
-def _done_by(client: Any, parts: Sequence[Delayed]) -> Iterator[Any]:
+def _done_by(client: Any, graph: Mapping[Any, Any], keys: Sequence[Any]) -> Iterator[Any]:
     from distributed import as_completed
     from distributed.scheduler import KilledWorker
 
-    futures = client.compute(list(parts))
+    futures = client.get(dict(graph), list(keys), sync=False)
 
     def cancel() -> None:
         asking = Thread(target=client.cancel, args=(futures,), daemon=True)

@@ -14,8 +14,6 @@ import dask.array as da
 import numpy as np
 import zarr
 from dask.base import tokenize
-from dask.delayed import Delayed
-from dask.highlevelgraph import HighLevelGraph
 
 from convmat.dask.windows import Array, bounds_of
 from convmat.errors import FileError
@@ -61,10 +59,11 @@ def _told(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Storing:
-    """A zarr array that is begun, and the parts of it that are still to be written."""
+    """A zarr array that is begun, and the tasks that write the chunks of it that are not there yet."""
 
     name: str
-    parts: list[Delayed]
+    graph: dict[Any, Any]
+    keys: list[Any]
     total: int
     """Chunks in all."""
     chunks: tuple[int, ...]
@@ -105,22 +104,21 @@ def storing(y: da.Array, name: str, resume: bool) -> Storing:
         raise FileError(name, "is not what this command began: other inputs, or another layer; name another")
     grid = list(itertools.product(*(range(count) for count in y.numblocks))) if y.size else []
     parts = [] if there.get("complete") else [place for place in grid if not _is_there(array, name, place)]
-    return Storing(name, _writing(y, name, parts), len(grid), chunks, mark)
+    return Storing(name, *_writing(y, name, parts), len(grid), chunks, mark)
 
 
 def _is_there(array: Any, name: str, place: tuple[int, ...]) -> bool:
     return os.path.exists(os.path.join(name, array.metadata.encode_chunk_key(place)))
 
 
-def _writing(y: da.Array, name: str, places: list[tuple[int, ...]]) -> list[Delayed]:
-    """What writes these chunks, each to be computed."""
+def _writing(y: da.Array, name: str, places: list[tuple[int, ...]]) -> tuple[dict[Any, Any], list[Any]]:
+    """The tasks that write these chunks, and their keys."""
     bounds, path, task = list(map(bounds_of, y.chunks)), os.path.abspath(name), f"write-{y.name}"
-    graph = {}
+    graph = dict(y.__dask_graph__())
     for place in places:
-        region = tuple(slice(b[i], b[i + 1]) for b, i in zip(bounds, place, strict=True))
+        region = tuple(slice(int(b[i]), int(b[i + 1])) for b, i in zip(bounds, place, strict=True))
         graph[(task, *place)] = (partial(_write, path, region), (y.name, *place))
-    layers = HighLevelGraph.from_collections(task, graph, [y])
-    return [Delayed((task, *place), layers, layer=task) for place in places]
+    return graph, [(task, *place) for place in places]
 
 
 def _write(path: str, region: tuple[slice, ...], block: Array) -> bool:

@@ -32,7 +32,7 @@ class Part(NamedTuple):
 
 
 class Line(NamedTuple):
-    """What a chunk of a result sees along one axis: so many places, 0 where no part brings anything."""
+    """What a chunk of a result sees along one axis: so many places, padding where no part brings anything."""
 
     length: int
     parts: tuple[Part, ...]
@@ -187,6 +187,8 @@ class Window(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    fill: int
+    """What stands where no part brings anything."""
     parts: list[tuple[Array, tuple[slice | Array, ...], tuple[slice, ...]]]
     """An array, what of it, and where in the window."""
 
@@ -209,10 +211,10 @@ class Window(NamedTuple):
             part = cut(array, (*sources[:axis], some, *sources[axis + 1 :]))
             if part.shape == shape:
                 return part
-            window = np.zeros(shape, self.dtype) if window is None else window
+            window = np.full(shape, self.fill, self.dtype) if window is None else window
             into = slice(first - lines.start, last - lines.start)
             window[(*targets[:axis], into, *targets[axis + 1 :])] = part
-        return np.zeros(shape, self.dtype) if window is None else window
+        return np.full(shape, self.fill, self.dtype) if window is None else window
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,6 +226,7 @@ class Step:
     shape: tuple[int, ...]
     """Of the window."""
     dtype: np.dtype[Any]
+    fill: int
     own: list[Piece]
     """Of the first of what is seen, a chunk."""
     others: list[tuple[int, int, tuple[slice, ...]]]
@@ -238,7 +241,7 @@ class Step:
         for number, place, targets in self.others:
             part = seen[number][place]
             parts.append((part, tuple(slice(0, size) for size in part.shape), targets))
-        return self.work(Window(self.shape, self.dtype, parts), operands)
+        return self.work(Window(self.shape, self.dtype, self.fill, parts), operands)
 
 
 class Result(NamedTuple):
@@ -257,12 +260,14 @@ def graph_of(
     dtype: np.dtype[Any],
     results: Sequence[Result],
     operands: Any,
+    fill: int = 0,
 ) -> dict[Any, Any]:
     """The tasks of a result that is called `name`: one for each of its chunks, and one for each chunk of
     the source that more than one of them sees.
 
     No chunk goes whole to another than the one result that sees most of it. One that can be read, by
-    `reads`, is read by who needs it, rather than held until its neighbours have been read.
+    `reads`, is read by who needs it, rather than held until its neighbours have been read. Where nothing of
+    the source is seen stands `fill`.
     """
     graph: dict[Any, Any] = {}
     cuts: dict[Index, list[tuple[slice | Array, ...]]] = {}
@@ -285,7 +290,11 @@ def graph_of(
         read = None if home is None else reads.get(home)
         keys = [] if home is None or read is not None else [(source, *home)]
         keys += [(f"cuts-{name}", *chunk) for chunk in numbers]
-        graph[(name, *result.place)] = (Step(result.work, shape, dtype, own, others, read), operands, *keys)
+        graph[(name, *result.place)] = (
+            Step(result.work, shape, dtype, fill, own, others, read),
+            operands,
+            *keys,
+        )
     for chunk, asked in cuts.items():
         read = reads.get(chunk)
         keys = [] if read is not None else [(source, *chunk)]

@@ -81,6 +81,11 @@ def is_zarr(name: str) -> bool:
     return any(os.path.exists(os.path.join(name, file)) for file in ("zarr.json", ".zarray", ".zgroup"))
 
 
+def is_pattern(name: str) -> bool:
+    """Whether a name is a pattern, as a shell would expand it, and not that of a file."""
+    return any(sign in name for sign in "*?[") and not os.path.lexists(name)
+
+
 def check_ending(name: str, *kinds: str) -> None:
     """Refuse a name whose ending says another format than what is written under it.
 

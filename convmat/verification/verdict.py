@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -261,33 +261,36 @@ class Report(Shown):
         return [{"up_to": name, "count": count} for name, count in zip(names, self.histogram, strict=True)]
 
 
-def joined(parts: Sequence[tuple[tuple[int, ...], Report]], shape: tuple[int, ...]) -> Report:
-    """One report on a result of this shape, of those on its parts, each with the index where it begins."""
-    reports = [report for _, report in parts]
-    at, worst = max(parts, key=lambda part: (part[1].error_over_bound, part[1].max_abs_error))
-    largest = max(reports, key=lambda report: report.max_abs_error)
-    outside = sum(report.outside for report in reports)
-    listed = [_moved(index, start) for start, report in parts for index in report.outside_at]
+def joined(one: Report, other: Report) -> Report:
+    """The report on two parts of a result, each `moved` to where it lies, without what needs all elements."""
+    both = (one, other)
+    worst = min(both, key=lambda part: (-part.error_over_bound, -part.max_abs_error, part.worst or ()))
+    largest = max(both, key=lambda part: (part.max_abs_error, part.bound))
+    outside = one.outside + other.outside
     return replace(
         worst,
-        equal=outside == 0,
-        shape=shape,
-        expected_shape=shape,
-        exact=all(report.exact for report in reports),
-        elements=sum(report.elements for report in reports),
+        equal=one.equal and other.equal,
+        exact=one.exact and other.exact,
+        elements=one.elements + other.elements,
         outside=outside,
         max_abs_error=largest.max_abs_error,
         bound=largest.bound,
-        worst=None if worst.worst is None else _moved(worst.worst, at),
-        max_rel_error=max(report.max_rel_error for report in reports),
-        histogram=tuple(map(sum, zip(*(report.histogram for report in reports), strict=True))),
-        exact_sums=sum(report.exact_sums for report in reports),
-        outside_at=tuple(sorted(listed)) if outside <= FEW else (),
+        max_rel_error=max(one.max_rel_error, other.max_rel_error),
+        histogram=tuple(map(sum, zip(one.histogram, other.histogram, strict=True))),
+        exact_sums=one.exact_sums + other.exact_sums,
+        outside_at=tuple(sorted(one.outside_at + other.outside_at)) if outside <= FEW else (),
+        equal_as=tuple(name for name in one.equal_as if name in other.equal_as),
     )
 
 
-def _moved(index: tuple[int, ...], start: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(i + first for i, first in zip(index, start, strict=True))
+def moved(report: Report, start: tuple[int, ...]) -> Report:
+    """A report on a part of a result, its indices those of the whole, in which the part begins there."""
+
+    def whole(index: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(i + first for i, first in zip(index, start, strict=True))
+
+    worst = None if report.worst is None else whole(report.worst)
+    return replace(report, worst=worst, outside_at=tuple(map(whole, report.outside_at)))
 
 
 def _elements(count: int) -> str:
