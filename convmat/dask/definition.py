@@ -1,6 +1,7 @@
 """What the definition sees of x, chunk by chunk, and the tasks that judge by it: plain lists of indices.
 
-It shares no code with `windows`, by which `convolve` plans, so that a mistake in a halo is not on both sides.
+It shares no code of halos with `windows`, by which `convolve` plans, so that a mistake in one is not on both
+sides.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from convmat.dask.arrays import reads_of
 from convmat.dask.operands import Operands
+from convmat.dask.windows import taken
 from convmat.geometry import ConvGeometry
 from convmat.verification.layer import activated, judge_layer
 from convmat.verification.verdict import Report, moved
@@ -72,8 +74,8 @@ def judging(
         judge: `layer` and `is_own` of `_Judge`.
     """
     name, reads = f"verdict-{result.name}", reads_of(x)
-    graph: dict[Any, Any] = {} if reads else dict(x.__dask_graph__())
-    graph |= dict(result.__dask_graph__()) | {f"{name}-operands": operands}
+    given: dict[Any, Any] = {} if reads else dict(x.__dask_graph__())
+    graph = given | dict(result.__dask_graph__()) | {f"{name}-operands": operands}
     quantization = judge["layer"]["quantization"]
     padding = 0 if quantization is None else quantization.input_zero_point
     cuts: dict[tuple[int, ...], list[tuple[Places, ...]]] = {}
@@ -105,7 +107,10 @@ def judging(
         keys.append((name, *place))
         held = [] if own is None or read is not None else [(x.name, *own)]
         cut = [(f"{name}-cuts", *chunk) for chunk in seen]
-        graph[keys[-1]] = (task, f"{name}-operands", (result.name, *place), len(held), *held, *cut)
+        judged = (result.name, *place)
+        if judged not in given:
+            judged = taken(graph, judged)
+        graph[keys[-1]] = (task, f"{name}-operands", judged, len(held), *held, *cut)
     for chunk, asked in cuts.items():
         read = reads.get(chunk)
         graph[(f"{name}-cuts", *chunk)] = (_Cuts(asked, read), *([] if read else [(x.name, *chunk)]))

@@ -73,8 +73,8 @@ def verify(
     rules: dict[str, Any] = {"exact": exact, "atol": atol, "rtol": rtol, "quantization": quantization}
     rules |= {"arithmetic": arithmetic, "activation": activation}
     window, place = (0, *geometry.extent, x.shape[-1]), (0, *(1,) * len(geometry.extent), own.shape[-1])
-    none: list[Any] = [np.empty(window, x.dtype), operands.filters, np.empty(place, result.dtype)]
-    judge_layer(*none, bias=operands.bias, **layer, **rules)  # whether it can be judged so
+    none, of_none = np.empty(window, x.dtype), np.empty(place, result.dtype)
+    judge_layer(none, operands.filters, of_none, bias=operands.bias, **layer, **rules)  # can it be judged so?
     judge = {"layer": layer | rules, "is_own": expected is None}
     graph, keys = judging(x, geometry, padding_mode, result.rechunk(own.chunks), operands, judge)
     report: Report | None = None

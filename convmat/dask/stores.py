@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ import numpy as np
 import zarr
 from dask.base import tokenize
 
-from convmat.dask.windows import Array, bounds_of
+from convmat.dask.windows import Array, bounds_of, taken
 from convmat.errors import FileError
 
 _MARK = "convmat"  # among a zarr array's attributes
@@ -77,13 +78,13 @@ class Storing:
 def storing(y: da.Array, name: str, resume: bool) -> Storing:
     """Begin to write an array as zarr, or go on with one that the same work began; nothing is computed yet.
 
-    Its chunks are of one size, as zarr's are: that of the largest chunk. A chunk that is there is whole, for
-    zarr writes it under another name first.
+    Its chunks are of one size, as zarr's are: along each axis that of most chunks. A chunk that is there is
+    whole, for zarr writes it under another name first.
 
     Raises:
         FileError: it is there already; with `resume`, if it is another work's.
     """
-    chunks = tuple(max(max(sizes), 1) for sizes in y.chunks)
+    chunks = tuple(max(1, _commonest(sizes)) for sizes in y.chunks)
     mark = {"work": str(y.name), "complete": False}
     y = y.rechunk(chunks)
     if not os.path.lexists(name):
@@ -107,6 +108,12 @@ def storing(y: da.Array, name: str, resume: bool) -> Storing:
     return Storing(name, *_writing(y, name, parts), len(grid), chunks, mark)
 
 
+def _commonest(sizes: Sequence[int]) -> int:
+    """The size that most have; of several the largest."""
+    counts = Counter(sizes)
+    return max(counts, key=lambda size: (counts[size], size))
+
+
 def _is_there(array: Any, name: str, place: tuple[int, ...]) -> bool:
     return os.path.exists(os.path.join(name, array.metadata.encode_chunk_key(place)))
 
@@ -117,7 +124,7 @@ def _writing(y: da.Array, name: str, places: list[tuple[int, ...]]) -> tuple[dic
     graph = dict(y.__dask_graph__())
     for place in places:
         region = tuple(slice(int(b[i]), int(b[i + 1])) for b, i in zip(bounds, place, strict=True))
-        graph[(task, *place)] = (partial(_write, path, region), (y.name, *place))
+        graph[(task, *place)] = (partial(_write, path, region), taken(graph, (y.name, *place)))
     return graph, [(task, *place) for place in places]
 
 

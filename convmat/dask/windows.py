@@ -73,23 +73,18 @@ def ranges(bounds: Iterable[int]) -> list[range]:
 
 
 def outputs_of(geometry: ConvGeometry, axis: int, bounds: Bounds) -> list[range]:
-    """Outputs along an axis by the chunks of the input in which the middles of their windows lie."""
-    stride, shift, count = geometry.stride[axis], _shift(geometry, axis), geometry.output_size[axis]
-    inner = (min(max(-(-(bound - shift) // stride), 0), count) for bound in bounds[1:-1].tolist())
-    return ranges([0, *inner, count])
+    """Outputs along an axis by the chunks of the input in which their windows would begin without padding.
+
+    So chunks of one size give chunks of one size, which files of zarr have to have.
+    """
+    stride, count = geometry.stride[axis], geometry.output_size[axis]
+    return ranges([0, *(min(-(-bound // stride), count) for bound in bounds[1:-1].tolist()), count])
 
 
 def lines_of(geometry: ConvGeometry, axis: int, bounds: Bounds) -> list[range]:
     """Lines of the input along an axis, cut where the outputs are chunked: the inverse of `outputs_of`."""
-    stride, shift, size = geometry.stride[axis], _shift(geometry, axis), geometry.input_size[axis]
-    inner = (min(max(bound * stride + shift, 0), size) for bound in bounds[1:-1].tolist())
-    return ranges([0, *inner, size])
-
-
-def _shift(geometry: ConvGeometry, axis: int) -> int:
-    """The line in the middle of the first output's window; of an even one that with less padding behind."""
-    before, after = geometry.pads[axis]
-    return (geometry.extent[axis] - 1 + (before > after)) // 2 - before
+    stride, size = geometry.stride[axis], geometry.input_size[axis]
+    return ranges([0, *(min(bound * stride, size) for bound in bounds[1:-1].tolist()), size])
 
 
 class Seen(NamedTuple):
@@ -300,3 +295,11 @@ def graph_of(
         keys = [] if read is not None else [(source, *chunk)]
         graph[(f"cuts-{name}", *chunk)] = (Cuts(read, asked), *keys)
     return graph
+
+
+def taken(graph: dict[Any, Any], key: Any) -> Any:
+    """The task of a key, out of its graph, for the only task that needs it: a worker then does both at once,
+    and no result waits between them. What is no task stays; the key stands for it.
+    """
+    is_task = isinstance(graph[key], tuple) and callable(graph[key][0])
+    return graph.pop(key) if is_task else key
