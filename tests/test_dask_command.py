@@ -22,6 +22,8 @@ from tests.tools import convmat, environment
 da = pytest.importorskip("dask.array")
 zarr = pytest.importorskip("zarr")
 cd = pytest.importorskip("convmat.dask")
+stores = pytest.importorskip("convmat.dask.stores")
+done = pytest.importorskip("convmat.dask.schedulers").done
 
 
 @pytest.fixture
@@ -84,8 +86,6 @@ def test_layouts(frames: np.ndarray) -> None:
 def test_a_half_written_array_is_marked_and_gone_on_with(
     frames: np.ndarray, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from convmat.dask import stores
-
     write, written = stores._write, []
 
     def failing(path: str, region: Any, block: np.ndarray) -> bool:
@@ -241,18 +241,23 @@ def _memory(of: str = "VmHWM") -> int:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("chunks", [(1, 1024, 1024, 4), (1, 2048, 512, 4), (1, 512, 2048, 4)])
-def test_a_worker_takes_less_than_four_chunks(cluster: Any, chunks: tuple[int, ...]) -> None:
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(("chunks", "padding"), [((1, 1024, 1024, 4), "same"), ((1, 2048, 512, 4), "valid")])
+def test_a_worker_takes_less_than_four_chunks(cluster: Any, chunks: tuple[int, ...], padding: Any) -> None:
+    """Until its part of Y is in zarr; this process, which hands out the work, takes less than one."""
     x = da.map_blocks(_made, chunks=da.core.normalize_chunks(chunks, (2, 2048, 2048, 4)), dtype="i4")
-    x = x.astype("f4")
-    w = np.ones((4, 3, 3, 4), "f4")
-    sums = cd.convolve(x, w, padding="same").map_blocks(lambda y: y.sum(keepdims=True), chunks=(1, 1, 1, 1))
-    cluster.compute(sums[:1, :1, :1]).result()  # what is imported is not counted
-    before = cluster.run(_forget_peak)
-    cluster.compute(sums).result()
-    after = cluster.run(_memory)
-    chunk = x.nbytes // x.npartitions
+    x, w = x.astype("f4"), np.ones((4, 3, 3, 4), "f4")
+
+    def written(part: Any, name: str) -> None:
+        work = stores.storing(cd.convolve(part, w, padding=padding), name, False)
+        assert all(done(work.graph, work.keys))
+
+    written(x[:1, :64, :64], "small.zarr")  # what is imported is not counted
+    before, here = cluster.run(_forget_peak), _forget_peak()
+    written(x, "y.zarr")
+    after, chunk = cluster.run(_memory), x.nbytes // x.npartitions
     assert max(after[worker] - before[worker] for worker in before) < 4 * chunk
+    assert _memory() - here < chunk
 
 
 @pytest.mark.slow
