@@ -157,7 +157,7 @@ def test_neighbours_are_given_halos_alone() -> None:
 
 
 def test_tasks() -> None:
-    """One for each chunk of Y, one for each of x of which others see some; large filters are a task of their own."""
+    """One for each chunk of Y, one for each of x of which others see some, and one for large filters."""
     x, filters = da.zeros((8, 9, 9, 64), chunks=(1, 9, 9, 64)), [np.ones((k, 3, 3, 64)) for k in (2, 200)]
     assert [tasks(cd.convolve(x, w)) for w in filters] == [8, 9]
     parted = x.rechunk((1, 3, 9, 64))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -282,17 +285,23 @@ def test_a_worker_that_is_killed_changes_nothing(cluster: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_commands_on_a_cluster(cluster: Any, frames: np.ndarray) -> None:
-    at = ["--scheduler", cluster.scheduler.address]
-    done = convmat(*CONVOLVE, "frames/*.png", "-o", "y.zarr", *at)
-    assert done.returncode == 0
-    assert done.stderr.startswith(b"convmat: dashboard: http://")
-    assert len(done.stderr.splitlines()) == 1
-    wanted = cm.convolve(frames, np.load("k.npy"), padding="same")
+@pytest.mark.usefixtures("samples")
+def test_what_the_page_shows_of_a_cluster(cluster: Any) -> None:
+    Path("frames").mkdir()
+    for i in range(6):
+        shutil.copy("sample_images/scene.png", f"frames/{i}.png")
+    page = (Path(__file__).parent.parent / "docs" / "clusters.md").read_text(encoding="utf-8")
+    [shown] = [part for part in re.findall(r"```text\n(.*?)```", page, re.DOTALL) if "dask scheduler" in part]
+    shown = shown.replace("tcp://127.0.0.1:8790", cluster.scheduler.address)
+    shown = re.sub(r"http://\S+", cluster.dashboard_link, shown)
+    commands = re.findall(r"^\$ convmat (.*)\n((?:[^$].*\n)*)", shown, re.MULTILINE)
+    assert len(commands) == 2
+    for line, told in commands:
+        done = convmat(*shlex.split(line))
+        assert (done.stderr + done.stdout).decode() == told
+    frames = np.stack([np.asarray(Image.open("sample_images/scene.png"))] * 6)
+    wanted = cm.convolve(frames, np.load("sample_images/edges_8x3x3x3.npy"), padding="same")
     np.testing.assert_array_equal(zarr.open_array("y.zarr")[:], wanted)
-    line = ["verify", "frames", "--kernel", "k.npy", "-p", "same", "--expected", "y.zarr", "-q", *at]
-    done = convmat(*line)
-    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.slow

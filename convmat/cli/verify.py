@@ -68,7 +68,7 @@ _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix", "dx", "dw"
 @options.diagnose_option
 @options.figure_option("how far off each position of Y is")
 @options.look_of()
-@options.number("--seed", kind=SEED, default=2017, help="Of the random numbers of the self-check.")
+@options.number("--seed", kind=SEED, default=2017, help="Seed of the self-check.")
 @options.number(
     "--cases",
     kind=Whole(0, 1_000_000),
