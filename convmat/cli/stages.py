@@ -101,13 +101,17 @@ def _check_itself(_: tuple[str, ...], asks: VerifyOptions) -> Judged:
 
 
 def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
-    layer = asks.layer
-    if len(inputs) == 2 and layer.kernel is None:
+    if len(inputs) == 2 and asks.layer.kernel is None:
         raise click.UsageError("Missing option '--kernel'; two arrays are compared by 'convmat compare A B'")
     if is_chunked((*inputs, *([asks.expected] if asks.expected else [])), asks.scheduler):
         from convmat.cli.cluster import judge_chunked
 
         return judge_chunked(inputs, asks)
+    return _convolve_whole(inputs, asks)
+
+
+def _convolve_whole(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
+    layer = asks.layer
     quantization = quantization_of(asks.quantize, asks.requantize)
     batch, arguments = open_layer(inputs, layer, expected=asks.expected)
     geometry, count = geometry_of(batch.shape, arguments), len(arguments["filters"])
