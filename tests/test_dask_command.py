@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,14 +206,28 @@ def test_without_dask_it_says_what_to_install(
 # Other processes
 
 
+def stopped(*more: str) -> tuple[int, bytes]:
+    """Exit status and standard error of a convolution of 400 chunks that is stopped once some are written."""
+    zarr.create_array("x.zarr", shape=(1600, 64, 64, 3), chunks=(4, 64, 64, 3), dtype="u1")
+    command = [sys.executable, "-m", "convmat", *CONVOLVE, "x.zarr", "-o", "y.zarr", "-q", *more]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE)
+    while process.poll() is None and not any(Path("y.zarr").glob("c/*/*/*/*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert 0 < len(list(Path("y.zarr").glob("c/*/*/*/*"))) < 400
+    assert zarr.open_array("y.zarr").attrs["convmat"]["complete"] is False
+    return process.returncode, told
+
+
 @pytest.mark.slow
-def test_processes(frames: np.ndarray) -> None:
-    done = convmat(
-        *CONVOLVE, "frames", "-o", "y.zarr", "--scheduler", "processes", "--threads", "2", "--brief"
-    )
+@pytest.mark.usefixtures("frames")
+def test_ctrl_c_ends_processes_and_others_go_on() -> None:
+    how = ["--scheduler", "processes", "--threads", "2"]
+    assert stopped(*how) == (130, b"")
+    done = convmat(*CONVOLVE, "x.zarr", "-o", "y.zarr", "--resume", "--brief", *how)
     assert (done.returncode, done.stderr) == (0, b"")
-    wanted = cm.convolve(frames, np.load("k.npy"), padding="same")
-    np.testing.assert_array_equal(zarr.open_array("y.zarr")[:], wanted)
+    assert zarr.open_array("y.zarr").attrs["convmat"]["complete"] is True
 
 
 @pytest.fixture(scope="module")
@@ -317,22 +332,13 @@ def test_an_error_of_a_worker_is_one_line(cluster: Any, frames: np.ndarray) -> N
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_ctrl_c_cancels_on_the_cluster(cluster: Any, frames: np.ndarray) -> None:
-    """Of many chunks some are written; once the command has ended the scheduler has none of the others."""
-    zarr.create_array("x.zarr", shape=(4000, 64, 64, 3), chunks=(4, 64, 64, 3), dtype="u1")
-    command = [sys.executable, "-m", "convmat", *CONVOLVE, "x.zarr", "-o", "y.zarr", "-q"]
-    command += ["--scheduler", cluster.scheduler.address]
-    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE)
-    while process.poll() is None and not any(Path("y.zarr").glob("c/*/*/*/*")):
-        cluster.scheduler_info()
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert (process.returncode, told) == (130, b"")
+@pytest.mark.usefixtures("frames")
+def test_ctrl_c_cancels_on_the_cluster(cluster: Any) -> None:
+    """Once the command has ended the scheduler has none of its tasks."""
+    assert stopped("--scheduler", cluster.scheduler.address) == (130, b"")
 
     def left(dask_scheduler: Any) -> int:
         return len([key for key in dask_scheduler.tasks if "write-" in str(key)])
 
     while cluster.run_on_scheduler(left):
         pass
-    assert 0 < len(list(Path("y.zarr").glob("c/*/*/*/*"))) < 1000
-    assert zarr.open_array("y.zarr").attrs["convmat"]["complete"] is False

@@ -194,7 +194,7 @@ def _chunked(
     from convmat.cli.layer import open_layer
     from convmat.cli.work import Work
     from convmat.engine import prepare
-    from convmat.report.facts import absent
+    from convmat.report.facts import absent, rows_grid
     from convmat.report.results import layer_facts, plan_facts
 
     batch = open_chunked(inputs, layer)
@@ -207,6 +207,7 @@ def _chunked(
         y.shape,
         y.dtype,
         facts=[*facts, *absent("picture", "figure", "animation")],
+        grid=lambda rows: rows_grid(plan.geometry, "Y", rows),
         layout=layer.layout,
         from_8_bit=batch.dtype == "uint8",
         **chunkwise_fields(y, scheduler, threads, go_on),

@@ -74,6 +74,8 @@ def _write(work: Work, output: str | None, computed: bool) -> None:
     stored = computed and output is not None and is_zarr_name(output)
     facts += absent("range") if stored else [shown.fact()] if work.skip is None else []
     facts += notes
+    if work.array is not None and not stored:
+        facts += absent("written_chunks")
     if stored:
         facts.append(Fact("rows", "", math.prod(work.shape[:-1]), ""))
     elif work.grid is not None:

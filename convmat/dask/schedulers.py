@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Thread
@@ -54,6 +55,8 @@ def scheduling(name: str, threads: int | None = None) -> Iterator[str | None]:
 
 @contextmanager
 def _processes(count: int) -> Iterator[None]:
+    # Where a signal ends the work, Python's tracker removes the pool's semaphores, and would warn of them.
+    sys.warnoptions.append("ignore::UserWarning:multiprocessing.resource_tracker")
     pool = multiprocessing.get_context("spawn").Pool(count, _leave_signals_alone)
 
     def end() -> None:
