@@ -191,15 +191,24 @@ def test_trouble(
         raise AssertionError(told[0])
 
 
+@pytest.mark.parametrize("name", ["dask", "zarr"])
 def test_without_dask_it_says_what_to_install(
-    frames: np.ndarray, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    frames: np.ndarray, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith(("convmat.dask", "convmat.cli.cluster"))]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "dask", None)
-    monkeypatch.setitem(sys.modules, "dask.array", None)
+    for module in list(sys.modules):
+        if module.startswith(("convmat.dask", "convmat.cli.cluster")) or module.partition(".")[0] == name:
+            monkeypatch.delitem(sys.modules, module)
+
+    class Without:
+        @staticmethod
+        def find_spec(module: str, *_: Any) -> None:
+            if module == name:
+                raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(sys, "meta_path", [Without, *sys.meta_path])
     assert run([*CONVOLVE, "frames", "-o", "y.zarr"]) == 2
-    assert capsys.readouterr().err.startswith("convmat: dask: cannot be imported")
+    told = f"convmat: {name}: is not installed; pip install 'convmat[dask]' brings it\n"
+    assert capsys.readouterr().err == told
     assert not Path("y.zarr").exists()
 
 

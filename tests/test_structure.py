@@ -143,6 +143,10 @@ def test_errors_refine_builtins() -> None:
     [
         ("import convmat", ("numpy", "click", "rich", "PIL", "tqdm")),
         ("import convmat; convmat.convolve, convmat.verify", ("dask", "zarr", "distributed")),
+        (
+            "from convmat.cli import run; run(['convolve', 'k.npy', '--kernel', 'box:3', '-q'])",
+            ("dask", "zarr"),
+        ),
         ("from convmat.cli import run; run(['--help'])", ("numpy", "rich", "PIL", "tqdm")),
         ("from convmat.cli import run; run(['--version'])", ("numpy", "rich", "PIL", "tqdm")),
         ("from convmat.cli import run; run(['unroll', '--help'])", ("numpy", "rich", "PIL", "tqdm")),

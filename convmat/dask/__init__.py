@@ -9,7 +9,11 @@ Arrays are (N, *spatial, C), chunked along N and any spatial axis. A chunk of a 
 the chunk that it sees most of, and of others no more than its halo. Needs `pip install 'convmat[dask]'`.
 """
 
-from convmat.dask.arrays import convolve, convolve_transpose, fold, unroll
-from convmat.dask.judged import verify
+try:
+    from convmat.dask.arrays import convolve, convolve_transpose, fold, unroll
+    from convmat.dask.judged import verify
+except ModuleNotFoundError as error:
+    error.add_note("pip install 'convmat[dask]' brings it")
+    raise
 
 __all__ = ["convolve", "convolve_transpose", "fold", "unroll", "verify"]
