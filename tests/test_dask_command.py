@@ -232,7 +232,7 @@ def stopped(*more: str) -> tuple[int, bytes]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("frames")
 def test_ctrl_c_ends_processes_and_others_go_on() -> None:
-    how = ["--scheduler", "processes", "--threads", "2"]
+    how = ["--scheduler", "processes", "--threads", "1"]
     assert stopped(*how) == (130, b"")
     done = convmat(*CONVOLVE, "x.zarr", "-o", "y.zarr", "--resume", "--brief", *how)
     assert (done.returncode, done.stderr) == (0, b"")
