@@ -184,6 +184,9 @@ def test_same_work_has_the_same_name() -> None:
     assert names[0] == names[1]
     assert len(set(names)) == 3
     assert cd.convolve(x, w + 1).name not in names
+    assert cd.convolve(x, w, threads=2).name == names[0]
+    other = [cd.convolve_transpose(x, w).name, cd.fold(cd.unroll(x, 3), x.shape, 3).name]
+    assert other == [cd.convolve_transpose(x, w).name, cd.fold(cd.unroll(x, 3), x.shape, 3).name]
 
 
 @pytest.mark.slow

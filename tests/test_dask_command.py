@@ -86,6 +86,18 @@ def test_layouts(frames: np.ndarray) -> None:
     np.testing.assert_array_equal(zarr.open_array("y.zarr")[:], np.moveaxis(wanted, -1, 1))
 
 
+def test_layers_of_integers(frames: np.ndarray) -> None:
+    """A chunk's padding is the input's zero point, as the whole array's is."""
+    Path("q.toml").write_text("scale = 0.01\ninput_zero_point = 100\noutput_zero_point = -3\n")
+    zarr.create_array("x.zarr", data=frames, chunks=(3, 5, 4, 3))
+    line = ["x.zarr", "--kernel", "k.npy", "-p", "2", "--quantize", "q.toml", "-q"]
+    assert run(["convolve", *line, "-o", "y.zarr"]) == 0
+    quantization = cm.Quantization(scale=0.01, input_zero_point=100, output_zero_point=-3)
+    wanted = cm.convolve(frames, np.load("k.npy"), padding=2, quantization=quantization)
+    np.testing.assert_array_equal(zarr.open_array("y.zarr")[:], wanted)
+    assert run(["verify", *line, "--expected", "y.zarr"]) == 0
+
+
 @pytest.mark.usefixtures("small_parts")
 def test_a_half_written_array_is_marked_and_gone_on_with(
     frames: np.ndarray, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
