@@ -62,14 +62,14 @@ def convolve_transpose(
     y, filters = numbers("input", y), numbers("filters", filters)
     where = (*settled_where(stride, padding, dilation, groups), settled("output_padding", output_padding))
     shape = None if input_shape is None else spatial_shape("input_shape", input_shape)
-    geometry = _checked_geometry(y.shape, filters.shape, *where, shape)
+    geometry = checked_geometry(y.shape, filters.shape, *where, shape)
     if bias is not None:
         bias = bias_numbers(bias, geometry.channels, "channels")
     return _by_bands(y, filters, bias, geometry, threads)
 
 
 @lru_cache(maxsize=256)
-def _checked_geometry(
+def checked_geometry(
     y_shape: tuple[int, ...],
     filter_shape: tuple[int, ...],
     stride: Sizes,

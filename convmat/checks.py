@@ -258,6 +258,12 @@ def known_numbers(name: str, values: Any) -> NDArray[Any]:
     """The same, of which `formats.format_of` knows the format also where NumPy has no dtype for it."""
     from convmat.formats import as_array
 
+    if hasattr(values, "__dask_graph__"):
+        raise ShapeError(
+            name,
+            "is a Dask array, which would be gathered whole; convmat.dask has the same functions, chunk by "
+            "chunk, or else compute it first: x.compute()",
+        )
     try:
         array = as_array(values)
     except Exception as error:  # what nests in any way, or only claims to be an array, may raise anything

@@ -19,6 +19,9 @@ class ConvmatError(Exception):
     def __str__(self) -> str:
         return f"{self.subject}: {self.problem}"
 
+    def __reduce__(self) -> tuple[type[ConvmatError], tuple[str, str]]:
+        return type(self), (self.subject, self.problem)  # OSError would hand on its own arguments
+
 
 class GeometryError(ConvmatError, ValueError):
     """Sizes, strides, pads, dilations or groups that make no convolution."""

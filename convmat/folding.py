@@ -153,12 +153,7 @@ def bands_of(geometry: ConvGeometry, outputs: Sequence[int], line_bytes: int, li
     Args:
         outputs: of an image along each axis. line_bytes: of a line of them.
     """
-    size, stride, extent, before = (
-        geometry.input_size[0],
-        geometry.stride[0],
-        geometry.extent[0],
-        geometry.pads[0][0],
-    )
+    size, stride, extent = geometry.input_size[0], geometry.stride[0], geometry.extent[0]
     count, line = outputs[0], math.prod(outputs[1:])
     fit = max(limit // max(line_bytes, 1), 1)
     images, step = (fit // count, size) if fit >= count else (1, max(fit, -(-extent // stride)) * stride)
@@ -166,12 +161,17 @@ def bands_of(geometry: ConvGeometry, outputs: Sequence[int], line_bytes: int, li
         some = range(n, min(n + images, geometry.batch))
         for start in range(0, size, step):
             stop = min(start + step, size)
-            first, last = 0, count
-            if step < size:  # outputs o with start <= o·S − P + tap < stop
-                first = min(max(-(-(start + before - extent + 1) // stride), 0), count)
-                last = max(min((stop - 1 + before) // stride + 1, count), first)
-            rows = range((some.start * count + first) * line, ((some.stop - 1) * count + last) * line)
-            yield Band(some, range(start, stop), range(first, last), rows)
+            lines, reaching = range(start, stop), range(count)
+            if step < size:
+                reaching = geometry.outputs_reaching(0, lines, count)
+            yield Band(some, lines, reaching, rows_of(some, reaching, count, line))
+
+
+def rows_of(images: range, outputs: range, count: int, line: int) -> range:
+    """The rows of X_col of some outputs along the first axis, which has `count` lines of `line` outputs."""
+    return range(
+        (images.start * count + outputs.start) * line, ((images.stop - 1) * count + outputs.stop) * line
+    )
 
 
 class _Folding(NamedTuple):

@@ -259,6 +259,17 @@ class ConvGeometry(Shown):
         starts = (y * s - before for y, s, (before, _) in zip(position, self.stride, self.pads, strict=True))
         return [range(start, start + reach) for start, reach in zip(starts, self.extent, strict=True)]
 
+    def lines_seen(self, axis: int, outputs: range) -> range:
+        """The lines along a spatial axis that neighbouring outputs see; some may lie in the padding."""
+        start = outputs.start * self.stride[axis] - self.pads[axis][0]
+        return range(start, start + (len(outputs) - 1) * self.stride[axis] + self.extent[axis])
+
+    def outputs_reaching(self, axis: int, lines: range, count: int) -> range:
+        """Of `count` outputs along a spatial axis those that reach lines: o·S − P + tap is one of them."""
+        stride, begin = self.stride[axis], lines.start + self.pads[axis][0]
+        first = min(max(-(-(begin - self.extent[axis] + 1) // stride), 0), count)
+        return range(first, max(min((begin + len(lines) - 1) // stride + 1, count), first))
+
     def patch_row(self, position: Iterable[SupportsIndex]) -> int:
         """The row of X_col that holds the patch at `position`, (n, y, x).
 

@@ -180,13 +180,13 @@ def window(
     """
     images, *along = positions
     part, kept, into = x[images.start : images.stop], [slice(None)], [slice(None)]
-    axes = zip(along, x.shape[1:-1], geometry.stride, geometry.pads, geometry.extent, strict=True)
     shape, padded = [len(images)], False
-    for axis, (p, size, stride, (before, _), extent) in enumerate(axes, 1):
-        start, count = p.start * stride - before, (len(p) - 1) * stride + extent
-        first, last = max(start, 0), min(start + count, size)
+    for axis, (p, size) in enumerate(zip(along, x.shape[1:-1], strict=True), 1):
+        seen = geometry.lines_seen(axis - 1, p)
+        start, count = seen.start, len(seen)
+        first, last = max(start, 0), min(seen.stop, size)
         if padding_mode != "zeros" and last - first < count:
-            part = part.take(padding_source(np.arange(start, start + count), size, padding_mode), axis)
+            part = part.take(padding_source(np.arange(start, seen.stop), size, padding_mode), axis)
             first, last, start = 0, count, 0
         padded |= last - first < count
         kept.append(slice(first, max(last, first)))

@@ -14,6 +14,8 @@ from convmat.errors import ConvmatError
 _IMPORT = re.compile(r"(?:from|import) (\w+)")
 _PROJECTS = {"PIL": "pillow"}
 """What pip calls packages that it has under another name."""
+_CHUNKWISE = ("dask", "distributed", "zarr")
+"""The packages of the extra `dask`."""
 
 
 def say(line: str) -> None:
@@ -44,6 +46,8 @@ def _text(error: BaseException) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return f"not enough memory{f': {error}' if str(error) else ''}"
+    if isinstance(error, ModuleNotFoundError) and error.name in _CHUNKWISE:
+        return f"{error.name}: is not installed; pip install 'convmat[dask]' brings it"
     if (package := _not_imported(error)) is not None:
         why = str(error.__cause__ or error).strip().partition("\n")[0]
         remedy = f"pip install --force-reinstall {_PROJECTS.get(package, package)}"

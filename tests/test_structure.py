@@ -30,7 +30,7 @@ FLOORS = (
     ("adjoint",),
     ("matrix",),
     ("verification", "experiment"),
-    ("networks",),
+    ("networks", "dask"),
     ("report", "figures"),
     ("cli",),
     ("__init__", "__main__"),
@@ -47,6 +47,9 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "matplotlib": "figures/curves",
     "onnx": ("networks", "onnx_nodes"),
     "onnxruntime": "networks",
+    "dask": ("dask", "cli/cluster"),
+    "distributed": ("dask", "cli/cluster"),
+    "zarr": "dask",
 }
 
 
@@ -139,6 +142,11 @@ def test_errors_refine_builtins() -> None:
     ("code", "absent"),
     [
         ("import convmat", ("numpy", "click", "rich", "PIL", "tqdm")),
+        ("import convmat; convmat.convolve, convmat.verify", ("dask", "zarr", "distributed")),
+        (
+            "from convmat.cli import run; run(['convolve', 'k.npy', '--kernel', 'box:3', '-q'])",
+            ("dask", "zarr"),
+        ),
         ("from convmat.cli import run; run(['--help'])", ("numpy", "rich", "PIL", "tqdm")),
         ("from convmat.cli import run; run(['--version'])", ("numpy", "rich", "PIL", "tqdm")),
         ("from convmat.cli import run; run(['unroll', '--help'])", ("numpy", "rich", "PIL", "tqdm")),

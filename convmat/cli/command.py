@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from convmat.cli.output import outputs_together, shown_help
 from convmat.cli.types import File, OutputName, Sizes
 from convmat.errors import ConvmatError, FileError
+from convmat.files.names import is_zarr_name
 from convmat.files.outputs import check_apart, check_output
 
 # What the library calls its parameters, and what a command may call them, the first that it has.
@@ -40,7 +41,7 @@ _SECTIONS = {
     "Arrays and images": "input_shape output_shape layout kernel_layout order overlap dims dtype shape "
     "kernel_dtype arithmetic frame alpha per_image",
     "Output": "output formats name force dense values figure animate theme scale at fps preview dry_run plan "
-    "threads as_json brief quiet help _click_default_help",
+    "threads scheduler go_on as_json brief quiet help _click_default_help",
 }
 
 
@@ -163,7 +164,7 @@ class Command(click.Command):
                 inputs += [given] if isinstance(given, str) else given or ()
         check_apart([name for name, _ in outputs], inputs)
         for name, kind in outputs:
-            if not kind.is_folder:
+            if not kind.is_folder and not is_zarr_name(name):
                 check_output(name)
 
     def _invoke(self, ctx: click.Context) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convmat.cli import options
-from convmat.cli.command import Command
+from convmat.cli.command import Command, refuse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,6 +39,7 @@ _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
         "animate": "transpose quantize requantize",
         "quantize": "transpose requantize",
         "requantize": "transpose",
+        "scheduler": "transpose plan figure animate",
     },
 )
 @options.inputs_argument()
@@ -57,7 +58,9 @@ _BAND_BYTES = 1 << 22  # of Y, computed and written at a time
 @options.figure_option("the layer as the product X_col · W_col = Y, and Y as feature maps")
 @options.animate_option("the layer patch by patch")
 @options.look_of(options.at_option, options.fps_option)
-@options.output_option("npy", "picture")
+@options.scheduler_option
+@options.resume_option
+@options.output_option("npy", "zarr", "picture")
 @options.report_options
 def command(
     transpose: bool,
@@ -69,6 +72,8 @@ def command(
     figure: str | None,
     animate: str | None,
     look: Look,
+    scheduler: str | None,
+    go_on: bool,
     output: str | None,
     **asked: Any,
 ) -> None:
@@ -96,15 +101,19 @@ def command(
     channels, and what comes out has the size and the C channels of its X, fold(Y · W_colᵀ). The bias has C
     numbers then. Kernels are those of PyTorch's ConvTranspose with --kernel-layout oihw.
     """
+    from convmat.cli.inputs import is_chunked
     from convmat.cli.quantized import quantization_of
     from convmat.cli.work import write
 
-    if transpose:
+    quantization = quantization_of(quantize, requantize)
+    if is_chunked(asked["inputs"], scheduler, output, go_on):
+        refuse(("transpose", "plan", "figure", "animate"), "needs arrays whole; leave out .zarr and folders")
+        work = _chunked(**asked, scheduler=scheduler, go_on=go_on, quantization=quantization)
+    elif transpose:
         work = _transposed(
             **asked, output_padding=output_padding, input_shape=input_shape, figure=figure, look=look
         )
     else:
-        quantization = quantization_of(quantize, requantize)
         asked |= {"figure": figure, "animate": animate, "look": look}
         work = _convolved(**asked, shows_plan=plan, quantization=quantization)
     write(work, output)
@@ -170,6 +179,39 @@ def _convolved(
         files = {"figure": figure, "animation": animate}
         work.blocks, work.draw = draw_layer(batch, plan, arguments, computed, look, **files)
     return work
+
+
+def _chunked(
+    inputs: tuple[str, ...],
+    layer: options.LayerOptions,
+    threads: int | None,
+    scheduler: str | None,
+    go_on: bool,
+    quantization: Quantization | None,
+) -> Work:
+    from convmat import dask as chunkwise
+    from convmat.cli.cluster import chunkwise_fields, open_chunked, threads_of_task
+    from convmat.cli.layer import open_layer
+    from convmat.cli.work import Work
+    from convmat.engine import prepare
+    from convmat.report.facts import absent, rows_grid
+    from convmat.report.results import layer_facts, plan_facts
+
+    batch = open_chunked(inputs, layer)
+    arguments = open_layer(inputs, layer, batch=batch)[1] | {"quantization": quantization}
+    y = chunkwise.convolve(batch.array, **arguments, threads=threads_of_task(scheduler, threads))
+    whole = prepare(batch.empty(), **arguments, threads=threads)
+    plan = whole.plan.for_batch(batch.shape[0])
+    facts = [*batch.facts(), *layer_facts(plan, layer.flip, layer.layout, whole.quantized), *plan_facts([])]
+    return Work(
+        y.shape,
+        y.dtype,
+        facts=[*facts, *absent("picture", "figure", "animation")],
+        grid=lambda rows: rows_grid(plan.geometry, "Y", rows),
+        layout=layer.layout,
+        from_8_bit=batch.dtype == "uint8",
+        **chunkwise_fields(y, scheduler, threads, go_on),
+    )
 
 
 def _transposed(

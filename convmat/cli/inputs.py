@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,7 @@ from convmat.cli.command import is_default, refuse
 from convmat.cli.output import warn
 from convmat.doubts import likelier_layout
 from convmat.errors import GeometryError, ShapeError
+from convmat.files.names import is_pattern, is_zarr_name
 from convmat.files.npy import NpyInput, is_array
 from convmat.files.streams import Pipe, is_pipe
 from convmat.layouts import to_batch, to_batch_shape
@@ -80,7 +83,8 @@ class Batch:
         """What was read, and which pictures were turned as their EXIF says; their keys are always there."""
         images = [source for source in self.sources if not isinstance(source, NpyInput)]
         turned = [(image.name, image.turned) for image in images if image.turned is not None]
-        return [input_fact([source.name for source in self.sources]), turned_fact(turned, len(self.sources))]
+        names = [source.name for source in self.sources]
+        return [input_fact(names), turned_fact(turned, len(names))]
 
     def empty(self) -> NDArray[Any]:
         """A batch of none of these images: all that their headers say."""
@@ -167,6 +171,19 @@ def open_batch(
     if all(isinstance(source, NpyInput) for source in sources):
         refuse_image_options()
     return Batch((sum(s[0] for s in shapes), *usual[0]), usual[1], sources, dims, layout)
+
+
+def is_chunked(
+    inputs: tuple[str, ...], scheduler: str | None, output: str | None = None, go_on: bool = False
+) -> bool:
+    """Whether Dask is to compute, as --scheduler, .zarr, a folder or a pattern says; --resume goes with
+    -o FILE.zarr alone.
+    """
+    to_zarr = output is not None and is_zarr_name(output)
+    if go_on and not to_zarr:
+        raise click.UsageError("--resume goes with -o FILE.zarr")
+    several = (os.path.isdir(name) or is_pattern(name) for name in inputs)
+    return to_zarr or scheduler is not None or any(several)
 
 
 def check_one_pipe(*names: str | None) -> None:

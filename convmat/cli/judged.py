@@ -50,6 +50,7 @@ class VerifyOptions:
     look: Look
     seed: int
     cases: int
+    scheduler: str | None
 
     def __post_init__(self) -> None:
         if self.diagnose and self.expected is None:

@@ -75,11 +75,12 @@ def open_layer(
     *,
     expected: str | None = None,
     transpose: bool = False,
+    batch: Batch | None = None,
 ) -> tuple[Batch, dict[str, Any]]:
     """What the options of a layer mean: its input, and the other arguments of `convmat.convolve`.
 
     With `input_shape` there are no inputs, and the input is what an array of that shape would be. With
-    `transpose` the input is the layer's Y.
+    `transpose` the input is the layer's Y. A `batch` is the input that was opened already.
     """
     if layer.kernel is None:
         names = ", ".join(NAMES)
@@ -87,7 +88,7 @@ def open_layer(
             f"Missing option '--kernel'; give an .npy file or one of {names}, or numbers: '1 0 -1; 2 0 -2'"
         )
     check_one_pipe(*inputs, layer.kernel, layer.bias, expected)
-    batch = open_input(inputs, layer, input_shape)
+    batch = batch or open_input(inputs, layer, input_shape)
     kernels = _open_kernels(layer.kernel, layer.axes)
     if transpose:  # else the input's channels show what kernels are for it
         _warn_of_kernels(layer.kernel, kernels.outline.shape, layer.axes)

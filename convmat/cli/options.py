@@ -291,20 +291,29 @@ quantization_options = together(
         help="The same in short, as in 0.004,-3,tflite.",
     ),
 )
+scheduler_option = click.option(
+    "--scheduler",
+    metavar="WHERE",
+    help="Compute by Dask, chunk by chunk, on threads, processes or tcp://HOST:PORT; .zarr, folders and "
+    "'patterns' are so anyhow, on threads.",
+)
+resume_option = click.option(
+    "--resume", "go_on", is_flag=True, help="Go on with a .zarr that is half-written."
+)
 
 
 # Of judging
 
 tolerance_options = together(
     click.option("--exact", is_flag=True, help="Floats, too, must be equal in value."),
-    click.option("--atol", type=float, help="Allow this error, and no more, in place of the bound."),
-    click.option("--rtol", type=float, help="Allow this share of the right value, too, or alone."),
+    click.option("--atol", type=float, help="Allow this error in place of the bound."),
+    click.option("--rtol", type=float, help="Allow this share of the right value, too."),
 )
 diagnose_option = click.option(
     "--diagnose/--no-diagnose",
     default=True,
     show_default=True,
-    help="Try known mistakes on a result that differs, and name those that explain all of it.",
+    help="Name known mistakes that explain all of a result that differs.",
 )
 
 

@@ -14,7 +14,7 @@ from convmat.arithmetic import arithmetic_of
 from convmat.cli.command import refuse
 from convmat.cli.drawing import draw_errors
 from convmat.cli.gradients import judge_bias_gradient, judge_input_gradient, judge_weight_gradient
-from convmat.cli.inputs import Batch, check_one_pipe
+from convmat.cli.inputs import Batch, check_one_pipe, is_chunked
 from convmat.cli.judged import (
     Judged,
     Result,
@@ -101,9 +101,17 @@ def _check_itself(_: tuple[str, ...], asks: VerifyOptions) -> Judged:
 
 
 def _convolve(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
-    layer = asks.layer
-    if len(inputs) == 2 and layer.kernel is None:
+    if len(inputs) == 2 and asks.layer.kernel is None:
         raise click.UsageError("Missing option '--kernel'; two arrays are compared by 'convmat compare A B'")
+    if is_chunked((*inputs, *([asks.expected] if asks.expected else [])), asks.scheduler):
+        from convmat.cli.cluster import judge_chunked
+
+        return judge_chunked(inputs, asks)
+    return _convolve_whole(inputs, asks)
+
+
+def _convolve_whole(inputs: tuple[str, ...], asks: VerifyOptions) -> Judged:
+    layer = asks.layer
     quantization = quantization_of(asks.quantize, asks.requantize)
     batch, arguments = open_layer(inputs, layer, expected=asks.expected)
     geometry, count = geometry_of(batch.shape, arguments), len(arguments["filters"])
@@ -312,7 +320,7 @@ _STAGES = {
     "flatten-filters": _Stage(_flatten_filters, (*_JUDGED, *_KERNELS, "dims", "order", "diagnose")),
     "convolve": _Stage(
         _convolve,
-        (*_LINEAR, *_OF_RESULTS, "bias", "explain", "diagnose", "figure", "theme", "scale"),
+        (*_LINEAR, *_OF_RESULTS, "bias", "explain", "diagnose", "figure", "theme", "scale", "scheduler"),
     ),
     "fold": _Stage(
         _fold, (*_PATCHES, "kernel_size", "input_shape", "order", "overlap", "arithmetic", "diagnose")

@@ -68,13 +68,14 @@ _STAGES = ("unroll", "flatten-filters", "convolve", "fold", "matrix", "dx", "dw"
 @options.diagnose_option
 @options.figure_option("how far off each position of Y is")
 @options.look_of()
-@options.number("--seed", kind=SEED, default=2017, help="Of the random numbers of the self-check.")
+@options.number("--seed", kind=SEED, default=2017, help="Seed of the self-check.")
 @options.number(
     "--cases",
     kind=Whole(0, 1_000_000),
     default=0,
     help="Random geometries to add to the self-check, to soak it.",
 )
+@options.scheduler_option
 @options.report_options
 def command(inputs: tuple[str, ...], stage: str, **asks: Any) -> None:
     """Prove that the FC form equals the definition of convolution, or that your result does.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -13,10 +14,10 @@ from numpy.typing import NDArray
 from convmat.cli.inputs import joined
 from convmat.cli.output import STREAM_BYTES, drain, progress, report, show, warn
 from convmat.files.memory import check_memory
-from convmat.files.names import is_picture
+from convmat.files.names import is_picture, is_zarr_name
 from convmat.files.npy import write_npy
 from convmat.layouts import from_batch, output_layout
-from convmat.report.facts import Grid, Seen
+from convmat.report.facts import Grid, Seen, absent
 from convmat.shown import Fact
 
 
@@ -48,10 +49,21 @@ class Work:
     text: Callable[[TextIO], str] | None = None
     """What is shown below the table."""
     warnings: list[str] = field(default_factory=list)
+    array: Any = None
+    """The result as a Dask array, where it is one."""
+    go_on: bool = False
+    """Whether to go on with a zarr array that is half-written."""
+    place: Callable[[], AbstractContextManager[None]] = nullcontext
+    """A block in which the work is done."""
 
 
 def write(work: Work, output: str | None, *, computed: bool = True) -> None:
     """Compute a work and write it, unless it is not to be `computed`; then tell of it."""
+    with work.place():
+        _write(work, output, computed)
+
+
+def _write(work: Work, output: str | None, computed: bool) -> None:
     shown = Seen(work.blocks, (math.prod(work.shape[:-1]), work.shape[-1]), extremes=work.skip is None)
     notes: list[Fact] = []
     if computed and work.skip is not None and output is None and not shown.kept:
@@ -59,9 +71,14 @@ def write(work: Work, output: str | None, *, computed: bool = True) -> None:
     elif computed:
         notes = _write_rows(progress(shown, math.prod(work.shape[:-1])), work, output)
     facts = [*work.facts, *work.later_facts()]
-    facts += [shown.fact()] if work.skip is None else []
+    stored = computed and output is not None and is_zarr_name(output)
+    facts += absent("range") if stored else [shown.fact()] if work.skip is None else []
     facts += notes
-    if work.grid is not None:
+    if work.array is not None and not stored:
+        facts += absent("written_chunks")
+    if stored:
+        facts.append(Fact("rows", "", math.prod(work.shape[:-1]), ""))
+    elif work.grid is not None:
         facts.append(shown.rows_fact(output, work.rows_elsewhere, computed))
     grids = [work.grid(shown.whole)] if work.grid is not None and shown.whole is not None else []
     report([*facts, *work.draw()], grids, output=output, written=computed)
@@ -78,6 +95,10 @@ def _write_rows(rows: Iterable[NDArray[Any]], work: Work, output: str | None) ->
     """
     if output is None:
         drain(rows)
+    elif is_zarr_name(output):
+        from convmat.cli.cluster import write_zarr
+
+        return write_zarr(from_batch(work.array, work.layout), output, work.go_on)
     elif is_picture(output):
         from convmat.files.pictures import check_picture, picture_bytes, write_picture
 

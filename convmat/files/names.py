@@ -52,6 +52,7 @@ _NAMED = {
 _ENDINGS = {
     "npy": (".npy",),
     "npz": (".npz",),
+    "zarr": (".zarr",),
     "picture": tuple(PICTURE_FORMATS),
     "figure": (*PICTURE_FORMATS, VECTOR),
     "animation": (*ANIMATION_FORMATS, VECTOR),
@@ -70,11 +71,26 @@ def is_picture(name: str) -> bool:
     return ending(name) in PICTURE_FORMATS
 
 
+def is_zarr_name(name: str) -> bool:
+    """Whether an output of this name is to be a zarr array, which is a folder."""
+    return ending(name) == ".zarr"
+
+
+def is_zarr(name: str) -> bool:
+    """Whether a folder holds a zarr array or group."""
+    return any(os.path.exists(os.path.join(name, file)) for file in ("zarr.json", ".zarray", ".zgroup"))
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name is a pattern, as a shell would expand it, and not that of a file."""
+    return any(sign in name for sign in "*?[") and not os.path.lexists(name)
+
+
 def check_ending(name: str, *kinds: str) -> None:
     """Refuse a name whose ending says another format than what is written under it.
 
-    `kinds` are what may be written, of npy, npz, picture, figure, animation, folder, onnx. What is seen must
-    have an ending of theirs; all others may have one that says nothing, or none.
+    `kinds` are what may be written, of npy, npz, zarr, picture, figure, animation, folder, onnx. What is
+    seen must have an ending of theirs; all others may have one that says nothing, or none.
 
     Raises:
         FileError: another ending, or "-" for what is no .npy array.

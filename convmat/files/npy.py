@@ -82,6 +82,11 @@ class NpyInput:
         return self._pipe is not None
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is an .npy file in C order, of which its name alone says all."""
+        return self._pipe is None and not (self._is_raw or self.form or self.is_fortran)
+
+    @property
     def nbytes(self) -> int:
         """Memory that `read` takes."""
         return self._data_bytes + (math.prod(self.shape) * self.dtype.itemsize if self.form else 0)

@@ -136,7 +136,7 @@ def judge_layer(
         numerics.check(*(a.dtype for a in (x, filters, bias, result) if a is not None))
     naming = naming and result is not None and numerics is PLAIN and rule == Rule()
     if result is None:
-        result = _activated(execute(todo), clamp)
+        result = activated(execute(todo), activation)
 
     def definition(numerics: Numerics, kept: Sequence[int] = (), watch: Watch = unwatched) -> Definition:
         made = _definition(inputs.of_filters(kept), numerics, watch)
@@ -189,11 +189,12 @@ def _in_shape(result: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return result.reshape(shape) if result.shape == (math.prod(shape[:-1]), shape[-1]) else result
 
 
-def _activated(result: NDArray[Any], activation: Activation | None) -> NDArray[Any]:
-    """convmat's own result after an activation, in its place."""
-    if activation is None:
+def activated(result: NDArray[Any], activation: Any) -> NDArray[Any]:
+    """convmat's own result after an activation, as `verify` takes it, in its place."""
+    clamp = Activation.of(activation)
+    if clamp is None:
         return result
-    fitted = activation.fitted(result.dtype)
+    fitted = clamp.fitted(result.dtype)
     for band in bands(result.shape):
         result[band] = fitted.apply(result[band])
     return result

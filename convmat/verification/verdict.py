@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -259,6 +259,38 @@ class Report(Shown):
         """The histogram, each bucket with its upper edge, or what else it is for."""
         names = [*(f"{edge:g}" for edge in HISTOGRAM), "more", "NaN or infinity"]
         return [{"up_to": name, "count": count} for name, count in zip(names, self.histogram, strict=True)]
+
+
+def joined(one: Report, other: Report) -> Report:
+    """The report on two parts of a result, each `moved` to where it lies, without what needs all elements."""
+    both = (one, other)
+    worst = min(both, key=lambda part: (-part.error_over_bound, -part.max_abs_error, part.worst or ()))
+    largest = max(both, key=lambda part: (part.max_abs_error, part.bound))
+    outside = one.outside + other.outside
+    return replace(
+        worst,
+        equal=one.equal and other.equal,
+        exact=one.exact and other.exact,
+        elements=one.elements + other.elements,
+        outside=outside,
+        max_abs_error=largest.max_abs_error,
+        bound=largest.bound,
+        max_rel_error=max(one.max_rel_error, other.max_rel_error),
+        histogram=tuple(map(sum, zip(one.histogram, other.histogram, strict=True))),
+        exact_sums=one.exact_sums + other.exact_sums,
+        outside_at=tuple(sorted(one.outside_at + other.outside_at)) if outside <= FEW else (),
+        equal_as=tuple(name for name in one.equal_as if name in other.equal_as),
+    )
+
+
+def moved(report: Report, start: tuple[int, ...]) -> Report:
+    """A report on a part of a result, its indices those of the whole, in which the part begins there."""
+
+    def whole(index: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(i + first for i, first in zip(index, start, strict=True))
+
+    worst = None if report.worst is None else whole(report.worst)
+    return replace(report, worst=worst, outside_at=tuple(map(whole, report.outside_at)))
 
 
 def _elements(count: int) -> str:
