@@ -437,6 +437,7 @@ def test_a_mistake_explains_more_than_it_leaves() -> None:
     assert list(layer.diagnose(wrong)) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_what_a_name_says_is_so(data: st.DataObject) -> None:
@@ -557,6 +558,7 @@ def test_none_is_nothing_said() -> None:
 SHAPES = {1: ((2, 12, 4), (5, 3, 4)), 2: ((2, 7, 8, 4), (5, 3, 2, 4)), 3: ((2, 4, 5, 6, 4), (5, 3, 2, 2, 4))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", mostly_slow([1, 2, 3]))
 def test_the_command_says_the_same(
     axes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -156,9 +156,7 @@ CASES = [
     Case(
         "missing kernel", {}, f"convmat convolve {DIGIT} --kernel no.npy", r"no\.npy: cannot be read: No .*"
     ),
-    Case(
-        "folder", {}, "convmat unroll sample_images --k 3", r"sample_images: cannot be read: Is a directory"
-    ),
+    Case("folder", lambda: os.mkdir("f"), "convmat unroll f --k 3", r"f: names no file; give a folder or .*"),
     Case(
         "folder as X", {}, f"convmat matmul sample_images {EDGES}", r"sample_images: cannot be read: Is a .*"
     ),
@@ -201,7 +199,7 @@ CASES = [
         "markup's end",
         {},
         "convmat unroll 'img[/x].npy' --k 3",
-        r"img\[/x\]\.npy: cannot be read: No such .*",
+        r"img\[/x\]\.npy: names no file; give a folder or a pattern with some in it",
     ),
     Case("newline", {"a\nb.npy": CUT}, "convmat unroll $'a\\nb.npy' --k 3", r"a.{0,4}b\.npy: truncated: .*"),
     Case(
@@ -643,7 +641,7 @@ CASES = [
     output(
         "X_col as picture",
         "out.png",
-        r"out\.png: is a picture's name, and this is written as \.npy; name it \.npy",
+        r"out\.png: is a picture's name, and this is written as \.npy or \.zarr; name it \.npy",
     ),
     output("a long name", "n" * 300, r"n+: cannot be written: File name too long"),
     output("a full device", "/dev/full", r"/dev/full: cannot be written: No space left on device"),

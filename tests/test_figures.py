@@ -596,6 +596,7 @@ def test_a_transposed_layer_draws_the_rows_that_it_folds(groups: int, bias: list
     np.testing.assert_array_equal(cm.fold(rows, x.shape, 2) + (0 if bias is None else np.array(bias)), x)
 
 
+@pytest.mark.slow
 def test_commands_draw(tmp_path: Path) -> None:
     digit = str(ROOT / DIGIT)
     done = convmat(

@@ -257,6 +257,7 @@ def test_memory_that_is_not_there_is_an_error(level: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_nothing_outside_the_arrays_is_touched(level: str) -> None:
     """Pages that nobody may read or write stand right before and behind all of them."""

@@ -579,6 +579,7 @@ def made(inputs: dict[str, bytes | str | None]) -> set[str]:
     return names
 
 
+@pytest.mark.slow
 def test_streams_that_a_shell_has_closed() -> None:
     """In real processes, which begin in another way than any test can."""
     write_inputs()

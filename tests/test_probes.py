@@ -64,6 +64,7 @@ def load(folder: str, case: str) -> dict[str, np.ndarray]:
 # What a probe holds.
 
 
+@pytest.mark.slow
 @given(layers(least_batch=1), st.sampled_from(PROBE_DTYPES), st.sampled_from(["hwc", "chw"]))
 def test_sums_are_exact_in_any_order(layer: Layer, dtype: str, order: str) -> None:
     geometry = cm.ConvGeometry(layer.shape, layer.kernel, **layer.where, groups=layer.groups)

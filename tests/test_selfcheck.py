@@ -135,6 +135,7 @@ def sign_lost(fold: Any) -> Any:
     return lambda *args, **options: -fold(*args, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, breaking, found",
     mostly_slow(

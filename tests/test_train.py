@@ -198,6 +198,7 @@ def test_divergence_is_in_units_of_rounding() -> None:
     assert e.runs["adam"].divergence[-1].small == pytest.approx(small.sum() / (v > 0).sum())
 
 
+@pytest.mark.slow
 def test_rounding_shrinks_with_the_dtype_and_adam_amplifies_it() -> None:
     """In units of rounding the two dtypes are alike, at the first step; Adam's is several times SGD's."""
     first = {}
@@ -601,6 +602,7 @@ def test_damaged_arrays_are_refused(kind: str, damaged: Callable[..., str]) -> N
         assert err.endswith("; begin a run anew with -o\n")
 
 
+@pytest.mark.slow
 def test_damaged_numbers_are_refused(run_of_both: Path, damaged: Callable[..., str]) -> None:
     """Each value of the record by others, and each name gone, or one more; each wherever it may be."""
     with np.load(run_of_both / "weights.npz") as arrays:
@@ -909,6 +911,7 @@ def test_settings_take_numpys_numbers() -> None:
         Settings(probe_divergence=1)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("lr", ["1e10", "1e38"])
 @pytest.mark.parametrize("batch", mostly_slow(["16", "50"]))
@@ -935,6 +938,7 @@ def test_a_rate_too_large_ends_in_one_line_or_in_numbers(
     assert status == 2 or (optimizer, lr) != ("adam", "1e38")  # SGD may end where all units are dead
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixel", mostly_slow([0, 255]))
 def test_images_of_one_colour_make_no_warning(pixel: int) -> None:
     """A loss of 0 has no logarithm."""
@@ -987,6 +991,7 @@ print(asked[0], status("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     "options",

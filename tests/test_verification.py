@@ -488,6 +488,7 @@ def test_the_relative_error_leaves_out_what_is_0() -> None:
     assert (report.max_abs_error, report.max_rel_error) == (1, 0.5)
 
 
+@pytest.mark.slow
 @given(layers(least_batch=1), st.sampled_from(["f2", "f4", "f8", "c8", "i2"]), st.integers(0, 2**32))
 def test_the_smallest_tolerance_passes_and_a_smaller_does_not(layer: Layer, dtype: str, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -68,6 +68,7 @@ def changed(name: str, by: float = 1) -> str:
 # Your Y.
 
 
+@pytest.mark.slow
 def test_all_that_is_told_of_a_difference(verify: Any) -> None:
     make("convolve", *LAYER, "-o", "y.npy")
     y = np.load("y.npy").astype("f8")
@@ -414,6 +415,7 @@ def test_two_arrays(compare: Any) -> None:
 # Quantized results.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounding", mostly_slow(["half-up", "half-even", "half-away", "gemmlowp"]))
 def test_quantized(rounding: str, verify: Any) -> None:
     make("convolve", *LAYER, "-o", "sums.npy")

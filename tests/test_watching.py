@@ -144,6 +144,7 @@ def test_train_stops_before_its_first_epoch() -> None:
     assert not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_a_spectrum_of_a_dense_copy_stops() -> None:
     """Inside one call of LAPACK, of many seconds."""
     status, shown = stopped_at(
@@ -152,6 +153,7 @@ def test_a_spectrum_of_a_dense_copy_stops() -> None:
     assert (status, shown.count(b"convmat:")) == (130, 0)
 
 
+@pytest.mark.slow
 def test_verify_of_a_large_batch_stops() -> None:
     np.save("x.npy", np.ones((1500, 28, 28, 4), np.float32))
     np.save("w.npy", np.ones((32, 5, 5, 4), np.float32))
@@ -159,6 +161,7 @@ def test_verify_of_a_large_batch_stops() -> None:
     assert (status, shown.count(b"convmat:")) == (130, 0)
 
 
+@pytest.mark.slow
 def test_verify_of_a_stage_in_plain_loops_stops() -> None:
     np.save("x.npy", np.ones((40_000, 49), np.float32))
     line = "verify x.npy --stage fold --k 7 --input-shape 200,200 --padding same"
