@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat import native
 from convmat.arithmetic import choose_arithmetic
-from convmat.checks import bias_numbers, filter_groups, numbers, spatial_shape
+from convmat.arrays import bias_numbers, numbers
+from convmat.checks import filter_groups, spatial_shape
 from convmat.engine import as_floats, tidy, weights_of
 from convmat.errors import ShapeError
 from convmat.folding import Band, bands_of, lay_down

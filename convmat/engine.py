@@ -18,9 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat import native
 from convmat.arithmetic import choose_arithmetic
+from convmat.arrays import bias_numbers, numbers, out_array
 from convmat.axis import PADDING_MODES
 from convmat.blocks import Block
-from convmat.checks import bias_numbers, choice, flag, numbers, out_array
+from convmat.checks import choice, flag
 from convmat.errors import ShapeError
 from convmat.geometry import Padding, Sizes
 from convmat.patches import allocate, pack_block, patches_of, settled_where, steps_of, window
@@ -188,13 +189,16 @@ def weights_of(
 
     For `PAIRS` two channels of int16 are one int32.
     """
-    factor = factor_of(accumulator)
-    if filters.dtype != factor or (bias is not None and bias.dtype != accumulator):
+    if (
+        filters.dtype != accumulator
+        or accumulator == PAIRS
+        or (bias is not None and bias.dtype != accumulator)
+    ):
         with np.errstate(all="ignore"):
-            filters = filters.astype(factor, copy=False)
+            filters = filters.astype(factor_of(accumulator), copy=False)
             bias = None if bias is None else bias.astype(accumulator)
-    if accumulator == PAIRS:
-        filters = np.ascontiguousarray(filters).view(PAIRS)
+        if accumulator == PAIRS:
+            filters = np.ascontiguousarray(filters).view(PAIRS)
     if compiled is not None and accumulator.kind == "c":
         filters, bias = as_real(filters), None if bias is None else as_floats(np.ascontiguousarray(bias))
     return tidy(filters), None if bias is None else tidy(bias)
@@ -291,7 +295,10 @@ def _call(todo: Convolution, layer: bytes, x: NDArray[Any], y: NDArray[Any]) -> 
     assert compiled is not None
     accumulator, result, _ = plan.arithmetic
     sums = y if accumulator == result or result.kind == "i" else np.empty(y.shape, accumulator)
-    compiled.convolve(layer, as_floats(x), todo.filters, todo.bias, as_floats(sums), plan.threads)
+    if accumulator.kind == "c":
+        compiled.convolve(layer, as_floats(x), todo.filters, todo.bias, as_floats(sums), plan.threads)
+    else:
+        compiled.convolve(layer, x, todo.filters, todo.bias, sums, plan.threads)
     if sums is not y:
         with np.errstate(all="ignore"):
             np.copyto(y, sums, casting="unsafe")

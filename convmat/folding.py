@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import native
-from convmat.checks import choice, numbers
+from convmat.arrays import numbers
+from convmat.checks import choice
 from convmat.errors import IntegerRangeError, ShapeError
 from convmat.geometry import ORDERS, ConvGeometry, Padding, Sizes
 from convmat.patches import BLOCK_BYTES, allocate, geometry_of, pack

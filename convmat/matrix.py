@@ -20,8 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from convmat import spectrum
 from convmat.adjoint import convolve_transpose
 from convmat.arithmetic import choose_arithmetic
+from convmat.arrays import numbers
 from convmat.axis import PADDING_MODES
-from convmat.checks import STEP_LIMIT, choice, flag, got, numbers, several, whole
+from convmat.checks import STEP_LIMIT, choice, flag, got, several, whole
 from convmat.engine import convolve
 from convmat.entries import (
     BLOCK_ENTRIES,

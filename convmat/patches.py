@@ -16,9 +16,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import native
+from convmat.arrays import numbers, out_array
 from convmat.axis import PADDING_MODES, padding_source
 from convmat.blocks import Block
-from convmat.checks import choice, filter_groups, numbers, out_array, several, whole
+from convmat.checks import choice, filter_groups, several, whole
 from convmat.errors import MemoryLimitError, ShapeError
 from convmat.geometry import ORDERS, ConvGeometry, Padding, Sizes
 from convmat.threads import thread_count
@@ -247,9 +248,8 @@ def geometry_of(
 
 def settled_where(stride: Sizes, padding: Padding, dilation: Sizes, groups: SupportsIndex) -> tuple[Any, ...]:
     """These arguments in a form that may be remembered by."""
-    given = (stride, padding, dilation, groups)
-    if _PLAIN.issuperset(map(type, given)):
-        return given
+    if type(stride) is type(dilation) is type(groups) is int and type(padding) in _PLAIN:
+        return stride, padding, dilation, groups
     return (
         settled("stride", stride),
         settled("padding", padding),

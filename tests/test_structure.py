@@ -21,6 +21,7 @@ FLOORS = (
     ("errors", "shown", "encodings", "watching", "doubts", "axis", "blocks", "native", "reference"),
     ("formats", "trouble", "roundings", "onnx_nodes"),
     ("checks",),
+    ("arrays",),
     ("quantization",),
     ("geometry", "layouts", "kernels", "arithmetic", "threads", "files"),
     ("transposed", "words", "entries"),

@@ -11,7 +11,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.checks import bias_numbers, filter_groups, got
+from convmat.arrays import bias_numbers
+from convmat.checks import filter_groups, got
 from convmat.cli.command import is_default
 from convmat.cli.inputs import Batch, check_one_pipe, input_batch_shape, open_batch, shape_batch
 from convmat.cli.options import LayerOptions

@@ -18,8 +18,9 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import ArrayLike
 
 from convmat import adjoint, engine, folding, patches
+from convmat.arrays import bias_numbers
 from convmat.axis import PADDING_MODES, kernel_extent
-from convmat.checks import bias_numbers, choice, spatial_shape
+from convmat.checks import choice, spatial_shape
 from convmat.dask.operands import Operands, checked, images
 from convmat.dask.windows import (
     Array,

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from convmat import engine
-from convmat.checks import numbers, spatial_shape
+from convmat.arrays import numbers
+from convmat.checks import spatial_shape
 from convmat.dask.windows import Array
 from convmat.errors import DTypeError, ShapeError
 

@@ -165,7 +165,8 @@ class Native:
             MemoryError: no room for a thread's scratch. ValueError: "depthwise" with fewer channels.
         """
         given = None if bias is None else _address(bias)
-        _check(self._convolve(layer, _address(x), _address(w), given, _address(y), threads))
+        if code := self._convolve(layer, _address(x), _address(w), given, _address(y), threads):
+            _check(code)
 
     def unroll(
         self,
@@ -239,12 +240,12 @@ def box_of(layer: bytes) -> Box:
 def _address(a: NDArray[Any]) -> Any:
     """Where an array's first element is, as ctypes passes it."""
     try:
-        return _Memory.from_buffer(a)  # the quicker way, of what is writable and C-contiguous
+        return _at(a)  # the quicker way, of what is writable and C-contiguous
     except (TypeError, ValueError):
         return ctypes.c_void_p(a.ctypes.data)
 
 
-_Memory: Any = ctypes.c_char * 0
+_at: Any = (ctypes.c_char * 0).from_buffer
 
 
 def phases(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.checks import numbers
+from convmat.arrays import numbers
 from convmat.errors import ShapeError
 from convmat.geometry import ConvGeometry, Padding, Sizes
 from convmat.plan import filter_geometry

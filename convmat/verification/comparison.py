@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from convmat.checks import known_numbers, numbers
+from convmat.arrays import known_numbers, numbers
 from convmat.formats import Format, dtype_name, format_of
 from convmat.verification.activation import Activation
 from convmat.verification.judge import BAND, Exactly, Judge, Judged, Rule, WithinBound, WithinTolerance, bands

@@ -22,8 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from convmat import reference
 from convmat.adjoint import convolve_transpose
 from convmat.arithmetic import choose_arithmetic
+from convmat.arrays import numbers
 from convmat.axis import padding_source
-from convmat.checks import filter_groups, numbers
+from convmat.checks import filter_groups
 from convmat.engine import convolve, multiply, result_dtype
 from convmat.errors import ShapeError
 from convmat.geometry import ConvGeometry, Padding, Sizes

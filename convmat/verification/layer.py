@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat import reference
 from convmat.arithmetic import choose_arithmetic
-from convmat.checks import choice, got, known_numbers, numbers
+from convmat.arrays import known_numbers, numbers
+from convmat.checks import choice, got
 from convmat.engine import execute, prepare
 from convmat.errors import ConvmatError, SettingError
 from convmat.formats import Narrow

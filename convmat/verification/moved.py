@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat import reference
-from convmat.checks import numbers
+from convmat.arrays import numbers
 from convmat.geometry import AXIS_NAMES, ConvGeometry, Padding, Sizes
 from convmat.verification.attempts import (
     Layers,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from convmat.checks import known_numbers, numbers
+from convmat.arrays import known_numbers, numbers
 from convmat.errors import ConvmatError
 from convmat.formats import FORMATS, Narrow, format_of, narrow
 from convmat.geometry import ConvGeometry, Padding, Sizes
