@@ -610,8 +610,10 @@ static Int w_offset(const Sizes *s, Int l) {
 #define NAME(a) NAME__(a, T)
 #if __has_builtin(__builtin_shufflevector)
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define SHUFFLE_EIGHT SHUFFLE
 #else
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (NAME(FourIndices)){__VA_ARGS__})
+#define SHUFFLE_EIGHT(a, b, ...) __builtin_shuffle(a, b, (NAME(EightIndices)){__VA_ARGS__})
 #endif
 
 #define T float
@@ -831,9 +833,12 @@ static void NAME(gather)(const char *const *at, Int terms, Int n, Int row, Int c
 #define LANES ((Int)(BYTES / sizeof(T)))
 #define V NAME(Vector)
 #define Four NAME(Four)
+#define Eight NAME(Eight)
 typedef T V __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));
 typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
 typedef INDEX NAME(FourIndices) __attribute__((vector_size(4 * sizeof(T))));
+typedef T Eight __attribute__((vector_size(8 * sizeof(T)), aligned(sizeof(T)), may_alias));
+typedef INDEX NAME(EightIndices) __attribute__((vector_size(8 * sizeof(T))));
 typedef int64_t NAME(FourIntegers) __attribute__((vector_size(32), aligned(8), may_alias));
 #define LOAD(at) (*(const V *)(at))
 #define STORE(at) (*(V *)(at))
@@ -861,15 +866,53 @@ INLINE void NAME(leave)(const int integers, void *to, Four value) {
         *(Four *)to = value;
 }
 
+/* to[i * to_step + k] = from[k * from_step + i] of an 8 x 8 square: neighbours change places, then pairs,
+   then fours. */
+INLINE void NAME(turn_square)(const int integers, char *to, Int to_step, const T *from, Int from_step) {
+    Eight a[8], b[8];
+    UNROLL
+    for (int i = 0; i < 8; i++)
+        a[i] = *(const Eight *)(from + i * from_step);
+    UNROLL
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = SHUFFLE_EIGHT(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        b[i + 1] = SHUFFLE_EIGHT(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        int at = i / 2 * 4 + i % 2;
+        a[2 * i] = SHUFFLE_EIGHT(b[at], b[at + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+        a[2 * i + 1] = SHUFFLE_EIGHT(b[at], b[at + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        b[i] = SHUFFLE_EIGHT(a[i], a[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        b[i + 4] = SHUFFLE_EIGHT(a[i], a[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    UNROLL
+    for (int i = 0; i < 8; i++, to += to_step * (integers ? 8 : (Int)sizeof(T)))
+        if (integers) {
+            T row[8];
+            *(Eight *)row = b[i];
+            NAME(leave)(1, to, *(const Four *)row);
+            NAME(leave)(1, to + 32, *(const Four *)(row + 4));
+        } else
+            *(Eight *)to = b[i];
+}
+
 /* to[i * to_step + k] = from[k * from_step + i] for `lines` k and n i; `to` is T, or int64. */
 INLINE void NAME(turn)(const int integers, void *to, Int to_step, const T *from, Int from_step, Int lines,
                        Int n) {
     const Int size = integers ? 8 : sizeof(T);
     char *start = to;
-    Int k = 0;
+    Int k = 0, eights = LANES >= 8 ? lines / 8 * 8 : 0;
+    for (Int l = 0; l < eights; l += 8)
+        for (Int i = 0; i + 8 <= n; i += 8)
+            NAME(turn_square)(integers, start + (i * to_step + l) * size, to_step, from + l * from_step + i,
+                              from_step);
     for (; k + 4 <= lines; k += 4) {
         const T *a = from + k * from_step, *b = a + from_step, *c = b + from_step, *d = c + from_step;
-        Int i = 0;
+        Int i = k < eights ? n / 8 * 8 : 0;
         for (; i + 4 <= n; i += 4) {
             char *at = start + (i * to_step + k) * size;
             Four A = *(const Four *)(a + i), B = *(const Four *)(b + i);
@@ -1490,5 +1533,6 @@ static void NAME(depthwise)(const Job *job, Int number, void *scratch) {
 #undef LANES
 #undef V
 #undef Four
+#undef Eight
 #endif
 #endif
