@@ -310,8 +310,7 @@ class LayerMap(Shown):
     @cached_property
     def _runs(self) -> list[list[Run]]:
         """The outputs along each axis."""
-        axes = range(len(self.geometry.stride))
-        return [runs_along(self.geometry, axis, self.padding_mode) for axis in axes]
+        return [runs_along(self.geometry, a, self.padding_mode) for a in range(len(self.geometry.stride))]
 
     def _as_image(self, vector: NDArray[Any], size: tuple[int, ...], channels: int) -> NDArray[Any]:
         """A vector in the map's layout as (*size, channels)."""

@@ -327,7 +327,10 @@ MUTATIONS = [
     ("(int64_t)from[k * from_step + i];", "(int32_t)from[k * from_step + i] + 1;"),  # of integers
     ("madd_epi16((__m128i)a, (__m128i)b)", "madd_epi16((__m128i)a, (__m128i)a)"),  # of pairs
     ("left = most(0, -column);", "left = most(0, -column - 1);"),  # a box's border
-    ("source(column + q, s->in[WIDTH], s->mode), n", "source(q, s->in[WIDTH], s->mode), n"),
+    (
+        "source(column + q, s->in[WIDTH], s->mode);\n            Int n",
+        "source(q, s->in[WIDTH], s->mode);\n            Int n",
+    ),
 ]
 
 

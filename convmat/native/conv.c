@@ -1117,9 +1117,11 @@ static Sizes NAME(copy_box)(const Sizes *s, const Unit *u, const T *x, T *to) {
         Line line = line_of(m, box.in);
         Int z = source(first(s, DEPTH, u->plane) + line.plane, s->in[DEPTH], s->mode);
         Int y = source(first(s, HEIGHT, u->row) + line.row, s->in[HEIGHT], s->mode), none = z < 0 || y < 0;
-        const T *row = x + (u->image + line.image) * s->x_image + z * s->x_step[DEPTH] + y * s->x_step[HEIGHT];
+        const T *row = x + (u->image + line.image) * s->x_image;
+        row += z * s->x_step[DEPTH] + y * s->x_step[HEIGHT];
         for (Int q = 0; q < box.in[WIDTH]; q++, to += c) {
-            Int at = source(column + q, s->in[WIDTH], s->mode), n = q == left && left < right ? right - left : 1;
+            Int at = source(column + q, s->in[WIDTH], s->mode);
+            Int n = q == left && left < right ? right - left : 1; /* pixels that are copied together */
             if (none || at < 0)
                 memset(to, 0, c * sizeof(T));
             else
