@@ -50,7 +50,7 @@ MISTAKES = [
     # Arithmetic
     ("_HOLDS", "number doubled", 2),
     ("_HOLDS", "number doubled", 4),
-    ("arithmetic_of", "arguments swapped", 1),
+    ("_exact", "arguments swapped", 1),
     ("arithmetic_of", "comparison loosened", 2),
     # Unrolling, folding, flattening
     ("flatten_filters", "comparison loosened", 1),
@@ -58,13 +58,16 @@ MISTAKES = [
     ("pack_block", "term lost", 2),
     ("pack_block", "term lost", 3),
     ("pack_block", "number + 1", 3),
+    ("pack", "factor lost", 1),
     ("window", "term lost", 1),
-    ("window", "sign", 9),
+    ("window", "sign", 2),
+    ("ConvGeometry.lines_seen", "sign", 2),
     ("window", "twin", 1),
     ("window", "statement lost", 5),
     ("_regrouped", "term lost", 2),
     ("Band.before", "sign", 2),
-    ("bands_of", "term lost", 6),
+    ("ConvGeometry.outputs_reaching", "sign", 3),
+    ("ConvGeometry.outputs_reaching", "term lost", 4),
     # The engine
     ("prepare", "number + 1", 3),
     ("as_real", "sign", 1),

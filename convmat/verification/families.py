@@ -7,6 +7,7 @@ whole numbers, a dtype, and so on.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -426,6 +427,15 @@ for _case, _number in (
     ("uint8 does not wrap", np.uint8(255)),
 ):
     family("layouts, arrays", Arrays, _case, _SMALL)(_full(np.full(_SMALL[0], _number)))
+
+
+_EVEN = (1, 5, 4, 6), (17, 3, 3, 6)  # channels; and filters that are worth a vector of them
+
+
+@family("layouts, arrays", Arrays, "int16, two channels at a time", _EVEN)
+def _pairs(_: Arrays) -> Report:
+    x, w = (np.arange(math.prod(shape), dtype=np.int16).reshape(shape) - 60 for shape in _EVEN)
+    return compare_exactly(convolve(x, w), reference.convolve(x.astype(np.int64), w.astype(np.int64)))
 
 
 @family("layouts, arrays", Arrays, "empty batch", ((0, 6, 5, 3), (4, 3, 3, 3)))
