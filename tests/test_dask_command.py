@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -251,14 +252,31 @@ def test_ctrl_c_ends_processes_and_others_go_on() -> None:
     assert zarr.open_array("y.zarr").attrs["convmat"]["complete"] is True
 
 
+@contextmanager
+def same_environment() -> Iterator[None]:
+    """A block whose changes of the environment end with it: who starts workers sets their threads there."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    with same_environment():
+        yield
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A scheduler and three workers, each a process, on loopback."""
     distributed = pytest.importorskip("distributed")
-    with (
-        distributed.LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=":0") as made,
-        distributed.Client(made) as client,
-    ):
+    with same_environment():
+        made = distributed.LocalCluster(n_workers=3, threads_per_worker=1, dashboard_address=":0")
+    with made, distributed.Client(made) as client:
         yield client
 
 
